@@ -1,0 +1,28 @@
+# Two commands: `make repro` (set-up and the tiny recipe, end to end) and `make test` (set-up and all tests).
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+RECIPE ?= tiny
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: setup repro test unit check clean
+
+setup:
+	@$(PYTHON) -m pipeline.environments
+
+repro: setup
+	@quantgate index
+	@dvc repro require@$(RECIPE)
+
+test: setup check
+	@python -m pytest -q
+
+unit:
+	@$(PYTHON) -m pipeline.environments control
+	@python -m pytest -q -m "not engine"
+
+check:
+	@ruff check .
+	@ruff format --check .
+	@mypy
+
+clean:
+	rm -rf artifacts/models artifacts/.tmp artifacts/calibration artifacts/evaluations artifacts/gates

@@ -1,0 +1,84 @@
+"""Artifacts as folders of files: hash them, verify them, move them into place in one step."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline import paths
+from pipeline.errors import ArtifactError, StageError
+from pipeline.records import File
+
+
+def hash_files(folder: Path) -> list[File]:
+    """Size and SHA-256 of every file below the folder, sorted. Raises ArtifactError for anything that leaves it."""
+    files = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            continue
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ArtifactError(f"{path}: a link that leaves its folder. Replace it by the file itself.")
+        files.append(hash_file(path, path.relative_to(folder).as_posix()))
+    return files
+
+
+def hash_file(path: Path, name: str) -> File:
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return File(path=name, size_bytes=path.stat().st_size, sha256=digest)
+
+
+def digest(files: list[File]) -> str:
+    """One SHA-256 for a whole set of files: over their hashes and names in order, as `sha256sum` would print them."""
+    listing = "".join(f"{file.sha256}  {file.path}\n" for file in sorted(files, key=lambda file: file.path))
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def verify(folder: Path, files: list[File]) -> None:
+    """Raises ArtifactError naming every missing, added or changed file."""
+    expected = {file.path: file for file in files}
+    found = {file.path: file for file in hash_files(folder)} if folder.is_dir() else {}
+    wrong = [f"{name}: missing" for name in expected.keys() - found.keys()]
+    wrong += [f"{name}: not in the manifest" for name in found.keys() - expected.keys()]
+    wrong += [
+        f"{name}: {found[name].size_bytes} bytes, SHA-256 {found[name].sha256[:12]}..., the manifest says "
+        f"{expected[name].size_bytes} bytes, {expected[name].sha256[:12]}..."
+        for name in expected.keys() & found.keys()
+        if found[name] != expected[name]
+    ]
+    if wrong:
+        listing = "\n  ".join(sorted(wrong))
+        raise ArtifactError(f"{folder}: not the artifact that its manifest describes:\n  {listing}\nMake it again: dvc repro")
+
+
+def install(temporary: Path, target: Path) -> None:
+    """Moves a finished folder into place; what stood there goes first."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        shutil.rmtree(target)
+    temporary.replace(target)
+
+
+@contextlib.contextmanager
+def stage_folder(stage: str) -> Iterator[Path]:
+    """An empty temporary folder that only this run of the stage holds; leftovers of a killed run are cleared.
+
+    Raises StageError while another run of the same stage is alive.
+    """
+    base = paths.TEMPORARY / stage
+    base.parent.mkdir(parents=True, exist_ok=True)
+    with base.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StageError(f"{stage}: another run of this stage is alive. Wait for it, or stop it.") from error
+        shutil.rmtree(base, ignore_errors=True)
+        base.mkdir()
+        try:
+            yield base
+        finally:
+            shutil.rmtree(base, ignore_errors=True)

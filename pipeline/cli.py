@@ -1,0 +1,126 @@
+"""The `quantgate` command: thin. Each subcommand imports its part when it is called, so that --help stays quick."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable
+
+from pipeline.errors import QuantgateError
+
+DESCRIPTION = (
+    "Quantize a checkpoint for OpenVINO and vLLM, measure every artifact on the engine that serves it, and say which "
+    "may be shipped. The stages run in order with: dvc repro require@RECIPE"
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code: 0 done, 1 the gate did not pass, 2 something is wrong and the message says what."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options) or 0)
+    except QuantgateError as error:
+        print(f"quantgate: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(
+            f"quantgate: {error.filename or 'artifacts/'}: the disk is full. Free some space and run again.",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        print("quantgate: stopped; nothing half-written remains. Run the same command again.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="quantgate", description=DESCRIPTION)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        return command
+
+    def stage(name: str, function: str, text: str, variant: bool) -> None:
+        command = add(name, lambda options: _stage(function, options), text)
+        command.add_argument("recipe", metavar="RECIPE", help="name of a file in recipes/, without .yaml")
+        if variant:
+            command.add_argument("variant", metavar="VARIANT", help="name of a variant in the recipe")
+
+    plan = add("plan", _plan, "show what would run, where, and an estimate of disk, memory and time")
+    plan.add_argument("recipe", metavar="RECIPE")
+    add("doctor", _doctor, "say what this machine has and what each missing part would enable")
+    setup = add("setup", _setup, "install the pinned environments (all, or those named)")
+    setup.add_argument("names", metavar="NAME", nargs="*")
+    index = add("index", _index, "bring params.yaml in line with recipes/")
+    index.add_argument("--check", action="store_true", help="only say whether it is in line")
+    add("schema", _schema, "print the recipe's JSON schema, for editors")
+    stage("pin", "pin", "fetch and check the source checkpoint", variant=False)
+    stage("calibrate", "calibrate", "turn prompts and evaluation texts into token ids", variant=False)
+    stage("reference", "reference", "evaluate the source in float32", variant=False)
+    stage("quantize", "quantize", "make one artifact", variant=True)
+    stage("evaluate", "evaluate", "measure one artifact on its engine", variant=True)
+    stage("gate", "decide", "write the verdict of one artifact", variant=True)
+    stage("benchmark", "benchmark", "time one artifact that passed", variant=True)
+    stage("report", "report", "write the recipe's report", variant=False)
+    require = add("require", _require, "exit 1 unless every variant (or the one named) passed")
+    require.add_argument("recipe", metavar="RECIPE")
+    require.add_argument("variant", metavar="VARIANT", nargs="?")
+    return parser
+
+
+def _stage(function: str, options: argparse.Namespace) -> None:
+    from pipeline import index, stages
+
+    index.check()
+    variant = getattr(options, "variant", None)
+    getattr(stages, function)(options.recipe, *([variant] if variant else []))
+
+
+def _require(options: argparse.Namespace) -> None:
+    from pipeline import stages
+
+    stages.require(options.recipe, options.variant)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from pipeline import plan, stages
+
+    plan.show(options.recipe, stages.open_recipe(options.recipe))
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from pipeline import doctor
+
+    doctor.show()
+
+
+def _setup(options: argparse.Namespace) -> int:
+    from pipeline import environments
+
+    return environments.main(options.names)
+
+
+def _index(options: argparse.Namespace) -> None:
+    from pipeline import index
+
+    if options.check:
+        index.check()
+    elif index.write():
+        print("params.yaml: brought in line with recipes/")
+
+
+def _schema(options: argparse.Namespace) -> None:
+    import json
+
+    from pipeline import recipe
+
+    print(json.dumps(recipe.schema(), indent=1))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

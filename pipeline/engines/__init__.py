@@ -1,0 +1,91 @@
+"""Engines: what scores, what serves. One file each; this is the protocol and the table.
+
+An engine is a context manager over one artifact folder. It scores given tokens, and it decodes through its own
+continuous batching: `submit` requests, then `step` until all are done. Every caller (lm-eval, load check, benchmark)
+goes through these verbs, so an artifact is measured the way it is served.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, Self
+
+from pipeline.recipe import Serve
+
+
+class Scored(NamedTuple):
+    """Log-probabilities in nats of tokens 1.. of a sequence given those before; `greedy` says which were the arg-max.
+
+    `greedy` is None where the engine does not tell (OpenVINO GenAI): decode to find out.
+    """
+
+    logprobs: list[float]
+    greedy: list[bool] | None
+
+
+class Step(NamedTuple):
+    """New token ids of one request; `done` once it is finished, `error` if it failed."""
+
+    key: int
+    token_ids: list[int]
+    done: bool
+    error: str | None = None
+
+
+class Engine(Protocol):
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def score(self, sequences: list[list[int]]) -> list[Scored]:
+        """Scores each sequence of token ids on its own (no prefix cache), in the order given."""
+
+    def submit(self, key: int, prompt: list[int], max_tokens: int, stop_at_eos: bool) -> None:
+        """Queues a greedy request."""
+
+    def step(self) -> list[Step]:
+        """Runs the engine once; returns what came out of it. Empty when nothing is queued."""
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that the engine really runs under."""
+
+
+@dataclass(frozen=True)
+class Row:
+    module: str
+    environment: str
+    packages: tuple[str, ...]
+
+
+ENGINES = {
+    "reference": Row("pipeline.engines.reference:ReferenceEngine", "openvino", ("torch", "transformers")),
+    "openvino": Row("pipeline.engines.openvino:OpenVinoEngine", "openvino", ("openvino", "openvino-genai")),
+    "vllm": Row("pipeline.engines.vllm:VllmEngine", "vllm", ("vllm", "torch", "transformers")),
+}
+
+
+def open_engine(name: str, artifact: Path, serve: Serve) -> Engine:
+    """The engine by name, over an artifact folder; enter it to load."""
+    module, cls = ENGINES[name].module.split(":")
+    engine: Engine = getattr(importlib.import_module(module), cls)(artifact, serve)
+    return engine
+
+
+def generate(engine: Engine, prompts: list[list[int]], max_tokens: list[int], stop_at_eos: bool) -> list[list[int]]:
+    """Greedy continuation of every prompt. Raises EvaluationError if the engine fails one."""
+    from pipeline.errors import EvaluationError
+
+    answers: list[list[int]] = [[] for _ in prompts]
+    open_keys = set(range(len(prompts)))
+    for key, prompt in enumerate(prompts):
+        engine.submit(key, prompt, max_tokens[key], stop_at_eos)
+    while open_keys:
+        for step in engine.step():
+            if step.error:
+                raise EvaluationError(f"the engine failed on a prompt of {len(prompts[step.key])} tokens: {step.error}")
+            answers[step.key].extend(step.token_ids)
+            if step.done:
+                open_keys.discard(step.key)
+    return answers

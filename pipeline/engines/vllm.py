@@ -1,0 +1,109 @@
+"""vLLM in process: one LLM scores (prompt log-probabilities) and decodes; prefix caching is off.
+
+With prefix caching on, prompt log-probabilities can be stale (vllm-project/vllm#42245).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Self
+
+from pipeline.engines import Scored, Step
+from pipeline.errors import EvaluationError
+from pipeline.recipe import Serve
+
+
+class VllmEngine:
+    def __init__(self, artifact: Path, serve: Serve) -> None:
+        self._artifact, self._serve = artifact, serve
+        self._given: dict[str, int] = {}
+        self._submitted = 0
+
+    def __enter__(self) -> Self:
+        threads = self._serve.threads or os.cpu_count() or 1
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(self._serve.kv_cache_gib)
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{threads - 1}"
+        # On AMX machines vLLM turns int4 into W4A8 unless told; the variant is scored as it is served: W4A16.
+        os.environ["VLLM_CPU_INT4_W4A8"] = "0"
+        from vllm import LLM, SamplingParams
+
+        self._sampling = SamplingParams
+        self._llm = LLM(
+            str(self._artifact),
+            dtype="bfloat16",
+            max_model_len=self._serve.max_model_len,
+            max_num_seqs=self._serve.max_num_seqs,
+            max_num_batched_tokens=max(self._serve.max_num_batched_tokens, self._serve.max_model_len),
+            enable_prefix_caching=False,
+            enforce_eager=self._serve.eager,
+            generation_config="vllm",
+            seed=0,
+        )
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        del self._llm
+
+    def score(self, sequences: list[list[int]]) -> list[Scored]:
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": ids} for ids in sequences],
+            self._sampling(max_tokens=1, prompt_logprobs=0, detokenize=False),
+            use_tqdm=False,
+        )
+        return [self._scored(output.prompt_logprobs, ids) for output, ids in zip(outputs, sequences, strict=True)]
+
+    @staticmethod
+    def _scored(entries: Any, ids: list[int]) -> Scored:
+        if entries is None or len(entries) != len(ids):
+            raise EvaluationError(f"vLLM returned no log-probabilities for a prompt of {len(ids)} tokens.")
+        given = [entry[token] for entry, token in zip(entries[1:], ids[1:], strict=True)]
+        return Scored([value.logprob for value in given], [value.rank == 1 for value in given])
+
+    def submit(self, key: int, prompt: list[int], max_tokens: int, stop_at_eos: bool) -> None:
+        name = str(self._submitted)
+        self._submitted += 1
+        self._given[name] = key
+        params = self._sampling(
+            max_tokens=max_tokens,
+            temperature=0,
+            ignore_eos=not stop_at_eos,
+            detokenize=False,
+            output_kind=_delta(),
+        )
+        self._llm.llm_engine.add_request(name, {"prompt_token_ids": prompt}, params)
+
+    def step(self) -> list[Step]:
+        if not self._given:
+            return []
+        steps = []
+        for output in self._llm.llm_engine.step():
+            key = self._given[output.request_id]
+            if output.finished:
+                del self._given[output.request_id]
+            steps.append(Step(key, list(output.outputs[0].token_ids), output.finished))
+        return steps
+
+    def settings(self) -> dict[str, Any]:
+        config = self._llm.llm_engine.vllm_config
+        return {
+            "dtype": str(config.model_config.dtype),
+            "quantization": config.model_config.quantization,
+            "kv_cache_dtype": str(config.cache_config.cache_dtype),
+            "max_model_len": config.model_config.max_model_len,
+            "max_num_seqs": config.scheduler_config.max_num_seqs,
+            "max_num_batched_tokens": config.scheduler_config.max_num_batched_tokens,
+            "enable_prefix_caching": config.cache_config.enable_prefix_caching,
+            "enforce_eager": config.model_config.enforce_eager,
+            "kv_cache_gib": self._serve.kv_cache_gib,
+            "threads": os.environ["VLLM_CPU_OMP_THREADS_BIND"],
+            "int4_w4a8": os.environ["VLLM_CPU_INT4_W4A8"],
+        }
+
+
+def _delta() -> Any:
+    from vllm.sampling_params import RequestOutputKind
+
+    return RequestOutputKind.DELTA

@@ -1,0 +1,63 @@
+"""Every error a user can meet. The command prints the message alone and exits with `exit_code`.
+
+QuantgateError
+├── RecipeError        the recipe or a prompt set says something impossible
+├── SetupError         an environment cannot be built or is missing
+├── CheckpointError    the source checkpoint is incomplete, unsafe or damaged
+├── CalibrationError   prompts or texts are missing, changed, or overlap
+├── QuantizeError      a quantizer failed or silently did less than asked
+├── ArtifactError      an artifact is incomplete, damaged or not what its manifest says
+├── EvaluationError    a measurement could not be made as the recipe demands
+├── StageError         a worker process died or another run holds the stage
+└── Rejected           the gate did not pass
+"""
+
+from __future__ import annotations
+
+
+class QuantgateError(Exception):
+    """Base of all errors that are the user's business; the message names key or file, value, expectation, remedy."""
+
+    exit_code = 2
+
+
+class RecipeError(QuantgateError):
+    pass
+
+
+class SetupError(QuantgateError):
+    pass
+
+
+class CheckpointError(QuantgateError):
+    pass
+
+
+class CalibrationError(QuantgateError):
+    pass
+
+
+class QuantizeError(QuantgateError):
+    pass
+
+
+class ArtifactError(QuantgateError):
+    pass
+
+
+class EvaluationError(QuantgateError):
+    pass
+
+
+class StageError(QuantgateError):
+    pass
+
+
+class Rejected(QuantgateError):
+    exit_code = 1
+
+
+def by_name(name: str) -> type[QuantgateError]:
+    """The error class that a worker process reported by name."""
+    classes = {cls.__name__: cls for cls in QuantgateError.__subclasses__()}
+    return classes.get(name, StageError)

@@ -1,0 +1,142 @@
+"""lm-eval's model interface over an Engine: the same tokenization, truncation and scoring for every engine.
+
+lm-eval's own back-ends differ in windowing and in the engine settings they allow (and none scores on OpenVINO GenAI);
+with one class over the engine's own verbs, two engines differ in nothing but their numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from tqdm import tqdm
+
+from pipeline.engines import Engine, Scored, generate
+from pipeline.errors import EvaluationError
+
+CHUNK = 512  # requests handed over at once; long enough for continuous batching, short enough for progress
+MAX_GEN_TOKENS = 256
+
+
+class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
+    """`needs_greedy` names the tasks whose metric asks whether the continuation is the greedy one (LAMBADA)."""
+
+    def __init__(self, engine: Engine, tokenizer: Any, max_length: int, needs_greedy: set[str]) -> None:
+        super().__init__()
+        self._engine, self._tokenizer = engine, tokenizer
+        self._max_length, self._needs_greedy = max_length, needs_greedy
+
+    @property
+    def eot_token_id(self) -> int:
+        return int(self._tokenizer.eos_token_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        bos = self._tokenizer.bos_token_id
+        return int(self._tokenizer.eos_token_id if bos is None else bos)
+
+    @property
+    def tokenizer_name(self) -> str:
+        return str(self._tokenizer.name_or_path)
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return str(self._tokenizer.apply_chat_template(chat_history, tokenize=False, add_generation_prompt=add_generation_prompt))
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        special = True if add_special_tokens is None else add_special_tokens
+        return list(self._tokenizer(string, add_special_tokens=special, verbose=False)["input_ids"])
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        pairs = []
+        for request in requests:
+            context, continuation = request.args
+            if context:
+                encoded = self._encode_pair(context, continuation)
+            else:
+                encoded = [self.prefix_token_id], self.tok_encode(continuation, add_special_tokens=False)
+            pairs.append(encoded)
+        wanted = [request.task_name in self._needs_greedy for request in requests]
+        return self._score_pairs(pairs, wanted)
+
+    def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:
+        return self._score_pairs([(context, target) for _, context, target in requests], [False] * len(requests))
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Disjoint windows of max_length, each after the last token of the one before (the first after BOS)."""
+        totals = []
+        for request in requests:
+            ids = [self.prefix_token_id, *self.tok_encode(request.args[0], add_special_tokens=False)]
+            step = self._max_length - 1
+            rows = [ids[i : i + self._max_length] for i in range(0, len(ids) - 1, step)]
+            totals.append(sum(sum(scored.logprobs) for scored in self._engine.score(rows)))
+        return totals
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        answers: list[str] = []
+        with tqdm(total=len(requests), desc="generate", unit="request", mininterval=2) as bar:
+            for start in range(0, len(requests), CHUNK):
+                chunk = requests[start : start + CHUNK]
+                answers += self._generate_chunk([request.args for request in chunk])
+                bar.update(len(chunk))
+        return answers
+
+    def _generate_chunk(self, arguments: list[Any]) -> list[str]:
+        prompts, limits, stops = [], [], []
+        for context, options in arguments:
+            if options.get("do_sample") and options.get("temperature", 0) > 0:
+                raise EvaluationError(f"a task asks for sampling ({options}); quantgate compares greedy answers only.")
+            limit = int(options.get("max_gen_toks", MAX_GEN_TOKENS))
+            prompts.append(self.tok_encode(context)[-(self._max_length - limit) :])
+            limits.append(limit)
+            until = options.get("until", [])
+            stops.append([until] if isinstance(until, str) else until)
+        texts = [self._tokenizer.decode(ids, skip_special_tokens=True) for ids in
+                 generate(self._engine, prompts, limits, stop_at_eos=True)]  # fmt: skip
+        return [_cut(text, stop) for text, stop in zip(texts, stops, strict=True)]
+
+    def _score_pairs(self, pairs: list[tuple[list[int], list[int]]], wanted: list[bool]) -> list[tuple[float, bool]]:
+        for _, target in pairs:
+            if not target or len(target) >= self._max_length:
+                raise EvaluationError(
+                    f"a task item has a continuation of {len(target)} tokens; expected 1 to {self._max_length - 1} "
+                    "(serve.max_model_len less two)."
+                )
+        rows = [(context + target)[-self._max_length :] for context, target in pairs]
+        results: list[tuple[float, bool]] = []
+        with tqdm(total=len(rows), desc="log-likelihoods", unit="request", mininterval=2) as bar:
+            for start in range(0, len(rows), CHUNK):
+                part = slice(start, start + CHUNK)
+                scored = self._engine.score(rows[part])
+                greedy = self._greedy(rows[part], pairs[part], wanted[part], scored)
+                results += [
+                    (sum(s.logprobs[-len(target) :]), is_greedy)
+                    for s, (_, target), is_greedy in zip(scored, pairs[part], greedy, strict=True)
+                ]
+                bar.update(len(scored))
+        return results
+
+    def _greedy(
+        self, rows: list[list[int]], pairs: list[tuple[list[int], list[int]]], wanted: list[bool], scored: list[Scored]
+    ) -> list[bool]:
+        """Is the continuation what greedy decoding gives? From the scores where they tell, else by decoding it."""
+        answers = [False] * len(rows)
+        undecided = []
+        for i, (_, target) in enumerate(pairs):
+            flags = scored[i].greedy
+            if flags is not None:
+                answers[i] = all(flags[-len(target) :])
+            elif wanted[i]:
+                undecided.append(i)
+        targets = [pairs[i][1] for i in undecided]
+        prompts = [rows[i][: len(rows[i]) - len(target)] for i, target in zip(undecided, targets, strict=True)]
+        decoded = generate(self._engine, prompts, [len(target) for target in targets], stop_at_eos=False)
+        for i, target, ids in zip(undecided, targets, decoded, strict=True):
+            answers[i] = ids == target
+        return answers
+
+
+def _cut(text: str, stops: list[str]) -> str:
+    """The text up to the first stop string."""
+    positions = [text.find(stop) for stop in stops if stop and stop in text]
+    return text[: min(positions)] if positions else text

@@ -1,0 +1,72 @@
+"""params.yaml: the names that dvc.yaml's foreach loops run over. Generated from recipes/; it holds no settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline import engines, paths, quantizers
+from pipeline import recipe as recipes
+from pipeline.errors import RecipeError
+
+PARAMS = Path("params.yaml")
+HEADER = "# Generated from recipes/ by: quantgate index. Do not edit.\n"
+
+
+def write() -> bool:
+    """Writes params.yaml if it is out of date; returns whether it was."""
+    text = _render()
+    if PARAMS.is_file() and PARAMS.read_text() == text:
+        return False
+    PARAMS.write_text(text)
+    return True
+
+
+def check() -> None:
+    """Raises RecipeError if params.yaml does not list the recipes as they are now."""
+    if not PARAMS.is_file() or PARAMS.read_text() != _render():
+        raise RecipeError("params.yaml: out of date with recipes/. Run: quantgate index")
+
+
+def _render() -> str:
+    from io import StringIO
+
+    from ruamel.yaml import YAML
+
+    loaded = {name: recipes.load(name) for name in recipes.names()}
+    for name, recipe in loaded.items():
+        quantizers.refuse(paths.recipe(name), recipe)
+    data = {
+        "recipes": {name: _recipe(name, recipe) for name, recipe in loaded.items()},
+        "variants": {
+            f"{name}--{variant_name}": _variant(name, variant_name, variant) | {"tasks": _tasks(recipe)}
+            for name, recipe in loaded.items()
+            for variant_name, variant in recipe.variants.items()
+        },
+    }
+    stream = StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.dump(data, stream)
+    return HEADER + stream.getvalue()
+
+
+def _recipe(name: str, recipe: recipes.Recipe) -> dict[str, Any]:
+    """`source` and `tasks` are what pin and evaluate depend on: local folders, or what the fetch depends on."""
+    return {"name": name, "source": recipe.model.path or "environments/control.txt", "tasks": _tasks(recipe)}
+
+
+def _tasks(recipe: recipes.Recipe) -> str:
+    return recipe.evaluate.task_path or "pipeline/records.py"
+
+
+def _variant(name: str, variant_name: str, variant: recipes.Variant) -> dict[str, Any]:
+    row = quantizers.row(variant)
+    return {
+        "recipe": name,
+        "variant": variant_name,
+        "engine": variant.engine,
+        "tool": row.module.rsplit(".", 1)[1],
+        "tool_environment": row.environment,
+        "engine_environment": engines.ENGINES[variant.engine].environment,
+    }

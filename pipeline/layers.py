@@ -1,0 +1,105 @@
+"""What precision did each linear layer of an artifact really get? Read from the files, not from the tool's word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.checkpoint import linear_shapes, source_tensors
+from pipeline.errors import ArtifactError
+from pipeline.records import Layers
+from pipeline.tensors import not_finite
+
+IR_LOW_BIT = {"u4": "int4", "i4": "int4", "nf4": "int4", "u8": "int8", "i8": "int8"}
+IR_FLOAT = ("f16", "bf16", "f32")
+IR_WEIGHT_SUFFIXES = ("._openvino_orig_weight", ".weight")
+
+
+class Layer(NamedTuple):
+    """Type ("bf16" stands for any 16 or 32 bit float, "int8", "int4") and logical shape [out, in] of a stored weight."""
+
+    type: str
+    shape: tuple[int, int]
+
+
+def inspect(artifact: Path, engine: str) -> dict[str, Layer]:
+    """The weights of the linear layers in the decoder blocks, by layer name. Raises ArtifactError for NaN or Inf."""
+    return dict(_from_ir(artifact) if engine == "openvino" else _from_safetensors(artifact))
+
+
+def compare(artifact: Path, source: Path, engine: str, accepted: set[str]) -> Layers:
+    """Counts the layers stored in one of the accepted types and names those that are not.
+
+    Raises ArtifactError if a layer is missing, was added, or has another shape than in the source.
+    """
+    expected, found = linear_shapes(source), inspect(artifact, engine)
+    wrong = [f"{name}: missing" for name in expected if name not in found]
+    wrong += [f"{name}: not in the source" for name in found if name not in expected]
+    wrong += [
+        f"{name}: shape {list(found[name].shape)}, the source has {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and found[name].shape != shape
+    ]
+    if wrong:
+        raise ArtifactError(f"{artifact}: layers differ from the source checkpoint's: {'; '.join(wrong[:5])}.")
+    skipped = [f"{name} ({layer.type})" for name, layer in found.items() if layer.type not in accepted]
+    return Layers(expected=len(expected), quantized=len(expected) - len(skipped), skipped=skipped)
+
+
+def _from_safetensors(artifact: Path) -> Iterator[tuple[str, Layer]]:
+    tensors = source_tensors(artifact)
+    for name, tensor in tensors.items():
+        if bad := not_finite(tensor):
+            raise ArtifactError(f"{artifact}: tensor {name} holds {bad} NaN or infinite values.")
+    for name, tensor in sorted(tensors.items()):
+        if ".layers." not in name:
+            continue
+        layer, _, kind = name.rpartition(".")
+        if kind == "weight" and len(tensor.shape) == 2:
+            yield layer, Layer("bf16", (tensor.shape[0], tensor.shape[1]))
+        elif kind == "qweight":
+            yield layer, _packed(layer, tensors)
+
+
+def _packed(layer: str, tensors: dict[str, Any]) -> Layer:
+    """GPTQ packs 8 rows of [in, out] into one int32, AWQ 8 columns; the scales [groups, out] tell which."""
+    rows, columns = tensors[f"{layer}.qweight"].shape
+    companions = (f"{layer}.scales", f"{layer}.qzeros")
+    missing = [name for name in companions if name not in tensors]
+    if missing or tensors[f"{layer}.qweight"].dtype != "I32":
+        raise ArtifactError(f"{layer}: not a 4-bit GPTQ or AWQ layer: {missing or 'qweight is no int32'}.")
+    out = tensors[f"{layer}.scales"].shape[1]
+    return Layer("int4", (out, rows * 8)) if columns == out else Layer("int4", (out, rows))
+
+
+def _from_ir(artifact: Path) -> Iterator[tuple[str, Layer]]:
+    import numpy
+    import openvino
+
+    model = openvino.Core().read_model(artifact / "openvino_model.xml")
+    for operation in model.get_ops():
+        if operation.get_type_name() != "Constant":
+            continue
+        kind = operation.get_element_type().get_type_name()
+        name = operation.get_friendly_name()
+        if kind in ("f16", "f32") and not numpy.isfinite(operation.data).all():
+            raise ArtifactError(f"{artifact}: constant {name} holds NaN or infinite values.")
+        suffix = next((s for s in IR_WEIGHT_SUFFIXES if name.endswith(s)), None)
+        shape = list(operation.get_output_shape(0))
+        if suffix is None or ".layers." not in name or len(shape) < 2:
+            continue
+        if kind not in (*IR_LOW_BIT, *IR_FLOAT):
+            raise ArtifactError(f"{artifact}: constant {name} has type {kind}, expected a float or an integer weight.")
+        columns = 1
+        for size in shape[1:]:
+            columns *= size
+        yield name.removesuffix(suffix).removeprefix("self."), Layer(IR_LOW_BIT.get(kind, "bf16"), (shape[0], columns))
+
+
+def stored_types(artifact: Path, engine: str) -> dict[str, int]:
+    """How many layers have which stored type."""
+    counts: dict[str, int] = {}
+    for layer in inspect(artifact, engine).values():
+        counts[layer.type] = counts.get(layer.type, 0) + 1
+    return counts

@@ -1,0 +1,67 @@
+"""Where each step reads and writes, relative to the project folder (the one that holds dvc.yaml)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.errors import RecipeError
+
+ARTIFACTS = Path("artifacts")
+RECIPES = Path("recipes")
+PROMPT_SETS = Path("calibration")
+TEMPORARY = ARTIFACTS / ".tmp"
+
+
+def recipe(name: str) -> Path:
+    return RECIPES / f"{name}.yaml"
+
+
+def prompt_set(name: str) -> Path:
+    return PROMPT_SETS / f"{name}.yaml"
+
+
+def checkpoint(recipe: str) -> Path:
+    return ARTIFACTS / "checkpoints" / f"{recipe}.json"
+
+
+def samples(recipe: str) -> Path:
+    return ARTIFACTS / "calibration" / recipe / "samples.json"
+
+
+def texts(recipe: str) -> Path:
+    return ARTIFACTS / "calibration" / recipe / "texts.json"
+
+
+def model(recipe: str, variant: str) -> Path:
+    return ARTIFACTS / "models" / recipe / variant
+
+
+def manifest(recipe: str, variant: str) -> Path:
+    return ARTIFACTS / "manifests" / recipe / f"{variant}.json"
+
+
+def evaluation(recipe: str, variant: str) -> Path:
+    return ARTIFACTS / "evaluations" / recipe / f"{variant}.json"
+
+
+def verdict(recipe: str, variant: str) -> Path:
+    return ARTIFACTS / "verdicts" / recipe / f"{variant}.json"
+
+
+def gate(recipe: str, variant: str) -> Path:
+    """One word, PASS or FAIL: what the benchmark depends on, so that a moved limit alone does not repeat it."""
+    return ARTIFACTS / "gates" / recipe / f"{variant}.txt"
+
+
+def benchmark(recipe: str, variant: str) -> Path:
+    return ARTIFACTS / "benchmarks" / recipe / f"{variant}.json"
+
+
+def report(recipe: str, suffix: str) -> Path:
+    return ARTIFACTS / "reports" / f"{recipe}.{suffix}"
+
+
+def require_project() -> None:
+    """Raises RecipeError unless the working folder is a quantgate project."""
+    if not Path("dvc.yaml").is_file():
+        raise RecipeError(f"{Path.cwd()}: no dvc.yaml here. Run quantgate in the project's folder.")

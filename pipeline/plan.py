@@ -1,0 +1,129 @@
+"""`quantgate plan`: what would run, where, and a rough estimate of disk, memory and time before anything starts.
+
+The estimates are rules of thumb fitted to measurements on two AVX-512 cores (docs/decisions.md); they tell hours from
+minutes and whether it fits, no more.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from pipeline import checkpoint, engines, paths, quantizers
+from pipeline.errors import CheckpointError
+from pipeline.recipe import Recipe, Variant
+from pipeline.records import Checkpoint, Texts, read
+
+BYTES = {"bf16": 2.0, "int8": 1.05, "int4": 0.65, "int2": 2.0}  # per parameter, embeddings and scales included
+ENGINE_OVERHEAD_BYTES = {"openvino": 0.6e9, "vllm": 1.5e9, "reference": 0.6e9}
+START_S = {"openvino": 10, "vllm": 30, "reference": 10}
+FLOPS_PER_CORE = 60e9
+DEFAULT_WINDOWS = 141  # WikiText-2 test in windows of 2048
+DEFAULT_ITEMS = 2500
+REQUESTS_PER_ITEM, TOKENS_PER_REQUEST = 4, 64
+QUANTIZE_S_PER_PARAMETER = {"openvino": 1e-7, "gptqmodel": 8e-7, "unquantized": 1e-9, "rounding": 1e-7}
+QUANTIZE_MEMORY_PER_PARAMETER = {"openvino": 4.5, "gptqmodel": 3.0, "unquantized": 0.0, "rounding": 4.5}
+
+
+class Estimate(NamedTuple):
+    stage: str
+    environment: str
+    disk_bytes: float
+    memory_bytes: float
+    seconds: float
+
+
+def show(name: str, recipe: Recipe) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    parameters = _parameters(name, recipe)
+    console = Console()
+    if parameters is None:
+        console.print("The checkpoint is not here and model.parameters is not given: no estimates.")
+    table = Table("stage", "environment", "disk", "memory", "time", title=f"plan {name}", title_justify="left")
+    rows = estimate(name, recipe, parameters or 0)
+    for row in rows:
+        figures = (_size(row.disk_bytes), _size(row.memory_bytes), _duration(row.seconds)) if parameters else ("?",) * 3
+        table.add_row(row.stage, row.environment, *figures)
+    if parameters:
+        table.add_section()
+        peak = max(row.memory_bytes for row in rows)
+        table.add_row("all", "", _size(sum(r.disk_bytes for r in rows)), f"{_size(peak)} at most",
+                      _duration(sum(r.seconds for r in rows)))  # fmt: skip
+    console.print(table)
+
+
+def estimate(name: str, recipe: Recipe, parameters: int) -> list[Estimate]:
+    """One row a stage, in the order in which DVC runs them."""
+    tokens = _evaluation_tokens(name, recipe)
+    rows = [
+        Estimate(f"pin@{name}", "control", 0 if recipe.model.path else 2 * parameters, 0.2e9, parameters * 4e-9),
+        Estimate(f"calibrate@{name}", "openvino", 0, 0.6e9, 10),
+        _evaluation(f"reference@{name}", "reference", 4.0, parameters, tokens),
+    ]
+    for variant_name, variant in recipe.variants.items():
+        row = quantizers.row(variant)
+        tool, full = row.module.rsplit(".", 1)[1], f"{name}--{variant_name}"
+        size = BYTES["bf16" if row.simulated else variant.weights]
+        memory = QUANTIZE_MEMORY_PER_PARAMETER[tool] * parameters + 0.8e9
+        seconds = 15 + QUANTIZE_S_PER_PARAMETER[tool] * parameters
+        rows.append(Estimate(f"quantize@{full}", row.environment, size * parameters, memory, seconds))
+        rows.append(_evaluation(f"evaluate@{full}", variant.engine, size, parameters, tokens, recipe))
+        rows.append(_benchmark(f"benchmark@{full}", variant, size, parameters, recipe))
+    return rows
+
+
+def _evaluation(stage: str, engine: str, size: float, parameters: int, tokens: float, recipe: Recipe | None = None) -> Estimate:
+    cores = os.cpu_count() or 1
+    seconds = START_S[engine] + 2 * parameters * tokens / (FLOPS_PER_CORE * cores)
+    return Estimate(stage, engines.ENGINES[engine].environment, 0, _memory(engine, size, parameters, recipe), seconds)
+
+
+def _benchmark(stage: str, variant: Variant, size: float, parameters: int, recipe: Recipe) -> Estimate:
+    plan = recipe.benchmark
+    steps = sum(plan.repeats * plan.requests / level * plan.output_tokens for level in plan.concurrency)
+    read_s = size * parameters / 10e9 + 0.005  # each decoding step reads all weights once
+    memory = _memory(variant.engine, size, parameters, recipe)
+    return Estimate(stage, engines.ENGINES[variant.engine].environment, 0, memory, START_S[variant.engine] + steps * read_s)
+
+
+def _memory(engine: str, size: float, parameters: int, recipe: Recipe | None) -> float:
+    cache = recipe.serve.kv_cache_gib * (1 << 30) if recipe else 0
+    return size * parameters + ENGINE_OVERHEAD_BYTES[engine] + cache
+
+
+def _evaluation_tokens(name: str, recipe: Recipe) -> float:
+    if paths.texts(name).is_file():
+        windows = sum(len(text.windows) for text in read(paths.texts(name), Texts).texts)
+    else:
+        perplexity = recipe.evaluate.perplexity
+        windows = len(perplexity.texts) * (perplexity.max_windows or DEFAULT_WINDOWS)
+    items = sum(DEFAULT_ITEMS if wanted == "all" else wanted for wanted in recipe.evaluate.tasks.values())
+    return windows * recipe.evaluate.perplexity.window + items * REQUESTS_PER_ITEM * TOKENS_PER_REQUEST
+
+
+def _parameters(name: str, recipe: Recipe) -> int | None:
+    if paths.checkpoint(name).is_file():
+        return read(paths.checkpoint(name), Checkpoint).parameters
+    if recipe.model.path is not None:
+        try:
+            tensors = checkpoint.source_tensors(checkpoint.fetch(recipe.model))
+        except CheckpointError:
+            return recipe.model.parameters
+        return sum(_count(tensor.shape) for tensor in tensors.values())
+    return recipe.model.parameters
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    from math import prod
+
+    return prod(shape)
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -1,0 +1,78 @@
+"""GPTQ (arXiv 2210.17323) and AWQ (arXiv 2306.00978) checkpoints for vLLM, through GPTQModel on the CPU."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pipeline.checkpoint import linear_shapes
+from pipeline.errors import QuantizeError
+from pipeline.quantizers import METHOD, Outcome, group_size
+from pipeline.quantizers.unquantized import copy_companions
+from pipeline.recipe import Variant
+from pipeline.records import Samples
+
+BATCH_ROWS = 4
+
+
+def quantize(variant: Variant, source: Path, samples: Samples, out: Path) -> Outcome:
+    """Calibrates, quantizes and saves. Raises QuantizeError if a layer was not calibrated."""
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # with 2 cores or fewer its pool is too small without it
+    from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
+    from gptqmodel.quantization import FORMAT
+    from gptqmodel.quantization import METHOD as METHODS
+
+    method = METHOD.get(str(variant.quantizer), str(variant.quantizer))
+    settings: dict[str, Any] = {"bits": 4, "group_size": group_size(variant), "fallback": None}
+    if method == "gptq":
+        settings |= {"sym": True, "desc_act": bool(variant.desc_act), "method": METHODS.GPTQ, "format": FORMAT.GPTQ}
+        options = {}
+    else:
+        settings |= {"sym": bool(variant.symmetric), "method": METHODS.AWQ, "format": FORMAT.GEMM}
+        options = {"backend": BACKEND.AWQ_TORCH}  # the default back-end needs CUDA
+    offload = out / "offload"
+    config = QuantizeConfig(**settings, device="cpu", offload_to_disk=True, offload_to_disk_path=str(offload))
+    model = GPTQModel.load(str(source), config, trust_remote_code=False)
+    rows = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in samples.ids]
+    model.quantize(rows, batch_size=BATCH_ROWS, **options)
+    model.save(str(out))
+    shutil.rmtree(offload, ignore_errors=True)
+    losses = _calibration_log(out / "quant_log.csv", source)
+    copy_companions(source, out)
+    return Outcome({**_resolved(out), "samples": len(rows), "loss_by_layer": losses})
+
+
+def _resolved(out: Path) -> dict[str, Any]:
+    """The settings as GPTQModel wrote them; its temporary path is taken out, or two equal runs would differ."""
+    config_file = out / "config.json"
+    config = json.loads(config_file.read_text())
+    quantization: dict[str, Any] = config["quantization_config"]
+    quantization["meta"].pop("offload_to_disk_path", None)
+    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (out / "quantize_config.json").write_text(json.dumps(quantization, indent=2, sort_keys=True) + "\n")
+    return quantization
+
+
+def _calibration_log(log: Path, source: Path) -> dict[str, float]:
+    """GPTQModel's loss per layer; the log itself (it holds timings) does not stay in the artifact."""
+    with log.open(newline="") as stream:
+        entries = list(csv.DictReader(stream))
+    log.unlink()
+    prefix = next(iter(linear_shapes(source))).split(".layers.")[0]
+    losses: dict[str, float] = {}
+    for entry in entries:
+        try:
+            losses[f"{prefix}.layers.{entry['layer']}.{entry['module']}"] = float(entry["loss"])
+        except ValueError as error:
+            raise QuantizeError(
+                f"GPTQModel did not calibrate layer {entry['layer']} {entry['module']} but fell back ({entry['loss']!r}). "
+                "Give more samples."
+            ) from error
+    missing = sorted(linear_shapes(source).keys() - losses.keys())
+    if missing:
+        raise QuantizeError(f"GPTQModel calibrated {len(losses)} layers and left out {', '.join(missing[:5])}.")
+    return losses

@@ -1,0 +1,275 @@
+"""The recipe: one YAML file = one model with its variants, parsed strictly once.
+
+`load` raises RecipeError with file, key, value found, what was expected and, for a misspelled name, the nearest valid
+one. `schema` gives the JSON schema that editors use. Whether a tool and an engine can do what a variant asks is
+decided in pipeline/quantizers, before any work.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline import paths
+from pipeline.errors import RecipeError
+
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9._]|-(?!-))*")
+VARIANT_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_]|-(?!-))*")
+
+T = TypeVar("T", bound=BaseModel)
+Weights = Literal["bf16", "int8", "int4", "int2"]
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Model(Strict):
+    """The source checkpoint: a hub repository at a commit, or a local folder."""
+
+    repo: str | None = Field(None, description="hub repository, owner/name")
+    revision: str | None = Field(None, pattern="^[0-9a-f]{40}$", description="commit of the repository, 40 hex digits")
+    path: str | None = Field(None, description="local folder, relative to the project")
+    parameters: Positive | None = Field(None, description="parameter count, for estimates before the fetch")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.repo is None) == (self.path is None):
+            raise ValueError("give either 'repo' with 'revision', or 'path'")
+        if self.repo is not None and self.revision is None:
+            raise ValueError("'repo' needs 'revision': the commit's 40 hex digits (a branch name can move)")
+        return self
+
+
+class Calibration(Strict):
+    """What the quantizers see: `samples` rows of `tokens` token ids each."""
+
+    prompts: str = Field(description="name of a prompt set in calibration/")
+    samples: Positive
+    tokens: Annotated[int, Field(ge=16)]
+    seed: Count = 0
+    chat_template: bool = Field(False, description="render each prompt through the checkpoint's chat template")
+    max_overlap: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.01, description="largest share of the evaluation texts' 13-word sequences that may occur in the samples"
+    )
+
+
+class Perplexity(Strict):
+    """Protocol of the GPTQ paper (arXiv 2210.17323): non-overlapping windows, tail dropped, positions 2.. scored."""
+
+    texts: Annotated[list[str], Field(min_length=1)]
+    window: Annotated[int, Field(ge=8)]
+    max_windows: Positive | None = Field(None, description="use the first N windows of each text; default all")
+    bos: Literal["first", "every"] = Field("first", description="'every': each window starts with BOS (Gemma needs it)")
+
+
+class Evaluate(Strict):
+    perplexity: Perplexity
+    tasks: Annotated[dict[str, Positive | Literal["all"]], Field(min_length=1)]
+    task_path: str | None = Field(None, description="folder of local lm-eval task files")
+    seed: Count = 0
+
+
+class Gate(Strict):
+    """Limits of acceptance, each by the precision of the variant's weights."""
+
+    perplexity_ratio: dict[Weights, Annotated[float, Field(ge=1)]]
+    accuracy_drop: dict[Weights, Annotated[float, Field(gt=0, lt=1)]]
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+
+
+class Serve(Strict):
+    """The settings under which every artifact is scored and timed."""
+
+    max_model_len: Annotated[int, Field(ge=32)]
+    max_num_seqs: Positive = 64
+    max_num_batched_tokens: Positive = 2048
+    kv_cache_gib: Positive = 1
+    threads: Positive | None = Field(None, description="cores to use; default all of this machine")
+    eager: bool = Field(False, description="vLLM without torch.compile: starts faster, decodes slower")
+
+
+class Benchmark(Strict):
+    concurrency: Annotated[list[Positive], Field(min_length=1)]
+    prompt_tokens: Positive
+    output_tokens: Annotated[int, Field(ge=2)]
+    repeats: Positive = 5
+    requests: Positive = Field(16, description="requests of one repeat; at least the highest concurrency")
+
+    @model_validator(mode="after")
+    def _enough_requests(self) -> Self:
+        if self.requests < max(self.concurrency):
+            raise ValueError(f"requests: found {self.requests}, expected at least {max(self.concurrency)} (concurrency)")
+        return self
+
+
+class Variant(Strict):
+    """One artifact: engine, quantizer and its settings. Without a quantizer: the unquantized model on that engine."""
+
+    engine: Literal["openvino", "vllm"]
+    quantizer: str | None = None
+    weights: Weights = "bf16"
+    group_size: Annotated[int, Field(ge=-1)] | None = Field(None, description="-1: one group per channel")
+    symmetric: bool | None = None
+    ratio: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="share of layers in 4 bits")
+    awq: bool | None = None
+    scale_estimation: bool | None = None
+    desc_act: bool | None = None
+    allow_skipped: Count = Field(0, description="how many layers the tool may leave unquantized")
+
+    @model_validator(mode="after")
+    def _quantizer_and_weights_agree(self) -> Self:
+        if (self.quantizer is None) != (self.weights == "bf16"):
+            raise ValueError("a quantizer needs 'weights' of 8 bits or fewer, and low-bit 'weights' need a quantizer")
+        if self.quantizer is None and self.settings():
+            raise ValueError(f"{sorted(self.settings())} mean nothing without a quantizer")
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        """The quantizer's settings that the recipe names, as given."""
+        given = self.model_dump(exclude={"engine", "quantizer", "weights", "allow_skipped"})
+        return {key: value for key, value in given.items() if value is not None}
+
+
+class Recipe(Strict):
+    model: Model
+    calibration: Calibration
+    evaluate: Evaluate
+    gate: Gate
+    serve: Serve
+    benchmark: Benchmark
+    variants: Annotated[dict[str, Variant], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        for name, variant in self.variants.items():
+            if not VARIANT_NAME.fullmatch(name):
+                raise ValueError(f"variant name {name!r}: use a-z, 0-9, _ and single dashes (DVC reads names as keys)")
+            for limit in ("perplexity_ratio", "accuracy_drop"):
+                if variant.weights not in getattr(self.gate, limit):
+                    raise ValueError(f"gate.{limit} has no limit for {variant.weights!r}, which variant {name!r} needs")
+        longest = self.benchmark.prompt_tokens + self.benchmark.output_tokens
+        for key, tokens in (("evaluate.perplexity.window", self.evaluate.perplexity.window + 1),
+                            ("benchmark.prompt_tokens + output_tokens", longest)):  # fmt: skip
+            if tokens > self.serve.max_model_len:
+                raise ValueError(f"{key} needs serve.max_model_len of at least {tokens}, found {self.serve.max_model_len}")
+        return self
+
+
+class PromptSet(Strict):
+    """One YAML in calibration/: a source of prompts or text, its licence and hash."""
+
+    path: str | None = Field(None, description="local file: .jsonl, .jsonl.gz or .txt")
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    repo: str | None = Field(None, description="hub data set, owner/name")
+    revision: str | None = Field(None, pattern="^[0-9a-f]{40}$")
+    config: str | None = None
+    data_dir: str | None = None
+    split: str | None = None
+    field: str | None = Field(None, description="the column that holds the text")
+    dialogue: Literal["hh-rlhf"] | None = Field(None, description="how to split the text into turns")
+    first: Count | None = Field(None, description="skip this many documents")
+    documents: Positive | None = Field(None, description="use this many documents; default all")
+    licence: str
+    source: str
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.repo is None) == (self.path is None):
+            raise ValueError("give either 'path' with 'sha256', or 'repo' with 'revision' and 'split'")
+        if self.path is not None and self.sha256 is None:
+            raise ValueError("'path' needs 'sha256' of the file, so that a changed file is noticed")
+        if self.repo is not None and (self.revision is None or self.split is None or self.field is None):
+            raise ValueError("'repo' needs 'revision' (40 hex digits), 'split' and 'field'")
+        return self
+
+
+def load(name: str) -> Recipe:
+    """The recipe of that name in recipes/. Raises RecipeError."""
+    path = paths.recipe(name)
+    if not path.is_file():
+        raise unknown("recipe", name, path, names())
+    return parse(path, Recipe)
+
+
+def names() -> list[str]:
+    """All recipes of the project, sorted. Raises RecipeError for a name that DVC could not select."""
+    found = sorted(path.stem for path in paths.RECIPES.glob("*.yaml"))
+    for name in found:
+        if not NAME.fullmatch(name):
+            raise RecipeError(
+                f"recipes/{name}.yaml: use lower-case letters, digits, dots, underscores and single dashes in a recipe's "
+                "name (a double dash separates recipe and variant in DVC stage names). Rename the file."
+            )
+    return found
+
+
+def load_prompt_set(name: str) -> PromptSet:
+    path = paths.prompt_set(name)
+    if not path.is_file():
+        raise unknown("prompt set", name, path, sorted(p.stem for p in paths.PROMPT_SETS.glob("*.yaml")))
+    return parse(path, PromptSet)
+
+
+def schema() -> dict[str, Any]:
+    return Recipe.model_json_schema()
+
+
+def parse(path: Path, model: type[T]) -> T:
+    """Reads YAML into the model. Raises RecipeError naming file, key, value and expectation."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        data = YAML(typ="safe", pure=True).load(path.read_text())
+    except YAMLError as error:
+        raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        lines = [_describe(path, model, item) for item in error.errors()]
+        raise RecipeError("\n".join(lines)) from error
+
+
+def unknown(kind: str, name: str, where: Path, known: list[str]) -> RecipeError:
+    return RecipeError(f"{where}: no {kind} {name!r}. Known: {', '.join(known)}.{_nearest(name, known)}")
+
+
+def _describe(path: Path, model: type[BaseModel], item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"] if not str(part).endswith("]")) or "(whole file)"
+    if item["type"] == "extra_forbidden":
+        valid = _valid_keys(model, item["loc"][:-1])
+        return f"{path}: {key}: unknown key.{_nearest(str(item['loc'][-1]), valid)} Valid here: {', '.join(valid)}."
+    if item["type"] == "missing":
+        return f"{path}: {key}: missing. It is required."
+    if item["type"] == "value_error":
+        return f"{path}: {key}: {item['ctx']['error']}."
+    found = repr(item["input"])
+    hint = ""
+    if item["type"] == "literal_error":
+        hint = _nearest(str(item["input"]), re.findall(r"'([^']+)'", item["msg"]))
+    return f"{path}: {key}: found {found[:80]} ({type(item['input']).__name__}). {item['msg']}.{hint}"
+
+
+def _valid_keys(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
+    """Field names of the model that `loc` leads to; steps through dict keys and list indices."""
+    current: type[BaseModel] = model
+    for part in loc:
+        field = current.model_fields.get(str(part))
+        if field is None:
+            continue
+        nested = re.findall(r"pipeline\.recipe\.(\w+)", str(field.annotation))
+        if nested:
+            current = globals()[nested[-1]]
+    return list(current.model_fields)
+
+
+def _nearest(name: str, valid: list[str]) -> str:
+    close = difflib.get_close_matches(name, valid, 1)
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,118 @@
+"""The report as Markdown: what a reviewer reads first comes first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def render(summary: dict[str, Any]) -> str:
+    parts = [
+        f"# {summary['recipe']}",
+        _source(summary),
+        "## Verdicts",
+        _verdicts(summary),
+        "## Quality",
+        "Perplexity per token; accuracy with its standard error. The reference is the source checkpoint in float32.",
+        _quality(summary),
+        "## Speed",
+        "Output tokens per second (median of the repeats, in brackets the range seen); times over the unquantized model on "
+        "the same engine.",
+        _speed(summary),
+        "## What produced it",
+        _provenance(summary),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _source(summary: dict[str, Any]) -> str:
+    checkpoint, calibration = summary["checkpoint"], summary["calibration"]
+    where = checkpoint["path"] or f"{checkpoint['repo']} at {checkpoint['revision']}"
+    return (
+        f"Source: `{where}`, {checkpoint['architecture']}, {checkpoint['parameters']:,} parameters ({checkpoint['dtype']}). "
+        f"Calibration: {calibration['rows']} rows from `{calibration['prompts']}`, seed {calibration['seed']}, overlap with "
+        f"the evaluation texts {calibration['overlap']:.2%} (limit {calibration['overlap_limit']:.2%})."
+    )
+
+
+def _verdicts(summary: dict[str, Any]) -> str:
+    rows = []
+    for name, row in summary["variants"].items():
+        checks = row["verdict"]["checks"]
+        failed = [check for check in checks if check["status"] != "PASS"] or checks
+        reasons = "<br>".join(f"{check['status']} {check['name']}: {check['reason']}" for check in failed)
+        rows.append([name, f"**{row['verdict']['status']}**", _megabytes(row["size_bytes"]), _times(row["size_ratio"]), reasons])
+    return table(["variant", "verdict", "size", "of unquantized", "reasons"], rows)
+
+
+def _quality(summary: dict[str, Any]) -> str:
+    reference = summary["reference"]
+    texts, tasks = list(reference["perplexity"]), list(reference["tasks"])
+    rows = [
+        [
+            name,
+            *(f"{row['perplexity'][text]:.4f}" for text in texts),
+            *(_accuracy(row["tasks"][task]) for task in tasks),
+        ]
+        for name, row in {"reference": reference, **summary["variants"]}.items()
+    ]
+    return table(["variant", *(f"perplexity {text}" for text in texts), *tasks], rows)
+
+
+def _speed(summary: dict[str, Any]) -> str:
+    rows = []
+    for name, row in summary["variants"].items():
+        benchmark = row["benchmark"]
+        if not benchmark["measured"]:
+            rows.append([name, f"not benchmarked: {benchmark['reason']}", "", "", "", "", "", ""])
+            continue
+        memory = f"{benchmark['peak_memory_bytes'] / 1e9:.2f} GB"
+        for level in benchmark["levels"]:
+            speed = level["output_tokens_per_s"]
+            rows.append([
+                name,
+                str(level["concurrency"]),
+                f"{speed['median']:.1f} ({speed['minimum']:.1f} to {speed['maximum']:.1f})",
+                _times(row["speedup"].get(str(level["concurrency"]))),
+                f"{level['ttft_ms']['median']:.1f} ms",
+                f"{level['tpot_ms']['median']:.2f} ms",
+                f"{benchmark['load_s']:.1f} s",
+                memory,
+            ])  # fmt: skip
+    head = ["variant", "concurrency", "tokens/s", "over unquantized", "TTFT", "TPOT", "load", "peak memory"]
+    return table(head, rows)
+
+
+def _provenance(summary: dict[str, Any]) -> str:
+    rows = []
+    for name, row in summary["variants"].items():
+        manifest = row["manifest"]
+        layers = manifest["layers"]
+        settings = ", ".join(f"{k}={v}" for k, v in manifest["resolved"].items() if isinstance(v, (str, int, float, bool)))
+        rows.append([
+            name,
+            row["answered_by"],
+            f"{layers['quantized']} of {layers['expected']}",
+            settings,
+            ", ".join(f"{package} {version}" for package, version in manifest["versions"].items()),
+            f"{manifest['wall_s']:.0f} s, {manifest['peak_memory_bytes'] / 1e9:.2f} GB",
+            "; ".join(manifest["notes"]),
+        ])  # fmt: skip
+    head = ["variant", "made by", "layers", "resolved settings", "versions", "time and peak memory", "notes"]
+    return table(head, rows)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _accuracy(task: dict[str, Any]) -> str:
+    return f"{task['accuracy']:.4f} ± {task['standard_error']:.4f}"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.2f} MB"
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}x"

@@ -1,0 +1,30 @@
+"""The few lines that end a run."""
+
+from __future__ import annotations
+
+from pipeline import paths
+from pipeline.recipe import Recipe
+from pipeline.records import Benchmark, Verdict, read
+
+COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
+
+
+def show(name: str, recipe: Recipe) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("variant", "verdict", "tokens/s", "reason", title=name, title_justify="left")
+    for variant in recipe.variants:
+        if not paths.verdict(name, variant).is_file():
+            continue
+        verdict = read(paths.verdict(name, variant), Verdict)
+        worst = next((check for check in verdict.checks if check.status == verdict.status), verdict.checks[0])
+        table.add_row(variant, f"[{COLOURS[verdict.status]}]{verdict.status}[/]", _speed(name, variant), worst.reason)
+    Console().print(table)
+
+
+def _speed(name: str, variant: str) -> str:
+    if not paths.benchmark(name, variant).is_file():
+        return ""
+    levels = read(paths.benchmark(name, variant), Benchmark).levels
+    return ", ".join(f"{level.output_tokens_per_s.median:.0f} at {level.concurrency}" for level in levels)

@@ -1,0 +1,239 @@
+"""What dvc.yaml calls: one function a stage, in the control environment. Each reads records, has a worker do the heavy
+part in a temporary folder, and moves the finished result into place.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pipeline import artifact, checkpoint, engines, gate, machine, paths, process, quantizers, records
+from pipeline import recipe as recipes
+from pipeline.errors import ArtifactError, Rejected
+from pipeline.recipe import Recipe, Variant
+
+SPARE_DISK = 1.2  # of the source's size must be free before a quantizer starts: its output and temporary files
+
+
+def open_recipe(name: str) -> Recipe:
+    """The recipe, parsed and possible. Raises RecipeError."""
+    paths.require_project()
+    recipe = recipes.load(name)
+    quantizers.refuse(paths.recipe(name), recipe)
+    return recipe
+
+
+def open_variant(name: str, variant: str) -> tuple[Recipe, Variant]:
+    recipe = open_recipe(name)
+    if variant not in recipe.variants:
+        raise recipes.unknown("variant", variant, paths.recipe(name), list(recipe.variants))
+    return recipe, recipe.variants[variant]
+
+
+def pin(name: str) -> None:
+    record = checkpoint.pin(open_recipe(name).model)
+    record.write(paths.checkpoint(name))
+    size = sum(file.size_bytes for file in record.files)
+    print(f"pinned {len(record.files)} files, {size / 1e6:.1f} MB, {record.parameters:,} parameters ({record.dtype})")
+
+
+def calibrate(name: str) -> None:
+    recipe = open_recipe(name)
+    source, _ = checkpoint.open_pinned(name, recipe.model)
+    used = {recipe.calibration.prompts, *recipe.evaluate.perplexity.texts}
+    with artifact.stage_folder(f"calibrate@{name}") as folder:
+        out = folder / "out"
+        out.mkdir()
+        job = {
+            "checkpoint": str(source),
+            "calibration": recipe.calibration.model_dump(),
+            "perplexity": recipe.evaluate.perplexity.model_dump(),
+            "prompt_sets": {prompts: recipes.load_prompt_set(prompts).model_dump() for prompts in sorted(used)},
+            "out": str(out),
+        }
+        done = process.run("openvino", "calibrate", job, folder)
+        artifact.install(out, paths.samples(name).parent)
+    print(f"calibration set from {done.value['prompts_used']} prompts, overlap {done.value['overlap']:.2%}")
+
+
+def reference(name: str) -> None:
+    recipe = open_recipe(name)
+    source, pinned = checkpoint.open_pinned(name, recipe.model)
+    with artifact.stage_folder(f"reference@{name}") as folder:
+        _evaluate(name, "reference", recipe, "reference", source, source, artifact.digest(pinned.files), {}, folder)
+
+
+def quantize(name: str, variant_name: str) -> None:
+    recipe, variant = open_variant(name, variant_name)
+    row = quantizers.row(variant)
+    source, pinned = checkpoint.open_pinned(name, recipe.model)
+    quantizers.refuse_shapes(paths.recipe(name), variant_name, variant, source)
+    for note in filter(None, [row.note]):
+        print(f"note: {note}", file=sys.stderr)
+    samples = records.read(paths.samples(name), records.Samples)
+    with artifact.stage_folder(f"quantize@{name}--{variant_name}") as folder:
+        _require_disk(folder, pinned)
+        out = folder / "out"
+        out.mkdir()
+        job = {
+            "variant": variant.model_dump(),
+            "checkpoint": str(source),
+            "samples": str(paths.samples(name)),
+            "out": str(out),
+        }
+        done = process.run(row.environment, "quantize", job, folder)
+        manifest = records.Manifest(
+            recipe=name,
+            variant=variant_name,
+            engine=variant.engine,
+            device="cpu",
+            quantizer=variant.quantizer,
+            answered_by=row.answered_by,
+            weights=variant.weights,
+            requested=variant.settings(),
+            checkpoint_sha256=artifact.digest(pinned.files),
+            samples_sha256=samples.sha256,
+            files=artifact.hash_files(out),
+            wall_s=done.wall_s,
+            peak_memory_bytes=done.peak_memory_bytes,
+            **done.value,
+        )
+        artifact.install(out, paths.model(name, variant_name))
+        manifest.write(paths.manifest(name, variant_name))
+    layers = manifest.layers
+    print(f"{variant_name}: {layers.quantized} of {layers.expected} layers in {variant.weights}, "
+          f"{manifest.size_bytes / 1e6:.1f} MB, {done.wall_s:.0f} s, {done.peak_memory_bytes / 1e9:.2f} GB")  # fmt: skip
+
+
+def evaluate(name: str, variant_name: str) -> None:
+    recipe, variant = open_variant(name, variant_name)
+    source, _ = checkpoint.open_pinned(name, recipe.model)
+    folder_of_model, manifest = _verified(name, variant_name)
+    with artifact.stage_folder(f"evaluate@{name}--{variant_name}") as folder:
+        _evaluate(name, variant_name, recipe, variant.engine, folder_of_model, source, artifact.digest(manifest.files),
+                  manifest.stored_types, folder)  # fmt: skip
+
+
+def _evaluate(
+    name: str, variant_name: str, recipe: Recipe, engine: str, model: Path, source: Path, sha256: str,
+    stored_types: dict[str, int], folder: Path,
+) -> None:  # fmt: skip
+    job = {
+        "engine": engine,
+        "artifact": str(model),
+        "checkpoint": str(source),
+        "texts": str(paths.texts(name)),
+        "evaluate": recipe.evaluate.model_dump(),
+        "serve": recipe.serve.model_dump(),
+        "stored_types": stored_types,
+    }
+    done = process.run(engines.ENGINES[engine].environment, "evaluate", job, folder)
+    evaluation = records.Evaluation(
+        recipe=name,
+        variant=variant_name,
+        engine=engine,
+        artifact_sha256=sha256,
+        wall_s=done.wall_s,
+        peak_memory_bytes=done.peak_memory_bytes,
+        **done.value,
+    )
+    evaluation.write(paths.evaluation(name, variant_name))
+    found = [f"perplexity {item.text} {item.value:.4f}" for item in evaluation.perplexity]
+    found += [f"{task.name} {task.mean:.4f}" for task in evaluation.tasks]
+    print(f"{variant_name}: {', '.join(found)} ({done.wall_s:.0f} s)")
+
+
+def decide(name: str, variant_name: str) -> None:
+    recipe, variant = open_variant(name, variant_name)
+    limits = gate.Limits(
+        perplexity_ratio=recipe.gate.perplexity_ratio[variant.weights],
+        accuracy_drop=recipe.gate.accuracy_drop[variant.weights],
+        confidence=recipe.gate.confidence,
+    )
+    verdict = gate.decide(
+        records.read(paths.evaluation(name, "reference"), records.Evaluation),
+        records.read(paths.evaluation(name, variant_name), records.Evaluation),
+        limits,
+    )
+    verdict.write(paths.verdict(name, variant_name))
+    records.write_text(paths.gate(name, variant_name), f"{verdict.status}\n")
+    print(f"{variant_name}: {verdict.status}")
+    for check in verdict.checks:
+        print(f"  {check.status}: {check.name}: {check.reason}")
+
+
+def benchmark(name: str, variant_name: str) -> None:
+    recipe, variant = open_variant(name, variant_name)
+    word = paths.gate(name, variant_name).read_text().strip()
+    if word != "PASS":
+        record = records.Benchmark(
+            recipe=name, variant=variant_name, engine=variant.engine, measured=False, reason=f"the gate says {word}"
+        )
+        record.write(paths.benchmark(name, variant_name))
+        print(f"{variant_name}: not benchmarked: {record.reason}")
+        return
+    model, manifest = _verified(name, variant_name)
+    machine_before = machine.describe()
+    with artifact.stage_folder(f"benchmark@{name}--{variant_name}") as folder:
+        job = {
+            "engine": variant.engine,
+            "artifact": str(model),
+            "samples": str(paths.samples(name)),
+            "benchmark": recipe.benchmark.model_dump(),
+            "serve": recipe.serve.model_dump(),
+        }
+        done = process.run(engines.ENGINES[variant.engine].environment, "benchmark", job, folder)
+    record = records.Benchmark(
+        recipe=name,
+        variant=variant_name,
+        engine=variant.engine,
+        measured=True,
+        reason="the gate says PASS",
+        size_bytes=manifest.size_bytes,
+        peak_memory_bytes=done.peak_memory_bytes,
+        machine=machine_before,
+        **done.value,
+    )
+    record.write(paths.benchmark(name, variant_name))
+    for level in record.levels:
+        print(f"{variant_name}: {level.output_tokens_per_s.median:.1f} tokens/s at concurrency {level.concurrency}")
+
+
+def report(name: str) -> None:
+    from pipeline.report import write
+
+    write(name, open_recipe(name))
+    print(f"report: {paths.report(name, 'md')}")
+
+
+def require(name: str, variant_name: str | None) -> None:
+    """Prints how every variant fared. Raises Rejected unless all (or the named one) passed."""
+    from pipeline.report.terminal import show
+
+    recipe = open_recipe(name)
+    if variant_name is not None:
+        open_variant(name, variant_name)
+    names = [variant_name] if variant_name else list(recipe.variants)
+    verdicts = {variant: records.read(paths.verdict(name, variant), records.Verdict) for variant in names}
+    show(name, recipe)
+    rejected = [f"{variant} ({verdict.status})" for variant, verdict in verdicts.items() if verdict.status != "PASS"]
+    if rejected:
+        raise Rejected(f"{name}: not passed: {', '.join(rejected)}. Reasons: {paths.report(name, 'md')}")
+
+
+def _verified(name: str, variant_name: str) -> tuple[Path, records.Manifest]:
+    """The artifact's folder and manifest, every file hashed again: DVC's own state is no proof."""
+    manifest = records.read(paths.manifest(name, variant_name), records.Manifest)
+    folder = paths.model(name, variant_name)
+    artifact.verify(folder, manifest.files)
+    return folder, manifest
+
+
+def _require_disk(folder: Path, pinned: records.Checkpoint) -> None:
+    needed = int(SPARE_DISK * sum(file.size_bytes for file in pinned.files))
+    free = machine.free_bytes(folder)
+    if free < needed:
+        raise ArtifactError(
+            f"{folder.resolve()}: {free / 1e9:.1f} GB free, quantizing needs about {needed / 1e9:.1f} GB. Free some space "
+            "or put artifacts/ on a larger disk."
+        )

@@ -1,0 +1,70 @@
+"""Writes what the tiny recipe reads besides the checkpoint: held-out items, held-out text, calibration prompts.
+
+python recipes/tiny/make_data.py        (standard library only; same seed, same bytes)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from pathlib import Path
+
+from world import Item, World
+
+HERE = Path(__file__).resolve().parent
+CALIBRATION = HERE.parent.parent / "calibration"
+TASK = """# Made by make_data.py; multiple choice over the answers' log-likelihoods.
+task: world_{name}
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: recipes/tiny/tasks/{name}.jsonl
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{query}}}}"
+doc_to_target: "{{{{gold}}}}"
+doc_to_choice: "{{{{choices}}}}"
+target_delimiter: ""
+metric_list:
+  - metric: acc
+    aggregation: mean
+    higher_is_better: true
+metadata:
+  version: 1.0
+"""
+
+
+def write_task(name: str, items: list[Item]) -> None:
+    lines = [json.dumps({"query": i.query, "choices": i.choices, "gold": i.gold}) for i in items]
+    (HERE / "tasks" / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    (HERE / "tasks" / f"{name}.yaml").write_text(TASK.format(name=name))
+
+
+def write_prompt_set(name: str, file: Path, field: str | None, text: str) -> None:
+    file.write_text(text)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    lines = [
+        f"path: {file.relative_to(CALIBRATION.parent).as_posix()}",
+        f"sha256: {digest}",
+        *([f"field: {field}"] if field else []),
+        "licence: the project's own",
+        "source: made by recipes/tiny/make_data.py",
+    ]
+    (CALIBRATION / f"{name}.yaml").write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    world = World()
+    (HERE / "tasks").mkdir(exist_ok=True)
+    write_task("facts", world.fact_items(seed=1, count=1200))
+    write_task("sums", world.sum_items(seed=2, count=500))
+    write_task("sentences", world.sentence_items(seed=3, count=300))
+    write_prompt_set("tiny-text", CALIBRATION / "tiny-text.txt", None, "\n".join(world.held_out_text(4, 400)))
+    stream = world.documents(random.Random(5))
+    prompts = [json.dumps({"text": next(stream)}) for _ in range(1500)]
+    write_prompt_set("tiny-prompts", CALIBRATION / "tiny-prompts.jsonl", "text", "\n".join(prompts) + "\n")
+
+
+if __name__ == "__main__":
+    main()
