@@ -52,25 +52,26 @@ def show(name: str, recipe: Recipe) -> None:
         table.add_row("all", "", _size(sum(r.disk_bytes for r in rows)), f"{_size(peak)} at most",
                       _duration(sum(r.seconds for r in rows)))  # fmt: skip
     console.print(table)
+    console.print(f"Everything: dvc repro require@{name}    one variant: dvc repro benchmark@{name}--VARIANT")
 
 
 def estimate(name: str, recipe: Recipe, parameters: int) -> list[Estimate]:
     """One row a stage, in the order in which DVC runs them."""
     tokens = _evaluation_tokens(name, recipe)
     rows = [
-        Estimate(f"pin@{name}", "control", 0 if recipe.model.path else 2 * parameters, 0.2e9, parameters * 4e-9),
-        Estimate(f"calibrate@{name}", "openvino", 0, 0.6e9, 10),
-        _evaluation(f"reference@{name}", "reference", 4.0, parameters, tokens),
+        Estimate("pin", "control", 0 if recipe.model.path else 2 * parameters, 0.2e9, parameters * 4e-9),
+        Estimate("calibrate", "openvino", 0, 0.6e9, 10),
+        _evaluation("reference", "reference", 4.0, parameters, tokens),
     ]
     for variant_name, variant in recipe.variants.items():
         row = quantizers.row(variant)
-        tool, full = row.module.rsplit(".", 1)[1], f"{name}--{variant_name}"
+        tool = row.module.rsplit(".", 1)[1]
         size = BYTES["bf16" if row.simulated else variant.weights]
         memory = QUANTIZE_MEMORY_PER_PARAMETER[tool] * parameters + 0.8e9
         seconds = 15 + QUANTIZE_S_PER_PARAMETER[tool] * parameters
-        rows.append(Estimate(f"quantize@{full}", row.environment, size * parameters, memory, seconds))
-        rows.append(_evaluation(f"evaluate@{full}", variant.engine, size, parameters, tokens, recipe))
-        rows.append(_benchmark(f"benchmark@{full}", variant, size, parameters, recipe))
+        rows.append(Estimate(f"quantize {variant_name}", row.environment, size * parameters, memory, seconds))
+        rows.append(_evaluation(f"evaluate {variant_name}", variant.engine, size, parameters, tokens, recipe))
+        rows.append(_benchmark(f"benchmark {variant_name}", variant, size, parameters, recipe))
     return rows
 
 

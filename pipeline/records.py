@@ -31,12 +31,18 @@ R = TypeVar("R", bound=Record)
 def read(path: Path, record: type[R]) -> R:
     """Raises ArtifactError if the file is missing or is not that record."""
     try:
-        return record.model_validate_json(path.read_text())
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: missing. Run: dvc repro (the stage that writes it has not run)") from error
+        return record.model_validate_json(read_text(path))
     except ValidationError as error:
         first = error.errors()[0]
         raise ArtifactError(f"{path}: not a {record.__name__} record: {first['loc']}: {first['msg']}") from error
+
+
+def read_text(path: Path) -> str:
+    """Raises ArtifactError if the file is missing."""
+    try:
+        return path.read_text()
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: missing: the stage that writes it has not run. Run: dvc repro") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -164,7 +164,7 @@ def decide(name: str, variant_name: str) -> None:
 
 def benchmark(name: str, variant_name: str) -> None:
     recipe, variant = open_variant(name, variant_name)
-    word = paths.gate(name, variant_name).read_text().strip()
+    word = records.read_text(paths.gate(name, variant_name)).strip()
     if word != "PASS":
         record = records.Benchmark(
             recipe=name, variant=variant_name, engine=variant.engine, measured=False, reason=f"the gate says {word}"

@@ -60,6 +60,7 @@ class Row:
 
 
 ENGINES = {
+    "fake": Row("pipeline.engines.fake:FakeEngine", "control", ()),
     "reference": Row("pipeline.engines.reference:ReferenceEngine", "openvino", ("torch", "transformers")),
     "openvino": Row("pipeline.engines.openvino:OpenVinoEngine", "openvino", ("openvino", "openvino-genai")),
     "vllm": Row("pipeline.engines.vllm:VllmEngine", "vllm", ("vllm", "torch", "transformers")),

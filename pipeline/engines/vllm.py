@@ -26,8 +26,9 @@ class VllmEngine:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(self._serve.kv_cache_gib)
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{threads - 1}"
-        # On AMX machines vLLM turns int4 into W4A8 unless told; the variant is scored as it is served: W4A16.
-        os.environ["VLLM_CPU_INT4_W4A8"] = "0"
+        # vLLM's default, spelled out and recorded: with AMX, int4 layers run as W4A8. Turned off, its W4A16 kernel dies with
+        # an illegal instruction, since nobody asks the kernel for the AMX permission (docs/decisions.md).
+        os.environ["VLLM_CPU_INT4_W4A8"] = "1"
         from vllm import LLM, SamplingParams
 
         self._sampling = SamplingParams

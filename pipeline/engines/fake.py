@@ -1,0 +1,70 @@
+"""An engine with known scores and known delays: what the contract suite and the benchmark's own tests measure against.
+
+Scoring: the log-probability of token t after token s is that of a fixed table, softmax of a seeded matrix. Decoding:
+every step takes `step_s` and gives each running request its next token, the arg-max of the same table.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from pathlib import Path
+from typing import Any, Self
+
+from pipeline.engines import Scored, Step
+from pipeline.recipe import Serve
+
+VOCABULARY = 32
+EOS = 1
+
+
+class FakeEngine:
+    def __init__(self, artifact: Path, serve: Serve, step_s: float = 0.0, fail: frozenset[int] = frozenset()) -> None:
+        rng = random.Random(0)
+        self._logits = [[rng.gauss(0, 2) for _ in range(VOCABULARY)] for _ in range(VOCABULARY)]
+        self._serve, self._step_s, self._fail = serve, step_s, fail
+        self._running: dict[int, list[int]] = {}
+        self._wanted: dict[int, tuple[int, bool]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._running.clear()
+
+    def score(self, sequences: list[list[int]]) -> list[Scored]:
+        return [self._score(ids) for ids in sequences]
+
+    def _score(self, ids: list[int]) -> Scored:
+        rows = [self._logits[previous] for previous in ids[:-1]]
+        logprobs = [row[t] - math.log(sum(map(math.exp, row))) for row, t in zip(rows, ids[1:], strict=True)]
+        return Scored(logprobs, [row[t] == max(row) for row, t in zip(rows, ids[1:], strict=True)])
+
+    def submit(self, key: int, prompt: list[int], max_tokens: int, stop_at_eos: bool) -> None:
+        self._running[key] = list(prompt)
+        self._wanted[key] = (max_tokens, stop_at_eos)
+
+    def step(self) -> list[Step]:
+        if not self._running:
+            return []
+        time.sleep(self._step_s)
+        batch = list(self._running)[: self._serve.max_num_seqs]
+        return [self._advance(key) for key in batch]
+
+    def _advance(self, key: int) -> Step:
+        if key in self._fail:
+            del self._running[key]
+            return Step(key, [], True, "told to fail")
+        row = self._logits[self._running[key][-1]]
+        token = row.index(max(row))
+        self._running[key].append(token)
+        left, stop_at_eos = self._wanted[key]
+        self._wanted[key] = (left - 1, stop_at_eos)
+        done = left == 1 or (stop_at_eos and token == EOS)
+        if done:
+            del self._running[key]
+        return Step(key, [token], done)
+
+    def settings(self) -> dict[str, Any]:
+        return {"step_s": self._step_s, "max_num_seqs": self._serve.max_num_seqs}

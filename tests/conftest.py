@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import environments
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL = Path(os.environ.get("QUANTGATE_REAL_DATA", ROOT.parent / "shared" / "data"))
+PROJECT = ("pipeline", "recipes", "calibration", "environments", "dvc.yaml", "params.yaml", ".dvc", ".dvcignore", ".gitignore",
+           "Makefile")  # fmt: skip
+TWO_BIT = "  rounded-int2: {engine: openvino, quantizer: rounding, weights: int2, group_size: 128}\n"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("real") and not REAL.is_dir():
+        pytest.skip(f"no real data at {REAL} (QUANTGATE_REAL_DATA)")
+    if item.get_closest_marker("engine"):
+        missing = [name for name in environments.NAMES if not environments.is_complete(name)]
+        if missing:
+            pytest.skip(f"environments {', '.join(missing)} are not installed (make setup)")
+
+
+def make_project(folder: Path) -> Path:
+    """A project of its own in `folder`: what a fresh clone holds, without its results."""
+    wanted = (
+        "pipeline",
+        "recipes",
+        "calibration",
+        "environments",
+        "dvc.yaml",
+        "params.yaml",
+        ".dvc",
+        ".dvcignore",
+        ".gitignore",
+        "Makefile",
+    )
+    for name in wanted:
+        source = ROOT / name
+        if source.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", "cache", "tmp", "config.local")
+            shutil.copytree(source, folder / name, ignore=ignored)
+        else:
+            shutil.copyfile(source, folder / name)
+    return folder
+
+
+def command(*arguments: str, timeout_s: float = 1200) -> subprocess.CompletedProcess[str]:
+    """Runs a command of the control environment in the working folder."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        arguments, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False, timeout=timeout_s
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny recipe and a 2-bit variant taken all the way by DVC, once for all tests that look at the result."""
+    folder = make_project(tmp_path_factory.mktemp("tiny"))
+    recipe = folder / "recipes" / "tiny.yaml"
+    recipe.write_text(recipe.read_text() + TWO_BIT)
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        done = command("make", "repro", f"PYTHON={sys.executable}")
+    finally:
+        os.chdir(before)
+    said = f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert done.returncode != 0, f"dvc repro passed in spite of the 2-bit variant:\n{said}"
+    assert "rounded-int2 (FAIL)" in done.stderr, said
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = make_project(tmp_path / "project")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(ROOT)
+    return ROOT

@@ -1,0 +1,77 @@
+"""Runs inside the openvino environment: our lm-eval model over the reference engine, and lm-eval's own hf back-end.
+
+python -m tests.contract.lm_probe CHECKPOINT OUT.json
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline import engines
+from pipeline.evaluation import tasks
+from pipeline.evaluation.lm import EngineLM
+from pipeline.recipe import Evaluate, Perplexity, Serve
+
+ITEMS = 40
+FOLDER = "recipes/tiny/tasks"
+NAMES = ("world_facts", "world_sums")
+SERVE = Serve(max_model_len=256, max_num_seqs=8)
+TEXTS = ["Who lives here? " * 3, "Question: What is 10 plus 20?\nAnswer: 30.\n" * 40]
+
+
+class _Request:
+    """The parts of an lm-eval Instance that the rolling and greedy calls read."""
+
+    def __init__(self, *args: Any, task_name: str = "t") -> None:
+        self.args, self.task_name = args, task_name
+
+
+class _Blind:
+    """The reference engine as one that does not tell which tokens were greedy, as OpenVINO GenAI."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def score(self, rows: list[list[int]]) -> list[engines.Scored]:
+        return [scored._replace(greedy=None) for scored in self._engine.score(rows)]
+
+
+def main(checkpoint: str, out: str) -> None:
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    evaluate = Evaluate(perplexity=Perplexity(texts=["x"], window=8), tasks=dict.fromkeys(NAMES, ITEMS), task_path=FOLDER, seed=3)
+    hf = HFLM(checkpoint, dtype="float32", batch_size=8, max_length=SERVE.max_model_len - 1, add_bos_token=True)
+    pairs = [_Request("Question: What is 10 plus 20?\nAnswer:", " 30."), _Request("Question: What is 10 plus 20?\nAnswer:", " 31.")]
+    rolling = [_Request(text) for text in TEXTS]
+    with engines.open_engine("reference", Path(checkpoint), SERVE) as engine:
+        measured = tasks.measure(engine, Path(checkpoint), evaluate, SERVE)
+        ours = EngineLM(engine, hf.tokenizer, SERVE.max_model_len - 1, {"t"})
+        blind = EngineLM(_Blind(engine), hf.tokenizer, SERVE.max_model_len - 1, {"t"})
+        found = {
+            "pairs": [ours.loglikelihood(pairs), blind.loglikelihood(pairs)],
+            "rolling": ours.loglikelihood_rolling(rolling),
+            "generated": ours.generate_until(
+                [_Request("Question: What is 10 plus 20?\nAnswer:", {"until": ["."], "max_gen_toks": 8})]
+            ),
+        }
+    drawn = {task.name: [item.doc_id for item in task.items] for task in measured}
+    manager = TaskManager(include_path=FOLDER, include_defaults=False)
+    results = simple_evaluate(hf, tasks=list(NAMES), task_manager=manager, samples=drawn, bootstrap_iters=0)
+    theirs = {name: {s["doc_id"]: [s["acc"], s["doc_hash"], s["prompt_hash"]] for s in results["samples"][name]} for name in NAMES}
+    found["ours"] = {task.name: {i.doc_id: [i.score, i.doc_hash, i.prompt_hash] for i in task.items} for task in measured}
+    found["theirs"] = theirs
+    found["their_rolling"] = hf.loglikelihood_rolling(rolling)
+    found["their_pairs"] = hf.loglikelihood(pairs)
+    Path(out).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,71 @@
+"""Runs inside a tool environment: puts one engine through the contract's motions and writes what came out as JSON.
+
+python -m tests.contract.probe ENGINE ARTIFACT OUT.json
+python -m tests.contract.probe torch SOURCE OUT.json     (log-probabilities straight from transformers)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline import engines
+from pipeline.recipe import Serve
+
+SERVE = Serve(max_model_len=256, max_num_seqs=8, max_num_batched_tokens=256, kv_cache_gib=1, eager=True)
+LOWEST, HIGHEST = 2, 31  # ids that every vocabulary here has, the special ones left out
+
+
+def sequences() -> list[list[int]]:
+    """Lengths below, at and above the scheduler's token budget, one of them twice."""
+    rng = random.Random(0)
+    made = [[rng.randint(LOWEST, HIGHEST) for _ in range(length)] for length in (2, 3, 17, 64, 129, 255, 40)]
+    return [*made, made[3]]
+
+
+def probe(engine: engines.Engine) -> dict[str, Any]:
+    rows = sequences()
+    together = engine.score(rows)
+    decoded = engines.generate(engine, rows[:5], [1, 2, 7, 7, 3], stop_at_eos=False)
+    again = engine.score([rows[2]])
+    return {
+        "scores": [scored.logprobs for scored in together],
+        "greedy": [scored.greedy for scored in together],
+        "after_decoding": again[0].logprobs,
+        "decoded": decoded,
+        "idle": len(engine.step()),
+        "settings": engine.settings(),
+    }
+
+
+def torch_scores(source: Path) -> dict[str, Any]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    scores, best = [], []
+    for row in sequences():
+        with torch.no_grad():
+            logprobs = torch.log_softmax(model(torch.tensor([row])).logits[0].double(), -1)
+        scores.append([logprobs[i, token].item() for i, token in enumerate(row[1:])])
+        best.append(logprobs.argmax(-1).tolist())
+    return {"scores": scores, "best": best}
+
+
+def main(name: str, artifact: str, out: str) -> None:
+    if name == "torch":
+        found = torch_scores(Path(artifact))
+    else:
+        with engines.open_engine(name, Path(artifact), SERVE) as engine:
+            found = probe(engine)
+    Path(out).write_text(json.dumps(found))
+    sys.stdout.flush()
+    os._exit(0)  # as the worker does: native threads of an engine may hang at exit
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,107 @@
+"""One suite over the fake and every real engine: what the rest of the pipeline relies on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import engines, environments
+from tests.conftest import ROOT
+from tests.contract.probe import SERVE, probe, sequences
+
+TINY = ROOT / "recipes" / "tiny" / "checkpoint"
+# bfloat16 keeps 8 bits of precision; mean absolute difference in nats per token that execution in it may cost.
+TOLERANCE = {"reference": 1e-4, "openvino": 0.1, "vllm": 0.1}
+REAL = [pytest.param(name, marks=pytest.mark.engine) for name in ("reference", "openvino", "vllm")]
+
+
+def run_probe(environment: str, *arguments: str, out: Path) -> dict[str, Any]:
+    command = [str(environments.python(environment)), "-m", "tests.contract.probe", *arguments, str(out)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    found: dict[str, Any] = json.loads(out.read_text())
+    return found
+
+
+@pytest.fixture(scope="session")
+def torch_scores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return run_probe("openvino", "torch", str(TINY), out=tmp_path_factory.mktemp("torch") / "scores.json")
+
+
+@pytest.fixture(scope="session")
+def found(tiny_artifacts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    cache: dict[str, dict[str, Any]] = {}
+
+    def get(name: str) -> dict[str, Any]:
+        if name not in cache:
+            if name == "fake":
+                with engines.open_engine("fake", Path(), SERVE) as engine:
+                    cache[name] = probe(engine)
+            else:
+                out = tmp_path_factory.mktemp(name) / "found.json"
+                cache[name] = run_probe(engines.ENGINES[name].environment, name, str(tiny_artifacts[name]), out=out)
+        return cache[name]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def tiny_artifacts(request: pytest.FixtureRequest) -> dict[str, Path]:
+    """Unquantized tiny on each engine; the OpenVINO one comes from the integration run, which makes it anyway."""
+    if any(item.get_closest_marker("engine") for item in request.session.items):
+        run = request.getfixturevalue("tiny_run")
+        return {"reference": TINY, "openvino": run / "artifacts/models/tiny/ov-bf16", "vllm": TINY}
+    return {}
+
+
+@pytest.mark.parametrize("name", ["fake", *REAL])
+def test_scores_have_one_value_per_token_after_the_first(found: Any, name: str) -> None:
+    scores = found(name)["scores"]
+    assert [len(row) for row in scores] == [len(ids) - 1 for ids in sequences()]
+    assert all(value <= 0 for row in scores for value in row)
+
+
+@pytest.mark.parametrize("name", ["fake", *REAL])
+def test_a_repeated_sequence_scores_the_same(found: Any, name: str) -> None:
+    scores = found(name)["scores"]
+    assert scores[-1] == pytest.approx(scores[3], abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["fake", *REAL])
+def test_decoding_in_between_changes_no_score(found: Any, name: str) -> None:
+    assert found(name)["after_decoding"] == pytest.approx(found(name)["scores"][2], abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["fake", *REAL])
+def test_decoding_gives_exactly_the_tokens_asked_for(found: Any, name: str) -> None:
+    assert [len(ids) for ids in found(name)["decoded"]] == [1, 2, 7, 7, 3]
+    assert found(name)["idle"] == 0
+
+
+@pytest.mark.parametrize("name", ["fake", *REAL])
+def test_settings_are_told(found: Any, name: str) -> None:
+    assert found(name)["settings"]
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_scores_agree_with_transformers(found: Any, torch_scores: dict[str, Any], name: str) -> None:
+    ours, theirs = (np.concatenate([np.array(row) for row in side["scores"]]) for side in (found(name), torch_scores))
+    # Random ids are far off the model's text: compare where it gives them a chance at all.
+    likely = theirs > -8
+    assert likely.sum() > 50
+    assert np.abs(ours - theirs)[likely].mean() < TOLERANCE[name]
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_greedy_flags_and_first_decoded_token_agree_with_transformers(found: Any, torch_scores: dict[str, Any], name: str) -> None:
+    rows, best = sequences(), torch_scores["best"]
+    for ids, flags, expected in zip(rows, found(name)["greedy"], best, strict=True):
+        if flags is not None:
+            agreeing = [flag == (ids[i + 1] == expected[i]) for i, flag in enumerate(flags)]
+            assert np.mean(agreeing) > 0.95
+    decoded = [ids[0] for ids in found(name)["decoded"]]
+    assert np.mean([token == row[-1] for token, row in zip(decoded, best[:5], strict=True)]) >= 0.8

@@ -1,0 +1,44 @@
+"""Our lm-eval model against lm-eval's own hf back-end: two ways to the same numbers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+
+from pipeline import environments
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("lm") / "found.json"
+    command = [str(environments.python("openvino")), "-m", "tests.contract.lm_probe", "recipes/tiny/checkpoint", str(out)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    result: dict[str, Any] = json.loads(out.read_text())
+    return result
+
+
+def test_every_item_scores_the_same(found: dict[str, Any]) -> None:
+    assert found["ours"] == found["theirs"]
+    assert [len(items) for items in found["ours"].values()] == [40, 40]
+
+
+def test_log_likelihoods_and_greedy_answers_agree(found: dict[str, Any]) -> None:
+    scored, decoded = found["pairs"]
+    for (ours, greedy), (theirs, expected) in zip(scored, found["their_pairs"], strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-3)
+        assert greedy == expected
+    assert [greedy for _, greedy in decoded] == [greedy for _, greedy in scored] == [True, False]
+
+
+def test_rolling_log_likelihood_agrees_on_a_text_of_one_window(found: dict[str, Any]) -> None:
+    assert found["rolling"][0] == pytest.approx(found["their_rolling"][0], rel=1e-4)
+
+
+def test_generation_stops_at_the_stop_string(found: dict[str, Any]) -> None:
+    assert found["generated"] == [" 30"]

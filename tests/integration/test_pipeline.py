@@ -1,0 +1,214 @@
+"""The whole way on the tiny recipe, with a 2-bit variant added that must not pass."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import artifact, paths
+from pipeline.records import Benchmark, Evaluation, Manifest, Verdict, read
+from tests.conftest import command
+
+pytestmark = pytest.mark.engine
+VARIANTS = ("ov-bf16", "ov-int8", "ov-int4", "vllm-bf16", "gptq-int4", "awq-int4")
+
+
+@pytest.fixture
+def run(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tiny_run)
+    return tiny_run
+
+
+def report() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(paths.report("tiny", "json").read_text())
+    return found
+
+
+def test_every_shipped_variant_passes_and_two_bit_rounding_fails(run: Path) -> None:
+    verdicts = {name: row["verdict"]["status"] for name, row in report()["variants"].items()}
+    assert verdicts == {**dict.fromkeys(VARIANTS, "PASS"), "rounded-int2": "FAIL"}
+    done = command("quantgate", "require", "tiny")
+    assert done.returncode == 1
+    assert "rounded-int2 (FAIL)" in done.stderr
+    assert command("quantgate", "require", "tiny", "ov-int8").returncode == 0
+
+
+def test_the_failed_variant_is_reported_and_not_benchmarked(run: Path) -> None:
+    assert not read(paths.benchmark("tiny", "rounded-int2"), Benchmark).measured
+    page = paths.report("tiny", "md").read_text()
+    assert "| rounded-int2 | **FAIL** |" in page
+    assert "not benchmarked: the gate says FAIL" in page
+
+
+def test_what_damage_costs(run: Path) -> None:
+    rows = report()["variants"]
+    reference = report()["reference"]
+    accuracy = {name: weighted(row["tasks"]) for name, row in {**rows, "reference": reference}.items()}
+    assert 0.80 <= accuracy["reference"] <= 0.95
+    assert abs(accuracy["reference"] - accuracy["ov-int8"]) < 0.005
+    assert accuracy["reference"] - accuracy["rounded-int2"] > 0.10
+
+
+def weighted(tasks: dict[str, Any]) -> float:
+    return float(sum(t["accuracy"] * t["n"] for t in tasks.values()) / sum(t["n"] for t in tasks.values()))
+
+
+def test_manifests_say_what_was_asked_and_what_was_done(run: Path) -> None:
+    for name in VARIANTS:
+        manifest = read(paths.manifest("tiny", name), Manifest)
+        artifact.verify(paths.model("tiny", name), manifest.files)
+        assert manifest.layers.quantized == manifest.layers.expected == 21
+        assert manifest.wall_s > 0
+        assert manifest.resolved
+    ov = read(paths.manifest("tiny", "ov-int4"), Manifest)
+    assert ov.resolved["group_size"] == 128
+    assert ov.resolved["nncf"]["awq"] == "True"
+    assert ov.stored_types == {"int4": 21}
+    gptq = read(paths.manifest("tiny", "gptq-int4"), Manifest)
+    assert (gptq.resolved["bits"], gptq.resolved["sym"], gptq.resolved["desc_act"]) == (4, True, False)
+    assert len(gptq.resolved["loss_by_layer"]) == 21
+    assert read(paths.manifest("tiny", "awq-int4"), Manifest).resolved["zero_point"] is True
+
+
+def test_all_engines_measured_the_same_tokens_and_items(run: Path) -> None:
+    evaluations = [read(paths.evaluation("tiny", name), Evaluation) for name in ("reference", *VARIANTS)]
+    keys = [[(i.task, i.doc_id, i.doc_hash, i.prompt_hash) for t in e.tasks for i in t.items] for e in evaluations]
+    assert all(key == keys[0] for key in keys)
+    assert len(keys[0]) >= 2000
+    assert len({tuple((p.text_sha256, p.tokens) for p in e.perplexity) for e in evaluations}) == 1
+
+
+def test_benchmarks_hold_every_level(run: Path) -> None:
+    for name in VARIANTS:
+        record = read(paths.benchmark("tiny", name), Benchmark)
+        assert [level.concurrency for level in record.levels] == [1, 4, 8]
+        assert all(level.failed == 0 and level.ttft_ms.median > 0 and level.tpot_ms.median > 0 for level in record.levels)
+        assert record.load_s and record.peak_memory_bytes
+
+
+def test_nothing_changed_nothing_runs_in_two_seconds_of_cpu(run: Path) -> None:
+    before = os.times()
+    done = command("dvc", "repro", "report@tiny")
+    after = os.times()
+    assert done.returncode == 0
+    assert "Running stage" not in done.stdout
+    assert after.children_user + after.children_system - before.children_user - before.children_system <= 2.0 * slowness()
+
+
+def slowness() -> float:
+    """How much slower than usual this machine is just now: a loaded one must not fail a limit on CPU time."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+def stages_that_would_run() -> set[str]:
+    done = command("dvc", "status", "--json")
+    return set(json.loads(done.stdout)) - {"require@tiny"}
+
+
+def test_only_what_changed_runs_again(run: Path) -> None:
+    recipe = run / "recipes" / "tiny.yaml"
+    text = recipe.read_text()
+    expected = {
+        "group_size: 128, awq: true": ("group_size: 64, awq: true", {"quantize@tiny--ov-int4"}),
+        "int8: 1.005": ("int8: 1.006", {f"gate@tiny--{name}" for name in (*VARIANTS, "rounded-int2")}),
+        "# The offline": ("# An offline", set()),
+    }
+    try:
+        for old, (new, stages) in expected.items():
+            recipe.write_text(text.replace(old, new, 1))
+            assert {name for name in stages_that_would_run() if name.endswith(("@tiny", *stages, *VARIANTS))} == stages
+    finally:
+        recipe.write_text(text)
+
+
+def test_dvc_metrics_and_params_say_something(run: Path) -> None:
+    shown = command("dvc", "metrics", "show", "--json").stdout
+    metrics = json.loads(shown)[""]["data"]["artifacts/reports/tiny.metrics.json"]["data"]
+    assert metrics["ov-int8"]["verdict"] == "PASS"
+    assert metrics["gptq-int4"]["tokens_per_s_at_8"] > 0
+    assert metrics["rounded-int2"]["perplexity_ratio_tiny-text"] > 1.05
+
+
+def test_dvc_selects_variants_by_glob(run: Path) -> None:
+    done = command("dvc", "repro", "--dry", "--glob", "quantize@tiny--ov-*")
+    assert done.returncode == 0
+    assert "gptq-int4" not in done.stdout
+
+
+@pytest.mark.parametrize("stage", ["quantize", "evaluate"])
+def test_killed_at_any_moment_and_run_again(run: Path, stage: str) -> None:
+    model, record = paths.model("tiny", "ov-int8"), paths.evaluation("tiny", "ov-int8")
+    manifest = read(paths.manifest("tiny", "ov-int8"), Manifest)
+    measured = read(record, Evaluation)
+    rng = random.Random(stage)
+    for seconds in (0.5, rng.uniform(2, 6), rng.uniform(6, 12)):
+        process = subprocess.Popen(["quantgate", stage, "tiny", "ov-int8"], start_new_session=True, stdout=subprocess.DEVNULL)
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if model.exists():
+            artifact.verify(model, manifest.files)
+        if record.exists():
+            read(record, Evaluation)
+    done = command("quantgate", stage, "tiny", "ov-int8")
+    assert done.returncode == 0, done.stderr
+    assert read(paths.manifest("tiny", "ov-int8"), Manifest).files == manifest.files
+    artifact.verify(model, manifest.files)
+    again = read(record, Evaluation)
+    assert [p.value for p in again.perplexity] == pytest.approx([p.value for p in measured.perplexity], rel=1e-3)
+    assert again.artifact_sha256 == measured.artifact_sha256
+    assert list(paths.TEMPORARY.glob("*@tiny--ov-int8")) == []
+
+
+def test_killing_the_command_alone_kills_its_worker(run: Path) -> None:
+    process = subprocess.Popen(["quantgate", "evaluate", "tiny", "ov-int8"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(3)
+    workers = command("pgrep", "-P", str(process.pid)).stdout.split()
+    assert workers
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in workers):
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def test_a_changed_weight_is_noticed_before_evaluation(run: Path) -> None:
+    path = paths.model("tiny", "ov-bf16") / "openvino_model.bin"
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    try:
+        done = command("quantgate", "evaluate", "tiny", "ov-bf16")
+        assert done.returncode == 2
+        assert "openvino_model.bin" in done.stderr
+        assert "Traceback" not in done.stderr
+    finally:
+        path.write_bytes(data)
+
+
+def test_an_unknown_task_is_said_with_the_nearest(run: Path) -> None:
+    recipe = run / "recipes" / "tiny.yaml"
+    text = recipe.read_text()
+    try:
+        recipe.write_text(text.replace("world_sums: all", "world_sumz: all"))
+        done = command("quantgate", "reference", "tiny")
+        assert done.returncode == 2
+        assert "evaluate.tasks: found 'world_sumz'" in done.stderr
+        assert "world_sums" in done.stderr
+    finally:
+        recipe.write_text(text)
+
+
+def test_verdicts_are_the_gates_own(run: Path) -> None:
+    verdict = read(paths.verdict("tiny", "gptq-int4"), Verdict)
+    command("quantgate", "gate", "tiny", "gptq-int4")
+    assert read(paths.verdict("tiny", "gptq-int4"), Verdict) == verdict

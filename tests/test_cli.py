@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline import cli, machine
+from tests.conftest import ROOT
+
+
+def test_help_is_quick_and_light() -> None:
+    script = "import sys; from pipeline.cli import _parser; _parser().format_help(); print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"torch", "pydantic", "numpy", "rich", "scipy", "dvc"} & set(done.stdout.split())
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "pipeline.cli", "--help"], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+        times.append(time.perf_counter() - start)
+    assert min(times) <= 0.3
+
+
+def test_no_torch_in_the_control_environment() -> None:
+    with pytest.raises(ModuleNotFoundError):
+        __import__("torch")
+
+
+def test_user_errors_are_one_message_and_exit_code_2(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "tinny"]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("quantgate: ")
+    assert "Traceback" not in said.err
+    assert cli.main(["quantize", "tiny", "ov-int44"]) == 2
+    assert "Did you mean 'ov-int4'" in capsys.readouterr().err
+
+
+def test_outside_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["plan", "tiny"]) == 2
+    assert "no dvc.yaml here" in capsys.readouterr().err
+
+
+def test_stage_refuses_an_outdated_index(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("params.yaml").write_text("recipes: {}\n")
+    assert cli.main(["pin", "tiny"]) == 2
+    assert "quantgate index" in capsys.readouterr().err
+
+
+def test_stage_before_its_inputs(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["gate", "tiny", "ov-int8"]) == 2
+    assert "artifacts/evaluations/tiny/reference.json: missing" in capsys.readouterr().err
+    assert cli.main(["benchmark", "tiny", "ov-int8"]) == 2
+    assert "dvc repro" in capsys.readouterr().err
+
+
+def test_too_little_disk_is_said_before_quantizing(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["pin", "tiny"]) == 0
+    folder = Path("artifacts/calibration/tiny")
+    folder.mkdir(parents=True)
+    (folder / "samples.json").write_text(
+        json.dumps({"prompts": "p", "seed": 0, "prompts_used": 1, "sha256": "", "overlap": 0, "overlap_limit": 0, "ids": []})
+    )
+    monkeypatch.setattr(machine, "free_bytes", lambda folder: 1000)
+    assert cli.main(["quantize", "tiny", "ov-int8"]) == 2
+    assert "quantizing needs about" in capsys.readouterr().err
+    assert not Path("artifacts/models/tiny/ov-int8").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a small file system can only be mounted by root")
+def test_full_disk_is_one_message_and_leaves_nothing_half(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    artifacts = Path("artifacts")
+    artifacts.mkdir(exist_ok=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "none", str(artifacts)], check=False)
+    if mounted.returncode:
+        pytest.skip("this sandbox does not let tests mount a file system")
+    try:
+        (artifacts / "filler").write_bytes(b"")
+        with (artifacts / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError):
+            while True:
+                filler.write(b"x" * 512)
+        assert cli.main(["pin", "tiny"]) == 2
+        assert "the disk is full" in capsys.readouterr().err
+        assert [path.name for path in artifacts.rglob("*.json")] == []
+    finally:
+        subprocess.run(["umount", str(artifacts)], check=True)
+
+
+def test_plan_and_doctor_and_schema(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "llama-3.1-8b-instruct"]) == 0
+    said = capsys.readouterr().out
+    assert "quantize gptq-int4" in said
+    assert " h " in said
+    assert cli.main(["doctor"]) == 0
+    assert "environment vllm" in capsys.readouterr().out
+    assert cli.main(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["title"] == "Recipe"

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline import index, paths, quantizers, recipe
+from pipeline.errors import RecipeError
+from tests.conftest import ROOT
+
+TINY = (ROOT / "recipes" / "tiny.yaml").read_text()
+
+
+def load(folder: Path, text: str) -> recipe.Recipe:
+    paths.recipe("tiny").write_text(text)
+    loaded = recipe.load("tiny")
+    quantizers.refuse(paths.recipe("tiny"), loaded)
+    return loaded
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_recipe_loads_and_is_possible(root: Path, path: Path) -> None:
+    loaded = recipe.load(path.stem)
+    quantizers.refuse(path, loaded)
+    for name in {loaded.calibration.prompts, *loaded.evaluate.perplexity.texts}:
+        recipe.load_prompt_set(name)
+
+
+def test_params_yaml_is_in_date(root: Path) -> None:
+    index.check()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("samples:", "sample:", ["calibration.sample", "unknown key", "Did you mean 'samples'?", "calibration.samples: missing"]),
+        ("samples: 64", "samples: many", ["calibration.samples", "found 'many' (str)", "valid integer"]),
+        ("samples: 64", "samples: 0", ["calibration.samples", "found 0", "greater than 0"]),
+        ("engine: vllm, quantizer: gptq", "engine: vlm, quantizer: gptq", ["gptq-int4.engine", "Did you mean 'vllm'?"]),
+        ("quantizer: gptq", "quantizer: gptqq", ["variants.gptq-int4.quantizer", "found 'gptqq'", "Did you mean 'gptq'?"]),
+        ("engine: vllm, quantizer: gptq", "engine: openvino, quantizer: gptq", ["not served by 'openvino'", "quantizer openvino"]),
+        ("weights: int4, group_size: 128}\n  awq", "weights: int8}\n  awq", ["weights: found 'int8'", "Use 'int4'"]),
+        ("quantizer: gptq, weights: int4", "quantizer: gptq, weights: int4, symmetric: false", ["symmetric: found false"]),
+        ("quantizer: gptq, weights: int4", "quantizer: gptq, weights: int4, desc_act: true", ["desc_act: found true", "Use false"]),
+        ("quantizer: gptq, weights: int4", "quantizer: gptq, weights: int4, ratio: 0.8", ["ratio: 'gptq' has no such setting"]),
+        ("weights: int8}", "weights: int8, group_size: 64}", ["ov-int8.group_size", "per channel", "Remove it"]),
+        ("ov-bf16: {engine: openvino}", "ov-bf16: {engine: openvino, weights: int8}", ["ov-bf16", "need a quantizer"]),
+        ("int8: 1.005", "int16: 1.005", ["gate.perplexity_ratio.int16", "found 'int16'"]),
+        ("{bf16: 0.01, int8: 0.01", "{bf16: 0.01", ["gate.accuracy_drop has no limit for 'int8'", "'ov-int8'"]),
+        ("max_model_len: 512", "max_model_len: 128", ["serve.max_model_len of at least 257, found 128"]),
+        ("path: recipes/tiny/checkpoint", "repo: a/b, revision: main", ["model.revision", "found 'main'", "[0-9a-f]{40}"]),
+        ("path: recipes/tiny/checkpoint", "repo: a/b", ["'repo' needs 'revision'"]),
+        ("ov-int8:", "ov.int8:", ["variant name 'ov.int8'"]),
+        ("ov-int8:", "ov-bf16:", ["not valid YAML", "duplicate key"]),
+        ("requests: 8", "requests: 2", ["benchmark", "requests: found 2, expected at least 8"]),
+    ],
+)  # fmt: skip
+def test_bad_recipe_gives_one_clear_error(project: Path, old: str, new: str, expected: list[str]) -> None:
+    assert TINY.count(old) >= 1
+    with pytest.raises(RecipeError) as error:
+        load(project, TINY.replace(old, new, 1))
+    for words in ["recipes/tiny.yaml", *expected]:
+        assert words in str(error.value)
+
+
+def test_unknown_recipe_names_the_nearest(root: Path) -> None:
+    with pytest.raises(RecipeError, match="Did you mean 'tiny'"):
+        recipe.load("tinny")
+
+
+def test_old_tool_names_are_answered_by_their_successor(project: Path) -> None:
+    text = TINY.replace("quantizer: gptq", "quantizer: auto-gptq").replace("quantizer: awq", "quantizer: autoawq")
+    loaded = load(project, text)
+    for name in ("gptq-int4", "awq-int4"):
+        row = quantizers.row(loaded.variants[name])
+        assert row.answered_by == "GPTQModel"
+        assert "end of life" in row.note
+
+
+def test_index_follows_a_new_recipe(project: Path) -> None:
+    Path("recipes/other.yaml").write_text(TINY)
+    with pytest.raises(RecipeError, match="quantgate index"):
+        index.check()
+    assert index.write()
+    index.check()
+    assert "other--gptq-int4" in index.PARAMS.read_text()
+
+
+def test_recipe_name_that_dvc_could_not_select_is_refused(project: Path) -> None:
+    Path("recipes/a--b.yaml").write_text(TINY)
+    with pytest.raises(RecipeError, match="double dash"):
+        recipe.names()
+
+
+def test_schema_describes_every_section() -> None:
+    schema = recipe.schema()
+    assert set(schema["required"]) == {"model", "calibration", "evaluate", "gate", "serve", "benchmark", "variants"}
+    assert schema["additionalProperties"] is False
+    json.dumps(schema)
