@@ -60,7 +60,8 @@ def main() -> None:
     write_task("facts", world.fact_items(seed=1, count=1200))
     write_task("sums", world.sum_items(seed=2, count=500))
     write_task("sentences", world.sentence_items(seed=3, count=300))
-    write_prompt_set("tiny-text", CALIBRATION / "tiny-text.txt", None, "\n".join(world.held_out_text(4, 400)))
+    # Documents are set apart by the special tokens that set them apart in training; tokenizers read them as such.
+    write_prompt_set("tiny-text", CALIBRATION / "tiny-text.txt", None, "</s><s>".join(world.held_out_text(4, 400)))
     stream = world.documents(random.Random(5))
     prompts = [json.dumps({"text": next(stream)}) for _ in range(1500)]
     write_prompt_set("tiny-prompts", CALIBRATION / "tiny-prompts.jsonl", "text", "\n".join(prompts) + "\n")

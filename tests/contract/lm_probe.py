@@ -48,7 +48,7 @@ def main(checkpoint: str, out: str) -> None:
     from lm_eval.tasks import TaskManager
 
     evaluate = Evaluate(perplexity=Perplexity(texts=["x"], window=8), tasks=dict.fromkeys(NAMES, ITEMS), task_path=FOLDER, seed=3)
-    hf = HFLM(checkpoint, dtype="float32", batch_size=8, max_length=SERVE.max_model_len - 1, add_bos_token=True)
+    hf = HFLM(checkpoint, device="cpu", dtype="float32", batch_size=8, max_length=SERVE.max_model_len - 1, add_bos_token=True)
     pairs = [_Request("Question: What is 10 plus 20?\nAnswer:", " 30."), _Request("Question: What is 10 plus 20?\nAnswer:", " 31.")]
     rolling = [_Request(text) for text in TEXTS]
     with engines.open_engine("reference", Path(checkpoint), SERVE) as engine:
@@ -68,7 +68,9 @@ def main(checkpoint: str, out: str) -> None:
     theirs = {name: {s["doc_id"]: [s["acc"], s["doc_hash"], s["prompt_hash"]] for s in results["samples"][name]} for name in NAMES}
     found["ours"] = {task.name: {i.doc_id: [i.score, i.doc_hash, i.prompt_hash] for i in task.items} for task in measured}
     found["theirs"] = theirs
-    found["their_rolling"] = hf.loglikelihood_rolling(rolling)
+    # With add_bos_token the hf back-end scores a second BOS after its own prefix; without, it is the same as ours.
+    plain = HFLM(hf.model, tokenizer=hf.tokenizer, batch_size=1, max_length=SERVE.max_model_len - 1, add_bos_token=False)
+    found["their_rolling"] = plain.loglikelihood_rolling(rolling)
     found["their_pairs"] = hf.loglikelihood(pairs)
     Path(out).write_text(json.dumps(found))
 
