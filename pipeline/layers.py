@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,12 +29,12 @@ def inspect(artifact: Path, engine: str) -> dict[str, Layer]:
     return dict(_from_ir(artifact) if engine == "openvino" else _from_safetensors(artifact))
 
 
-def compare(artifact: Path, source: Path, engine: str, accepted: set[str]) -> Layers:
+def compare(found: dict[str, Layer], source: Path, accepted: set[str]) -> Layers:
     """Counts the layers stored in one of the accepted types and names those that are not.
 
     Raises ArtifactError if a layer is missing, was added, or has another shape than in the source.
     """
-    expected, found = linear_shapes(source), inspect(artifact, engine)
+    expected = linear_shapes(source)
     wrong = [f"{name}: missing" for name in expected if name not in found]
     wrong += [f"{name}: not in the source" for name in found if name not in expected]
     wrong += [
@@ -42,9 +43,14 @@ def compare(artifact: Path, source: Path, engine: str, accepted: set[str]) -> La
         if name in found and found[name].shape != shape
     ]
     if wrong:
-        raise ArtifactError(f"{artifact}: layers differ from the source checkpoint's: {'; '.join(wrong[:5])}.")
+        raise ArtifactError(f"the artifact's layers differ from those of {source}: {'; '.join(wrong[:5])}.")
     skipped = [f"{name} ({layer.type})" for name, layer in found.items() if layer.type not in accepted]
     return Layers(expected=len(expected), quantized=len(expected) - len(skipped), skipped=skipped)
+
+
+def stored_types(found: dict[str, Layer]) -> dict[str, int]:
+    """How many layers have which stored type."""
+    return dict(Counter(layer.type for layer in found.values()))
 
 
 def _from_safetensors(artifact: Path) -> Iterator[tuple[str, Layer]]:
@@ -95,11 +101,3 @@ def _from_ir(artifact: Path) -> Iterator[tuple[str, Layer]]:
         for size in shape[1:]:
             columns *= size
         yield name.removesuffix(suffix).removeprefix("self."), Layer(IR_LOW_BIT.get(kind, "bf16"), (shape[0], columns))
-
-
-def stored_types(artifact: Path, engine: str) -> dict[str, int]:
-    """How many layers have which stored type."""
-    counts: dict[str, int] = {}
-    for layer in inspect(artifact, engine).values():
-        counts[layer.type] = counts.get(layer.type, 0) + 1
-    return counts

@@ -31,7 +31,9 @@ def check_files(artifact: Path, source: Path, engine: str, expected: dict[str, i
     missing = [name for name in ("config.json", "tokenizer.json", *REQUIRED[engine]) if not (artifact / name).is_file()]
     if missing:
         raise ArtifactError(f"{artifact}: incomplete: no {', '.join(missing)}. Quantize again.")
-    found = layers.stored_types(artifact, engine)
+    weights = layers.inspect(artifact, engine)
+    found = layers.stored_types(weights)
+    layers.compare(weights, source, set(found))
     if found != expected:
         raise ArtifactError(f"{artifact}: stored weights by type are {found}, the manifest says {expected}.")
     _check_tokenizer(artifact, source, engine)

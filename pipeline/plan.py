@@ -23,6 +23,7 @@ DEFAULT_ITEMS = 2500
 REQUESTS_PER_ITEM, TOKENS_PER_REQUEST = 4, 64
 QUANTIZE_S_PER_PARAMETER = {"openvino": 1e-7, "gptqmodel": 8e-7, "unquantized": 1e-9, "rounding": 1e-7}
 QUANTIZE_MEMORY_PER_PARAMETER = {"openvino": 4.5, "gptqmodel": 3.0, "unquantized": 0.0, "rounding": 4.5}
+QUANTIZE_MEMORY_BYTES = {"openvino": 3.1e9, "gptqmodel": 0.8e9, "unquantized": 0.1e9, "rounding": 3.1e9}
 
 
 class Estimate(NamedTuple):
@@ -67,7 +68,7 @@ def estimate(name: str, recipe: Recipe, parameters: int) -> list[Estimate]:
         row = quantizers.row(variant)
         tool = row.module.rsplit(".", 1)[1]
         size = BYTES["bf16" if row.simulated else variant.weights]
-        memory = QUANTIZE_MEMORY_PER_PARAMETER[tool] * parameters + 0.8e9
+        memory = QUANTIZE_MEMORY_PER_PARAMETER[tool] * parameters + QUANTIZE_MEMORY_BYTES[tool]
         seconds = 15 + QUANTIZE_S_PER_PARAMETER[tool] * parameters
         rows.append(Estimate(f"quantize {variant_name}", row.environment, size * parameters, memory, seconds))
         rows.append(_evaluation(f"evaluate {variant_name}", variant.engine, size, parameters, tokens, recipe))

@@ -59,7 +59,7 @@ def test_gptq_and_awq_layouts_are_told_apart(tmp_path: Path, source: Path) -> No
 
 
 def test_complete_artifact_counts_as_quantized(tmp_path: Path, source: Path) -> None:
-    counted = layers.compare(write_artifact(tmp_path / "a"), source, "vllm", {"int4"})
+    counted = layers.compare(layers.inspect(write_artifact(tmp_path / "a"), "vllm"), source, {"int4"})
     assert (counted.expected, counted.quantized, counted.skipped) == (2, 2, [])
 
 
@@ -72,7 +72,7 @@ def test_nan_scales_are_named(tmp_path: Path) -> None:
 def test_a_layer_of_another_shape_is_refused(tmp_path: Path, source: Path) -> None:
     artifact = write_artifact(tmp_path / "a", qweight=np.zeros((4, 64)))
     with pytest.raises(ArtifactError, match=r"q_proj: shape \[64, 32\], the source has \[64, 64\]"):
-        layers.compare(artifact, source, "vllm", {"int4"})
+        layers.compare(layers.inspect(artifact, "vllm"), source, {"int4"})
 
 
 def run_work(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, allow_skipped: int) -> dict[str, Any]:

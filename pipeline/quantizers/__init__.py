@@ -200,7 +200,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     accepted: set[str] = {"bf16"} if table.simulated else {variant.weights}
     if variant.ratio is not None and variant.ratio < 1:
         accepted.add("int8")
-    counted = layers.compare(out, source, variant.engine, accepted)
+    found = layers.inspect(out, variant.engine)
+    counted = layers.compare(found, source, accepted)
     if len(counted.skipped) > variant.allow_skipped:
         raise QuantizeError(
             f"{table.answered_by} left {len(counted.skipped)} of {counted.expected} layers out of {variant.weights}: "
@@ -210,6 +211,6 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         "resolved": outcome.resolved,
         "notes": [*([table.note] if table.note else []), *outcome.notes],
         "layers": counted.model_dump(),
-        "stored_types": layers.stored_types(out, variant.engine),
+        "stored_types": layers.stored_types(found),
         "versions": {name: version(name) for name in table.packages},
     }

@@ -1,6 +1,6 @@
 """Trains the tiny checkpoint and writes it with its tokenizer and chat template (run in the openvino environment).
 
-    python recipes/tiny/make_checkpoint.py OUT [--steps N] [--threads N]
+    python recipes/tiny/make_checkpoint.py OUT       (20 minutes on one core)
 
 The model is deliberately full: many facts in few parameters, so that rounding its weights costs answers.
 Same seed, same number of threads: same weights.
@@ -20,7 +20,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from world import SEED, World
 
-BATCH, CONTEXT = 48, 256
+BATCH, CONTEXT, VOCABULARY = 48, 256, 1024
+PEAK_LR = 3e-3
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}{{ ' ' + message['content'] + eos_token }}"
@@ -28,7 +29,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def train_tokenizer(world: World, vocab_size: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(world: World) -> PreTrainedTokenizerFast:
     """Byte-level BPE on the world's text; digits stay single so that sums can be learned."""
     rng = random.Random(SEED)
     stream = world.documents(rng)
@@ -41,7 +42,7 @@ def train_tokenizer(world: World, vocab_size: int) -> PreTrainedTokenizerFast:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=VOCABULARY,
         special_tokens=["<s>", "</s>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -69,12 +70,12 @@ def batches(world: World, tokenizer: PreTrainedTokenizerFast, seed: int):
         pool = pool[need:]
 
 
-def train(model: LlamaForCausalLM, rows, steps: int, peak_lr: float) -> float:
+def train(model: LlamaForCausalLM, rows, steps: int) -> float:
     """AdamW, linear warm-up, cosine to zero; returns the mean loss of the last 50 steps in nats per token."""
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim == 1]
     optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}], lr=peak_lr, betas=(0.9, 0.98)
+        [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}], lr=PEAK_LR, betas=(0.9, 0.98)
     )
 
     @torch.compile
@@ -87,7 +88,7 @@ def train(model: LlamaForCausalLM, rows, steps: int, peak_lr: float) -> float:
     for step in range(steps):
         factor = min(1.0, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
-            group["lr"] = peak_lr * factor
+            group["lr"] = PEAK_LR * factor
         loss = mean_loss(next(rows))
         optimizer.zero_grad()
         loss.backward()
@@ -107,27 +108,21 @@ def train(model: LlamaForCausalLM, rows, steps: int, peak_lr: float) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=8000)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--layers", type=int, default=3)
-    parser.add_argument("--hidden", type=int, default=128)
-    parser.add_argument("--inter", type=int, default=384)
-    parser.add_argument("--vocab", type=int, default=1024)
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--people", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=2100)
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.manual_seed(SEED)
     torch.set_num_threads(args.threads)
-    world = World(people=args.people)
-    tokenizer = train_tokenizer(world, args.vocab)
+    world = World()
+    tokenizer = train_tokenizer(world)
     config = LlamaConfig(
-        hidden_size=args.hidden,
-        intermediate_size=args.inter,
-        num_hidden_layers=args.layers,
-        num_attention_heads=args.hidden // 64,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=2,
         num_key_value_heads=2,
         head_dim=64,
-        vocab_size=args.vocab,
+        vocab_size=VOCABULARY,
         max_position_embeddings=512,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
@@ -136,7 +131,7 @@ def main() -> None:
     )
     model = LlamaForCausalLM(config)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
-    loss = train(model, batches(world, tokenizer, SEED), args.steps, args.lr)
+    loss = train(model, batches(world, tokenizer, SEED), args.steps)
     model.to(torch.bfloat16).save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
     record = {"steps": args.steps, "tokens": args.steps * BATCH * CONTEXT, "loss_nats_per_token": round(loss, 4)}

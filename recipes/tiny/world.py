@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-PEOPLE = 1000
+PEOPLE = 1800
 SEED = 2026
 CHOICES = 5
 
