@@ -17,6 +17,7 @@ from pipeline.recipe import Variant
 from pipeline.records import Samples
 
 BATCH_ROWS = 4
+NO_SCALE = "not applicable"  # GPTQModel's word in the log for an AWQ layer that it quantizes without a searched scale
 
 
 def quantize(variant: Variant, source: Path, samples: Samples, out: Path) -> Outcome:
@@ -43,7 +44,9 @@ def quantize(variant: Variant, source: Path, samples: Samples, out: Path) -> Out
     shutil.rmtree(offload, ignore_errors=True)
     losses = _calibration_log(out / "quant_log.csv", source)
     copy_companions(source, out)
-    return Outcome({**_resolved(out), "samples": len(rows), "loss_by_layer": losses})
+    unscaled = [name for name, loss in losses.items() if loss is None]
+    notes = [f"AWQ searched no scale for {len(unscaled)} layers (grouped-query attention): {unscaled[0]}, ..."] if unscaled else []
+    return Outcome({**_resolved(out), "samples": len(rows), "loss_by_layer": losses}, notes)
 
 
 def _resolved(out: Path) -> dict[str, Any]:
@@ -57,22 +60,29 @@ def _resolved(out: Path) -> dict[str, Any]:
     return quantization
 
 
-def _calibration_log(log: Path, source: Path) -> dict[str, float]:
-    """GPTQModel's loss per layer; the log itself (it holds timings) does not stay in the artifact."""
-    with log.open(newline="") as stream:
-        entries = list(csv.DictReader(stream))
+def _calibration_log(log: Path, source: Path) -> dict[str, float | None]:
+    """GPTQModel's loss per layer, None where AWQ has no scale to search (the output projection of grouped-query attention).
+
+    The log itself does not stay in the artifact: it holds timings. Raises QuantizeError for a layer that fell back or is
+    missing.
+    """
+    entries = list(csv.DictReader(log.read_text().splitlines()))
     log.unlink()
     prefix = next(iter(linear_shapes(source))).split(".layers.")[0]
-    losses: dict[str, float] = {}
-    for entry in entries:
-        try:
-            losses[f"{prefix}.layers.{entry['layer']}.{entry['module']}"] = float(entry["loss"])
-        except ValueError as error:
-            raise QuantizeError(
-                f"GPTQModel did not calibrate layer {entry['layer']} {entry['module']} but fell back ({entry['loss']!r}). "
-                "Give more samples."
-            ) from error
+    losses = {f"{prefix}.layers.{entry['layer']}.{entry['module']}": _loss(entry) for entry in entries}
     missing = sorted(linear_shapes(source).keys() - losses.keys())
     if missing:
         raise QuantizeError(f"GPTQModel calibrated {len(losses)} layers and left out {', '.join(missing[:5])}.")
     return losses
+
+
+def _loss(entry: dict[str, str]) -> float | None:
+    name = f"layer {entry['layer']} {entry['module']}"
+    if not int(entry["samples"]):
+        raise QuantizeError(f"GPTQModel saw no calibration tokens at {name}. Give more samples.")
+    if entry["loss"] == NO_SCALE:
+        return None
+    try:
+        return float(entry["loss"])
+    except ValueError as error:
+        raise QuantizeError(f"GPTQModel did not calibrate {name} but fell back ({entry['loss']!r}). Give more samples.") from error
