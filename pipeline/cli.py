@@ -115,11 +115,9 @@ def _index(options: argparse.Namespace) -> None:
 
 
 def _schema(options: argparse.Namespace) -> None:
-    import json
-
     from pipeline import recipe
 
-    print(json.dumps(recipe.schema(), indent=1))
+    print(recipe.schema(), end="")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,11 @@ ENABLES = {
     "vllm": "evaluation and speed of GPTQ, AWQ and unquantized checkpoints on vLLM",
     "gptq": "GPTQ and AWQ artifacts",
 }
+ENGINES = {
+    "reference": ("openvino", "torch in float32 on the CPU: what every variant is compared with"),
+    "openvino": ("openvino", "OpenVINO GenAI on the CPU"),
+    "vllm": ("vllm", "vLLM on {device}"),
+}
 GIB = 1 << 30
 
 
@@ -23,6 +28,10 @@ def show() -> None:
     for name, enables in ENABLES.items():
         state = "installed" if environments.is_complete(name) else f"missing: quantgate setup {name}"
         table.add_row(f"environment {name}", state, enables)
+    device = "CUDA" if environments.pins_file("vllm").stem == "vllm-cuda" else "the CPU"
+    for name, (environment, enables) in ENGINES.items():
+        state = "ready" if environments.is_complete(environment) else f"needs environment {environment}"
+        table.add_row(f"engine {name}", state, enables.format(device=device))
     found = machine.describe()
     for name, enables in machine.INSTRUCTION_SETS.items():
         table.add_row(f"instructions {name}", "yes" if name in found["instruction_sets"] else "no", enables)

@@ -8,6 +8,7 @@ decided in pipeline/quantizers, before any work.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -217,8 +218,9 @@ def load_prompt_set(name: str) -> PromptSet:
     return parse(path, PromptSet)
 
 
-def schema() -> dict[str, Any]:
-    return Recipe.model_json_schema()
+def schema() -> str:
+    """The JSON schema of a recipe, as recipes/recipe.schema.json holds it for editors."""
+    return json.dumps(Recipe.model_json_schema(), indent=1) + "\n"
 
 
 def parse(path: Path, model: type[T]) -> T:

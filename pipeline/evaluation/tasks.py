@@ -20,10 +20,9 @@ METRICS = ("acc", "exact_match")  # the per-item right-or-wrong score, in order 
 def measure(engine: Engine, source: Path, evaluate: Evaluate, serve: Serve) -> list[Task]:
     """Runs every task of the recipe through lm-eval. Raises EvaluationError for an unknown task or too few documents."""
     from lm_eval.evaluator import simple_evaluate
-    from lm_eval.tasks import TaskManager
     from transformers import AutoTokenizer
 
-    manager = TaskManager(include_path=evaluate.task_path, include_defaults=evaluate.task_path is None)
+    manager = _manager(evaluate)
     leaves = {name: load_leaves(manager, name, evaluate) for name in evaluate.tasks}
     drawn: dict[str, list[int]] = {}
     for name, wanted in evaluate.tasks.items():
@@ -36,6 +35,17 @@ def measure(engine: Engine, source: Path, evaluate: Evaluate, serve: Serve) -> l
     if results is None:
         raise EvaluationError("lm-eval returned no results for this process.")
     return [_task(name, leaves[name], drawn, results["samples"]) for name in evaluate.tasks]
+
+
+def _manager(evaluate: Evaluate) -> Any:
+    """The local tasks alone if they are all that is asked for: reading lm-eval's own thousands of task files takes long."""
+    from lm_eval.tasks import TaskManager
+
+    if evaluate.task_path is not None:
+        local = TaskManager(include_path=evaluate.task_path, include_defaults=False)
+        if set(evaluate.tasks) <= set(local.all_tasks):
+            return local
+    return TaskManager(include_path=evaluate.task_path)
 
 
 def draw(task: str, sizes: dict[str, int], wanted: int | str, seed: int) -> dict[str, list[int]]:
@@ -59,8 +69,8 @@ def load_leaves(manager: Any, name: str, evaluate: Evaluate) -> dict[str, Any]:
     if name not in manager.all_tasks:
         close = difflib.get_close_matches(name, manager.all_tasks, 3)
         hint = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(sorted(manager.all_tasks)[:10])}."
-        where = evaluate.task_path or "lm-eval's own tasks"
-        raise EvaluationError(f"evaluate.tasks: found {name!r}, no such task in {where}. {hint}")
+        where = f"{evaluate.task_path} or " if evaluate.task_path else ""
+        raise EvaluationError(f"evaluate.tasks: found {name!r}, no such task in {where}lm-eval's own tasks. {hint}")
     return dict(manager.load([name])["tasks"])
 
 

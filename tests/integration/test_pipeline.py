@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from pipeline import artifact, paths
@@ -171,14 +172,11 @@ def test_killed_at_any_moment_and_run_again(run: Path, stage: str) -> None:
 def test_killing_the_command_alone_kills_its_worker(run: Path) -> None:
     process = subprocess.Popen(["quantgate", "evaluate", "tiny", "ov-int8"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(3)
-    workers = command("pgrep", "-P", str(process.pid)).stdout.split()
+    workers = psutil.Process(process.pid).children(recursive=True)
     assert workers
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in workers):
-        time.sleep(0.1)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    assert psutil.wait_procs(workers, timeout=5)[1] == []
 
 
 def test_a_changed_weight_is_noticed_before_evaluation(run: Path) -> None:
