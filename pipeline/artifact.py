@@ -69,7 +69,7 @@ def stage_folder(stage: str) -> Iterator[Path]:
 
     Raises StageError while another run of the same stage is alive.
     """
-    base = paths.TEMPORARY / stage
+    base = paths.TEMPORARY / stage.replace("@", ".")  # optimum-intel reads "@" in a path as a hub revision
     base.parent.mkdir(parents=True, exist_ok=True)
     with base.with_suffix(".lock").open("w") as lock:
         try:

@@ -53,6 +53,10 @@ def fetch(model: Model) -> Path:
         folder = Path(model.path)
         if not folder.is_dir():
             raise CheckpointError(f"model.path: found {model.path!r}, which is no folder. Expected a local checkpoint.")
+        if "@" in model.path:
+            raise CheckpointError(
+                f"model.path: found {model.path!r}; optimum-intel reads '@' as a hub revision. Rename the folder."
+            )
         return folder
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled

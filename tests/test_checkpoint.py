@@ -37,6 +37,12 @@ def test_pin_records_every_file_and_counts_parameters(source: Path) -> None:
     assert all(file.size_bytes == (source / file.path).stat().st_size for file in record.files)
 
 
+def test_a_path_that_a_tool_would_misread(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "a@b")
+    with pytest.raises(CheckpointError, match="Rename the folder"):
+        pin(tmp_path / "a@b")
+
+
 def test_missing_shard(source: Path) -> None:
     (source / SHARD).unlink()
     with pytest.raises(CheckpointError, match=f"missing shards {SHARD}"):

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -144,14 +145,21 @@ def test_dvc_selects_variants_by_glob(run: Path) -> None:
     assert "gptq-int4" not in done.stdout
 
 
+def start(*arguments: str) -> subprocess.Popen[bytes]:
+    """A command in a process group of its own, so that all of it can be killed at once."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    null = subprocess.DEVNULL
+    return subprocess.Popen(arguments, env={**os.environ, "PATH": path}, start_new_session=True, stdout=null, stderr=null)
+
+
 @pytest.mark.parametrize("stage", ["quantize", "evaluate"])
 def test_killed_at_any_moment_and_run_again(run: Path, stage: str) -> None:
     model, record = paths.model("tiny", "ov-int8"), paths.evaluation("tiny", "ov-int8")
     manifest = read(paths.manifest("tiny", "ov-int8"), Manifest)
     measured = read(record, Evaluation)
     rng = random.Random(stage)
-    for seconds in (0.5, rng.uniform(2, 6), rng.uniform(6, 12)):
-        process = subprocess.Popen(["quantgate", stage, "tiny", "ov-int8"], start_new_session=True, stdout=subprocess.DEVNULL)
+    for seconds in (2.0, rng.uniform(3, 7), rng.uniform(7, 13)):
+        process = start("dvc", "repro", "-f", "-s", f"{stage}@tiny--ov-int8")
         time.sleep(seconds)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -159,18 +167,18 @@ def test_killed_at_any_moment_and_run_again(run: Path, stage: str) -> None:
             artifact.verify(model, manifest.files)
         if record.exists():
             read(record, Evaluation)
-    done = command("quantgate", stage, "tiny", "ov-int8")
+    done = command("dvc", "repro", "evaluate@tiny--ov-int8")
     assert done.returncode == 0, done.stderr
     assert read(paths.manifest("tiny", "ov-int8"), Manifest).files == manifest.files
     artifact.verify(model, manifest.files)
     again = read(record, Evaluation)
     assert [p.value for p in again.perplexity] == pytest.approx([p.value for p in measured.perplexity], rel=1e-3)
     assert again.artifact_sha256 == measured.artifact_sha256
-    assert list(paths.TEMPORARY.glob("*@tiny--ov-int8")) == []
+    assert list(paths.TEMPORARY.glob("*.tiny--ov-int8")) == []
 
 
 def test_killing_the_command_alone_kills_its_worker(run: Path) -> None:
-    process = subprocess.Popen(["quantgate", "evaluate", "tiny", "ov-int8"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = start("quantgate", "evaluate", "tiny", "ov-int8")
     time.sleep(3)
     workers = psutil.Process(process.pid).children(recursive=True)
     assert workers
