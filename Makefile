@@ -10,7 +10,7 @@ setup:
 
 repro: setup
 	@quantgate index
-	@dvc repro require@$(RECIPE)
+	@dvc repro --keep-going require@$(RECIPE)
 
 test: setup check
 	@python -m pytest -q

@@ -5,13 +5,18 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from pipeline import paths
 from pipeline.errors import ArtifactError, StageError
 from pipeline.records import File
+
+LOCK_WAIT_S = 5.0
 
 
 def hash_files(folder: Path) -> list[File]:
@@ -56,10 +61,10 @@ def verify(folder: Path, files: list[File]) -> None:
 
 
 def install(temporary: Path, target: Path) -> None:
-    """Moves a finished folder into place; what stood there goes first."""
+    """Moves a finished folder into place; what stood there is moved away whole first, never half deleted."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
-        shutil.rmtree(target)
+        target.replace(temporary.with_name(f"{temporary.name}.old"))
     temporary.replace(target)
 
 
@@ -71,14 +76,27 @@ def stage_folder(stage: str) -> Iterator[Path]:
     """
     base = paths.TEMPORARY / stage.replace("@", ".")  # optimum-intel reads "@" in a path as a hub revision
     base.parent.mkdir(parents=True, exist_ok=True)
-    with base.with_suffix(".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StageError(f"{stage}: another run of this stage is alive. Wait for it, or stop it.") from error
+    with base.with_name(f"{base.name}.lock").open("w") as lock:
+        # Workers inherit the lock: it is held as long as anyone could still write into the folder.
+        os.set_inheritable(lock.fileno(), True)
+        _lock(lock, stage)
         shutil.rmtree(base, ignore_errors=True)
         base.mkdir()
         try:
             yield base
         finally:
             shutil.rmtree(base, ignore_errors=True)
+
+
+def _lock(handle: TextIO, stage: str) -> None:
+    """Waits a moment for a killed run's worker to be gone, no longer."""
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise StageError(f"{stage}: another run of this stage is alive. Wait for it, or stop it.") from error
+            time.sleep(0.1)
+        else:
+            return

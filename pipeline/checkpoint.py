@@ -20,7 +20,7 @@ from pipeline.tensors import Tensor, not_finite, read_header
 
 WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.txt", "LICENSE*", "README.md")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack")
-NEEDED = ("config.json", "tokenizer_config.json")
+NEEDED = ("config.json", "tokenizer_config.json", "tokenizer.json")
 
 
 def pin(model: Model) -> Checkpoint:
@@ -28,6 +28,7 @@ def pin(model: Model) -> Checkpoint:
     folder = fetch(model)
     _refuse_unsafe(folder)
     config = _json(folder / "config.json")
+    linear_shapes(folder)
     tensors = source_tensors(folder)
     damaged = {name: count for name in sorted(tensors) if (count := not_finite(tensors[name]))}
     if damaged:
@@ -124,18 +125,21 @@ def source_tensors(folder: Path) -> dict[str, Tensor]:
 
 def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
     """Weight shapes [out, in] of the linear layers inside the decoder blocks: what a quantizer is expected to cover."""
-    return {
+    shapes = {
         name.removesuffix(".weight"): (tensor.shape[0], tensor.shape[1])
         for name, tensor in sorted(source_tensors(folder).items())
         if name.endswith(".weight") and len(tensor.shape) == 2 and ".layers." in name
     }
+    if not shapes:
+        raise CheckpointError(f"{folder}: no linear layers named '*.layers.N.*.weight'. Expected a decoder that is laid out so.")
+    return shapes
 
 
 def _refuse_unsafe(folder: Path) -> None:
     for name in NEEDED:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder}: no {name}. Expected a Hugging Face checkpoint with its tokenizer.")
-    for name in NEEDED:
+    for name in NEEDED[:2]:
         remote = _json(folder / name).get("auto_map")
         if remote:
             raise CheckpointError(

@@ -82,8 +82,9 @@ def _stage(function: str, options: argparse.Namespace) -> None:
 
 
 def _require(options: argparse.Namespace) -> None:
-    from pipeline import stages
+    from pipeline import index, stages
 
+    index.check()
     stages.require(options.recipe, options.variant)
 
 

@@ -167,6 +167,8 @@ def main(names: list[str]) -> int:
 
     names = names or list(NAMES)
     try:
+        if sys.version_info[:2] != (3, 11):
+            raise SetupError(f"Python: found {sys.version.split()[0]}, expected 3.11, which the pins are for. Use make PYTHON=...")
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(ensure, names))
         if "control" in names:

@@ -8,7 +8,8 @@ QuantgateError
 ├── QuantizeError      a quantizer failed or silently did less than asked
 ├── ArtifactError      an artifact is incomplete, damaged or not what its manifest says
 ├── EvaluationError    a measurement could not be made as the recipe demands
-├── StageError         a worker process died or another run holds the stage
+├── StageError         a worker process was stopped from outside, or another run holds the stage
+├── WorkerCrashed      a tool or engine died on its own
 └── Rejected           the gate did not pass
 """
 
@@ -50,6 +51,10 @@ class EvaluationError(QuantgateError):
 
 
 class StageError(QuantgateError):
+    pass
+
+
+class WorkerCrashed(QuantgateError):
     pass
 
 

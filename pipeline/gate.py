@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from pipeline.records import Check, Evaluation, Item, Perplexity, Status, Verdict
 
+FEW_FLIPS = 25
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -24,8 +26,11 @@ class Limits:
 
 def decide(reference: Evaluation, candidate: Evaluation, limits: Limits) -> Verdict:
     """Compares paired measurements. Reference and candidate must hold the same texts, windows and items."""
-    checks = [_perplexity_check(text, candidate, limits) for text in reference.perplexity]
-    checks.append(_accuracy_check(reference, candidate, limits))
+    if candidate.failure is not None:
+        checks = [_failed("load", math.nan, "load check and evaluation on the engine", candidate.failure)]
+    else:
+        checks = [_perplexity_check(text, candidate, limits) for text in reference.perplexity]
+        checks.append(_accuracy_check(reference, candidate, limits))
     return Verdict(
         recipe=candidate.recipe,
         variant=candidate.variant,
@@ -85,11 +90,15 @@ def _accuracy_check(reference: Evaluation, candidate: Evaluation, limits: Limits
     if not drops or not all(map(math.isfinite, drops)):
         return _failed(name, limits.accuracy_drop, method, "there are no items, or a score is NaN")
     n, value = len(drops), sum(drops) / len(drops)
-    variance = sum((d - value) ** 2 for d in drops) / (n - 1) if n > 1 else math.inf
-    reach = _quantile(limits.confidence, n) * math.sqrt(variance / n)
-    low, high = value - reach, value + reach
-    status = _status(low, high, limits.accuracy_drop)
     flips = sum(d != 0 for d in drops)
+    if flips < FEW_FLIPS and set(drops) <= {-1.0, 0.0, 1.0}:
+        low, high = _exact_interval(drops.count(1.0), drops.count(-1.0), n, limits.confidence)
+        method = f"exact bounds on items lost and won, one-sided {limits.confidence:.0%}"
+    else:
+        variance = sum((d - value) ** 2 for d in drops) / (n - 1) if n > 1 else math.inf
+        reach = _quantile(limits.confidence, n) * math.sqrt(variance / n)
+        low, high = value - reach, value + reach
+    status = _status(low, high, limits.accuracy_drop)
     reason = (
         f"accuracy drops by {value:+.4f} ({low:+.4f} to {high:+.4f}, {n} items, {flips} changed); "
         f"{_words(status)} the limit of {limits.accuracy_drop:g}"
@@ -98,9 +107,21 @@ def _accuracy_check(reference: Evaluation, candidate: Evaluation, limits: Limits
                  method=method, reason=reason)  # fmt: skip
 
 
+def _exact_interval(lost: int, won: int, n: int, confidence: float) -> tuple[float, float]:
+    """Clopper-Pearson bounds on the share of items lost and of items won, each at half the error (Bonferroni).
+
+    With few changed items the t interval is too narrow; with none it has no width at all.
+    """
+    from scipy.stats import binomtest
+
+    # A two-sided interval at c leaves (1 - c) / 2 on each side; each of the two bounds may use half of 1 - confidence.
+    bounds = [binomtest(k, n).proportion_ci(confidence_level=confidence, method="exact") for k in (lost, won)]
+    return float(bounds[0].low - bounds[1].high), float(bounds[0].high - bounds[1].low)
+
+
 def _items(evaluation: Evaluation) -> dict[tuple[str, ...], Item]:
     return {
-        (task.name, item.task, str(item.doc_id), item.doc_hash, item.prompt_hash, item.target_hash): item
+        (task.name, item.task, str(item.doc_id), item.doc_hash, item.prompt_hash, item.target_hash, item.tokens_hash): item
         for task in evaluation.tasks
         for item in task.items
     }

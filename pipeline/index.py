@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline import engines, paths, quantizers
+from pipeline import engines, environments, paths, quantizers
 from pipeline import recipe as recipes
 from pipeline.errors import RecipeError
 
 PARAMS = Path("params.yaml")
+NOTHING_LOCAL = "recipes/from-hub.txt"  # dvc.yaml is static, so a dependency must stand there for every recipe
 HEADER = "# Generated from recipes/ by: quantgate index. Do not edit.\n"
 
 
@@ -52,12 +53,12 @@ def _render() -> str:
 
 
 def _recipe(name: str, recipe: recipes.Recipe) -> dict[str, Any]:
-    """`source` and `tasks` are what pin and evaluate depend on: local folders, or what the fetch depends on."""
-    return {"name": name, "source": recipe.model.path or "environments/control.txt", "tasks": _tasks(recipe)}
+    """`source` and `tasks` are the local folders that pin and evaluate depend on."""
+    return {"name": name, "source": recipe.model.path or NOTHING_LOCAL, "tasks": _tasks(recipe)}
 
 
 def _tasks(recipe: recipes.Recipe) -> str:
-    return recipe.evaluate.task_path or "pipeline/records.py"
+    return recipe.evaluate.task_path or NOTHING_LOCAL
 
 
 def _variant(name: str, variant_name: str, variant: recipes.Variant) -> dict[str, Any]:
@@ -67,6 +68,6 @@ def _variant(name: str, variant_name: str, variant: recipes.Variant) -> dict[str
         "variant": variant_name,
         "engine": variant.engine,
         "tool": row.module.rsplit(".", 1)[1],
-        "tool_environment": row.environment,
-        "engine_environment": engines.ENGINES[variant.engine].environment,
+        "tool_pins": environments.pins_file(row.environment).stem,
+        "engine_pins": environments.pins_file(engines.ENGINES[variant.engine].environment).stem,
     }

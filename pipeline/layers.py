@@ -48,6 +48,12 @@ def compare(found: dict[str, Layer], source: Path, accepted: set[str]) -> Layers
     return Layers(expected=len(expected), quantized=len(expected) - len(skipped), skipped=skipped)
 
 
+def int4_share(found: dict[str, Layer]) -> float:
+    """Share of the weights of these layers that are stored in 4 bits."""
+    sizes = {layer: found[layer].shape[0] * found[layer].shape[1] for layer in found}
+    return sum(size for layer, size in sizes.items() if found[layer].type == "int4") / sum(sizes.values())
+
+
 def stored_types(found: dict[str, Layer]) -> dict[str, int]:
     """How many layers have which stored type."""
     return dict(Counter(layer.type for layer in found.values()))

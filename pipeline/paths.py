@@ -49,7 +49,7 @@ def verdict(recipe: str, variant: str) -> Path:
 
 
 def gate(recipe: str, variant: str) -> Path:
-    """One word, PASS or FAIL: what the benchmark depends on, so that a moved limit alone does not repeat it."""
+    """One word, the verdict's status: what the benchmark depends on, so that a moved limit alone does not repeat it."""
     return ARTIFACTS / "gates" / recipe / f"{variant}.txt"
 
 

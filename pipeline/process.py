@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -18,9 +19,10 @@ from typing import Any
 import psutil
 
 from pipeline import environments, errors
-from pipeline.errors import StageError
+from pipeline.errors import StageError, WorkerCrashed
 
 SAMPLE_S = 0.1
+INTERRUPTIONS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)  # from outside, and no fault of what the worker ran
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "VLLM_NO_USAGE_STATS": "1",
@@ -39,24 +41,27 @@ class Finished:
     peak_memory_bytes: int
 
 
-def run(environment: str, verb: str, job: dict[str, Any], folder: Path, variables: dict[str, str] | None = None) -> Finished:
+def run(environment: str, verb: str, job: dict[str, Any], folder: Path) -> Finished:
     """Runs the verb in the environment. Raises the worker's own QuantgateError, or StageError if it died."""
     request, response = folder / "job.json", folder / "result.json"
     request.write_text(json.dumps(job))
-    command = [str(environments.python(environment)), "-m", "pipeline.worker", verb, str(request), str(response)]
+    python = str(environments.python(environment))
+    command = [python, "-m", "pipeline.worker", verb, str(request), str(response), str(os.getpid())]
     start = time.monotonic()
-    process = subprocess.Popen(command, env={**os.environ, **ENVIRONMENT, **(variables or {})})
+    process = subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, close_fds=False)
     sampler = _Sampler(process.pid)
     try:
         code = process.wait()
     except BaseException:
         process.kill()
+        process.wait()
         raise
     finally:
         peak = sampler.stop()
     wall = time.monotonic() - start
     if not response.is_file():
-        raise StageError(f"{verb} in environment {environment!r} {_death(code)} without a result, after {wall:.0f} s.")
+        kind = StageError if -code in INTERRUPTIONS else WorkerCrashed
+        raise kind(f"{verb} in environment {environment!r} {_death(code)} without a result, after {wall:.0f} s.")
     answer = json.loads(response.read_text())
     if "error" in answer:
         raise errors.by_name(answer["type"])(answer["error"])

@@ -128,6 +128,8 @@ class Variant(Strict):
     def _quantizer_and_weights_agree(self) -> Self:
         if (self.quantizer is None) != (self.weights == "bf16"):
             raise ValueError("a quantizer needs 'weights' of 8 bits or fewer, and low-bit 'weights' need a quantizer")
+        if self.group_size == 0:
+            raise ValueError("group_size: found 0, expected a number of columns, or -1 for one group per channel")
         if self.quantizer is None and self.settings():
             raise ValueError(f"{sorted(self.settings())} mean nothing without a quantizer")
         return self
@@ -155,6 +157,12 @@ class Recipe(Strict):
             for limit in ("perplexity_ratio", "accuracy_drop"):
                 if variant.weights not in getattr(self.gate, limit):
                     raise ValueError(f"gate.{limit} has no limit for {variant.weights!r}, which variant {name!r} needs")
+        baselines = {variant.engine for variant in self.variants.values() if variant.quantizer is None}
+        for engine in sorted({variant.engine for variant in self.variants.values()} - baselines):
+            raise ValueError(
+                f"variants has none without a quantizer for engine {engine!r}, the noise floor and speed baseline of the "
+                f"others. Add for instance {engine}-bf16: {{engine: {engine}}}"
+            )
         longest = self.benchmark.prompt_tokens + self.benchmark.output_tokens
         for key, tokens in (("evaluate.perplexity.window", self.evaluate.perplexity.window + 1),
                             ("benchmark.prompt_tokens + output_tokens", longest)):  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipeline import paths
 from pipeline.errors import ArtifactError
 
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE"]
@@ -46,8 +47,10 @@ def read_text(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Replaces the file in one move. The temporary one lies apart: DVC hashes the folders that hold records."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    paths.TEMPORARY.mkdir(parents=True, exist_ok=True)
+    temporary = paths.TEMPORARY / f"{path.name}.{os.getpid()}"
     try:
         temporary.write_text(text)
         temporary.replace(path)
@@ -166,6 +169,7 @@ class Item(Record):
     doc_hash: str
     prompt_hash: str
     target_hash: str
+    tokens_hash: str
     score: float
 
 
@@ -190,12 +194,15 @@ class LoadCheck(Record):
 
 
 class Evaluation(Record):
+    """`failure` says why nothing was measured: the artifact is damaged, or its engine cannot run it. The gate fails it."""
+
     recipe: str
     variant: str
     engine: str
     settings: dict[str, Any]
     versions: dict[str, str]
     artifact_sha256: str
+    failure: str | None
     load_check: LoadCheck | None
     perplexity: list[Perplexity]
     tasks: list[Task]
@@ -252,6 +259,7 @@ class Benchmark(Record):
     engine: str
     measured: bool
     reason: str
+    artifact_sha256: str | None = None
     load_s: float | None = None
     size_bytes: int | None = None
     peak_memory_bytes: int | None = None

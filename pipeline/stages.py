@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from pipeline import artifact, checkpoint, engines, gate, machine, paths, process, quantizers, records
 from pipeline import recipe as recipes
-from pipeline.errors import ArtifactError, Rejected
+from pipeline.errors import ArtifactError, EvaluationError, Rejected, WorkerCrashed
 from pipeline.recipe import Recipe, Variant
 
+UNMEASURED: dict[str, Any] = {"settings": {}, "versions": {}, "load_check": None, "perplexity": [], "tasks": []}
 SPARE_DISK = 1.2  # of the source's size must be free before a quantizer starts: its output and temporary files
 
 
@@ -68,8 +70,8 @@ def quantize(name: str, variant_name: str) -> None:
     row = quantizers.row(variant)
     source, pinned = checkpoint.open_pinned(name, recipe.model)
     quantizers.refuse_shapes(paths.recipe(name), variant_name, variant, source)
-    for note in filter(None, [row.note]):
-        print(f"note: {note}", file=sys.stderr)
+    if row.note:
+        print(f"note: {row.note}", file=sys.stderr)
     samples = records.read(paths.samples(name), records.Samples)
     with artifact.stage_folder(f"quantize@{name}--{variant_name}") as folder:
         _require_disk(folder, pinned)
@@ -106,12 +108,19 @@ def quantize(name: str, variant_name: str) -> None:
 
 
 def evaluate(name: str, variant_name: str) -> None:
+    """A damaged artifact, or one that its engine cannot run, is a finding and recorded as such: the gate fails it."""
     recipe, variant = open_variant(name, variant_name)
     source, _ = checkpoint.open_pinned(name, recipe.model)
-    folder_of_model, manifest = _verified(name, variant_name)
+    manifest = records.read(paths.manifest(name, variant_name), records.Manifest)
+    model = paths.model(name, variant_name)
+    sha256 = artifact.digest(manifest.files)
     with artifact.stage_folder(f"evaluate@{name}--{variant_name}") as folder:
-        _evaluate(name, variant_name, recipe, variant.engine, folder_of_model, source, artifact.digest(manifest.files),
-                  manifest.stored_types, folder)  # fmt: skip
+        try:
+            artifact.verify(model, manifest.files)
+            _evaluate(name, variant_name, recipe, variant.engine, model, source, sha256, manifest.stored_types, folder)
+        except (ArtifactError, EvaluationError, WorkerCrashed) as error:
+            _write_evaluation(name, variant_name, variant.engine, sha256, process.Finished(UNMEASURED, 0, 0), str(error))
+            print(f"{variant_name}: not measured: {error}", file=sys.stderr)
 
 
 def _evaluate(
@@ -128,33 +137,31 @@ def _evaluate(
         "stored_types": stored_types,
     }
     done = process.run(engines.ENGINES[engine].environment, "evaluate", job, folder)
-    evaluation = records.Evaluation(
-        recipe=name,
-        variant=variant_name,
-        engine=engine,
-        artifact_sha256=sha256,
-        wall_s=done.wall_s,
-        peak_memory_bytes=done.peak_memory_bytes,
-        **done.value,
-    )
-    evaluation.write(paths.evaluation(name, variant_name))
+    evaluation = _write_evaluation(name, variant_name, engine, sha256, done, None)
     found = [f"perplexity {item.text} {item.value:.4f}" for item in evaluation.perplexity]
     found += [f"{task.name} {task.mean:.4f}" for task in evaluation.tasks]
     print(f"{variant_name}: {', '.join(found)} ({done.wall_s:.0f} s)")
 
 
+def _write_evaluation(
+    name: str, variant_name: str, engine: str, sha256: str, done: process.Finished, failure: str | None
+) -> records.Evaluation:
+    evaluation = records.Evaluation(
+        recipe=name,
+        variant=variant_name,
+        engine=engine,
+        artifact_sha256=sha256,
+        failure=failure,
+        wall_s=done.wall_s,
+        peak_memory_bytes=done.peak_memory_bytes,
+        **done.value,
+    )
+    evaluation.write(paths.evaluation(name, variant_name))
+    return evaluation
+
+
 def decide(name: str, variant_name: str) -> None:
-    recipe, variant = open_variant(name, variant_name)
-    limits = gate.Limits(
-        perplexity_ratio=recipe.gate.perplexity_ratio[variant.weights],
-        accuracy_drop=recipe.gate.accuracy_drop[variant.weights],
-        confidence=recipe.gate.confidence,
-    )
-    verdict = gate.decide(
-        records.read(paths.evaluation(name, "reference"), records.Evaluation),
-        records.read(paths.evaluation(name, variant_name), records.Evaluation),
-        limits,
-    )
+    verdict = _decide(name, *open_variant(name, variant_name), variant_name)
     verdict.write(paths.verdict(name, variant_name))
     records.write_text(paths.gate(name, variant_name), f"{verdict.status}\n")
     print(f"{variant_name}: {verdict.status}")
@@ -162,10 +169,23 @@ def decide(name: str, variant_name: str) -> None:
         print(f"  {check.status}: {check.name}: {check.reason}")
 
 
+def _decide(name: str, recipe: Recipe, variant: Variant, variant_name: str) -> records.Verdict:
+    limits = gate.Limits(
+        perplexity_ratio=recipe.gate.perplexity_ratio[variant.weights],
+        accuracy_drop=recipe.gate.accuracy_drop[variant.weights],
+        confidence=recipe.gate.confidence,
+    )
+    return gate.decide(
+        records.read(paths.evaluation(name, "reference"), records.Evaluation),
+        records.read(paths.evaluation(name, variant_name), records.Evaluation),
+        limits,
+    )
+
+
 def benchmark(name: str, variant_name: str) -> None:
     recipe, variant = open_variant(name, variant_name)
     word = records.read_text(paths.gate(name, variant_name)).strip()
-    if word != "PASS":
+    if word != "PASS" and variant.quantizer is not None:
         record = records.Benchmark(
             recipe=name, variant=variant_name, engine=variant.engine, measured=False, reason=f"the gate says {word}"
         )
@@ -188,7 +208,8 @@ def benchmark(name: str, variant_name: str) -> None:
         variant=variant_name,
         engine=variant.engine,
         measured=True,
-        reason="the gate says PASS",
+        reason=f"the gate says {word}" if variant.quantizer else "the baseline of its engine",
+        artifact_sha256=artifact.digest(manifest.files),
         size_bytes=manifest.size_bytes,
         peak_memory_bytes=done.peak_memory_bytes,
         machine=machine_before,
@@ -207,18 +228,35 @@ def report(name: str) -> None:
 
 
 def require(name: str, variant_name: str | None) -> None:
-    """Prints how every variant fared. Raises Rejected unless all (or the named one) passed."""
+    """Prints how every variant fared. Raises Rejected unless all (or the named one) passed, ArtifactError if out of date."""
     from pipeline.report.terminal import show
 
     recipe = open_recipe(name)
     if variant_name is not None:
         open_variant(name, variant_name)
     names = [variant_name] if variant_name else list(recipe.variants)
-    verdicts = {variant: records.read(paths.verdict(name, variant), records.Verdict) for variant in names}
+    statuses = {variant: _current_verdict(name, recipe, variant).status for variant in names}
     show(name, recipe)
-    rejected = [f"{variant} ({verdict.status})" for variant, verdict in verdicts.items() if verdict.status != "PASS"]
+    rejected = [f"{variant} ({status})" for variant, status in statuses.items() if status != "PASS"]
     if rejected:
         raise Rejected(f"{name}: not passed: {', '.join(rejected)}. Reasons: {paths.report(name, 'md')}")
+
+
+def _current_verdict(name: str, recipe: Recipe, variant_name: str) -> records.Verdict:
+    """The verdict, decided again from the evaluations and the recipe as they are now. A stale one is no verdict."""
+    path = paths.verdict(name, variant_name)
+    verdict = records.read(path, records.Verdict)
+    manifest = records.read(paths.manifest(name, variant_name), records.Manifest)
+    pinned = records.read(paths.checkpoint(name), records.Checkpoint)
+    now = _decide(name, recipe, recipe.variants[variant_name], variant_name)
+    belongs = (
+        verdict.candidate_sha256 == artifact.digest(manifest.files)
+        and verdict.reference_sha256 == manifest.checkpoint_sha256 == artifact.digest(pinned.files)
+        and manifest.requested == recipe.variants[variant_name].settings()
+    )
+    if not belongs or now.model_dump_json() != verdict.model_dump_json():
+        raise ArtifactError(f"{path}: out of date with the recipe or the artifact. Run: dvc repro require@{name}")
+    return verdict
 
 
 def _verified(name: str, variant_name: str) -> tuple[Path, records.Manifest]:

@@ -1,6 +1,6 @@
 """The other end of pipeline.process: runs one job inside a tool environment.
 
-    python -m pipeline.worker VERB JOB.json RESULT.json
+    python -m pipeline.worker VERB JOB.json RESULT.json PARENT_PID
 
 The process dies with its parent, so that a killed stage leaves nobody writing behind.
 """
@@ -8,6 +8,7 @@ The process dies with its parent, so that a killed stage leaves nobody writing b
 from __future__ import annotations
 
 import ctypes
+import errno
 import importlib
 import json
 import os
@@ -26,12 +27,11 @@ VERBS = {
 PR_SET_PDEATHSIG = 1
 
 
-def main(verb: str, request: str, response: str) -> int:
+def main(verb: str, request: str, response: str, parent: str) -> int:
     """Exit code 0 with a value, 2 with a QuantgateError; any other exception ends the process as Python does."""
-    parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
+    if os.getppid() != int(parent):
         return 1
     module, function = VERBS[verb].split(":")
     try:
@@ -39,6 +39,10 @@ def main(verb: str, request: str, response: str) -> int:
         answer, code = {"value": value}, 0
     except QuantgateError as error:
         answer, code = {"type": type(error).__name__, "error": str(error)}, 2
+    except Exception as error:  # every library wraps a full disk in an error of its own
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        answer, code = {"type": "ArtifactError", "error": f"the disk is full ({error}). Free some space and run again."}, 2
     partial = Path(f"{response}.part")
     partial.write_text(json.dumps(answer))
     partial.rename(response)

@@ -39,5 +39,6 @@ def write_checkpoint(folder: Path, columns: int = 64, shards: int = 2) -> dict[s
         weight_map |= dict.fromkeys(part, file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
-    (folder / "tokenizer_config.json").write_text("{}")
+    for name in ("tokenizer_config.json", "tokenizer.json"):
+        (folder / name).write_text("{}")
     return values

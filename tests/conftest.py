@@ -28,19 +28,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def make_project(folder: Path) -> Path:
     """A project of its own in `folder`: what a fresh clone holds, without its results."""
-    wanted = (
-        "pipeline",
-        "recipes",
-        "calibration",
-        "environments",
-        "dvc.yaml",
-        "params.yaml",
-        ".dvc",
-        ".dvcignore",
-        ".gitignore",
-        "Makefile",
-    )
-    for name in wanted:
+    for name in PROJECT:
         source = ROOT / name
         if source.is_dir():
             ignored = shutil.ignore_patterns("__pycache__", "cache", "tmp", "config.local")

@@ -55,6 +55,9 @@ def test_a_link_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
 
 def test_stage_folder_is_exclusive_and_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(artifact, "LOCK_WAIT_S", 0.0)
+    with artifact.stage_folder("quantize@a-1.2--b") as folder, artifact.stage_folder("quantize@a-1.3--b"):
+        assert folder.is_dir()  # a dot in the name does not make two stages one
     with artifact.stage_folder("quantize@a--b") as folder:
         (folder / "left").write_text("over")
         with pytest.raises(StageError, match="another run"), artifact.stage_folder("quantize@a--b"):

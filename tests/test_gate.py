@@ -16,9 +16,8 @@ LIMITS = gate.Limits(perplexity_ratio=1.05, accuracy_drop=0.02, confidence=0.95)
 
 def evaluation(nll: np.ndarray, scores: np.ndarray, tokens: int = 100, variant: str = "v") -> Evaluation:
     windows = [Window(nll_nats=float(value), tokens=tokens) for value in nll]
-    items = [
-        Item(task="t", doc_id=i, doc_hash=f"d{i}", prompt_hash="p", target_hash="t", score=float(s)) for i, s in enumerate(scores)
-    ]
+    same = {"task": "t", "prompt_hash": "p", "target_hash": "t", "tokens_hash": "i"}
+    items = [Item(doc_id=i, doc_hash=f"d{i}", score=float(s), **same) for i, s in enumerate(scores)]
     return Evaluation(
         recipe="r",
         variant=variant,
@@ -26,6 +25,7 @@ def evaluation(nll: np.ndarray, scores: np.ndarray, tokens: int = 100, variant: 
         settings={},
         versions={},
         artifact_sha256=variant,
+        failure=None,
         load_check=None,
         perplexity=[Perplexity(text="x", text_sha256="h", windows=windows)],
         tasks=[Task(name="t", metric="acc", documents=len(items), items=items)],
@@ -53,6 +53,29 @@ def test_equal_evaluations_pass(nll: np.ndarray, scores: np.ndarray) -> None:
     verdict = gate.decide(evaluation(nll, scores), evaluation(nll, scores), LIMITS)
     assert verdict.status == "PASS"
     assert [c.value for c in verdict.checks] == [1.0, 0.0]
+
+
+def test_no_flips_among_few_items_prove_nothing(nll: np.ndarray) -> None:
+    few = np.ones(20)
+    found = check(evaluation(nll, few), evaluation(nll, few), "accuracy")
+    assert found.status == "INCONCLUSIVE"
+    # With no losses in n items the exact upper bound at error a is 1 - a ** (1 / n); half of 5 % is used on this side.
+    assert found.high == pytest.approx(1 - 0.025 ** (1 / 20))
+
+
+def test_exact_interval_holds_its_error_at_the_margin() -> None:
+    """Simulated: items lost at 2 %, none won: the bound must lie below the truth in at most 5 % of the draws."""
+    lost = np.random.default_rng(4).binomial(500, 0.02, 2000)
+    bounds = {k: gate._exact_interval(int(k), 0, 500, 0.95)[1] for k in set(lost)}
+    assert np.mean([bounds[k] < 0.02 for k in lost]) <= 0.05
+
+
+def test_an_artifact_that_could_not_be_measured_fails(nll: np.ndarray, scores: np.ndarray) -> None:
+    good = evaluation(nll, scores)
+    broken = good.model_copy(update={"failure": "vLLM refused it", "perplexity": [], "tasks": []})
+    verdict = gate.decide(good, broken, LIMITS)
+    assert verdict.status == "FAIL"
+    assert "vLLM refused it" in verdict.checks[0].reason
 
 
 def test_perplexity_interval_is_the_t_interval_of_window_means(nll: np.ndarray, scores: np.ndarray) -> None:
@@ -115,7 +138,7 @@ def test_an_empty_reference_fails(nll: np.ndarray, scores: np.ndarray) -> None:
         assert gate.decide(empty, empty, LIMITS).status == "FAIL"
 
 
-@pytest.mark.parametrize("field", ["doc_hash", "prompt_hash", "target_hash", "doc_id", "task"])
+@pytest.mark.parametrize("field", ["doc_hash", "prompt_hash", "target_hash", "tokens_hash", "doc_id", "task"])
 def test_items_that_are_not_the_same_fail(nll: np.ndarray, scores: np.ndarray, field: str) -> None:
     good = evaluation(nll, scores)
     items = list(good.tasks[0].items)

@@ -11,7 +11,7 @@ from pipeline.quantizers.gptqmodel import _calibration_log
 from tests.build import write_checkpoint
 
 HEAD = "layer,module,loss,samples,damp,time\n"
-Q, D = "0,self_attn.q_proj", "0,mlp.down_proj"
+Q, D, OUT = "0,self_attn.q_proj", "0,mlp.down_proj", "0,self_attn.o_proj"
 
 
 @pytest.fixture
@@ -26,8 +26,9 @@ def read(log: Path, *lines: str) -> dict[str, float | None]:
 
 
 def test_losses_by_layer_and_the_log_does_not_stay(log: Path) -> None:
-    found = read(log, f"{Q},0.25,4096,0.05,0.1", f"{D},not applicable,4096,,0.1")
-    assert found == {"model.layers.0.self_attn.q_proj": 0.25, "model.layers.0.mlp.down_proj": None}
+    found = read(log, f"{Q},0.25,4096,0.05,0.1", f"{D},0.5,4096,,0.1", f"{OUT},not applicable,4096,,0.1")
+    assert found["model.layers.0.self_attn.q_proj"] == 0.25
+    assert found["model.layers.0.self_attn.o_proj"] is None
     assert not log.exists()
 
 
@@ -36,6 +37,7 @@ def test_losses_by_layer_and_the_log_does_not_stay(log: Path) -> None:
     [
         ([f"{Q},0.25,4096,0.05,0.1"], r"left out model\.layers\.0\.mlp\.down_proj"),
         ([f"{Q},fallback(rtn),4096,,0.1", f"{D},0.1,4096,,0.1"], r"q_proj but fell back \('fallback\(rtn\)'\)"),
+        ([f"{Q},not applicable,4096,,0.1", f"{D},0.1,4096,,0.1"], r"q_proj but fell back \('not applicable'\)"),
         ([f"{Q},0.25,0,,0.1", f"{D},0.1,4096,,0.1"], "saw no calibration tokens at layer 0 self_attn.q_proj"),
     ],
 )  # fmt: skip

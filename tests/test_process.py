@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import environments, process, worker
-from pipeline.errors import CalibrationError, StageError
+from pipeline.errors import ArtifactError, CalibrationError, StageError, WorkerCrashed
 
 JOBS = """
 import os, signal
@@ -17,6 +17,7 @@ def echo(job): return {"got": job["value"]}
 def refuse(job): raise CalibrationError("prompts: none")
 def die(job): os.kill(os.getpid(), signal.SIGKILL)
 def crash(job): raise ValueError("a bug")
+def fill(job): raise RuntimeError("cannot write: No space left on device")
 def grow(job):
     data = bytearray(200_000_000)
     import time; time.sleep(0.5)
@@ -27,7 +28,7 @@ def grow(job):
 @pytest.fixture
 def folder(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (project / "pipeline" / "jobs_of_tests.py").write_text(JOBS)
-    names = ("echo", "refuse", "die", "crash", "grow")
+    names = ("echo", "refuse", "die", "crash", "fill", "grow")
     text = (project / "pipeline" / "worker.py").read_text()
     rows = "".join(f'    "{name}": "pipeline.jobs_of_tests:{name}",\n' for name in names)
     (project / "pipeline" / "worker.py").write_text(text.replace("VERBS = {\n", "VERBS = {\n" + rows))
@@ -54,8 +55,13 @@ def test_deaths_are_told_apart(folder: Path) -> None:
     with pytest.raises(StageError, match="SIGKILL"):
         process.run("control", "die", {}, folder)
     (folder / "result.json").unlink(missing_ok=True)
-    with pytest.raises(StageError, match="exit code 1"):
+    with pytest.raises(WorkerCrashed, match="exit code 1"):
         process.run("control", "crash", {}, folder)
+
+
+def test_a_full_disk_in_whatever_wrapping_is_a_user_error(folder: Path) -> None:
+    with pytest.raises(ArtifactError, match="the disk is full"):
+        process.run("control", "fill", {}, folder)
 
 
 def test_every_verb_leads_to_a_function() -> None:

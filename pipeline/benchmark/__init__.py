@@ -39,11 +39,10 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
                     runs.append(closed_loop(engine, trace, concurrency))
                     bar.update()
                 levels.append(level(concurrency, runs))
-        settings = engine.settings()
     packages = engines.ENGINES[job["engine"]].packages
     return {
         "load_s": load_s,
-        "settings": settings,
+        "settings": serve.model_dump(),
         "versions": {name: version(name) for name in packages},
         "levels": [item.model_dump() for item in levels],
     }

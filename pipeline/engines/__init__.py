@@ -8,10 +8,13 @@ goes through these verbs, so an artifact is measured the way it is served.
 from __future__ import annotations
 
 import importlib
+import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
+from pipeline.errors import EvaluationError
 from pipeline.recipe import Serve
 
 
@@ -74,10 +77,24 @@ def open_engine(name: str, artifact: Path, serve: Serve) -> Engine:
     return engine
 
 
+def cores(serve: Serve) -> list[int]:
+    """The cores to run on: the first `threads` of those that this process may use."""
+    allowed = sorted(os.sched_getaffinity(0))
+    return allowed[: serve.threads] if serve.threads else allowed
+
+
+def eos_ids(artifact: Path) -> list[int]:
+    """All token ids that end a generation, from the checkpoint's own generation settings, else its config."""
+    for name in ("generation_config.json", "config.json"):
+        file = artifact / name
+        found = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
+        if found is not None:
+            return found if isinstance(found, list) else [found]
+    return []
+
+
 def generate(engine: Engine, prompts: list[list[int]], max_tokens: list[int], stop_at_eos: bool) -> list[list[int]]:
     """Greedy continuation of every prompt. Raises EvaluationError if the engine fails one."""
-    from pipeline.errors import EvaluationError
-
     answers: list[list[int]] = [[] for _ in prompts]
     open_keys = set(range(len(prompts)))
     for key, prompt in enumerate(prompts):

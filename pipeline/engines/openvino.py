@@ -6,21 +6,22 @@ GenAI returns wrong or no log-probabilities without saying so.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.engines import Scored, Step
+from pipeline.engines import Scored, Step, cores, eos_ids
 from pipeline.errors import EvaluationError
 from pipeline.recipe import Serve
 
 DEVICE = "CPU"
+RESOLVED = ("INFERENCE_PRECISION_HINT", "KV_CACHE_PRECISION", "DYNAMIC_QUANTIZATION_GROUP_SIZE", "INFERENCE_NUM_THREADS")
 
 
 class OpenVinoEngine:
     def __init__(self, artifact: Path, serve: Serve) -> None:
         self._artifact, self._serve = artifact, serve
-        self._decoder: Any = None
+        self._pipeline: Any = None
+        self._purpose = ""
         self._handles: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -32,13 +33,13 @@ class OpenVinoEngine:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._decoder = None
+        self._pipeline = None
         self._handles.clear()
 
     def score(self, sequences: list[list[int]]) -> list[Scored]:
         config = self._genai.GenerationConfig()
         config.echo, config.logprobs, config.max_new_tokens = True, 1, 0
-        pipeline = self._pipeline()
+        pipeline = self._open("scoring")
         handles = [pipeline.add_request(key, self._tensor(ids), config) for key, ids in enumerate(sequences)]
         while pipeline.has_non_finished_requests():
             pipeline.step()
@@ -55,39 +56,36 @@ class OpenVinoEngine:
         return Scored(logprobs[1:], None)  # the first value is a constant: nothing precedes the first token
 
     def submit(self, key: int, prompt: list[int], max_tokens: int, stop_at_eos: bool) -> None:
-        if self._decoder is None:
-            self._decoder = self._pipeline()
-        config = self._genai.GenerationConfig(str(self._artifact / "generation_config.json"))
-        config.max_new_tokens, config.ignore_eos = max_tokens, not stop_at_eos
-        config.do_sample = False
-        self._handles[key] = self._decoder.add_request(key, self._tensor(prompt), config)
+        config = self._genai.GenerationConfig()
+        config.max_new_tokens, config.ignore_eos, config.do_sample = max_tokens, not stop_at_eos, False
+        if stop_at_eos:
+            config.stop_token_ids = set(eos_ids(self._artifact))
+        self._handles[key] = self._open("decoding").add_request(key, self._tensor(prompt), config)
 
     def step(self) -> list[Step]:
         if not self._handles:
             return []
-        self._decoder.step()
-        unfinished = self._genai.GenerationFinishReason.NONE
-        steps = []
-        for key, handle in list(self._handles.items()):
-            if not handle.can_read():
-                continue
-            output = next(iter(handle.read().values()))
-            done = output.finish_reason != unfinished
-            if done:
-                del self._handles[key]
-            steps.append(Step(key, list(output.generated_ids), done))
-        return steps
+        self._pipeline.step()
+        return [step for key, handle in list(self._handles.items()) if (step := self._read(key, handle))]
+
+    def _read(self, key: int, handle: Any) -> Step | None:
+        if handle.get_status() == self._genai.GenerationStatus.IGNORED:
+            del self._handles[key]
+            return Step(key, [], True, "the request does not fit into the KV cache (serve.kv_cache_gib)")
+        if not handle.can_read():
+            return None
+        output = next(iter(handle.read().values()))
+        done = output.finish_reason != self._genai.GenerationFinishReason.NONE
+        if done:
+            del self._handles[key]
+        return Step(key, list(output.generated_ids), done)
 
     def settings(self) -> dict[str, Any]:
-        properties = self._ov.Core().compile_model(self._artifact / "openvino_model.xml", DEVICE, self._properties())
-        names = (
-            "INFERENCE_PRECISION_HINT",
-            "KV_CACHE_PRECISION",
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE",
-            "INFERENCE_NUM_THREADS",
-        )
-        read = {name.lower(): str(properties.get_property(name)) for name in names}
-        return {**read, **self._scheduler_settings(), "device": DEVICE}
+        """What the plug-in resolved for this model; it has to be compiled once more to be asked."""
+        self._pipeline, self._purpose = None, ""
+        compiled = self._ov.Core().compile_model(self._artifact / "openvino_model.xml", DEVICE, self._properties())
+        read = {name.lower(): str(compiled.get_property(name)) for name in RESOLVED}
+        return {"device": DEVICE.lower(), **read, **self._scheduler_settings()}
 
     def _scheduler_settings(self) -> dict[str, Any]:
         return {
@@ -98,13 +96,18 @@ class OpenVinoEngine:
         }
 
     def _properties(self) -> dict[str, Any]:
-        return {"INFERENCE_NUM_THREADS": self._serve.threads or os.cpu_count() or 1}
+        return {"INFERENCE_NUM_THREADS": len(cores(self._serve))}
 
-    def _pipeline(self) -> Any:
-        scheduler = self._genai.SchedulerConfig()
-        for name, value in self._scheduler_settings().items():
-            setattr(scheduler, name, value)
-        return self._genai.ContinuousBatchingPipeline(str(self._artifact), scheduler, DEVICE, self._properties())
+    def _open(self, purpose: str) -> Any:
+        """The pipeline for scoring or for decoding; one at a time, so that memory holds one model and one cache."""
+        if self._purpose != purpose:
+            self._pipeline = None
+            scheduler = self._genai.SchedulerConfig()
+            for name, value in self._scheduler_settings().items():
+                setattr(scheduler, name, value)
+            self._pipeline = self._genai.ContinuousBatchingPipeline(str(self._artifact), scheduler, DEVICE, self._properties())
+            self._purpose = purpose
+        return self._pipeline
 
     def _tensor(self, ids: list[int]) -> Any:
         return self._ov.Tensor(self._np.array([ids], dtype=self._np.int64))

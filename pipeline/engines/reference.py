@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.engines import Scored, Step
+from pipeline.engines import Scored, Step, cores, eos_ids
 from pipeline.recipe import Serve
 
 BATCH_TOKENS = 4096  # bounds the float32 log-softmax: tokens x vocabulary x 4 bytes
@@ -20,13 +19,15 @@ class ReferenceEngine:
 
     def __enter__(self) -> Self:
         import torch
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, GenerationConfig
 
-        torch.set_num_threads(self._serve.threads or os.cpu_count() or 1)
+        torch.set_num_threads(len(cores(self._serve)))
         self._torch = torch
         self._model = AutoModelForCausalLM.from_pretrained(
             self._artifact, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         ).eval()
+        # Greedy and nothing else: penalties that the checkpoint suggests for chatting are no part of the comparison.
+        self._model.generation_config = GenerationConfig(do_sample=False, eos_token_id=eos_ids(self._artifact) or None)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -70,9 +71,8 @@ class ReferenceEngine:
                 attention_mask=self._torch.ones_like(ids),
                 max_new_tokens=max_tokens,
                 min_new_tokens=None if stop_at_eos else max_tokens,
-                do_sample=False,
             )
         return [Step(key, out[0, len(prompt) :].tolist(), True)]
 
     def settings(self) -> dict[str, Any]:
-        return {"dtype": "float32", "threads": self._torch.get_num_threads()}
+        return {"device": "cpu", "dtype": "float32", "threads": self._torch.get_num_threads()}

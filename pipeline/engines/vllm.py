@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.engines import Scored, Step
+from pipeline.engines import Scored, Step, cores, eos_ids
 from pipeline.errors import EvaluationError
 from pipeline.recipe import Serve
 
@@ -21,11 +21,10 @@ class VllmEngine:
         self._submitted = 0
 
     def __enter__(self) -> Self:
-        threads = self._serve.threads or os.cpu_count() or 1
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(self._serve.kv_cache_gib)
-        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{threads - 1}"
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores(self._serve)))
         # vLLM's default, spelled out and recorded: with AMX, int4 layers run as W4A8. Turned off, its W4A16 kernel dies with
         # an illegal instruction, since nobody asks the kernel for the AMX permission (docs/decisions.md).
         os.environ["VLLM_CPU_INT4_W4A8"] = "1"
@@ -51,7 +50,7 @@ class VllmEngine:
     def score(self, sequences: list[list[int]]) -> list[Scored]:
         outputs = self._llm.generate(
             [{"prompt_token_ids": ids} for ids in sequences],
-            self._sampling(max_tokens=1, prompt_logprobs=0, detokenize=False),
+            self._sampling(max_tokens=1, prompt_logprobs=1, detokenize=False),
             use_tqdm=False,
         )
         return [self._scored(output.prompt_logprobs, ids) for output, ids in zip(outputs, sequences, strict=True)]
@@ -60,8 +59,9 @@ class VllmEngine:
     def _scored(entries: Any, ids: list[int]) -> Scored:
         if entries is None or len(entries) != len(ids):
             raise EvaluationError(f"vLLM returned no log-probabilities for a prompt of {len(ids)} tokens.")
-        given = [entry[token] for entry, token in zip(entries[1:], ids[1:], strict=True)]
-        return Scored([value.logprob for value in given], [value.rank == 1 for value in given])
+        given = [entry[token].logprob for entry, token in zip(entries[1:], ids[1:], strict=True)]
+        best = [max(value.logprob for value in entry.values()) for entry in entries[1:]]
+        return Scored(given, [value >= top for value, top in zip(given, best, strict=True)])
 
     def submit(self, key: int, prompt: list[int], max_tokens: int, stop_at_eos: bool) -> None:
         name = str(self._submitted)
@@ -71,6 +71,7 @@ class VllmEngine:
             max_tokens=max_tokens,
             temperature=0,
             ignore_eos=not stop_at_eos,
+            stop_token_ids=eos_ids(self._artifact) if stop_at_eos else [],
             detokenize=False,
             output_kind=_delta(),
         )
@@ -90,6 +91,7 @@ class VllmEngine:
     def settings(self) -> dict[str, Any]:
         config = self._llm.llm_engine.vllm_config
         return {
+            "device": config.device_config.device_type,
             "dtype": str(config.model_config.dtype),
             "quantization": config.model_config.quantization,
             "kv_cache_dtype": str(config.cache_config.cache_dtype),

@@ -6,6 +6,9 @@ with one class over the engine's own verbs, two engines differ in nothing but th
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -26,6 +29,15 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         super().__init__()
         self._engine, self._tokenizer = engine, tokenizer
         self._max_length, self._needs_greedy = max_length, needs_greedy
+        self._tokens: dict[tuple[str, int], Any] = {}
+
+    def tokens_hash(self, task: str, doc_id: int) -> str:
+        """SHA-256 over all token ids that the item was put to the engine with; pairs items by what was really scored."""
+        return str(self._tokens[task, doc_id].hexdigest())
+
+    def _note(self, request: Instance, *ids: list[int]) -> None:
+        key = (str(request.task_name), int(request.doc_id or 0))
+        self._tokens.setdefault(key, hashlib.sha256()).update(json.dumps(ids).encode())
 
     @property
     def eot_token_id(self) -> int:
@@ -56,6 +68,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
             else:
                 encoded = [self.prefix_token_id], self.tok_encode(continuation, add_special_tokens=False)
             pairs.append(encoded)
+            self._note(request, *encoded)
         wanted = [request.task_name in self._needs_greedy for request in requests]
         return self._score_pairs(pairs, wanted)
 
@@ -67,9 +80,10 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         totals = []
         for request in requests:
             ids = [self.prefix_token_id, *self.tok_encode(request.args[0], add_special_tokens=False)]
+            self._note(request, ids)
             step = self._max_length - 1
             rows = [ids[i : i + self._max_length] for i in range(0, len(ids) - 1, step)]
-            totals.append(sum(sum(scored.logprobs) for scored in self._engine.score(rows)))
+            totals.append(_finite(sum(sum(scored.logprobs) for scored in self._engine.score(rows))))
         return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
@@ -77,17 +91,19 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         with tqdm(total=len(requests), desc="generate", unit="request", mininterval=2) as bar:
             for start in range(0, len(requests), CHUNK):
                 chunk = requests[start : start + CHUNK]
-                answers += self._generate_chunk([request.args for request in chunk])
+                answers += self._generate_chunk(chunk)
                 bar.update(len(chunk))
         return answers
 
-    def _generate_chunk(self, arguments: list[Any]) -> list[str]:
+    def _generate_chunk(self, requests: list[Instance]) -> list[str]:
         prompts, limits, stops = [], [], []
-        for context, options in arguments:
+        for request in requests:
+            context, options = request.args
             if options.get("do_sample") and options.get("temperature", 0) > 0:
                 raise EvaluationError(f"a task asks for sampling ({options}); quantgate compares greedy answers only.")
             limit = int(options.get("max_gen_toks", MAX_GEN_TOKENS))
             prompts.append(self.tok_encode(context)[-(self._max_length - limit) :])
+            self._note(request, prompts[-1])
             limits.append(limit)
             until = options.get("until", [])
             stops.append([until] if isinstance(until, str) else until)
@@ -110,7 +126,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
                 scored = self._engine.score(rows[part])
                 greedy = self._greedy(rows[part], pairs[part], wanted[part], scored)
                 results += [
-                    (sum(s.logprobs[-len(target) :]), is_greedy)
+                    (_finite(sum(s.logprobs[-len(target) :])), is_greedy)
                     for s, (_, target), is_greedy in zip(scored, pairs[part], greedy, strict=True)
                 ]
                 bar.update(len(scored))
@@ -134,6 +150,13 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         for i, target, ids in zip(undecided, targets, decoded, strict=True):
             answers[i] = ids == target
         return answers
+
+
+def _finite(value: float) -> float:
+    """lm-eval takes the arg-max over the choices, which would turn a NaN into a right or wrong answer."""
+    if not math.isfinite(value):
+        raise EvaluationError(f"the engine gave a log-likelihood of {value} for a task item. The artifact is damaged.")
+    return value
 
 
 def _cut(text: str, stops: list[str]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engines import Engine
-from pipeline.errors import EvaluationError
+from pipeline.errors import EvaluationError, RecipeError
 from pipeline.evaluation.lm import EngineLM
 from pipeline.recipe import Evaluate, Serve
 from pipeline.records import Item, Task
@@ -18,7 +18,7 @@ METRICS = ("acc", "exact_match")  # the per-item right-or-wrong score, in order 
 
 
 def measure(engine: Engine, source: Path, evaluate: Evaluate, serve: Serve) -> list[Task]:
-    """Runs every task of the recipe through lm-eval. Raises EvaluationError for an unknown task or too few documents."""
+    """Runs every task of the recipe through lm-eval. Raises RecipeError for an unknown task or too few documents."""
     from lm_eval.evaluator import simple_evaluate
     from transformers import AutoTokenizer
 
@@ -34,7 +34,7 @@ def measure(engine: Engine, source: Path, evaluate: Evaluate, serve: Serve) -> l
     results = simple_evaluate(model, tasks=list(drawn), task_manager=manager, samples=drawn, bootstrap_iters=0)
     if results is None:
         raise EvaluationError("lm-eval returned no results for this process.")
-    return [_task(name, leaves[name], drawn, results["samples"]) for name in evaluate.tasks]
+    return [_task(name, leaves[name], drawn, results["samples"], model) for name in evaluate.tasks]
 
 
 def _manager(evaluate: Evaluate) -> Any:
@@ -51,13 +51,13 @@ def _manager(evaluate: Evaluate) -> Any:
 def draw(task: str, sizes: dict[str, int], wanted: int | str, seed: int) -> dict[str, list[int]]:
     """A seeded sample over all documents of a task (or of a group's tasks), the same for every engine.
 
-    Returns document numbers per task, sorted; tasks of which nothing was drawn are left out. Raises EvaluationError if
+    Returns document numbers per task, sorted; tasks of which nothing was drawn are left out. Raises RecipeError if
     there are fewer documents than wanted.
     """
     population = [(leaf, document) for leaf, size in sizes.items() for document in range(size)]
     count = len(population) if wanted == "all" else int(wanted)
     if count > len(population):
-        raise EvaluationError(f"evaluate.tasks.{task}: found {count}, the task has {len(population)} documents. Use 'all'.")
+        raise RecipeError(f"evaluate.tasks.{task}: found {count}, the task has {len(population)} documents. Use 'all'.")
     drawn: dict[str, list[int]] = {}
     for leaf, document in sorted(random.Random(f"{seed}:{task}").sample(population, count)):
         drawn.setdefault(leaf, []).append(document)
@@ -65,16 +65,16 @@ def draw(task: str, sizes: dict[str, int], wanted: int | str, seed: int) -> dict
 
 
 def load_leaves(manager: Any, name: str, evaluate: Evaluate) -> dict[str, Any]:
-    """The lm-eval tasks behind a name: itself, or those of a group. Raises EvaluationError if there is no such name."""
+    """The lm-eval tasks behind a name: itself, or those of a group. Raises RecipeError if there is no such name."""
     if name not in manager.all_tasks:
         close = difflib.get_close_matches(name, manager.all_tasks, 3)
         hint = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(sorted(manager.all_tasks)[:10])}."
         where = f"{evaluate.task_path} or " if evaluate.task_path else ""
-        raise EvaluationError(f"evaluate.tasks: found {name!r}, no such task in {where}lm-eval's own tasks. {hint}")
+        raise RecipeError(f"evaluate.tasks: found {name!r}, no such task in {where}lm-eval's own tasks. {hint}")
     return dict(manager.load([name])["tasks"])
 
 
-def _task(name: str, leaves: dict[str, Any], drawn: dict[str, list[int]], samples: dict[str, Any]) -> Task:
+def _task(name: str, leaves: dict[str, Any], drawn: dict[str, list[int]], samples: dict[str, Any], model: EngineLM) -> Task:
     items: list[Item] = []
     metrics = set()
     for leaf in leaves.keys() & drawn.keys():
@@ -85,13 +85,13 @@ def _task(name: str, leaves: dict[str, Any], drawn: dict[str, list[int]], sample
         if metric is None:
             raise EvaluationError(f"task {leaf}: no per-item {' or '.join(METRICS)} among {sorted(found[0])}.")
         metrics.add(metric)
-        items += [_item(leaf, sample, metric) for sample in found]
+        items += [_item(leaf, sample, metric, model) for sample in found]
     documents = sum(len(task.eval_docs) for task in leaves.values())
     items.sort(key=lambda item: (item.task, item.doc_id))
     return Task(name=name, metric="/".join(sorted(metrics)), documents=documents, items=items)
 
 
-def _item(leaf: str, sample: dict[str, Any], metric: str) -> Item:
+def _item(leaf: str, sample: dict[str, Any], metric: str, model: EngineLM) -> Item:
     score = sample[metric]
     return Item(
         task=leaf,
@@ -99,5 +99,6 @@ def _item(leaf: str, sample: dict[str, Any], metric: str) -> Item:
         doc_hash=sample["doc_hash"],
         prompt_hash=sample["prompt_hash"],
         target_hash=sample["target_hash"],
+        tokens_hash=model.tokens_hash(leaf, sample["doc_id"]),
         score=float(score) if isinstance(score, (int, float)) else math.nan,
     )

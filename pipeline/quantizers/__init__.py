@@ -102,6 +102,8 @@ QUANTIZERS = {
     ),
 }
 METHOD = {"auto-gptq": "gptq", "autoawq": "awq"}
+GROUP_SIZES = (-1, 32, 64, 128)  # that GPTQModel writes and vLLM's kernels read
+RATIO_SLACK = 0.1  # whole layers are chosen, so a small model cannot meet a ratio exactly
 DIVISOR = 32  # vLLM's 4-bit kernels need in and out features in multiples of this
 
 
@@ -144,6 +146,8 @@ def _problems(variant: Variant) -> list[str]:
 
 
 def _impossible_settings(variant: Variant, method: str) -> list[str]:
+    if method in ("gptq", "awq") and group_size(variant) not in GROUP_SIZES:
+        return [f"group_size: found {variant.group_size}, expected one of {', '.join(map(str, GROUP_SIZES))}. Use 128."]
     if method == "gptq" and variant.symmetric is False:
         return ["symmetric: found false; vLLM refuses asymmetric GPTQ on a CPU. Use true, or quantizer awq."]
     if method == "gptq" and variant.desc_act and variant.group_size != -1:
@@ -198,10 +202,13 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     samples = read(Path(job["samples"]), Samples)
     outcome: Outcome = importlib.import_module(table.module).quantize(variant, source, samples, out)
     accepted: set[str] = {"bf16"} if table.simulated else {variant.weights}
-    if variant.ratio is not None and variant.ratio < 1:
+    ratio = 1.0 if variant.ratio is None else variant.ratio
+    if ratio < 1:
         accepted.add("int8")
     found = layers.inspect(out, variant.engine)
     counted = layers.compare(found, source, accepted)
+    if ratio < 1 and (share := layers.int4_share(found)) < ratio - RATIO_SLACK:
+        raise QuantizeError(f"{table.answered_by} put {share:.0%} of the weights in int4, the recipe's ratio is {ratio:.0%}.")
     if len(counted.skipped) > variant.allow_skipped:
         raise QuantizeError(
             f"{table.answered_by} left {len(counted.skipped)} of {counted.expected} layers out of {variant.weights}: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -12,12 +13,14 @@ from typing import Any
 from pipeline.checkpoint import linear_shapes
 from pipeline.errors import QuantizeError
 from pipeline.quantizers import METHOD, Outcome, group_size
-from pipeline.quantizers.unquantized import copy_companions
+from pipeline.quantizers.export import copy_companions
 from pipeline.recipe import Variant
 from pipeline.records import Samples
 
 BATCH_ROWS = 4
-NO_SCALE = "not applicable"  # GPTQModel's word in the log for an AWQ layer that it quantizes without a searched scale
+# GPTQModel's word in the log where AWQ has no scale to search: under grouped-query attention the value projection's columns
+# cannot take up a scale of the output projection's rows.
+NO_SCALE, NO_SCALE_MODULE = "not applicable", "self_attn.o_proj"
 
 
 def quantize(variant: Variant, source: Path, samples: Samples, out: Path) -> Outcome:
@@ -27,6 +30,7 @@ def quantize(variant: Variant, source: Path, samples: Samples, out: Path) -> Out
     from gptqmodel.quantization import FORMAT
     from gptqmodel.quantization import METHOD as METHODS
 
+    source, out = source.resolve(), out.resolve()
     method = METHOD.get(str(variant.quantizer), str(variant.quantizer))
     settings: dict[str, Any] = {"bits": 4, "group_size": group_size(variant), "fallback": None}
     if method == "gptq":
@@ -37,11 +41,13 @@ def quantize(variant: Variant, source: Path, samples: Samples, out: Path) -> Out
         options = {"backend": BACKEND.AWQ_TORCH}  # the default back-end needs CUDA
     offload = out / "offload"
     config = QuantizeConfig(**settings, device="cpu", offload_to_disk=True, offload_to_disk_path=str(offload))
-    model = GPTQModel.load(str(source), config, trust_remote_code=False)
     rows = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in samples.ids]
-    model.quantize(rows, batch_size=BATCH_ROWS, **options)
-    model.save(str(out))
-    shutil.rmtree(offload, ignore_errors=True)
+    with contextlib.chdir(out):  # it writes a folder of logs where it stands
+        model = GPTQModel.load(str(source), config, trust_remote_code=False)
+        model.quantize(rows, batch_size=BATCH_ROWS, **options)
+        model.save(str(out))
+    for folder in (offload, out / "logs"):
+        shutil.rmtree(folder, ignore_errors=True)
     losses = _calibration_log(out / "quant_log.csv", source)
     copy_companions(source, out)
     unscaled = [name for name, loss in losses.items() if loss is None]
@@ -80,7 +86,7 @@ def _loss(entry: dict[str, str]) -> float | None:
     name = f"layer {entry['layer']} {entry['module']}"
     if not int(entry["samples"]):
         raise QuantizeError(f"GPTQModel saw no calibration tokens at {name}. Give more samples.")
-    if entry["loss"] == NO_SCALE:
+    if entry["loss"] == NO_SCALE and entry["module"] == NO_SCALE_MODULE:
         return None
     try:
         return float(entry["loss"])

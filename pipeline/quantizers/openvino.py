@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.quantizers import Outcome, group_size
-from pipeline.quantizers.unquantized import copy_companions
+from pipeline.quantizers.export import add_tokenizer, export
 from pipeline.recipe import Variant
 from pipeline.records import Samples
 
@@ -25,16 +25,6 @@ def quantize(variant: Variant, source: Path, samples: Samples, out: Path) -> Out
         resolved = _compress(model, variant, samples, out)
     add_tokenizer(source, out)
     return Outcome(resolved)
-
-
-def export(source: Path) -> Any:
-    """The source as an uncompressed OpenVINO model in memory; load_in_8bit=False stops the silent INT8 above 1e9."""
-    from optimum.intel import OVModelForCausalLM
-
-    print(f"openvino: exporting {source}", flush=True)
-    return OVModelForCausalLM.from_pretrained(
-        source, export=True, load_in_8bit=False, compile=False, trust_remote_code=False, local_files_only=True
-    )
 
 
 def _compress(model: Any, variant: Variant, samples: Samples, out: Path) -> dict[str, Any]:
@@ -68,15 +58,3 @@ def _recorded_by_nncf(out: Path) -> dict[str, str]:
     tree = ElementTree.parse(out / "openvino_model.xml")
     section = tree.find("./rt_info/nncf/weight_compression")
     return {} if section is None else {item.tag: item.get("value", "") for item in section}
-
-
-def add_tokenizer(source: Path, out: Path) -> None:
-    """OpenVINO tokenizer and detokenizer, which the export of a model alone does not make."""
-    import openvino
-    from openvino_tokenizers import convert_tokenizer
-    from transformers import AutoTokenizer
-
-    copy_companions(source, out)
-    tokenizer, detokenizer = convert_tokenizer(AutoTokenizer.from_pretrained(source), with_detokenizer=True)
-    openvino.save_model(tokenizer, out / "openvino_tokenizer.xml")
-    openvino.save_model(detokenizer, out / "openvino_detokenizer.xml")

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.checkpoint import linear_shapes, source_tensors
 from pipeline.quantizers import Outcome, group_size
-from pipeline.quantizers.openvino import add_tokenizer, export
-from pipeline.quantizers.unquantized import copy_companions
+from pipeline.quantizers.export import add_tokenizer, copy_companions, export
 from pipeline.recipe import Variant
 from pipeline.records import Samples
 

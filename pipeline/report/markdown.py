@@ -50,8 +50,8 @@ def _quality(summary: dict[str, Any]) -> str:
     rows = [
         [
             name,
-            *(f"{row['perplexity'][text]:.4f}" for text in texts),
-            *(_accuracy(row["tasks"][task]) for task in tasks),
+            *(_number(row["perplexity"].get(text)) for text in texts),
+            *(_accuracy(row["tasks"].get(task)) for task in tasks),
         ]
         for name, row in {"reference": reference, **summary["variants"]}.items()
     ]
@@ -63,7 +63,7 @@ def _speed(summary: dict[str, Any]) -> str:
     for name, row in summary["variants"].items():
         benchmark = row["benchmark"]
         if not benchmark["measured"]:
-            rows.append([name, f"not benchmarked: {benchmark['reason']}", "", "", "", "", "", ""])
+            rows.append([name, f"not benchmarked: {benchmark['reason']}", "", "", "", "", "", "", ""])
             continue
         memory = f"{benchmark['peak_memory_bytes'] / 1e9:.2f} GB"
         for level in benchmark["levels"]:
@@ -75,10 +75,11 @@ def _speed(summary: dict[str, Any]) -> str:
                 _times(row["speedup"].get(str(level["concurrency"]))),
                 f"{level['ttft_ms']['median']:.1f} ms",
                 f"{level['tpot_ms']['median']:.2f} ms",
+                f"{level['failed']} of {level['requests']}",
                 f"{benchmark['load_s']:.1f} s",
                 memory,
             ])  # fmt: skip
-    head = ["variant", "concurrency", "tokens/s", "over unquantized", "TTFT", "TPOT", "load", "peak memory"]
+    head = ["variant", "concurrency", "tokens/s", "over unquantized", "TTFT", "TPOT", "failed", "load", "peak memory"]
     return table(head, rows)
 
 
@@ -106,8 +107,12 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _accuracy(task: dict[str, Any]) -> str:
-    return f"{task['accuracy']:.4f} ± {task['standard_error']:.4f}"
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.4f}"
+
+
+def _accuracy(task: dict[str, Any] | None) -> str:
+    return "not measured" if task is None else f"{task['accuracy']:.4f} ± {task['standard_error']:.4f}"
 
 
 def _megabytes(count: int) -> str:

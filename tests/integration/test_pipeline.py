@@ -187,18 +187,36 @@ def test_killing_the_command_alone_kills_its_worker(run: Path) -> None:
     assert psutil.wait_procs(workers, timeout=5)[1] == []
 
 
-def test_a_changed_weight_is_noticed_before_evaluation(run: Path) -> None:
-    path = paths.model("tiny", "ov-bf16") / "openvino_model.bin"
-    data = path.read_bytes()
+def test_a_damaged_artifact_is_not_evaluated_and_fails(run: Path) -> None:
+    path, record = paths.model("tiny", "ov-bf16") / "openvino_model.bin", paths.evaluation("tiny", "ov-bf16")
+    data, measured = path.read_bytes(), record.read_bytes()
     path.unlink()
     path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
     try:
-        done = command("quantgate", "evaluate", "tiny", "ov-bf16")
+        assert command("quantgate", "evaluate", "tiny", "ov-bf16").returncode == 0
+        failure = read(record, Evaluation).failure
+        assert failure is not None
+        assert "openvino_model.bin" in failure
+        done = command("quantgate", "require", "tiny", "ov-bf16")
         assert done.returncode == 2
-        assert "openvino_model.bin" in done.stderr
-        assert "Traceback" not in done.stderr
+        assert "out of date" in done.stderr
     finally:
         path.write_bytes(data)
+        record.unlink()
+        record.write_bytes(measured)
+    assert command("quantgate", "require", "tiny", "ov-bf16").returncode == 0
+
+
+def test_a_moved_limit_makes_the_verdict_stale(run: Path) -> None:
+    recipe = run / "recipes" / "tiny.yaml"
+    text = recipe.read_text()
+    try:
+        recipe.write_text(text.replace("int8: 1.005", "int8: 1.000001"))
+        done = command("quantgate", "require", "tiny", "ov-int8")
+        assert done.returncode == 2
+        assert "out of date" in done.stderr
+    finally:
+        recipe.write_text(text)
 
 
 def test_an_unknown_task_is_said_with_the_nearest(run: Path) -> None:

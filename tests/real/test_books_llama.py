@@ -19,7 +19,7 @@ pytestmark = pytest.mark.real
 
 @pytest.mark.engine
 def test_books_llama_up_to_the_verdict(project: Path) -> None:
-    """The recipe with fewer items, so that it takes minutes; the whole one is run by hand (docs/books-llama.md)."""
+    """The recipe with fewer items, so that it takes minutes; the whole one is run by hand."""
     prepare(REAL, project)
     recipe = paths.recipe("books-llama")
     text = recipe.read_text().replace("lambada: 2500, arc_easy_local: 1500, piqa_local: all", "lambada: 300, piqa_local: 300")

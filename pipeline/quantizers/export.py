@@ -1,0 +1,39 @@
+"""What several tools share: the source's own companion files, and the export to OpenVINO with its tokenizer."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+# What travels with any artifact, as the source has it: tools rewrite these files and change defaults in them.
+COMPANIONS = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "*.jinja",
+              "generation_config.json")  # fmt: skip
+
+
+def copy_companions(source: Path, out: Path) -> None:
+    """Replaces tokenizer, chat template and generation settings in `out` by the source's own files."""
+    for path in {path for pattern in COMPANIONS for path in source.glob(pattern)}:
+        shutil.copyfile(path, out / path.name)
+
+
+def export(source: Path) -> Any:
+    """The source as an uncompressed OpenVINO model in memory; load_in_8bit=False stops the silent INT8 above 1e9."""
+    from optimum.intel import OVModelForCausalLM
+
+    print(f"openvino: exporting {source}", flush=True)
+    return OVModelForCausalLM.from_pretrained(
+        source, export=True, load_in_8bit=False, compile=False, trust_remote_code=False, local_files_only=True
+    )
+
+
+def add_tokenizer(source: Path, out: Path) -> None:
+    """OpenVINO tokenizer and detokenizer, which the export of a model alone does not make."""
+    import openvino
+    from openvino_tokenizers import convert_tokenizer
+    from transformers import AutoTokenizer
+
+    copy_companions(source, out)
+    tokenizer, detokenizer = convert_tokenizer(AutoTokenizer.from_pretrained(source), with_detokenizer=True)
+    openvino.save_model(tokenizer, out / "openvino_tokenizer.xml")
+    openvino.save_model(detokenizer, out / "openvino_detokenizer.xml")
