@@ -95,7 +95,8 @@ def _from_ir(artifact: Path) -> Iterator[tuple[str, Layer]]:
             continue
         kind = operation.get_element_type().get_type_name()
         name = operation.get_friendly_name()
-        if kind in ("f16", "f32") and not numpy.isfinite(operation.data).all():
+        # `data` of a bfloat16 constant is its bits under the name of float16; get_data converts.
+        if kind in IR_FLOAT and not numpy.isfinite(operation.get_data(dtype=numpy.float32)).all():
             raise ArtifactError(f"{artifact}: constant {name} holds NaN or infinite values.")
         suffix = next((s for s in IR_WEIGHT_SUFFIXES if name.endswith(s)), None)
         shape = list(operation.get_output_shape(0))
