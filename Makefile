@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RECIPE ?= tiny
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: setup repro test unit check clean
+.PHONY: setup repro test unit check
 
 setup:
 	@$(PYTHON) -m pipeline.environments
@@ -23,6 +23,3 @@ check:
 	@ruff check .
 	@ruff format --check .
 	@mypy
-
-clean:
-	rm -rf artifacts/models artifacts/.tmp artifacts/calibration artifacts/evaluations artifacts/gates

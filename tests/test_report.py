@@ -1,0 +1,130 @@
+"""The report from records alone: every variant shown, the damaged one too, and nothing joined that does not belong together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import cli, index, paths, recipe, records, report, stages
+from pipeline.errors import ArtifactError, Rejected
+from tests.conftest import ROOT
+from tests.test_gate import evaluation
+
+VARIANTS = "variants:\n  ov-bf16: {engine: openvino}\n  ov-int8: {engine: openvino, quantizer: openvino, weights: int8}\n"
+FILE = records.File(path="w", size_bytes=1000, sha256="s")
+
+
+def level(speed: float) -> records.Level:
+    spread = records.Spread(median=speed, minimum=speed - 1, maximum=speed + 1, n=3)
+    return records.Level(concurrency=1, requests=8, failed=2, ttft_ms=spread, tpot_ms=spread, output_tokens_per_s=spread)
+
+
+def manifest(variant: str, quantizer: str | None, size: int) -> records.Manifest:
+    return records.Manifest(
+        recipe="tiny", variant=variant, engine="openvino", device="cpu", quantizer=quantizer, answered_by="NNCF",
+        weights="int8" if quantizer else "bf16", requested={}, resolved={"bits": 8, "a|b": "c|d"}, notes=["a note"],
+        layers=records.Layers(expected=2, quantized=2, skipped=[]), stored_types={"int8": 2}, versions={"nncf": "3.4.0"},
+        checkpoint_sha256=digest([FILE]), samples_sha256=None, files=[FILE.model_copy(update={"size_bytes": size})],
+        wall_s=12, peak_memory_bytes=10**9,
+    )  # fmt: skip
+
+
+def digest(files: list[records.File]) -> str:
+    from pipeline import artifact
+
+    return artifact.digest(files)
+
+
+@pytest.fixture
+def measured(project: Path) -> recipe.Recipe:
+    text = (ROOT / "recipes" / "tiny.yaml").read_text()
+    paths.recipe("tiny").write_text(text[: text.index("variants:")] + VARIANTS)
+    index.write()
+    records.Checkpoint(repo=None, revision=None, path="p", architecture="L", dtype="BF16", parameters=5, files=[FILE]).write(
+        paths.checkpoint("tiny")
+    )
+    records.Samples(prompts="p", seed=0, prompts_used=1, sha256="", overlap=0.001, overlap_limit=0.05, ids=[[1]]).write(
+        paths.samples("tiny")
+    )
+    nll, scores = np.random.default_rng(0).normal(200, 20, 60), np.ones(3000)
+    reference = evaluation(nll, scores, variant="reference").model_copy(update={"artifact_sha256": digest([FILE])})
+    reference.write(paths.evaluation("tiny", "reference"))
+    for variant, quantizer, size, speed in (("ov-bf16", None, 2000, 100.0), ("ov-int8", "openvino", 1000, 150.0)):
+        made = manifest(variant, quantizer, size)
+        made.write(paths.manifest("tiny", variant))
+        own = {"artifact_sha256": digest(made.files), "recipe": "tiny", "variant": variant}
+        evaluation(nll + 0.001, scores).model_copy(update=own).write(paths.evaluation("tiny", variant))
+        records.Benchmark(
+            engine="openvino",
+            measured=True,
+            reason="r",
+            load_s=1.0,
+            size_bytes=size,
+            peak_memory_bytes=10**9,
+            levels=[level(speed)],
+            **own,
+        ).write(paths.benchmark("tiny", variant))
+        stages.decide("tiny", variant)
+    return recipe.load("tiny")
+
+
+def page() -> str:
+    return paths.report("tiny", "md").read_text()
+
+
+def test_page_and_metrics(measured: recipe.Recipe) -> None:
+    report.write("tiny", measured)
+    assert "| ov-int8 | **PASS** | 0.00 MB | 0.50x |" in page()
+    assert "| ov-int8 | 1 | 150.0 (149.0 to 151.0) | 1.50x |" in page()
+    assert "| 2 of 8 |" in page()
+    assert "bits=8" in page()
+    assert "c\\|d" in page()
+    metrics: dict[str, Any] = json.loads(paths.report("tiny", "metrics.json").read_text())
+    assert metrics["ov-int8"]["tokens_per_s_at_1"] == 150.0
+    stages.require("tiny", None)
+
+
+def test_an_artifact_that_could_not_be_measured_is_shown_as_failed(measured: recipe.Recipe) -> None:
+    path = paths.evaluation("tiny", "ov-int8")
+    found = records.read(path, records.Evaluation)
+    found.model_copy(update={"failure": "weights are NaN", "perplexity": [], "tasks": []}).write(path)
+    stages.decide("tiny", "ov-int8")
+    stages.benchmark("tiny", "ov-int8")
+    report.write("tiny", measured)
+    assert "| ov-int8 | **FAIL** |" in page()
+    assert "weights are NaN" in page()
+    assert "| ov-int8 | not measured | not measured |" in page()
+    assert "not benchmarked: the gate says FAIL" in page()
+    with pytest.raises(Rejected, match=r"ov-int8 \(FAIL\)"):
+        stages.require("tiny", None)
+
+
+def test_records_of_different_artifacts_are_not_joined(measured: recipe.Recipe) -> None:
+    benchmark = records.read(paths.benchmark("tiny", "ov-int8"), records.Benchmark)
+    benchmark.model_copy(update={"artifact_sha256": "other"}).write(paths.benchmark("tiny", "ov-int8"))
+    with pytest.raises(ArtifactError, match="of another artifact"):
+        report.write("tiny", measured)
+
+
+@pytest.mark.parametrize("record", ["manifest", "checkpoint", "reference", "recipe"])
+def test_a_verdict_that_is_out_of_date_is_no_pass(measured: recipe.Recipe, record: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["require", "tiny", "ov-int8"]) == 0
+    if record == "manifest":
+        manifest("ov-int8", "openvino", 1000).model_copy(update={"files": [FILE.model_copy(update={"sha256": "x"})]}).write(
+            paths.manifest("tiny", "ov-int8")
+        )
+    elif record == "checkpoint":
+        pinned = records.read(paths.checkpoint("tiny"), records.Checkpoint)
+        pinned.model_copy(update={"files": []}).write(paths.checkpoint("tiny"))
+    elif record == "reference":
+        found = records.read(paths.evaluation("tiny", "reference"), records.Evaluation)
+        found.model_copy(update={"tasks": []}).write(paths.evaluation("tiny", "reference"))
+    else:
+        text = paths.recipe("tiny").read_text()
+        paths.recipe("tiny").write_text(text.replace("weights: int8}", "weights: int8, symmetric: true}"))
+    assert cli.main(["require", "tiny", "ov-int8"]) == 2
+    assert "out of date" in capsys.readouterr().err
