@@ -60,6 +60,7 @@ def measured(project: Path) -> recipe.Recipe:
         evaluation(nll + 0.001, scores).model_copy(update=own).write(paths.evaluation("tiny", variant))
         records.Benchmark(
             engine="openvino",
+            machine={"cpu": "X", "cores": 2, "instruction_sets": ["avx2"]},
             measured=True,
             reason="r",
             load_s=1.0,
@@ -82,6 +83,7 @@ def test_page_and_metrics(measured: recipe.Recipe) -> None:
     assert "| ov-int8 | 1 | 150.0 (149.0 to 151.0) | 1.50x |" in page()
     assert "| 2 of 8 |" in page()
     assert "bits=8" in page()
+    assert "ov-bf16, ov-int8 on X, 2 cores (avx2)." in page()
     assert "c\\|d" in page()
     metrics: dict[str, Any] = json.loads(paths.report("tiny", "metrics.json").read_text())
     assert metrics["ov-int8"]["tokens_per_s_at_1"] == 150.0

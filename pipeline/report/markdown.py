@@ -15,6 +15,7 @@ def render(summary: dict[str, Any]) -> str:
         "Perplexity per token; accuracy with its standard error. The reference is the source checkpoint in float32.",
         _quality(summary),
         "## Speed",
+        _machine(summary),
         "Output tokens per second (median of the repeats, in brackets the range seen); times over the unquantized model on "
         "the same engine.",
         _speed(summary),
@@ -56,6 +57,17 @@ def _quality(summary: dict[str, Any]) -> str:
         for name, row in {"reference": reference, **summary["variants"]}.items()
     ]
     return table(["variant", *(f"perplexity {text}" for text in texts), *tasks], rows)
+
+
+def _machine(summary: dict[str, Any]) -> str:
+    """A figure without its machine means nothing; variants timed on different ones are named with theirs."""
+    machines: dict[str, list[str]] = {}
+    for name, row in summary["variants"].items():
+        found = row["benchmark"]["machine"]
+        if found:
+            sets = ", ".join(found["instruction_sets"])
+            machines.setdefault(f"{found['cpu']}, {found['cores']} cores ({sets})", []).append(name)
+    return " ".join(f"{', '.join(names)} on {machine}." for machine, names in machines.items())
 
 
 def _speed(summary: dict[str, Any]) -> str:
