@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -37,21 +38,21 @@ class Run(NamedTuple):
     wall_s: float
 
 
-def closed_loop(engine: Engine, trace: list[Request], concurrency: int) -> Run:
+def closed_loop(engine: Engine, trace: list[Request], concurrency: int, clock: Callable[[], float] = time.perf_counter) -> Run:
     """Replays the trace in order; greedy, exact output lengths. A failed request is kept as one."""
-    start = time.perf_counter()
+    start = clock()
     timings: list[Timing] = []
     in_flight = 0
     while len(timings) < len(trace) or in_flight:
         while in_flight < concurrency and len(timings) < len(trace):
             request = trace[len(timings)]
-            timings.append(Timing(time.perf_counter() - start, request.output_tokens))
+            timings.append(Timing(clock() - start, request.output_tokens))
             engine.submit(len(timings) - 1, request.prompt, request.output_tokens, stop_at_eos=False)
             in_flight += 1
         steps = engine.step()
-        now = time.perf_counter() - start
+        now = clock() - start
         for step in steps:
             timings[step.key].token_times_s.extend([now] * len(step.token_ids))
             timings[step.key].error = step.error
             in_flight -= step.done
-    return Run(timings, time.perf_counter() - start)
+    return Run(timings, clock() - start)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,10 +21,17 @@ EOS = 1
 
 
 class FakeEngine:
-    def __init__(self, artifact: Path, serve: Serve, step_s: float = 0.0, fail: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self,
+        artifact: Path,
+        serve: Serve,
+        step_s: float = 0.0,
+        fail: frozenset[int] = frozenset(),
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         rng = random.Random(0)
         self._logits = [[rng.gauss(0, 2) for _ in range(VOCABULARY)] for _ in range(VOCABULARY)]
-        self._serve, self._step_s, self._fail = serve, step_s, fail
+        self._serve, self._step_s, self._fail, self._sleep = serve, step_s, fail, sleep
         self._running: dict[int, list[int]] = {}
         self._wanted: dict[int, tuple[int, bool]] = {}
 
@@ -48,7 +56,7 @@ class FakeEngine:
     def step(self) -> list[Step]:
         if not self._running:
             return []
-        time.sleep(self._step_s)
+        self._sleep(self._step_s)
         batch = list(self._running)[: self._serve.max_num_seqs]
         return [self._advance(key) for key in batch]
 

@@ -31,9 +31,9 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         self._max_length, self._needs_greedy = max_length, needs_greedy
         self._tokens: dict[tuple[str, int], Any] = {}
 
-    def tokens_hash(self, task: str, doc_id: int) -> str:
+    def tokens_hash(self, task: str, place: int) -> str:
         """SHA-256 over all token ids that the item was put to the engine with; pairs items by what was really scored."""
-        return str(self._tokens[task, doc_id].hexdigest())
+        return str(self._tokens[task, place].hexdigest())
 
     def _note(self, request: Instance, *ids: list[int]) -> None:
         key = (str(request.task_name), int(request.doc_id or 0))

@@ -85,13 +85,15 @@ def _task(name: str, leaves: dict[str, Any], drawn: dict[str, list[int]], sample
         if metric is None:
             raise EvaluationError(f"task {leaf}: no per-item {' or '.join(METRICS)} among {sorted(found[0])}.")
         metrics.add(metric)
-        items += [_item(leaf, sample, metric, model) for sample in found]
+        # lm-eval numbers the requests of a drawn sample by their place in it, and its logged samples by document.
+        places = {document: place for place, document in enumerate(drawn[leaf])}
+        items += [_item(leaf, sample, metric, model.tokens_hash(leaf, places[sample["doc_id"]])) for sample in found]
     documents = sum(len(task.eval_docs) for task in leaves.values())
     items.sort(key=lambda item: (item.task, item.doc_id))
     return Task(name=name, metric="/".join(sorted(metrics)), documents=documents, items=items)
 
 
-def _item(leaf: str, sample: dict[str, Any], metric: str, model: EngineLM) -> Item:
+def _item(leaf: str, sample: dict[str, Any], metric: str, tokens_hash: str) -> Item:
     score = sample[metric]
     return Item(
         task=leaf,
@@ -99,6 +101,6 @@ def _item(leaf: str, sample: dict[str, Any], metric: str, model: EngineLM) -> It
         doc_hash=sample["doc_hash"],
         prompt_hash=sample["prompt_hash"],
         target_hash=sample["target_hash"],
-        tokens_hash=model.tokens_hash(leaf, sample["doc_id"]),
+        tokens_hash=tokens_hash,
         score=float(score) if isinstance(score, (int, float)) else math.nan,
     )

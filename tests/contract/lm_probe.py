@@ -26,7 +26,7 @@ class _Request:
     """The parts of an lm-eval Instance that the rolling and greedy calls read."""
 
     def __init__(self, *args: Any, task_name: str = "t") -> None:
-        self.args, self.task_name = args, task_name
+        self.args, self.task_name, self.doc_id = args, task_name, 0
 
 
 class _Blind:

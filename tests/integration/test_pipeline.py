@@ -104,7 +104,7 @@ def test_nothing_changed_nothing_runs(run: Path) -> None:
 
 def stages_that_would_run() -> set[str]:
     done = command("dvc", "status", "--json")
-    return set(json.loads(done.stdout)) - {"require@tiny"}
+    return {name for name in json.loads(done.stdout) if "@tiny--" in name}
 
 
 def test_only_what_changed_runs_again(run: Path) -> None:
@@ -118,7 +118,7 @@ def test_only_what_changed_runs_again(run: Path) -> None:
     try:
         for old, (new, stages) in expected.items():
             recipe.write_text(text.replace(old, new, 1))
-            assert {name for name in stages_that_would_run() if name.endswith(("@tiny", *stages, *VARIANTS))} == stages
+            assert stages_that_would_run() == stages
     finally:
         recipe.write_text(text)
 
@@ -159,7 +159,7 @@ def test_killed_at_any_moment_and_run_again(run: Path, stage: str) -> None:
             artifact.verify(model, manifest.files)
         if record.exists():
             read(record, Evaluation)
-    done = command("dvc", "repro", "evaluate@tiny--ov-int8")
+    done = command("dvc", "repro", "--no-run-cache", "evaluate@tiny--ov-int8")
     assert done.returncode == 0, done.stderr
     assert read(paths.manifest("tiny", "ov-int8"), Manifest).files == manifest.files
     artifact.verify(model, manifest.files)
