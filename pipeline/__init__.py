@@ -16,6 +16,7 @@ The data's way, one module or folder a step; a later one may import an earlier o
     gate          two evaluations and limits -> verdict; pure
     benchmark/    trace, load loop, statistics
     report/       records -> page
+    require       may these artifacts be shipped
     stages        what dvc.yaml calls, in the control environment
     worker        the other end: runs one job inside a tool environment
     cli           the `quantgate` command

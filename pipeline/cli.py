@@ -82,16 +82,19 @@ def _stage(function: str, options: argparse.Namespace) -> None:
 
 
 def _require(options: argparse.Namespace) -> None:
-    from pipeline import index, stages
+    from pipeline import index
+    from pipeline.require import require
 
     index.check()
-    stages.require(options.recipe, options.variant)
+    require(options.recipe, options.variant)
 
 
 def _plan(options: argparse.Namespace) -> None:
     from pipeline import plan, stages
 
-    plan.show(options.recipe, stages.open_recipe(options.recipe))
+    recipe = stages.open_recipe(options.recipe)
+    stages.refuse_local(options.recipe, recipe)
+    plan.show(options.recipe, recipe)
 
 
 def _doctor(options: argparse.Namespace) -> None:

@@ -27,8 +27,13 @@ NAMES = ("control", "openvino", "vllm", "gptq")
 COMPLETE = "quantgate-complete"
 CPU_TORCH = "\nNo CPU build of torch was found: point PIP_EXTRA_INDEX_URL at PyTorch's index of CPU wheels and run again."
 LAUNCHER = """#!{python}
-import os, sys
-sys.path.insert(0, os.getcwd())
+import os, pathlib, sys
+here = pathlib.Path.cwd()
+root = next((p for p in (here, *here.parents) if (p / "dvc.yaml").is_file() and (p / "pipeline").is_dir()), None)
+if root is None:
+    sys.exit("quantgate: {{}} is not inside a quantgate project (a folder with dvc.yaml and pipeline/).".format(here))
+os.chdir(root)
+sys.path.insert(0, str(root))
 from pipeline.cli import main
 sys.exit(main())
 """
@@ -55,7 +60,8 @@ def location(name: str) -> Path:
     """Where the environment lies or will lie: its name and the hash of its pins and of the Python version."""
     pins = pins_file(name)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    digest = hashlib.sha256(pins.read_bytes() + version.encode()).hexdigest()[:16]
+    launcher = LAUNCHER if name == "control" else ""
+    digest = hashlib.sha256(pins.read_bytes() + f"{version}{launcher}".encode()).hexdigest()[:16]
     return root() / f"{pins.stem}-{digest}"
 
 

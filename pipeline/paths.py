@@ -65,3 +65,19 @@ def require_project() -> None:
     """Raises RecipeError unless the working folder is a quantgate project."""
     if not Path("dvc.yaml").is_file():
         raise RecipeError(f"{Path.cwd()}: no dvc.yaml here. Run quantgate in the project's folder.")
+
+
+PRODUCERS = {"checkpoints": "pin", "calibration": "calibrate", "evaluations": "evaluate", "manifests": "quantize",
+             "verdicts": "gate", "gates": "gate", "benchmarks": "benchmark", "reports": "report"}  # fmt: skip
+
+
+def producer(path: Path) -> str:
+    """The command that makes a record, from where it lies: artifacts/KIND/RECIPE[/VARIANT].json."""
+    kind, *rest = path.parts[1:]
+    if kind in ("checkpoints", "reports"):
+        return f"dvc repro {PRODUCERS[kind]}@{rest[0].split('.json')[0]}"
+    if kind == "calibration":
+        return f"dvc repro calibrate@{rest[0]}"
+    if path.stem == "reference":
+        return f"dvc repro reference@{rest[0]}"
+    return f"dvc repro {PRODUCERS[kind]}@{rest[0]}--{path.stem}"

@@ -7,9 +7,10 @@ minutes and whether it fits, no more.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import NamedTuple
 
-from pipeline import checkpoint, engines, paths, quantizers
+from pipeline import checkpoint, engines, machine, paths, quantizers
 from pipeline.errors import CheckpointError
 from pipeline.recipe import Recipe, Variant
 from pipeline.records import Checkpoint, Texts, read
@@ -53,7 +54,18 @@ def show(name: str, recipe: Recipe) -> None:
         table.add_row("all", "", _size(sum(r.disk_bytes for r in rows)), f"{_size(peak)} at most",
                       _duration(sum(r.seconds for r in rows)))  # fmt: skip
     console.print(table)
-    console.print(f"Everything: dvc repro require@{name}    one variant: dvc repro benchmark@{name}--VARIANT")
+    if parameters:
+        for shortage in _shortages(rows):
+            console.print(f"[red]Does not fit: {shortage}[/]")
+    console.print(f"Everything:  dvc repro require@{name}\nOne variant: dvc repro benchmark@{name}--VARIANT", soft_wrap=True)
+
+
+def _shortages(rows: list[Estimate]) -> list[str]:
+    """Which resource of this machine is smaller than the plan needs."""
+    memory, disk = max(row.memory_bytes for row in rows), sum(row.disk_bytes for row in rows)
+    has_memory, has_disk = machine.describe()["memory_bytes"], machine.free_bytes(Path.cwd())
+    found = [("memory", memory, has_memory), ("disk", disk, has_disk)]
+    return [f"{name} {_size(needs)}, this machine has {_size(has)}" for name, needs, has in found if needs > has]
 
 
 def estimate(name: str, recipe: Recipe, parameters: int) -> list[Estimate]:

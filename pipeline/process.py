@@ -28,6 +28,10 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "PYTHONWARNINGS": "ignore",  # tracer and deprecation warnings inside the tools, of no use to their user
     "PYTHONUNBUFFERED": "1",
 }
 
@@ -47,6 +51,7 @@ def run(environment: str, verb: str, job: dict[str, Any], folder: Path) -> Finis
     request.write_text(json.dumps(job))
     python = str(environments.python(environment))
     command = [python, "-m", "pipeline.worker", verb, str(request), str(response), str(os.getpid())]
+    print(f"{folder.name}: starting in environment {environment!r}", flush=True)
     start = time.monotonic()
     process = subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, close_fds=False)
     sampler = _Sampler(process.pid)

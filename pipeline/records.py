@@ -43,7 +43,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text()
     except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: missing: the stage that writes it has not run. Run: dvc repro") from error
+        raise ArtifactError(f"{path}: missing: the stage that writes it has not run. Run: {paths.producer(path)}") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -202,6 +202,7 @@ class Evaluation(Record):
     settings: dict[str, Any]
     versions: dict[str, str]
     artifact_sha256: str
+    requested: dict[str, Any]
     failure: str | None
     load_check: LoadCheck | None
     perplexity: list[Perplexity]

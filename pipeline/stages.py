@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline import artifact, checkpoint, engines, gate, machine, paths, process, quantizers, records
 from pipeline import recipe as recipes
-from pipeline.errors import ArtifactError, EvaluationError, Rejected, WorkerCrashed
+from pipeline.errors import ArtifactError, EvaluationError, WorkerCrashed
 from pipeline.recipe import Recipe, Variant
 
 UNMEASURED: dict[str, Any] = {"settings": {}, "versions": {}, "load_check": None, "perplexity": [], "tasks": []}
@@ -22,6 +22,8 @@ def open_recipe(name: str) -> Recipe:
     paths.require_project()
     recipe = recipes.load(name)
     quantizers.refuse(paths.recipe(name), recipe)
+    for prompts in (recipe.calibration.prompts, *recipe.evaluate.perplexity.texts):
+        recipes.load_prompt_set(prompts)
     return recipe
 
 
@@ -30,6 +32,14 @@ def open_variant(name: str, variant: str) -> tuple[Recipe, Variant]:
     if variant not in recipe.variants:
         raise recipes.unknown("variant", variant, paths.recipe(name), list(recipe.variants))
     return recipe, recipe.variants[variant]
+
+
+def refuse_local(name: str, recipe: Recipe) -> None:
+    """Where the checkpoint is a local folder: what its shapes make impossible, said before anything runs."""
+    if recipe.model.path is not None:
+        source = checkpoint.fetch(recipe.model)
+        for variant_name, variant in recipe.variants.items():
+            quantizers.refuse_shapes(paths.recipe(name), variant_name, variant, source)
 
 
 def pin(name: str) -> None:
@@ -102,8 +112,8 @@ def quantize(name: str, variant_name: str) -> None:
         )
         artifact.install(out, paths.model(name, variant_name))
         manifest.write(paths.manifest(name, variant_name))
-    layers = manifest.layers
-    print(f"{variant_name}: {layers.quantized} of {layers.expected} layers in {variant.weights}, "
+    types = ", ".join(f"{count} {kind}" for kind, count in sorted(manifest.stored_types.items()))
+    print(f"{variant_name}: layers stored as {types}; "
           f"{manifest.size_bytes / 1e6:.1f} MB, {done.wall_s:.0f} s, {done.peak_memory_bytes / 1e9:.2f} GB")  # fmt: skip
 
 
@@ -119,7 +129,8 @@ def evaluate(name: str, variant_name: str) -> None:
             artifact.verify(model, manifest.files)
             _evaluate(name, variant_name, recipe, variant.engine, model, source, sha256, manifest.stored_types, folder)
         except (ArtifactError, EvaluationError, WorkerCrashed) as error:
-            _write_evaluation(name, variant_name, variant.engine, sha256, process.Finished(UNMEASURED, 0, 0), str(error))
+            _write_evaluation(name, variant_name, variant.engine, sha256, requested(recipe, variant.engine),
+                              process.Finished(UNMEASURED, 0, 0), str(error))  # fmt: skip
             print(f"{variant_name}: not measured: {error}", file=sys.stderr)
 
 
@@ -137,20 +148,30 @@ def _evaluate(
         "stored_types": stored_types,
     }
     done = process.run(engines.ENGINES[engine].environment, "evaluate", job, folder)
-    evaluation = _write_evaluation(name, variant_name, engine, sha256, done, None)
+    evaluation = _write_evaluation(name, variant_name, engine, sha256, requested(recipe, engine), done, None)
     found = [f"perplexity {item.text} {item.value:.4f}" for item in evaluation.perplexity]
     found += [f"{task.name} {task.mean:.4f}" for task in evaluation.tasks]
     print(f"{variant_name}: {', '.join(found)} ({done.wall_s:.0f} s)")
 
 
+def requested(recipe: Recipe, engine: str) -> dict[str, Any]:
+    """What an evaluation depends on of the recipe, kept with it so that a later change of the recipe shows."""
+    serve = recipe.serve.model_dump()
+    if engine == "reference":
+        serve = {"max_model_len": serve["max_model_len"]}
+    return {"evaluate": recipe.evaluate.model_dump(), "serve": serve, "calibration": recipe.calibration.model_dump()}
+
+
 def _write_evaluation(
-    name: str, variant_name: str, engine: str, sha256: str, done: process.Finished, failure: str | None
-) -> records.Evaluation:
+    name: str, variant_name: str, engine: str, sha256: str, asked: dict[str, Any], done: process.Finished,
+    failure: str | None,
+) -> records.Evaluation:  # fmt: skip
     evaluation = records.Evaluation(
         recipe=name,
         variant=variant_name,
         engine=engine,
         artifact_sha256=sha256,
+        requested=asked,
         failure=failure,
         wall_s=done.wall_s,
         peak_memory_bytes=done.peak_memory_bytes,
@@ -161,7 +182,7 @@ def _write_evaluation(
 
 
 def decide(name: str, variant_name: str) -> None:
-    verdict = _decide(name, *open_variant(name, variant_name), variant_name)
+    verdict = verdict_of(name, *open_variant(name, variant_name), variant_name)
     verdict.write(paths.verdict(name, variant_name))
     records.write_text(paths.gate(name, variant_name), f"{verdict.status}\n")
     print(f"{variant_name}: {verdict.status}")
@@ -169,7 +190,7 @@ def decide(name: str, variant_name: str) -> None:
         print(f"  {check.status}: {check.name}: {check.reason}")
 
 
-def _decide(name: str, recipe: Recipe, variant: Variant, variant_name: str) -> records.Verdict:
+def verdict_of(name: str, recipe: Recipe, variant: Variant, variant_name: str) -> records.Verdict:
     limits = gate.Limits(
         perplexity_ratio=recipe.gate.perplexity_ratio[variant.weights],
         accuracy_drop=recipe.gate.accuracy_drop[variant.weights],
@@ -192,7 +213,7 @@ def benchmark(name: str, variant_name: str) -> None:
         record.write(paths.benchmark(name, variant_name))
         print(f"{variant_name}: not benchmarked: {record.reason}")
         return
-    model, manifest = _verified(name, variant_name)
+    model, manifest = verified(name, variant_name)
     machine_before = machine.describe()
     with artifact.stage_folder(f"benchmark@{name}--{variant_name}") as folder:
         job = {
@@ -227,39 +248,7 @@ def report(name: str) -> None:
     print(f"report: {paths.report(name, 'md')}")
 
 
-def require(name: str, variant_name: str | None) -> None:
-    """Prints how every variant fared. Raises Rejected unless all (or the named one) passed, ArtifactError if out of date."""
-    from pipeline.report.terminal import show
-
-    recipe = open_recipe(name)
-    if variant_name is not None:
-        open_variant(name, variant_name)
-    names = [variant_name] if variant_name else list(recipe.variants)
-    statuses = {variant: _current_verdict(name, recipe, variant).status for variant in names}
-    show(name, recipe)
-    rejected = [f"{variant} ({status})" for variant, status in statuses.items() if status != "PASS"]
-    if rejected:
-        raise Rejected(f"{name}: not passed: {', '.join(rejected)}. Reasons: {paths.report(name, 'md')}")
-
-
-def _current_verdict(name: str, recipe: Recipe, variant_name: str) -> records.Verdict:
-    """The verdict, decided again from the evaluations and the recipe as they are now. A stale one is no verdict."""
-    path = paths.verdict(name, variant_name)
-    verdict = records.read(path, records.Verdict)
-    manifest = records.read(paths.manifest(name, variant_name), records.Manifest)
-    pinned = records.read(paths.checkpoint(name), records.Checkpoint)
-    now = _decide(name, recipe, recipe.variants[variant_name], variant_name)
-    belongs = (
-        verdict.candidate_sha256 == artifact.digest(manifest.files)
-        and verdict.reference_sha256 == manifest.checkpoint_sha256 == artifact.digest(pinned.files)
-        and manifest.requested == recipe.variants[variant_name].settings()
-    )
-    if not belongs or now.model_dump_json() != verdict.model_dump_json():
-        raise ArtifactError(f"{path}: out of date with the recipe or the artifact. Run: dvc repro require@{name}")
-    return verdict
-
-
-def _verified(name: str, variant_name: str) -> tuple[Path, records.Manifest]:
+def verified(name: str, variant_name: str) -> tuple[Path, records.Manifest]:
     """The artifact's folder and manifest, every file hashed again: DVC's own state is no proof."""
     manifest = records.read(paths.manifest(name, variant_name), records.Manifest)
     folder = paths.model(name, variant_name)

@@ -39,6 +39,8 @@ def main(verb: str, request: str, response: str, parent: str) -> int:
         answer, code = {"value": value}, 0
     except QuantgateError as error:
         answer, code = {"type": type(error).__name__, "error": str(error)}, 2
+    except KeyboardInterrupt:
+        return 130
     except Exception as error:  # every library wraps a full disk in an error of its own
         if os.strerror(errno.ENOSPC) not in str(error):
             raise

@@ -25,6 +25,7 @@ def evaluation(nll: np.ndarray, scores: np.ndarray, tokens: int = 100, variant: 
         settings={},
         versions={},
         artifact_sha256=variant,
+        requested={},
         failure=None,
         load_check=None,
         perplexity=[Perplexity(text="x", text_sha256="h", windows=windows)],

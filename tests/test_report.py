@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ import pytest
 
 from pipeline import cli, index, paths, recipe, records, report, stages
 from pipeline.errors import ArtifactError, Rejected
+from pipeline.require import require
 from tests.conftest import ROOT
 from tests.test_gate import evaluation
 
 VARIANTS = "variants:\n  ov-bf16: {engine: openvino}\n  ov-int8: {engine: openvino, quantizer: openvino, weights: int8}\n"
 FILE = records.File(path="w", size_bytes=1000, sha256="s")
+WEIGHTS = {size: records.File(path="w", size_bytes=size, sha256=hashlib.sha256(b"x" * size).hexdigest()) for size in (1000, 2000)}
 
 
 def level(speed: float) -> records.Level:
@@ -28,9 +31,15 @@ def manifest(variant: str, quantizer: str | None, size: int) -> records.Manifest
         recipe="tiny", variant=variant, engine="openvino", device="cpu", quantizer=quantizer, answered_by="NNCF",
         weights="int8" if quantizer else "bf16", requested={}, resolved={"bits": 8, "a|b": "c|d"}, notes=["a note"],
         layers=records.Layers(expected=2, quantized=2, skipped=[]), stored_types={"int8": 2}, versions={"nncf": "3.4.0"},
-        checkpoint_sha256=digest([FILE]), samples_sha256=None, files=[FILE.model_copy(update={"size_bytes": size})],
+        checkpoint_sha256=digest([FILE]), samples_sha256="", files=[WEIGHTS[size]],
         wall_s=12, peak_memory_bytes=10**9,
     )  # fmt: skip
+
+
+def write_weights(variant: str, size: int) -> None:
+    folder = paths.model("tiny", variant)
+    folder.mkdir(parents=True)
+    (folder / "w").write_bytes(b"x" * size)
 
 
 def digest(files: list[records.File]) -> str:
@@ -44,6 +53,7 @@ def measured(project: Path) -> recipe.Recipe:
     text = (ROOT / "recipes" / "tiny.yaml").read_text()
     paths.recipe("tiny").write_text(text[: text.index("variants:")] + VARIANTS)
     index.write()
+    loaded = recipe.load("tiny")
     records.Checkpoint(repo=None, revision=None, path="p", architecture="L", dtype="BF16", parameters=5, files=[FILE]).write(
         paths.checkpoint("tiny")
     )
@@ -52,12 +62,15 @@ def measured(project: Path) -> recipe.Recipe:
     )
     nll, scores = np.random.default_rng(0).normal(200, 20, 60), np.ones(3000)
     reference = evaluation(nll, scores, variant="reference").model_copy(update={"artifact_sha256": digest([FILE])})
-    reference.write(paths.evaluation("tiny", "reference"))
+    asked = stages.requested(loaded, "reference")
+    reference.model_copy(update={"requested": asked}).write(paths.evaluation("tiny", "reference"))
     for variant, quantizer, size, speed in (("ov-bf16", None, 2000, 100.0), ("ov-int8", "openvino", 1000, 150.0)):
         made = manifest(variant, quantizer, size)
+        write_weights(variant, size)
         made.write(paths.manifest("tiny", variant))
         own = {"artifact_sha256": digest(made.files), "recipe": "tiny", "variant": variant}
-        evaluation(nll + 0.001, scores).model_copy(update=own).write(paths.evaluation("tiny", variant))
+        asked = stages.requested(loaded, "openvino")
+        evaluation(nll + 0.001, scores).model_copy(update={**own, "requested": asked}).write(paths.evaluation("tiny", variant))
         records.Benchmark(
             engine="openvino",
             machine={"cpu": "X", "cores": 2, "instruction_sets": ["avx2"]},
@@ -87,7 +100,7 @@ def test_page_and_metrics(measured: recipe.Recipe) -> None:
     assert "c\\|d" in page()
     metrics: dict[str, Any] = json.loads(paths.report("tiny", "metrics.json").read_text())
     assert metrics["ov-int8"]["tokens_per_s_at_1"] == 150.0
-    stages.require("tiny", None)
+    require("tiny", None)
 
 
 def test_an_artifact_that_could_not_be_measured_is_shown_as_failed(measured: recipe.Recipe) -> None:
@@ -102,7 +115,7 @@ def test_an_artifact_that_could_not_be_measured_is_shown_as_failed(measured: rec
     assert "| ov-int8 | not measured | not measured |" in page()
     assert "not benchmarked: the gate says FAIL" in page()
     with pytest.raises(Rejected, match=r"ov-int8 \(FAIL\)"):
-        stages.require("tiny", None)
+        require("tiny", None)
 
 
 def test_records_of_different_artifacts_are_not_joined(measured: recipe.Recipe) -> None:
@@ -112,7 +125,7 @@ def test_records_of_different_artifacts_are_not_joined(measured: recipe.Recipe) 
         report.write("tiny", measured)
 
 
-@pytest.mark.parametrize("record", ["manifest", "checkpoint", "reference", "recipe"])
+@pytest.mark.parametrize("record", ["manifest", "checkpoint", "reference", "variant", "window", "serve", "samples"])
 def test_a_verdict_that_is_out_of_date_is_no_pass(measured: recipe.Recipe, record: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["require", "tiny", "ov-int8"]) == 0
     if record == "manifest":
@@ -126,7 +139,21 @@ def test_a_verdict_that_is_out_of_date_is_no_pass(measured: recipe.Recipe, recor
         found = records.read(paths.evaluation("tiny", "reference"), records.Evaluation)
         found.model_copy(update={"tasks": []}).write(paths.evaluation("tiny", "reference"))
     else:
+        old, new = {
+            "variant": ("weights: int8}", "weights: int8, symmetric: true}"),
+            "window": ("window: 256", "window: 128"),
+            "serve": ("kv_cache_gib: 1", "kv_cache_gib: 2"),
+            "samples": ("samples: 64", "samples: 8"),
+        }[record]
         text = paths.recipe("tiny").read_text()
-        paths.recipe("tiny").write_text(text.replace("weights: int8}", "weights: int8, symmetric: true}"))
+        assert old in text
+        paths.recipe("tiny").write_text(text.replace(old, new))
     assert cli.main(["require", "tiny", "ov-int8"]) == 2
-    assert "out of date" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "out of date" in said or "not the artifact that its manifest describes" in said
+
+
+def test_an_artifact_whose_weights_changed_is_no_pass(measured: recipe.Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    (paths.model("tiny", "ov-int8") / "w").unlink()
+    assert cli.main(["require", "tiny", "ov-int8"]) == 2
+    assert "w: missing" in capsys.readouterr().err

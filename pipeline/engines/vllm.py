@@ -21,7 +21,6 @@ class VllmEngine:
         self._submitted = 0
 
     def __enter__(self) -> Self:
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(self._serve.kv_cache_gib)
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores(self._serve)))

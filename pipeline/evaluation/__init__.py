@@ -17,6 +17,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     artifact, source = Path(job["artifact"]), Path(job["checkpoint"])
     evaluate, serve = Evaluate.model_validate(job["evaluate"]), Serve.model_validate(job["serve"])
     texts = read(Path(job["texts"]), Texts)
+    prepared = tasks.prepare(evaluate)
     checked = None
     if job["engine"] != "reference":
         checked = loadcheck.check_files(artifact, source, job["engine"], job["stored_types"])
@@ -24,7 +25,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         if checked is not None:
             checked = checked.model_copy(update={"generated": loadcheck.check_generates(engine, source)})
         measured_perplexity = perplexity.measure(engine, texts)
-        measured_tasks = tasks.measure(engine, source, evaluate, serve)
+        measured_tasks = tasks.measure(engine, source, evaluate, serve, prepared)
         settings = engine.settings()
     row = engines.ENGINES[job["engine"]]
     return {

@@ -6,7 +6,7 @@ import difflib
 import math
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.engines import Engine
 from pipeline.errors import EvaluationError, RecipeError
@@ -17,17 +17,31 @@ from pipeline.records import Item, Task
 METRICS = ("acc", "exact_match")  # the per-item right-or-wrong score, in order of preference
 
 
-def measure(engine: Engine, source: Path, evaluate: Evaluate, serve: Serve) -> list[Task]:
-    """Runs every task of the recipe through lm-eval. Raises RecipeError for an unknown task or too few documents."""
-    from lm_eval.evaluator import simple_evaluate
-    from transformers import AutoTokenizer
+class Prepared(NamedTuple):
+    """Tasks found and documents drawn, before any engine is started."""
 
+    manager: Any
+    leaves: dict[str, dict[str, Any]]
+    drawn: dict[str, list[int]]
+
+
+def prepare(evaluate: Evaluate) -> Prepared:
+    """Raises RecipeError for an unknown task or too few documents, EvaluationError if a task's data cannot be had."""
     manager = _manager(evaluate)
     leaves = {name: load_leaves(manager, name, evaluate) for name in evaluate.tasks}
     drawn: dict[str, list[int]] = {}
     for name, wanted in evaluate.tasks.items():
         sizes = {leaf: len(task.eval_docs) for leaf, task in leaves[name].items()}
         drawn.update(draw(name, sizes, wanted, evaluate.seed))
+    return Prepared(manager, leaves, drawn)
+
+
+def measure(engine: Engine, source: Path, evaluate: Evaluate, serve: Serve, prepared: Prepared) -> list[Task]:
+    """Runs every task of the recipe through lm-eval."""
+    from lm_eval.evaluator import simple_evaluate
+    from transformers import AutoTokenizer
+
+    manager, leaves, drawn = prepared
     every = {leaf: task for group in leaves.values() for leaf, task in group.items()}
     greedy = {leaf for leaf, task in every.items() if task.OUTPUT_TYPE == "loglikelihood"}
     model = EngineLM(engine, AutoTokenizer.from_pretrained(source), serve.max_model_len - 1, greedy)
@@ -71,7 +85,13 @@ def load_leaves(manager: Any, name: str, evaluate: Evaluate) -> dict[str, Any]:
         hint = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(sorted(manager.all_tasks)[:10])}."
         where = f"{evaluate.task_path} or " if evaluate.task_path else ""
         raise RecipeError(f"evaluate.tasks: found {name!r}, no such task in {where}lm-eval's own tasks. {hint}")
-    return dict(manager.load([name])["tasks"])
+    try:
+        return dict(manager.load([name])["tasks"])
+    except (ConnectionError, FileNotFoundError) as error:
+        raise RecipeError(
+            f"evaluate.tasks.{name}: its data cannot be had: {' '.join(str(error).split())[:200]}. Fetch it on a machine with a "
+            "network and bring HF_HOME here, or use a local task."
+        ) from error
 
 
 def _task(name: str, leaves: dict[str, Any], drawn: dict[str, list[int]], samples: dict[str, Any], model: EngineLM) -> Task:

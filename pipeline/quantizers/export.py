@@ -23,7 +23,7 @@ def export(source: Path) -> Any:
 
     print(f"openvino: exporting {source}", flush=True)
     return OVModelForCausalLM.from_pretrained(
-        source, export=True, load_in_8bit=False, compile=False, trust_remote_code=False, local_files_only=True
+        str(source), export=True, load_in_8bit=False, compile=False, trust_remote_code=False, local_files_only=True
     )
 
 

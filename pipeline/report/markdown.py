@@ -99,12 +99,11 @@ def _provenance(summary: dict[str, Any]) -> str:
     rows = []
     for name, row in summary["variants"].items():
         manifest = row["manifest"]
-        layers = manifest["layers"]
         settings = ", ".join(f"{k}={v}" for k, v in manifest["resolved"].items() if isinstance(v, (str, int, float, bool)))
         rows.append([
             name,
             row["answered_by"],
-            f"{layers['quantized']} of {layers['expected']}",
+            ", ".join(f"{count} {kind}" for kind, count in sorted(manifest["stored_types"].items())),
             settings,
             ", ".join(f"{package} {version}" for package, version in manifest["versions"].items()),
             f"{manifest['wall_s']:.0f} s, {manifest['peak_memory_bytes'] / 1e9:.2f} GB",

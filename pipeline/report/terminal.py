@@ -18,13 +18,17 @@ def show(name: str, recipe: Recipe) -> None:
         if not paths.verdict(name, variant).is_file():
             continue
         verdict = read(paths.verdict(name, variant), Verdict)
-        worst = next((check for check in verdict.checks if check.status == verdict.status), verdict.checks[0])
-        table.add_row(variant, f"[{COLOURS[verdict.status]}]{verdict.status}[/]", _speed(name, variant), worst.reason)
+        table.add_row(
+            variant,
+            f"[{COLOURS[verdict.status]}]{verdict.status}[/]",
+            _speed(name, variant),
+            "\n".join(check.reason for check in verdict.checks),
+        )
     Console().print(table)
 
 
 def _speed(name: str, variant: str) -> str:
     if not paths.benchmark(name, variant).is_file():
-        return ""
+        return "not benchmarked"
     levels = read(paths.benchmark(name, variant), Benchmark).levels
-    return ", ".join(f"{level.output_tokens_per_s.median:.0f} at {level.concurrency}" for level in levels)
+    return ", ".join(f"{level.output_tokens_per_s.median:.0f} at {level.concurrency}" for level in levels) or "not benchmarked"

@@ -52,7 +52,7 @@ def main(checkpoint: str, out: str) -> None:
     pairs = [_Request("Question: What is 10 plus 20?\nAnswer:", " 30."), _Request("Question: What is 10 plus 20?\nAnswer:", " 31.")]
     rolling = [_Request(text) for text in TEXTS]
     with engines.open_engine("reference", Path(checkpoint), SERVE) as engine:
-        measured = tasks.measure(engine, Path(checkpoint), evaluate, SERVE)
+        measured = tasks.measure(engine, Path(checkpoint), evaluate, SERVE, tasks.prepare(evaluate))
         ours = EngineLM(engine, hf.tokenizer, SERVE.max_model_len - 1, {"t"})
         blind = EngineLM(_Blind(engine), hf.tokenizer, SERVE.max_model_len - 1, {"t"})
         found = {
