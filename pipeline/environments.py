@@ -123,7 +123,7 @@ def _pip_steps(pins: Path, target: Path) -> list[list[str]]:
     steps = []
     if stubs:
         steps.append([*pip, "install", "--no-deps", *(str(_stub_wheel(stub, folder)) for stub in stubs)])
-    steps.append([*pip, "install", "--no-deps", "--no-compile", "-r", str(real)])
+    steps.append([*pip, "install", "--no-deps", "-r", str(real)])
     steps.append([*pip, "check"])
     return steps
 

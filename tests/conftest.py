@@ -12,8 +12,19 @@ from pipeline import environments
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get("QUANTGATE_REAL_DATA", ROOT.parent / "shared" / "data"))
-PROJECT = ("pipeline", "recipes", "calibration", "environments", "dvc.yaml", "params.yaml", ".dvc", ".dvcignore", ".gitignore",
-           "Makefile")  # fmt: skip
+PROJECT = (
+    "pipeline",
+    "recipes",
+    "calibration",
+    "environments",
+    "dvc.yaml",
+    "params.yaml",
+    ".dvc",
+    ".dvcignore",
+    ".gitignore",
+    "Makefile",
+    "artifacts/.gitignore",
+)  # fmt: skip  (without the last, DVC writes its own where the report looks)
 TWO_BIT = "  rounded-int2: {engine: openvino, quantizer: rounding, weights: int2, group_size: 128}\n"
 
 
@@ -30,6 +41,7 @@ def make_project(folder: Path) -> Path:
     """A project of its own in `folder`: what a fresh clone holds, without its results."""
     for name in PROJECT:
         source = ROOT / name
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
             ignored = shutil.ignore_patterns("__pycache__", "cache", "tmp", "config.local")
             shutil.copytree(source, folder / name, ignore=ignored)

@@ -160,14 +160,15 @@ def test_killed_at_any_moment_and_run_again(run: Path, stage: str) -> None:
             artifact.verify(model, manifest.files)
         if record.exists():
             read(record, Evaluation)
-    done = command("dvc", "repro", "--no-run-cache", "evaluate@tiny--ov-int8")
+    # Forced, or DVC would only take the lost outputs from its cache.
+    done = command("dvc", "repro", "-f", "-s", f"{stage}@tiny--ov-int8")
     assert done.returncode == 0, done.stderr
     assert read(paths.manifest("tiny", "ov-int8"), Manifest).files == manifest.files
     artifact.verify(model, manifest.files)
     again = read(record, Evaluation)
     assert [p.value for p in again.perplexity] == pytest.approx([p.value for p in measured.perplexity], rel=1e-3)
     assert again.artifact_sha256 == measured.artifact_sha256
-    assert list(paths.TEMPORARY.glob("*.tiny--ov-int8")) == []
+    assert not (paths.TEMPORARY / f"{stage}.tiny--ov-int8").exists()
 
 
 def test_killing_the_command_alone_kills_its_worker(run: Path) -> None:
@@ -192,7 +193,7 @@ def test_a_damaged_artifact_is_not_evaluated_and_fails(run: Path) -> None:
         assert "openvino_model.bin" in failure
         done = command("quantgate", "require", "tiny", "ov-bf16")
         assert done.returncode == 2
-        assert "out of date" in done.stderr
+        assert "openvino_model.bin" in done.stderr
     finally:
         path.write_bytes(data)
         record.unlink()
