@@ -1,6 +1,6 @@
 """`quantgate plan`: what would run, where, and a rough estimate of disk, memory and time before anything starts.
 
-The estimates are rules of thumb fitted to runs of models of 0.6e6 to 1.1e9 parameters on two AVX-512 cores; they tell hours from
+The estimates are rules of thumb, set by hand from a few runs and not fitted; they tell hours from
 minutes and whether it fits, no more.
 """
 
