@@ -11,6 +11,7 @@ import hashlib
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from pipeline.errors import CalibrationError
 from pipeline.recipe import Calibration, Perplexity, PromptSet
 from pipeline.records import Samples, Text, Texts
 
+MOST_OF_ONE = 0.5  # of the calibration tokens may be one and the same; a full stop or a space makes up a tenth
 OVERLAP_WORDS = 13  # the sequence length of GPT-3's contamination study (arXiv 2005.14165, appendix C)
 
 
@@ -148,25 +150,48 @@ def pack(tokenizer: Any, prompts: list[str], calibration: Calibration) -> tuple[
             f"{len(prompts)} prompts of {calibration.prompts!r} give {len(stream)}. Ask for fewer samples or tokens."
         )
     rows = [stream[i : i + calibration.tokens] for i in range(0, need, calibration.tokens)]
+    _require_variety(calibration.prompts, stream[:need])
     return rows, used
+
+
+def _require_variety(name: str, stream: list[int]) -> None:
+    """A quantizer that sees one token over and over learns nothing of the others. Raises CalibrationError."""
+    token, count = Counter(stream).most_common(1)[0]
+    if count > MOST_OF_ONE * len(stream):
+        raise CalibrationError(
+            f"prompt set {name!r}: token {token} makes up {count / len(stream):.0%} of the calibration rows, expected at most "
+            f"{MOST_OF_ONE:.0%}. Use prompts like those that the model will serve."
+        )
 
 
 def windows(tokenizer: Any, name: str, text: str, perplexity: Perplexity) -> Text:
     """The text tokenized once and cut into non-overlapping windows; the tail that fills none is dropped."""
-    ids = tokenizer(text, verbose=False)["input_ids"]
+    encoded = tokenizer(text, verbose=False, return_offsets_mapping=True)
+    ids, spans = encoded["input_ids"], encoded["offset_mapping"]
     size, bos = perplexity.window, perplexity.bos
     if bos == "every":
         if tokenizer.bos_token_id is None:
             raise CalibrationError("evaluate.perplexity.bos: 'every', but the tokenizer has no BOS token. Use 'first'.")
-        ids = ids[1:] if ids[:1] == [tokenizer.bos_token_id] else ids
+        if ids[:1] == [tokenizer.bos_token_id]:
+            ids, spans = ids[1:], spans[1:]
         size -= 1
-    rows = [ids[i : i + size] for i in range(0, len(ids) - size + 1, size)][: perplexity.max_windows]
+    starts = range(0, len(ids) - size + 1, size)[: perplexity.max_windows]
+    rows = [ids[i : i + size] for i in starts]
     if not rows:
         raise CalibrationError(f"text {name!r}: {len(ids)} tokens do not fill one window of {perplexity.window}.")
+    unscored = 0 if bos == "every" else 1
+    scored_bytes = [len(text[spans[i + unscored][0] : spans[i + size - 1][1]].encode()) for i in starts]
     if bos == "every":
         rows = [[tokenizer.bos_token_id, *row] for row in rows]
-    dropped = len(ids) - len(rows) * size
-    return Text(name=name, bos=bos, characters=len(text), tokens_dropped=dropped, sha256=_ids_hash(rows), windows=rows)
+    return Text(
+        name=name,
+        bos=bos,
+        characters=len(text),
+        tokens_dropped=len(ids) - len(rows) * size,
+        sha256=_ids_hash(rows),
+        windows=rows,
+        bytes=scored_bytes,
+    )
 
 
 def overlap(texts: Iterable[str], prompts: list[str]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib
 import sys
 from collections.abc import Callable
 
@@ -45,11 +46,12 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    def stage(name: str, function: str, text: str, variant: bool) -> None:
+    def stage(name: str, function: str, text: str, variant: bool) -> argparse.ArgumentParser:
         command = add(name, lambda options: _stage(function, options), text)
         command.add_argument("recipe", metavar="RECIPE", help="name of a file in recipes/, without .yaml")
         if variant:
             command.add_argument("variant", metavar="VARIANT", help="name of a variant in the recipe")
+        return command
 
     plan = add("plan", _plan, "show what would run, where, and an estimate of disk, memory and time")
     plan.add_argument("recipe", metavar="RECIPE")
@@ -59,14 +61,15 @@ def _parser() -> argparse.ArgumentParser:
     index = add("index", _index, "bring params.yaml in line with recipes/")
     index.add_argument("--check", action="store_true", help="only say whether it is in line")
     add("schema", _schema, "print the recipe's JSON schema, for editors")
-    stage("pin", "pin", "fetch and check the source checkpoint", variant=False)
-    stage("calibrate", "calibrate", "turn prompts and evaluation texts into token ids", variant=False)
-    stage("reference", "reference", "evaluate the source in float32", variant=False)
-    stage("quantize", "quantize", "make one artifact", variant=True)
-    stage("evaluate", "evaluate", "measure one artifact on its engine", variant=True)
-    stage("gate", "decide", "write the verdict of one artifact", variant=True)
-    stage("benchmark", "benchmark", "time one artifact that passed", variant=True)
-    stage("report", "report", "write the recipe's report", variant=False)
+    stage("pin", "stages:pin", "fetch and check the source checkpoint", variant=False)
+    stage("calibrate", "stages:calibrate", "turn prompts and evaluation texts into token ids", variant=False)
+    stage("reference", "judge:reference", "evaluate the source in float32", variant=False)
+    stage("quantize", "stages:quantize", "make one artifact", variant=True)
+    stage("evaluate", "judge:evaluate", "measure one artifact on its engine", variant=True)
+    gate = stage("gate", "judge:decide", "write the verdict of one artifact", variant=True)
+    gate.add_argument("--recheck", action="store_true", help="only say whether the stored verdict is what the evaluations give")
+    stage("benchmark", "stages:benchmark", "time one artifact that passed", variant=True)
+    stage("report", "stages:report", "write the recipe's report", variant=False)
     require = add("require", _require, "exit 1 unless every variant (or the one named) passed")
     require.add_argument("recipe", metavar="RECIPE")
     require.add_argument("variant", metavar="VARIANT", nargs="?")
@@ -74,11 +77,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _stage(function: str, options: argparse.Namespace) -> None:
-    from pipeline import index, stages
+    from pipeline import index
 
     index.check()
+    module, name = ("judge", "recheck") if getattr(options, "recheck", False) else function.split(":")
     variant = getattr(options, "variant", None)
-    getattr(stages, function)(options.recipe, *([variant] if variant else []))
+    getattr(importlib.import_module(f"pipeline.{module}"), name)(options.recipe, *([variant] if variant else []))
 
 
 def _require(options: argparse.Namespace) -> None:

@@ -40,7 +40,7 @@ def _render() -> str:
     data = {
         "recipes": {name: _recipe(name, recipe) for name, recipe in loaded.items()},
         "variants": {
-            f"{name}--{variant_name}": _variant(name, variant_name, variant) | {"tasks": _tasks(recipe)}
+            f"{name}--{variant_name}": _variant(name, variant_name, variant, recipe) | {"tasks": _tasks(recipe)}
             for name, recipe in loaded.items()
             for variant_name, variant in recipe.variants.items()
         },
@@ -61,13 +61,20 @@ def _tasks(recipe: recipes.Recipe) -> str:
     return recipe.evaluate.task_path or NOTHING_LOCAL
 
 
-def _variant(name: str, variant_name: str, variant: recipes.Variant) -> dict[str, Any]:
+def _variant(name: str, variant_name: str, variant: recipes.Variant, recipe: recipes.Recipe) -> dict[str, Any]:
+    """`floor` is the unquantized variant whose evaluation is the noise floor; an unquantized one names itself."""
     row = quantizers.row(variant)
     return {
         "recipe": name,
         "variant": variant_name,
         "engine": variant.engine,
+        "floor": recipe.baseline(variant) or variant_name,
         "tool": row.module.rsplit(".", 1)[1],
+        "weights_engine": _source(engines.ENGINES[variant.engine].weights),
         "tool_pins": environments.pins_file(row.environment).stem,
         "engine_pins": environments.pins_file(engines.ENGINES[variant.engine].environment).stem,
     }
+
+
+def _source(where: str) -> str:
+    return where.split(":", maxsplit=1)[0].replace(".", "/") + ".py"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline import layers
+from pipeline import fidelity, layers
 from pipeline.engines import Engine, generate
 from pipeline.errors import ArtifactError
 from pipeline.records import LoadCheck
@@ -26,8 +26,11 @@ REQUIRED = {
 }
 
 
-def check_files(artifact: Path, source: Path, engine: str, expected: dict[str, int]) -> LoadCheck:
-    """Files, tensors and tokenizer. `expected` counts layers by stored type, as the manifest has it. Raises ArtifactError."""
+def check_files(artifact: Path, source: Path, engine: str, expected: dict[str, int], claimed: str) -> LoadCheck:
+    """Files, tensors, tokenizer and weights. Raises ArtifactError.
+
+    `expected` counts layers by stored type, as the manifest has it; `claimed` is the precision of its weights.
+    """
     missing = [name for name in ("config.json", "tokenizer.json", *REQUIRED[engine]) if not (artifact / name).is_file()]
     if missing:
         raise ArtifactError(f"{artifact}: incomplete: no {', '.join(missing)}. Quantize again.")
@@ -40,6 +43,7 @@ def check_files(artifact: Path, source: Path, engine: str, expected: dict[str, i
     return LoadCheck(
         files=sum(path.is_file() for path in artifact.rglob("*")),
         stored_types=found,
+        relative_error=fidelity.check(artifact, source, engine, claimed),
         tokenizer_probes=len(PROBES),
         generated=[],
     )

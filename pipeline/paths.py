@@ -44,6 +44,15 @@ def evaluation(recipe: str, variant: str) -> Path:
     return ARTIFACTS / "evaluations" / recipe / f"{variant}.json"
 
 
+def logprobs(recipe: str) -> Path:
+    """Folder of the reference's stored next-token distributions, one .npy a text."""
+    return ARTIFACTS / "logprobs" / recipe
+
+
+def extension(recipe: str, variant: str) -> Path:
+    return ARTIFACTS / "extensions" / recipe / f"{variant}.json"
+
+
 def verdict(recipe: str, variant: str) -> Path:
     return ARTIFACTS / "verdicts" / recipe / f"{variant}.json"
 
@@ -68,7 +77,7 @@ def require_project() -> None:
 
 
 PRODUCERS = {"checkpoints": "pin", "calibration": "calibrate", "evaluations": "evaluate", "manifests": "quantize",
-             "verdicts": "gate", "gates": "gate", "benchmarks": "benchmark", "reports": "report"}  # fmt: skip
+             "verdicts": "gate", "extensions": "gate", "gates": "gate", "benchmarks": "benchmark", "reports": "report"}  # fmt: skip
 
 
 def producer(path: Path) -> str:

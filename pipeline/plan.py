@@ -6,11 +6,12 @@ minutes and whether it fits, no more.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from pipeline import checkpoint, engines, machine, paths, quantizers
+from pipeline import checkpoint, engines, machine, paths, power, quantizers
 from pipeline.errors import CheckpointError
 from pipeline.recipe import Recipe, Variant
 from pipeline.records import Checkpoint, Texts, read
@@ -21,6 +22,7 @@ START_S = {"openvino": 10, "vllm": 30, "reference": 10}
 FLOPS_PER_CORE = 60e9
 DEFAULT_WINDOWS = 141  # WikiText-2 test in windows of 2048
 DEFAULT_ITEMS = 2500
+USUAL_VOCABULARY = 128_256
 REQUESTS_PER_ITEM, TOKENS_PER_REQUEST = 4, 64
 QUANTIZE_S_PER_PARAMETER = {"openvino": 1e-7, "gptqmodel": 8e-7, "unquantized": 1e-9, "rounding": 1e-7}
 QUANTIZE_MEMORY_PER_PARAMETER = {"openvino": 4.5, "gptqmodel": 3.0, "unquantized": 0.0, "rounding": 4.5}
@@ -57,7 +59,24 @@ def show(name: str, recipe: Recipe) -> None:
     if parameters:
         for shortage in _shortages(rows):
             console.print(f"[red]Does not fit: {shortage}[/]")
+    _show_power(console, recipe, power.count_items(name, recipe))
     console.print(f"Everything:  dvc repro require@{name}\nOne variant: dvc repro benchmark@{name}--VARIANT", soft_wrap=True)
+
+
+def _show_power(console: Any, recipe: Recipe, items: dict[str, int | None]) -> None:
+    """The smallest drop of accuracy that the items tell from none, beside the limits that they are to decide."""
+    from rich.table import Table
+
+    heads = [f"at {rate:.0%} changed" for rate in power.FLIPS]
+    table = Table("task", "items", *heads, "limits", title=f"smallest drop decided (power {power.POWER:.0%})", title_justify="left")
+    for row in power.of(recipe, items):
+        limits = ", ".join(f"{weights} {margin:.2%}" for weights, margin in row.margins.items())
+        cells = [f"{drop:.2%}" for drop in row.detectable] or ["?"] * len(heads)
+        table.add_row(row.task, "?" if row.items is None else f"{row.items:,}", *cells, limits)
+    console.print(table)
+    console.print(
+        "A limit below the drop that is decided mostly ends INCONCLUSIVE: draw more items or widen the limit.", soft_wrap=True
+    )
 
 
 def _shortages(rows: list[Estimate]) -> list[str]:
@@ -71,10 +90,11 @@ def _shortages(rows: list[Estimate]) -> list[str]:
 def estimate(name: str, recipe: Recipe, parameters: int) -> list[Estimate]:
     """One row a stage, in the order in which DVC runs them."""
     tokens = _evaluation_tokens(name, recipe)
+    positions = recipe.evaluate.divergence.positions
     rows = [
         Estimate("pin", "control", 0 if recipe.model.path else 2 * parameters, 0.2e9, parameters * 4e-9),
         Estimate("calibrate", "openvino", 0, 0.6e9, 10),
-        _evaluation("reference", "reference", 4.0, parameters, tokens),
+        _evaluation("reference", "reference", 4.0, parameters, tokens)._replace(disk_bytes=4.0 * positions * _vocabulary(recipe)),
     ]
     for variant_name, variant in recipe.variants.items():
         row = quantizers.row(variant)
@@ -90,7 +110,8 @@ def estimate(name: str, recipe: Recipe, parameters: int) -> list[Estimate]:
 
 def _evaluation(stage: str, engine: str, size: float, parameters: int, tokens: float, recipe: Recipe | None = None) -> Estimate:
     cores = os.cpu_count() or 1
-    seconds = START_S[engine] + 2 * parameters * tokens / (FLOPS_PER_CORE * cores)
+    compared = recipe.evaluate.divergence.positions if recipe else 0  # scored a second time, in float32
+    seconds = START_S[engine] + 2 * parameters * (tokens + compared) / (FLOPS_PER_CORE * cores)
     return Estimate(stage, engines.ENGINES[engine].environment, 0, _memory(engine, size, parameters, recipe), seconds)
 
 
@@ -127,6 +148,12 @@ def _parameters(name: str, recipe: Recipe) -> int | None:
             return recipe.model.parameters
         return sum(_count(tensor.shape) for tensor in tensors.values())
     return recipe.model.parameters
+
+
+def _vocabulary(recipe: Recipe) -> int:
+    """Of a local checkpoint; of one that is not here, what large models have today."""
+    config = Path(recipe.model.path or "") / "config.json"
+    return int(json.loads(config.read_text())["vocab_size"]) if recipe.model.path and config.is_file() else USUAL_VOCABULARY
 
 
 def _count(shape: tuple[int, ...]) -> int:

@@ -35,6 +35,8 @@ ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
 }
 
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -45,15 +47,19 @@ class Finished:
     peak_memory_bytes: int
 
 
-def run(environment: str, verb: str, job: dict[str, Any], folder: Path) -> Finished:
-    """Runs the verb in the environment. Raises the worker's own QuantgateError, or StageError if it died."""
+def run(environment: str, verb: str, job: dict[str, Any], folder: Path, offline: bool = False) -> Finished:
+    """Runs the verb in the environment; `offline` keeps it from fetching anything.
+
+    Raises the worker's own QuantgateError, or StageError if it died.
+    """
     request, response = folder / "job.json", folder / "result.json"
     request.write_text(json.dumps(job))
     python = str(environments.python(environment))
     command = [python, "-m", "pipeline.worker", verb, str(request), str(response), str(os.getpid())]
     print(f"{folder.name}: starting in environment {environment!r}", flush=True)
     start = time.monotonic()
-    process = subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, close_fds=False)
+    surroundings = {**os.environ, **ENVIRONMENT, **(OFFLINE if offline else {})}
+    process = subprocess.Popen(command, env=surroundings, close_fds=False)
     sampler = _Sampler(process.pid)
     try:
         code = process.wait()

@@ -7,24 +7,25 @@ decided in pipeline/quantizers, before any work.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline import paths
 from pipeline.errors import RecipeError
+from pipeline.parsing import parse, unknown
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9._]|-(?!-))*")
 VARIANT_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_]|-(?!-))*")
 
-T = TypeVar("T", bound=BaseModel)
 Weights = Literal["bf16", "int8", "int4", "int2"]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Items = Positive | Literal["all"]
+BY_WEIGHTS = ("perplexity_ratio", "mean_kl", "p99_kl", "top1_agreement", "accuracy_drop", "task_drop")
 
 
 class Strict(BaseModel):
@@ -70,19 +71,56 @@ class Perplexity(Strict):
     bos: Literal["first", "every"] = Field("first", description="'every': each window starts with BOS (Gemma needs it)")
 
 
+class Divergence(Strict):
+    """Comparison of whole next-token distributions with the reference's, on windows spread evenly over the texts."""
+
+    positions: Annotated[int, Field(ge=256, description="token positions; each costs 4 bytes x vocabulary on disk")]
+
+    def windows(self, count: int, scored: int, texts: int) -> list[int]:
+        """Which of a text's `count` windows, of `scored` positions each, are compared; every text gets the same share."""
+        wanted = min(count, -(-self.positions // (scored * texts)))
+        return [place * count // wanted for place in range(wanted)]
+
+
 class Evaluate(Strict):
     perplexity: Perplexity
-    tasks: Annotated[dict[str, Positive | Literal["all"]], Field(min_length=1)]
+    divergence: Divergence = Divergence(positions=8192)
+    tasks: Annotated[dict[str, Items], Field(min_length=1)] = Field(description="items to draw of each lm-eval task")
+    extend_to: dict[str, Positive] = Field({}, description="most items to draw with gate.on_inconclusive: extend")
+    clusters: dict[str, str] = Field({}, description="document field that related items of a task share (passage, subject)")
     task_path: str | None = Field(None, description="folder of local lm-eval task files")
     seed: Count = 0
 
+    @model_validator(mode="after")
+    def _known_tasks(self) -> Self:
+        for key, tasks in (("extend_to", self.extend_to or {}), ("clusters", self.clusters)):
+            for name in tasks.keys() - self.tasks.keys():
+                raise ValueError(f"{key}: found task {name!r}, expected one of evaluate.tasks: {', '.join(self.tasks)}")
+        for name, cap in self.extend_to.items():
+            drawn = self.tasks[name]
+            if drawn == "all" or cap < drawn:
+                raise ValueError(f"extend_to.{name}: found {cap}, expected at least the {drawn} items of evaluate.tasks")
+        return self
+
 
 class Gate(Strict):
-    """Limits of acceptance, each by the precision of the variant's weights."""
+    """Limits of acceptance, each by the precision of the variant's weights; definitions in pipeline/gate."""
 
-    perplexity_ratio: dict[Weights, Annotated[float, Field(ge=1)]]
-    accuracy_drop: dict[Weights, Annotated[float, Field(gt=0, lt=1)]]
+    perplexity_ratio: dict[Weights, Annotated[float, Field(gt=1)]]
+    mean_kl: dict[Weights, Annotated[float, Field(gt=0, description="nats per token")]]
+    p99_kl: dict[Weights, Annotated[float, Field(gt=0, description="nats per token")]]
+    top1_agreement: dict[Weights, Share]
+    accuracy_drop: dict[Weights, Share]
+    task_drop: dict[Weights, Share]
+    length_ratio: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)] = [0.9, 1.1]
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    on_inconclusive: Literal["block", "extend"] = "block"
+
+    @model_validator(mode="after")
+    def _low_then_high(self) -> Self:
+        if not self.length_ratio[0] < 1 < self.length_ratio[1]:
+            raise ValueError(f"length_ratio: found {self.length_ratio}, expected a value below 1 and one above")
+        return self
 
 
 class Serve(Strict):
@@ -154,7 +192,7 @@ class Recipe(Strict):
         for name, variant in self.variants.items():
             if not VARIANT_NAME.fullmatch(name):
                 raise ValueError(f"variant name {name!r}: use a-z, 0-9, _ and single dashes (DVC reads names as keys)")
-            for limit in ("perplexity_ratio", "accuracy_drop"):
+            for limit in BY_WEIGHTS:
                 if variant.weights not in getattr(self.gate, limit):
                     raise ValueError(f"gate.{limit} has no limit for {variant.weights!r}, which variant {name!r} needs")
         baselines = {variant.engine for variant in self.variants.values() if variant.quantizer is None}
@@ -163,12 +201,20 @@ class Recipe(Strict):
                 f"variants has none without a quantizer for engine {engine!r}, the noise floor and speed baseline of the "
                 f"others. Add for instance {engine}-bf16: {{engine: {engine}}}"
             )
+        if self.gate.on_inconclusive == "extend" and not self.evaluate.extend_to:
+            raise ValueError("gate.on_inconclusive: 'extend' needs evaluate.extend_to, the most items to draw of each task")
         longest = self.benchmark.prompt_tokens + self.benchmark.output_tokens
         for key, tokens in (("evaluate.perplexity.window", self.evaluate.perplexity.window + 1),
                             ("benchmark.prompt_tokens + output_tokens", longest)):  # fmt: skip
             if tokens > self.serve.max_model_len:
                 raise ValueError(f"{key} needs serve.max_model_len of at least {tokens}, found {self.serve.max_model_len}")
         return self
+
+    def baseline(self, variant: Variant) -> str | None:
+        """The unquantized variant on the same engine, its noise floor; None for an unquantized variant itself."""
+        if variant.quantizer is None:
+            return None
+        return next(name for name, other in self.variants.items() if (other.engine, other.quantizer) == (variant.engine, None))
 
 
 class PromptSet(Strict):
@@ -229,57 +275,3 @@ def load_prompt_set(name: str) -> PromptSet:
 def schema() -> str:
     """The JSON schema of a recipe, as recipes/recipe.schema.json holds it for editors."""
     return json.dumps(Recipe.model_json_schema(), indent=1) + "\n"
-
-
-def parse(path: Path, model: type[T]) -> T:
-    """Reads YAML into the model. Raises RecipeError naming file, key, value and expectation."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        data = YAML(typ="safe", pure=True).load(path.read_text())
-    except YAMLError as error:
-        raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        lines = [_describe(path, model, item) for item in error.errors()]
-        raise RecipeError("\n".join(lines)) from error
-
-
-def unknown(kind: str, name: str, where: Path, known: list[str]) -> RecipeError:
-    return RecipeError(f"{where}: no {kind} {name!r}. Known: {', '.join(known)}.{_nearest(name, known)}")
-
-
-def _describe(path: Path, model: type[BaseModel], item: Any) -> str:
-    key = ".".join(str(part) for part in item["loc"] if not str(part).endswith("]")) or "(whole file)"
-    if item["type"] == "extra_forbidden":
-        valid = _valid_keys(model, item["loc"][:-1])
-        return f"{path}: {key}: unknown key.{_nearest(str(item['loc'][-1]), valid)} Valid here: {', '.join(valid)}."
-    if item["type"] == "missing":
-        return f"{path}: {key}: missing. It is required."
-    if item["type"] == "value_error":
-        return f"{path}: {key}: {item['ctx']['error']}."
-    found = repr(item["input"])
-    hint = ""
-    if item["type"] == "literal_error":
-        hint = _nearest(str(item["input"]), re.findall(r"'([^']+)'", item["msg"]))
-    return f"{path}: {key}: found {found[:80]} ({type(item['input']).__name__}). {item['msg']}.{hint}"
-
-
-def _valid_keys(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
-    """Field names of the model that `loc` leads to; steps through dict keys and list indices."""
-    current: type[BaseModel] = model
-    for part in loc:
-        field = current.model_fields.get(str(part))
-        if field is None:
-            continue
-        nested = re.findall(r"pipeline\.recipe\.(\w+)", str(field.annotation))
-        if nested:
-            current = globals()[nested[-1]]
-    return list(current.model_fields)
-
-
-def _nearest(name: str, valid: list[str]) -> str:
-    close = difflib.get_close_matches(name, valid, 1)
-    return f" Did you mean {close[0]!r}?" if close else ""

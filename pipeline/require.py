@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline import artifact, paths, records, stages
+from pipeline import artifact, judge, paths, records, stages
 from pipeline.errors import ArtifactError, Rejected
 from pipeline.recipe import Recipe
 
@@ -38,9 +38,9 @@ def _current_verdict(name: str, recipe: Recipe, variant_name: str) -> records.Ve
         and verdict.reference_sha256 == manifest.checkpoint_sha256 == artifact.digest(pinned.files)
         and manifest.samples_sha256 == samples.sha256
         and manifest.requested == variant.settings()
-        and all(requested == stages.requested(recipe, engine) for engine, requested in measured.items())
+        and all(requested == judge.requested(recipe, engine) for engine, requested in measured.items())
     )
-    now = stages.verdict_of(name, recipe, variant, variant_name)
-    if not belongs or now.model_dump_json() != verdict.model_dump_json():
+    now = judge.verdict_of(name, recipe, variant, variant_name)
+    if not belongs or now.dumps() != verdict.dumps():
         raise ArtifactError(f"{path}: out of date with the recipe or the artifact. Run: dvc repro require@{name}")
     return verdict

@@ -1,19 +1,18 @@
 """What dvc.yaml calls: one function a stage, in the control environment. Each reads records, has a worker do the heavy
-part in a temporary folder, and moves the finished result into place.
+part in a temporary folder, and moves the finished result into place. Measuring and judging are in pipeline/judge.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
-from pipeline import artifact, checkpoint, engines, gate, machine, paths, process, quantizers, records
+from pipeline import artifact, checkpoint, engines, machine, paths, process, quantizers, records
 from pipeline import recipe as recipes
-from pipeline.errors import ArtifactError, EvaluationError, WorkerCrashed
+from pipeline.errors import ArtifactError
+from pipeline.parsing import unknown
 from pipeline.recipe import Recipe, Variant
 
-UNMEASURED: dict[str, Any] = {"settings": {}, "versions": {}, "load_check": None, "perplexity": [], "tasks": []}
 SPARE_DISK = 1.2  # of the source's size must be free before a quantizer starts: its output and temporary files
 
 
@@ -30,7 +29,7 @@ def open_recipe(name: str) -> Recipe:
 def open_variant(name: str, variant: str) -> tuple[Recipe, Variant]:
     recipe = open_recipe(name)
     if variant not in recipe.variants:
-        raise recipes.unknown("variant", variant, paths.recipe(name), list(recipe.variants))
+        raise unknown("variant", variant, paths.recipe(name), list(recipe.variants))
     return recipe, recipe.variants[variant]
 
 
@@ -66,13 +65,6 @@ def calibrate(name: str) -> None:
         done = process.run("openvino", "calibrate", job, folder)
         artifact.install(out, paths.samples(name).parent)
     print(f"calibration set from {done.value['prompts_used']} prompts, overlap {done.value['overlap']:.2%}")
-
-
-def reference(name: str) -> None:
-    recipe = open_recipe(name)
-    source, pinned = checkpoint.open_pinned(name, recipe.model)
-    with artifact.stage_folder(f"reference@{name}") as folder:
-        _evaluate(name, "reference", recipe, "reference", source, source, artifact.digest(pinned.files), {}, folder)
 
 
 def quantize(name: str, variant_name: str) -> None:
@@ -115,92 +107,6 @@ def quantize(name: str, variant_name: str) -> None:
     types = ", ".join(f"{count} {kind}" for kind, count in sorted(manifest.stored_types.items()))
     print(f"{variant_name}: layers stored as {types}; "
           f"{manifest.size_bytes / 1e6:.1f} MB, {done.wall_s:.0f} s, {done.peak_memory_bytes / 1e9:.2f} GB")  # fmt: skip
-
-
-def evaluate(name: str, variant_name: str) -> None:
-    """A damaged artifact, or one that its engine cannot run, is a finding and recorded as such: the gate fails it."""
-    recipe, variant = open_variant(name, variant_name)
-    source, _ = checkpoint.open_pinned(name, recipe.model)
-    manifest = records.read(paths.manifest(name, variant_name), records.Manifest)
-    model = paths.model(name, variant_name)
-    sha256 = artifact.digest(manifest.files)
-    with artifact.stage_folder(f"evaluate@{name}--{variant_name}") as folder:
-        try:
-            artifact.verify(model, manifest.files)
-            _evaluate(name, variant_name, recipe, variant.engine, model, source, sha256, manifest.stored_types, folder)
-        except (ArtifactError, EvaluationError, WorkerCrashed) as error:
-            _write_evaluation(name, variant_name, variant.engine, sha256, requested(recipe, variant.engine),
-                              process.Finished(UNMEASURED, 0, 0), str(error))  # fmt: skip
-            print(f"{variant_name}: not measured: {error}", file=sys.stderr)
-
-
-def _evaluate(
-    name: str, variant_name: str, recipe: Recipe, engine: str, model: Path, source: Path, sha256: str,
-    stored_types: dict[str, int], folder: Path,
-) -> None:  # fmt: skip
-    job = {
-        "engine": engine,
-        "artifact": str(model),
-        "checkpoint": str(source),
-        "texts": str(paths.texts(name)),
-        "evaluate": recipe.evaluate.model_dump(),
-        "serve": recipe.serve.model_dump(),
-        "stored_types": stored_types,
-    }
-    done = process.run(engines.ENGINES[engine].environment, "evaluate", job, folder)
-    evaluation = _write_evaluation(name, variant_name, engine, sha256, requested(recipe, engine), done, None)
-    found = [f"perplexity {item.text} {item.value:.4f}" for item in evaluation.perplexity]
-    found += [f"{task.name} {task.mean:.4f}" for task in evaluation.tasks]
-    print(f"{variant_name}: {', '.join(found)} ({done.wall_s:.0f} s)")
-
-
-def requested(recipe: Recipe, engine: str) -> dict[str, Any]:
-    """What an evaluation depends on of the recipe, kept with it so that a later change of the recipe shows."""
-    serve = recipe.serve.model_dump()
-    if engine == "reference":
-        serve = {"max_model_len": serve["max_model_len"]}
-    return {"evaluate": recipe.evaluate.model_dump(), "serve": serve, "calibration": recipe.calibration.model_dump()}
-
-
-def _write_evaluation(
-    name: str, variant_name: str, engine: str, sha256: str, asked: dict[str, Any], done: process.Finished,
-    failure: str | None,
-) -> records.Evaluation:  # fmt: skip
-    evaluation = records.Evaluation(
-        recipe=name,
-        variant=variant_name,
-        engine=engine,
-        artifact_sha256=sha256,
-        requested=asked,
-        failure=failure,
-        wall_s=done.wall_s,
-        peak_memory_bytes=done.peak_memory_bytes,
-        **done.value,
-    )
-    evaluation.write(paths.evaluation(name, variant_name))
-    return evaluation
-
-
-def decide(name: str, variant_name: str) -> None:
-    verdict = verdict_of(name, *open_variant(name, variant_name), variant_name)
-    verdict.write(paths.verdict(name, variant_name))
-    records.write_text(paths.gate(name, variant_name), f"{verdict.status}\n")
-    print(f"{variant_name}: {verdict.status}")
-    for check in verdict.checks:
-        print(f"  {check.status}: {check.name}: {check.reason}")
-
-
-def verdict_of(name: str, recipe: Recipe, variant: Variant, variant_name: str) -> records.Verdict:
-    limits = gate.Limits(
-        perplexity_ratio=recipe.gate.perplexity_ratio[variant.weights],
-        accuracy_drop=recipe.gate.accuracy_drop[variant.weights],
-        confidence=recipe.gate.confidence,
-    )
-    return gate.decide(
-        records.read(paths.evaluation(name, "reference"), records.Evaluation),
-        records.read(paths.evaluation(name, variant_name), records.Evaluation),
-        limits,
-    )
 
 
 def benchmark(name: str, variant_name: str) -> None:

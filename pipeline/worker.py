@@ -21,7 +21,10 @@ from pipeline.errors import QuantgateError
 VERBS = {
     "calibrate": "pipeline.calibration:work",
     "quantize": "pipeline.quantizers:work",
+    "count": "pipeline.evaluation.tasks:count",
     "evaluate": "pipeline.evaluation:work",
+    "extend": "pipeline.evaluation:extend",
+    "reference": "pipeline.evaluation:reference",
     "benchmark": "pipeline.benchmark:work",
 }
 PR_SET_PDEATHSIG = 1

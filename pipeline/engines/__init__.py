@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
@@ -37,11 +38,24 @@ class Step(NamedTuple):
     error: str | None = None
 
 
-class Engine(Protocol):
+# (number of the sequence, position of the first row's token, log-probabilities [rows, vocabulary] in float32 nats).
+# Row k is the distribution of token position + k + 1. The array is only valid during the call: keep no reference.
+Visit = Callable[[int, int, Any], None]
+
+
+class Distributions(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exc: object) -> None: ...
 
+    def distributions(self, sequences: list[list[int]], visit: Visit) -> None:
+        """Hands over the full next-token distribution at every position but the last of each sequence, piece by piece.
+
+        Pieces of one sequence come in order; no more than max_num_batched_tokens rows are in memory at once.
+        """
+
+
+class Engine(Distributions, Protocol):
     def score(self, sequences: list[list[int]]) -> list[Scored]:
         """Scores each sequence of token ids on its own (no prefix cache), in the order given."""
 
@@ -57,24 +71,52 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Row:
+    """`module` is the engine as it serves; `weights` computes in float32 with the artifact's weights."""
+
     module: str
+    weights: str
     environment: str
     packages: tuple[str, ...]
 
 
 ENGINES = {
-    "fake": Row("pipeline.engines.fake:FakeEngine", "control", ()),
-    "reference": Row("pipeline.engines.reference:ReferenceEngine", "openvino", ("torch", "transformers")),
-    "openvino": Row("pipeline.engines.openvino:OpenVinoEngine", "openvino", ("openvino", "openvino-genai")),
-    "vllm": Row("pipeline.engines.vllm:VllmEngine", "vllm", ("vllm", "torch", "transformers")),
+    "fake": Row("pipeline.engines.fake:FakeEngine", "pipeline.engines.fake:FakeEngine", "control", ()),
+    "reference": Row(
+        "pipeline.engines.reference:ReferenceEngine",
+        "pipeline.engines.reference:ReferenceEngine",
+        "openvino",
+        ("torch", "transformers"),
+    ),
+    "openvino": Row(
+        "pipeline.engines.openvino:OpenVinoEngine",
+        "pipeline.engines.paged:NeutralModel",
+        "openvino",
+        ("openvino", "openvino-genai"),
+    ),
+    "vllm": Row(
+        "pipeline.engines.vllm:VllmEngine",
+        "pipeline.engines.dequantized:DequantizedEngine",
+        "vllm",
+        ("vllm", "torch", "transformers"),
+    ),
 }
 
 
 def open_engine(name: str, artifact: Path, serve: Serve) -> Engine:
     """The engine by name, over an artifact folder; enter it to load."""
-    module, cls = ENGINES[name].module.split(":")
-    engine: Engine = getattr(importlib.import_module(module), cls)(artifact, serve)
+    engine: Engine = _load(ENGINES[name].module)(artifact, serve)
     return engine
+
+
+def open_weights(name: str, artifact: Path, serve: Serve) -> Distributions:
+    """The artifact's weights without the engine's precision; enter it to load."""
+    model: Distributions = _load(ENGINES[name].weights)(artifact, serve)
+    return model
+
+
+def _load(where: str) -> Any:
+    module, cls = where.split(":")
+    return getattr(importlib.import_module(module), cls)
 
 
 def cores(serve: Serve) -> list[int]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.engines import Scored, Step
+from pipeline.engines import Scored, Step, Visit
 from pipeline.recipe import Serve
 
 VOCABULARY = 32
@@ -48,6 +48,14 @@ class FakeEngine:
         rows = [self._logits[previous] for previous in ids[:-1]]
         logprobs = [row[t] - math.log(sum(map(math.exp, row))) for row, t in zip(rows, ids[1:], strict=True)]
         return Scored(logprobs, [row[t] == max(row) for row, t in zip(rows, ids[1:], strict=True)])
+
+    def distributions(self, sequences: list[list[int]], visit: Visit) -> None:
+        import numpy
+
+        table = numpy.array(self._logits)
+        table = (table - numpy.log(numpy.exp(table).sum(1, keepdims=True))).astype(numpy.float32)
+        for number, ids in enumerate(sequences):
+            visit(number, 0, table[ids[:-1]])
 
     def submit(self, key: int, prompt: list[int], max_tokens: int, stop_at_eos: bool) -> None:
         self._running[key] = list(prompt)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.engines import Scored, Step, cores, eos_ids
+from pipeline.engines import Scored, Step, Visit, cores, eos_ids
+from pipeline.engines.paged import DEVICE, PagedModel
 from pipeline.errors import EvaluationError
 from pipeline.recipe import Serve
 
-DEVICE = "CPU"
 RESOLVED = ("INFERENCE_PRECISION_HINT", "KV_CACHE_PRECISION", "DYNAMIC_QUANTIZATION_GROUP_SIZE", "INFERENCE_NUM_THREADS")
 
 
@@ -54,6 +54,11 @@ class OpenVinoEngine:
                 "another prompt than it was given."
             )
         return Scored(logprobs[1:], None)  # the first value is a constant: nothing precedes the first token
+
+    def distributions(self, sequences: list[list[int]], visit: Visit) -> None:
+        self._pipeline, self._purpose = None, ""
+        with PagedModel(self._artifact, self._serve) as model:
+            model.distributions(sequences, visit)
 
     def submit(self, key: int, prompt: list[int], max_tokens: int, stop_at_eos: bool) -> None:
         config = self._genai.GenerationConfig()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.engines import Scored, Step, cores, eos_ids
+from pipeline.engines import Scored, Step, Visit, cores, eos_ids
 from pipeline.recipe import Serve
 
 BATCH_TOKENS = 4096  # bounds the float32 log-softmax: tokens x vocabulary x 4 bytes
@@ -19,13 +20,11 @@ class ReferenceEngine:
 
     def __enter__(self) -> Self:
         import torch
-        from transformers import AutoModelForCausalLM, GenerationConfig
+        from transformers import GenerationConfig
 
         torch.set_num_threads(len(cores(self._serve)))
         self._torch = torch
-        self._model = AutoModelForCausalLM.from_pretrained(
-            self._artifact, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-        ).eval()
+        self._model = self._load().eval()
         # Greedy and nothing else: penalties that the checkpoint suggests for chatting are no part of the comparison.
         self._model.generation_config = GenerationConfig(do_sample=False, eos_token_id=eos_ids(self._artifact) or None)
         return self
@@ -33,28 +32,35 @@ class ReferenceEngine:
     def __exit__(self, *exc: object) -> None:
         del self._model
 
-    def score(self, sequences: list[list[int]]) -> list[Scored]:
-        """Right-padded batches of similar length; causal attention keeps the padding out of every real position."""
-        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-        results: dict[int, Scored] = {}
-        while order:
-            longest = 0
-            batch: list[int] = []
-            while order and (not batch or max(longest, len(sequences[order[0]])) * (len(batch) + 1) <= BATCH_TOKENS):
-                batch.append(order.pop(0))
-                longest = len(sequences[batch[-1]])
-            results.update(zip(batch, self._score_batch([sequences[i] for i in batch], longest), strict=True))
-        return [results[i] for i in range(len(sequences))]
+    def _load(self) -> Any:
+        from transformers import AutoModelForCausalLM
 
-    def _score_batch(self, batch: list[list[int]], longest: int) -> list[Scored]:
+        return AutoModelForCausalLM.from_pretrained(
+            self._artifact, dtype=self._torch.float32, use_safetensors=True, trust_remote_code=False
+        )
+
+    def distributions(self, sequences: list[list[int]], visit: Visit) -> None:
+        """Right-padded batches of similar length; causal attention keeps the padding out of every real position."""
         torch = self._torch
-        ids = torch.tensor([row + [0] * (longest - len(row)) for row in batch])
-        with torch.inference_mode():
-            logits = self._model(ids, use_cache=False).logits[:, :-1]
-            chosen = logits.gather(-1, ids[:, 1:, None]).squeeze(-1)
-            logprobs = (chosen - logits.logsumexp(-1)).tolist()
-            greedy = (chosen >= logits.max(-1).values).tolist()
-        return [Scored(p[: len(row) - 1], g[: len(row) - 1]) for p, g, row in zip(logprobs, greedy, batch, strict=True)]
+        for batch in _batches([len(ids) for ids in sequences]):
+            longest = max(len(sequences[number]) for number in batch)
+            ids = torch.tensor([sequences[number] + [0] * (longest - len(sequences[number])) for number in batch])
+            with torch.inference_mode():
+                logprobs = self._model(ids, use_cache=False).logits.log_softmax(-1)
+            for row, number in enumerate(batch):
+                if len(sequences[number]) > 1:
+                    visit(number, 0, logprobs[row, : len(sequences[number]) - 1].numpy())
+
+    def score(self, sequences: list[list[int]]) -> list[Scored]:
+        found: dict[int, Scored] = {}
+
+        def visit(number: int, _: int, logprobs: Any) -> None:
+            targets = sequences[number][1:]
+            given = logprobs[range(len(targets)), targets]
+            found[number] = Scored(given.tolist(), (given >= logprobs.max(-1)).tolist())
+
+        self.distributions(sequences, visit)
+        return [found.get(number, Scored([], [])) for number in range(len(sequences))]
 
     def submit(self, key: int, prompt: list[int], max_tokens: int, stop_at_eos: bool) -> None:
         self._queue.append((key, prompt, max_tokens, stop_at_eos))
@@ -76,3 +82,15 @@ class ReferenceEngine:
 
     def settings(self) -> dict[str, Any]:
         return {"device": "cpu", "dtype": "float32", "threads": self._torch.get_num_threads()}
+
+
+def _batches(lengths: list[int]) -> Iterator[list[int]]:
+    """Numbers of the sequences in batches of at most BATCH_TOKENS with the padding, shortest first."""
+    batch: list[int] = []
+    for number in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if batch and lengths[number] * (len(batch) + 1) > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch

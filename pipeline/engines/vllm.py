@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.engines import Scored, Step, cores, eos_ids
+from pipeline.engines import Scored, Step, Visit, cores, eos_ids
 from pipeline.errors import EvaluationError
 from pipeline.recipe import Serve
 
@@ -47,11 +47,7 @@ class VllmEngine:
         del self._llm
 
     def score(self, sequences: list[list[int]]) -> list[Scored]:
-        outputs = self._llm.generate(
-            [{"prompt_token_ids": ids} for ids in sequences],
-            self._sampling(max_tokens=1, prompt_logprobs=1, detokenize=False),
-            use_tqdm=False,
-        )
+        outputs = self._generate(sequences, prompt_logprobs=1)
         return [self._scored(output.prompt_logprobs, ids) for output, ids in zip(outputs, sequences, strict=True)]
 
     @staticmethod
@@ -61,6 +57,31 @@ class VllmEngine:
         given = [entry[token].logprob for entry, token in zip(entries[1:], ids[1:], strict=True)]
         best = [max(value.logprob for value in entry.values()) for entry in entries[1:]]
         return Scored(given, [value >= top for value, top in zip(given, best, strict=True)])
+
+    def distributions(self, sequences: list[list[int]], visit: Visit) -> None:
+        """Taken where vLLM itself computes prompt log-probabilities, before it reduces them to the given tokens.
+
+        `prompt_logprobs=-1` would return the same numbers, as one Python object for each of tokens x vocabulary.
+        """
+        follow = _Follow(sequences, visit)
+        sampler = self._llm.collective_rpc(lambda worker: worker.model_runner.sampler)[0]
+        gather = sampler.gather_logprobs
+
+        def listen(logprobs: Any, count: int, token_ids: Any) -> Any:
+            follow(token_ids.tolist(), logprobs)
+            return gather(logprobs, count, token_ids)
+
+        sampler.gather_logprobs = listen
+        try:
+            self._generate(sequences, prompt_logprobs=0)
+        finally:
+            del sampler.gather_logprobs
+        follow.finish()
+
+    def _generate(self, sequences: list[list[int]], prompt_logprobs: int | None) -> Any:
+        prompts = [{"prompt_token_ids": ids} for ids in sequences]
+        params = self._sampling(max_tokens=1, prompt_logprobs=prompt_logprobs, detokenize=False)
+        return self._llm.generate(prompts, params, use_tqdm=False)
 
     def submit(self, key: int, prompt: list[int], max_tokens: int, stop_at_eos: bool) -> None:
         name = str(self._submitted)
@@ -109,3 +130,28 @@ def _delta() -> Any:
     from vllm.sampling_params import RequestOutputKind
 
     return RequestOutputKind.DELTA
+
+
+class _Follow:
+    """Tells which sequence a piece of distributions belongs to: the first open one whose next tokens are the piece's targets.
+
+    vLLM names no request there. Two sequences that agree on all tokens so far have the same distributions so far.
+    """
+
+    def __init__(self, sequences: list[list[int]], visit: Visit) -> None:
+        self._sequences, self._visit = sequences, visit
+        self._done = [0] * len(sequences)  # positions handed over
+
+    def __call__(self, targets: list[int], logprobs: Any) -> None:
+        for number, ids in enumerate(self._sequences):
+            position = self._done[number]
+            if ids[position + 1 : position + 1 + len(targets)] == targets:
+                self._done[number] += len(targets)
+                self._visit(number, position, logprobs.numpy(force=True))
+                return
+        raise EvaluationError(f"vLLM scored {len(targets)} tokens that belong to none of the sequences put to it.")
+
+    def finish(self) -> None:
+        short = [n for n, ids in enumerate(self._sequences) if self._done[n] != len(ids) - 1]
+        if short:
+            raise EvaluationError(f"vLLM gave no distributions for {len(short)} of {len(self._sequences)} sequences.")

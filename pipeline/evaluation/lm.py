@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -22,6 +23,14 @@ CHUNK = 512  # requests handed over at once; long enough for continuous batching
 MAX_GEN_TOKENS = 256
 
 
+@dataclass
+class Noted:
+    """`tokens`: SHA-256 over all token ids put to the engine; `generated_tokens`: length of the answer, if one was generated."""
+
+    tokens: Any
+    generated_tokens: int | None = None
+
+
 class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
     """`needs_greedy` names the tasks whose metric asks whether the continuation is the greedy one (LAMBADA)."""
 
@@ -29,15 +38,17 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         super().__init__()
         self._engine, self._tokenizer = engine, tokenizer
         self._max_length, self._needs_greedy = max_length, needs_greedy
-        self._tokens: dict[tuple[str, int], Any] = {}
+        self._noted: dict[tuple[str, int], Noted] = {}
 
-    def tokens_hash(self, task: str, place: int) -> str:
-        """SHA-256 over all token ids that the item was put to the engine with; pairs items by what was really scored."""
-        return str(self._tokens[task, place].hexdigest())
+    def noted(self, task: str, number: int) -> Noted:
+        """What was really put to the engine for an item, by its task and number in the sample."""
+        return self._noted[task, number]
 
-    def _note(self, request: Instance, *ids: list[int]) -> None:
+    def _note(self, request: Instance, *ids: list[int]) -> Noted:
         key = (str(request.task_name), int(request.doc_id or 0))
-        self._tokens.setdefault(key, hashlib.sha256()).update(json.dumps(ids).encode())
+        noted = self._noted.setdefault(key, Noted(hashlib.sha256()))
+        noted.tokens.update(json.dumps(ids).encode())
+        return noted
 
     @property
     def eot_token_id(self) -> int:
@@ -96,20 +107,23 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         return answers
 
     def _generate_chunk(self, requests: list[Instance]) -> list[str]:
-        prompts, limits, stops = [], [], []
+        prompts, limits, stops, notes = [], [], [], []
         for request in requests:
             context, options = request.args
             if options.get("do_sample") and options.get("temperature", 0) > 0:
                 raise EvaluationError(f"a task asks for sampling ({options}); quantgate compares greedy answers only.")
             limit = int(options.get("max_gen_toks", MAX_GEN_TOKENS))
             prompts.append(self.tok_encode(context)[-(self._max_length - limit) :])
-            self._note(request, prompts[-1])
+            notes.append(self._note(request, prompts[-1]))
             limits.append(limit)
             until = options.get("until", [])
             stops.append([until] if isinstance(until, str) else until)
         texts = [self._tokenizer.decode(ids, skip_special_tokens=True) for ids in
                  generate(self._engine, prompts, limits, stop_at_eos=True)]  # fmt: skip
-        return [_cut(text, stop) for text, stop in zip(texts, stops, strict=True)]
+        answers = [_cut(text, stop) for text, stop in zip(texts, stops, strict=True)]
+        for note, answer in zip(notes, answers, strict=True):
+            note.generated_tokens = len(self.tok_encode(answer, add_special_tokens=False))
+        return answers
 
     def _score_pairs(self, pairs: list[tuple[list[int], list[int]]], wanted: list[bool]) -> list[tuple[float, bool]]:
         for _, target in pairs:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline import paths
 from pipeline.errors import ArtifactError
+from pipeline.judge import evaluation_of
 from pipeline.recipe import Recipe
 from pipeline.records import (
     Benchmark,
@@ -46,14 +47,14 @@ def summarize(name: str, recipe: Recipe) -> dict[str, Any]:
         "checkpoint": checkpoint.model_dump(mode="json"),
         "calibration": samples.model_dump(mode="json", exclude={"ids"}) | {"rows": len(samples.ids)},
         "limits": recipe.gate.model_dump(),
-        "reference": {**_quality(reference), "versions": reference.versions, "settings": reference.settings},
+        "reference": {**_quality(reference), **_how(reference)},
         "variants": rows,
     }
 
 
 def _variant(name: str, variant: str, reference: Evaluation) -> dict[str, Any]:
     manifest = read(paths.manifest(name, variant), Manifest)
-    evaluation = read(paths.evaluation(name, variant), Evaluation)
+    evaluation = evaluation_of(name, variant)
     verdict = read(paths.verdict(name, variant), Verdict)
     benchmark = read(paths.benchmark(name, variant), Benchmark)
     if verdict.candidate_sha256 != evaluation.artifact_sha256 or verdict.reference_sha256 != reference.artifact_sha256:
@@ -70,13 +71,29 @@ def _variant(name: str, variant: str, reference: Evaluation) -> dict[str, Any]:
         "verdict": verdict.model_dump(mode="json"),
         "benchmark": benchmark.model_dump(mode="json"),
         "manifest": manifest.model_dump(mode="json", exclude={"files"}),
-        "evaluation": {"settings": evaluation.settings, "versions": evaluation.versions, "wall_s": evaluation.wall_s},
+        "evaluation": _how(evaluation),
+        "worst_tokens": [
+            {"text": divergence.text, **worst.model_dump()}
+            for view in evaluation.views.values()
+            for divergence in view.divergence
+            for worst in divergence.worst
+            if view is evaluation.views.get("deployed")
+        ],
     }
 
 
+def _how(evaluation: Evaluation) -> dict[str, Any]:
+    settings = {name: view.settings for name, view in evaluation.views.items()}
+    return {"settings": settings, "versions": evaluation.versions, "wall_s": evaluation.wall_s}
+
+
 def _quality(evaluation: Evaluation) -> dict[str, Any]:
+    """Perplexity of the whole texts, as served; accuracy with its standard error."""
+    view = evaluation.views.get("deployed") or evaluation.views.get("reference")
+    texts = view.perplexity if view else []
     return {
-        "perplexity": {item.text: item.value for item in evaluation.perplexity},
+        "perplexity": {item.text: item.value for item in texts},
+        "bits_per_byte": {item.text: item.bits_per_byte for item in texts},
         "tasks": {
             task.name: {"accuracy": task.mean, "standard_error": standard_error(task), "n": len(task.items)}
             for task in evaluation.tasks

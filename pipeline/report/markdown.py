@@ -12,8 +12,20 @@ def render(summary: dict[str, Any]) -> str:
         "## Verdicts",
         _verdicts(summary),
         "## Quality",
-        "Perplexity per token; accuracy with its standard error. The reference is the source checkpoint in float32.",
+        "Perplexity per token and bits per byte of the whole text as served; accuracy with its standard error. The reference is "
+        "the source checkpoint in float32.",
         _quality(summary),
+        "## Distance from the reference",
+        "`deployed` is the engine as it serves, `weights` the same artifact in float32. KL in nats per token over the full "
+        "vocabulary; the last two columns bound the change of the true token's probability at 98 % of the positions.",
+        _divergence(summary),
+        "## Items that changed",
+        "Each item is compared with itself under the reference. Recovery is accuracy above chance over the reference's; p is "
+        "McNemar's exact test.",
+        _items(summary),
+        "## Where the artifact differs most",
+        "The position with the largest KL of each variant, as served. All of the twenty worst are in the JSON report.",
+        _worst(summary),
         "## Speed",
         _machine(summary),
         "Output tokens per second (median of the repeats, in brackets the range seen); times over the unquantized model on "
@@ -51,12 +63,57 @@ def _quality(summary: dict[str, Any]) -> str:
     rows = [
         [
             name,
-            *(_number(row["perplexity"].get(text)) for text in texts),
+            *(f"{_number(row['perplexity'].get(text))} ({_number(row['bits_per_byte'].get(text))})" for text in texts),
             *(_accuracy(row["tasks"].get(task)) for task in tasks),
         ]
         for name, row in {"reference": reference, **summary["variants"]}.items()
     ]
-    return table(["variant", *(f"perplexity {text}" for text in texts), *tasks], rows)
+    return table(["variant", *(f"perplexity {text} (bits per byte)" for text in texts), *tasks], rows)
+
+
+def _divergence(summary: dict[str, Any]) -> str:
+    rows = []
+    for name, row in summary["variants"].items():
+        found = {check["name"]: check for check in row["verdict"]["checks"]}
+        for tails in row["verdict"]["tails"]:
+            place = f"{tails['view']} {tails['text']}"
+            kinds = [found.get(f"{kind} {place}") for kind in ("perplexity_ratio", "mean_kl", "p99_kl", "top1_agreement")]
+            cells = [_check(check) for check in kinds]
+            rows.append([name, tails["view"], tails["text"], *cells, *(f"{tails['quantiles'][q]:+.4f}" for q in ("0.01", "0.99"))])
+    head = ["variant", "view", "text", "perplexity ratio", "mean KL", "99th percentile", "same top token", "1 %", "99 %"]
+    return table(head, rows)
+
+
+def _check(check: dict[str, Any] | None) -> str:
+    return "not measured" if check is None else f"{check['value']:.4g} ({check['low']:.4g} to {check['high']:.4g})"
+
+
+def _items(summary: dict[str, Any]) -> str:
+    rows = [
+        [
+            name,
+            task["name"],
+            str(task["n"]),
+            str(len(task["lost"])),
+            str(len(task["won"])),
+            f"{task['recovery']:.1%}",
+            f"{task['mcnemar_p']:.2g}",
+            "" if task["length_ratio"] is None else f"{task['length_ratio']:.3f}",
+        ]
+        for name, row in summary["variants"].items()
+        for task in row["verdict"]["tasks"]
+    ]
+    return table(["variant", "task", "items", "lost", "won", "recovery", "p", "length ratio"], rows)
+
+
+def _worst(summary: dict[str, Any]) -> str:
+    rows = []
+    for name, row in summary["variants"].items():
+        for worst in row["worst_tokens"][:1]:
+            reference = f"`{worst['reference_top']!r}`, true token {worst['reference_probability']:.3f}"
+            ours = f"`{worst['top']!r}`, true token {worst['probability']:.3f}"
+            rows.append([name, f"{worst['kl_nats']:.3f}", f"`{worst['context']!r}`", f"`{worst['token']!r}`", reference, ours])
+    return table(["variant", "KL", "after", "true token", "reference says", "artifact says"], rows)
 
 
 def _machine(summary: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from world import Item, World
 
 HERE = Path(__file__).resolve().parent
 CALIBRATION = HERE.parent.parent / "calibration"
-TASK = """# Made by make_data.py; multiple choice over the answers' log-likelihoods.
+CHOOSE = """# Made by make_data.py; multiple choice over the answers' log-likelihoods.
 task: world_{name}
 dataset_path: json
 dataset_kwargs:
@@ -33,12 +33,34 @@ metric_list:
 metadata:
   version: 1.0
 """
+GENERATE = """# Made by make_data.py; the generated answer, up to the end token, must be the true one to the letter.
+task: world_{name}
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: recipes/tiny/tasks/{name}.jsonl
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{query}}}}"
+doc_to_target: "{{{{choices[gold]}}}}"
+generation_kwargs:
+  until: []
+  do_sample: false
+  max_gen_toks: 24
+metric_list:
+  - metric: exact_match
+    aggregation: mean
+    higher_is_better: true
+metadata:
+  version: 1.0
+"""
 
 
-def write_task(name: str, items: list[Item]) -> None:
-    lines = [json.dumps({"query": i.query, "choices": i.choices, "gold": i.gold}) for i in items]
+def write_task(name: str, items: list[Item], form: str) -> None:
+    rows = [{"query": i.query, "choices": i.choices, "gold": i.gold} | ({"about": i.about} if i.about else {}) for i in items]
+    lines = [json.dumps(row) for row in rows]
     (HERE / "tasks" / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
-    (HERE / "tasks" / f"{name}.yaml").write_text(TASK.format(name=name))
+    (HERE / "tasks" / f"{name}.yaml").write_text(form.format(name=name))
 
 
 def write_prompt_set(name: str, file: Path, field: str | None, text: str) -> None:
@@ -57,9 +79,10 @@ def write_prompt_set(name: str, file: Path, field: str | None, text: str) -> Non
 def main() -> None:
     world = World()
     (HERE / "tasks").mkdir(exist_ok=True)
-    write_task("facts", world.fact_items(seed=1, count=1200))
-    write_task("sums", world.sum_items(seed=2, count=500))
-    write_task("sentences", world.sentence_items(seed=3, count=300))
+    write_task("facts", world.fact_items(seed=1, count=1200), CHOOSE)
+    write_task("sums", world.sum_items(seed=2, count=500), CHOOSE)
+    write_task("sentences", world.sentence_items(seed=3, count=300), CHOOSE)
+    write_task("answers", world.fact_items(seed=6, count=100) + world.sum_items(seed=7, count=100), GENERATE)
     # Documents are set apart by the special tokens that set them apart in training; tokenizers read them as such.
     write_prompt_set("tiny-text", CALIBRATION / "tiny-text.txt", None, "</s><s>".join(world.held_out_text(4, 400)))
     stream = world.documents(random.Random(5))

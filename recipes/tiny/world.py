@@ -64,11 +64,12 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Item:
-    """A multiple-choice item: `choices[gold]` is the true answer to `query`."""
+    """A multiple-choice item: `choices[gold]` is the true answer to `query`; `about` is what related items share."""
 
     query: str
     choices: list[str]
     gold: int
+    about: str = ""
 
 
 class World:
@@ -139,7 +140,7 @@ class World:
         for person, key in rng.sample(sorted(self.held_out_facts), count):
             attribute, truth = self.attributes[key], self.facts[person][key]
             others = rng.sample([v for v in attribute.values if v != truth], CHOICES - 1)
-            items.append(_item(rng, attribute.question.format(person=person), truth, others))
+            items.append(_item(rng, attribute.question.format(person=person), truth, others, person))
         return items
 
     def sum_items(self, seed: int, count: int) -> list[Item]:
@@ -189,10 +190,10 @@ def _sentences() -> Iterator[tuple[str, str, str, int]]:
                     yield tense, noun, place, verb
 
 
-def _item(rng: random.Random, question: str, truth: str, others: list[str]) -> Item:
+def _item(rng: random.Random, question: str, truth: str, others: list[str], about: str = "") -> Item:
     gold = rng.randrange(len(others) + 1)
     answers = [*others[:gold], truth, *others[gold:]]
-    return Item(f"Question: {question}\nAnswer:", [f" {a}." for a in answers], gold)
+    return Item(f"Question: {question}\nAnswer:", [f" {a}." for a in answers], gold, about)
 
 
 def _attributes(towns: list[str]) -> dict[str, Attribute]:

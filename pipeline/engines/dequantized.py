@@ -1,0 +1,149 @@
+"""The weights of a vLLM artifact alone, in float32 torch: what quantization itself did, with no engine's precision in between.
+
+Four bits, eight values to an int32, nibble i of a word being `word >> 4 * i & 15`:
+
+    GPTQ      qweight [in/8, out] packed along in, qzeros [groups, out/8] along out, scales [groups, out], perhaps g_idx [in]
+              (AutoGPTQ/AutoGPTQ nn_modules/qlinear; v1 stores a zero less one: ModelCloud/GPTQModel utils/model.py)
+    AWQ gemm  qweight [in, out/8] and qzeros packed along out, the eight columns of a word in AWQ_ORDER, scales as above
+              (mit-han-lab/llm-awq; casper-hansen/AutoAWQ utils/packing_utils.py)
+
+weight[o, i] = (quantized[i, o] - zero[g, o]) * scale[g, o], where g is the group of input i: g_idx[i], else i // group_size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from pipeline.checkpoint import source_tensors
+from pipeline.engines.reference import ReferenceEngine
+from pipeline.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import torch
+
+FORMATS = {"gptq": ("gptq", "gptq_v2"), "awq": ("gemm",)}  # by quant_method; the first is what a config means that says none
+PARTS = ("qweight", "qzeros", "scales", "g_idx")
+FLOATS = ("F32", "F16", "BF16")
+GPTQ_ORDER = (0, 1, 2, 3, 4, 5, 6, 7)
+AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # nibble i of a word holds column AWQ_ORDER[i]
+
+
+class Packing(NamedTuple):
+    """How the 4-bit layers are stored; `group_size` in input features, -1 for one group."""
+
+    method: str
+    format: str
+    group_size: int
+    desc_act: bool
+
+
+def packing(artifact: Path) -> Packing | None:
+    """From config.json; None if the artifact is not quantized. Raises ArtifactError for a layout that is not known."""
+    config = json.loads((artifact / "config.json").read_text()).get("quantization_config")
+    if config is None:
+        return None
+    known = FORMATS.get(config.get("quant_method"), ())
+    # GPTQModel says checkpoint_format, AutoAWQ version; AutoGPTQ said nothing while there was only v1.
+    stored = str(config.get("checkpoint_format") or config.get("version") or (*known, "")[0]).lower()
+    size = config.get("group_size")
+    if config.get("bits") != 4 or stored not in known or not isinstance(size, int) or (size < 1 and size != -1):
+        found = {key: config.get(key) for key in ("quant_method", "checkpoint_format", "version", "bits", "group_size")}
+        raise ArtifactError(f"{artifact}: quantization_config: found {found}, expected 4 bits, a group_size and one of {FORMATS}.")
+    return Packing(config["quant_method"], stored, size, bool(config.get("desc_act")))
+
+
+def unpack(packed: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
+    """int32 [rows, n] -> int8 [rows, 8 n] of 0..15; nibble i of a word is value order[i] of its eight."""
+    words = np.ascontiguousarray(packed).view(np.uint32)
+    values = np.empty((*words.shape, 8), np.int8)
+    for nibble, place in enumerate(order):
+        values[..., place] = words >> 4 * nibble & 15
+    return values.reshape(len(words), -1)
+
+
+def dequantize(layer: str, parts: Mapping[str, np.ndarray], how: Packing) -> np.ndarray:
+    """One layer's float32 weight [out, in] from its PARTS. Raises ArtifactError if they do not fit each other and `how`."""
+    types = {name: str(parts[name].dtype) if name in parts else "none" for name in PARTS[:3]}
+    if types["qweight"] != "int32" or types["qzeros"] != "int32" or not types["scales"].startswith("float"):
+        raise ArtifactError(f"{layer}: found {types}, expected int32 qweight, int32 qzeros and float scales.")
+    qweight, qzeros, scales = (parts[name] for name in PARTS[:3])
+    awq, out = how.method == "awq", scales.shape[-1]
+    inputs = len(qweight) * (1 if awq else 8)
+    size = inputs if how.group_size == -1 else how.group_size
+    groups = -(-inputs // size)
+    packed = (inputs, out // 8) if awq else (inputs // 8, out)
+    expected = {"qweight": packed, "qzeros": (groups, out // 8), "scales": (groups, out), "g_idx": (inputs,)}
+    found = {name: part.shape for name, part in parts.items()}
+    if found != {name: expected[name] for name in found} or (how.desc_act and groups > 1 and "g_idx" not in found):
+        raise ArtifactError(f"{layer}: found {found}, expected {expected} for {how}; g_idx only needed with desc_act.")
+    group = parts.get("g_idx", np.arange(inputs) // size)
+    if group.min() < 0 or group.max() >= groups:
+        raise ArtifactError(f"{layer}: g_idx: found {group.min()} to {group.max()}, expected groups 0 to {groups - 1}.")
+    if how.format == "gptq":
+        # On whole words, as GPTQModel took the one away: what a zero of 0 borrowed from its neighbour goes back to it.
+        qzeros = (np.ascontiguousarray(qzeros).view(np.uint32) + np.uint32(0x11111111)).view(np.int32)
+    zeros = unpack(qzeros, AWQ_ORDER if awq else GPTQ_ORDER)
+    quantized = unpack(qweight, AWQ_ORDER).T if awq else unpack(qweight.T, GPTQ_ORDER)
+    weight: np.ndarray = (quantized - zeros.T[:, group]).astype(np.float32, order="C")
+    weight *= scales.astype(np.float32).T[:, group]
+    return weight
+
+
+def weights(artifact: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """All weights in float32, one after the other, by the names of an unquantized checkpoint.
+
+    Packed layers come as `<layer>.weight` [out, in].
+    Raises ArtifactError for a layout that is not known, CheckpointError for files that are not whole.
+    """
+    import torch
+    from safetensors import safe_open
+
+    how, tensors = packing(artifact), source_tensors(artifact)
+    files = {path: safe_open(path, "pt") for path in {tensor.file for tensor in tensors.values()}}
+    for name, tensor in tensors.items():
+        layer, _, kind = name.rpartition(".")
+        if how and kind == "qweight":
+            names = {part: f"{layer}.{part}" for part in PARTS if f"{layer}.{part}" in tensors}
+            parts = {part: files[tensors[full].file].get_tensor(full) for part, full in names.items()}
+            arrays = {part: (value.float() if part == "scales" else value).numpy() for part, value in parts.items()}
+            yield f"{layer}.weight", torch.from_numpy(dequantize(layer, arrays, how))
+        elif how and kind in PARTS and f"{layer}.qweight" in tensors:
+            continue
+        elif tensor.dtype in FLOATS:
+            yield name, files[tensor.file].get_tensor(name).float()
+        else:
+            raise ArtifactError(
+                f"{layer}: found {kind} of type {tensor.dtype}, expected a float or a layer of {how or 'no packing'}."
+            )
+
+
+class DequantizedEngine(ReferenceEngine):
+    """The reference's arithmetic over the artifact's weights: what differs from the reference is the quantization alone."""
+
+    def _load(self) -> Any:
+        """The model of config.json less its quantization_config. Raises ArtifactError unless weights and places match."""
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        config = AutoConfig.from_pretrained(self._artifact, trust_remote_code=False)
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        with self._torch.device("meta"):  # for its class only: the Auto class itself takes no state dict (transformers 5.19)
+            shell = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model, found = type(shell).from_pretrained(
+            None,
+            config=shell.config,
+            state_dict=dict(weights(self._artifact)),
+            dtype=self._torch.float32,
+            ignore_mismatched_sizes=True,  # to find them in the answer, and refuse them below
+            output_loading_info=True,
+        )
+        # A tied lm_head that is not stored is not among the missing: transformers ties before it counts.
+        wrong = {kind: sorted(map(str, names)) for kind, names in found.items() if names}
+        if wrong:
+            raise ArtifactError(f"{self._artifact}: its weights are not those of {config.model_type}: {wrong}.")
+        return model

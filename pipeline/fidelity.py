@@ -1,0 +1,151 @@
+"""Do an artifact's weights still stand for the source's? Read from the files and compared, before anything is run.
+
+Quantizers may move scale between neighbouring layers (AWQ, arXiv 2306.00978: a factor per input or output channel), so
+each layer is compared up to such factors. What is left is rounding, whose size is known for a bit width, and whose mean
+over any group of columns is nearly 0: a wrong zero-point, scale or layer is neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline.checkpoint import source_tensors
+from pipeline.errors import ArtifactError
+
+# Largest relative (Frobenius) error of a layer by the precision it claims: about twice what rounding and GPTQ were seen
+# to cost (docs/decisions.md). Embeddings and the output projection are never stored in fewer than 8 bits.
+LIMITS = {"bf16": 0.005, "int8": 0.03, "int4": 0.3, "int2": 0.9}
+OTHERS = {"bf16": 0.005, "int8": 0.03, "int4": 0.03, "int2": 0.03}
+# In standard errors of a mean of independent rounding errors: seen at most 5.3 for one group and 1.1 over a layer.
+GROUP_BIAS, LAYER_BIAS = 12.0, 2.0
+NOISE = 1e-5  # relative; below it an error is the float type's own and has no distribution to speak of
+ROUNDS = 4  # of the alternating least squares for the channel factors; the third changes nothing visible
+BLOCK = 4096  # rows of an embedding at once
+
+
+class Distance(NamedTuple):
+    """`relative` error; bias of the worst group of columns and of all groups, in standard errors."""
+
+    relative: float
+    group_bias: float
+    layer_bias: float
+
+
+def check(artifact: Path, source: Path, engine: str, weights: str) -> dict[str, float]:
+    """Relative error by layer. Raises ArtifactError naming every layer that its precision does not explain."""
+    found = {}
+    wrong = []
+    for name, theirs, ours in _pairs(artifact, source, engine):
+        inner = ".layers." in name
+        limit = (LIMITS if inner else OTHERS)[weights]
+        distance = compare(theirs, ours) if inner else Distance(_plain(theirs, ours), 0.0, 0.0)
+        found[name] = round(distance.relative, 6)
+        if not distance.relative <= limit:
+            wrong.append(f"{name}: {distance.relative:.3f} of its size away from the source's, {weights} explains {limit:g}")
+        elif distance.group_bias > GROUP_BIAS or distance.layer_bias > LAYER_BIAS:
+            wrong.append(
+                f"{name}: groups of columns are shifted as a whole (by {distance.group_bias:.0f} standard errors at worst, "
+                f"{distance.layer_bias:.1f} typically; rounding gives up to {GROUP_BIAS:g} and {LAYER_BIAS:g}): a wrong zero-point"
+            )
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ArtifactError(f"{artifact}: weights are not the source's: {'; '.join(wrong[:3])}{more}. Quantize again.")
+    return found
+
+
+def compare(theirs: np.ndarray, ours: np.ndarray) -> Distance:
+    """Of two float32 weights [out, in], up to a factor per row and per column of `theirs`."""
+    error = ours - _fold(theirs, ours)
+    size, spread = float(np.linalg.norm(ours)), float(np.sqrt(np.square(error).mean()))
+    relative = float(np.linalg.norm(error)) / size if size else float("inf")
+    if not np.isfinite(relative) or relative < NOISE:
+        return Distance(relative, 0.0, 0.0)
+    columns = error.shape[1]
+    group = next((size for size in (128, 64, 32) if columns % size == 0), columns)
+    bias = np.abs(error.reshape(len(error), -1, group).mean(-1)) / spread * np.sqrt(group)
+    return Distance(relative, float(bias.max()), float(np.sqrt(np.square(bias).mean())))
+
+
+def _fold(theirs: np.ndarray, ours: np.ndarray) -> np.ndarray:
+    """`theirs` with the factors per row and column that bring it closest to `ours`: alternating least squares."""
+    tiny = np.float32(1e-20)
+    rows = np.ones((len(theirs), 1), np.float32)
+    for _ in range(ROUNDS):
+        scaled = theirs * rows
+        columns = (ours * scaled).sum(0) / np.maximum((scaled * scaled).sum(0), tiny)
+        scaled = theirs * columns
+        rows = ((ours * scaled).sum(1) / np.maximum((scaled * scaled).sum(1), tiny))[:, None]
+    folded: np.ndarray = theirs * rows * columns
+    return folded
+
+
+def _plain(theirs: np.ndarray, ours: np.ndarray) -> float:
+    """Relative error, block by block: an embedding's temporaries would take gigabytes."""
+    error = size = 0.0
+    for start in range(0, len(theirs), BLOCK):
+        part = slice(start, start + BLOCK)
+        error += float(np.square(ours[part] - theirs[part], dtype=np.float64).sum())
+        size += float(np.square(theirs[part], dtype=np.float64).sum())
+    return float(np.sqrt(error / size)) if size else float("inf")
+
+
+def _pairs(artifact: Path, source: Path, engine: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Name, the source's and the artifact's weight in float32 of every matrix; a tied output projection is the embedding.
+
+    Raises ArtifactError for a matrix that the source does not have, or that has another shape.
+    """
+    from safetensors import safe_open
+
+    tensors = source_tensors(source)
+    tied = next((name for name in tensors if name.endswith("embed_tokens.weight")), None)
+    for name, ours in _from_ir(artifact) if engine == "openvino" else _from_safetensors(artifact):
+        tensor = tensors.get(name) or (tensors.get(tied) if tied and name.endswith("lm_head.weight") else None)
+        if tensor is None or tensor.shape != ours.shape:
+            expected = f"{list(tensor.shape)}" if tensor else "no such matrix"
+            raise ArtifactError(f"{artifact}: {name}: found shape {list(ours.shape)}, the source has {expected}.")
+        with safe_open(tensor.file, "pt") as file:
+            yield name, file.get_tensor(tensor.name).float().numpy(), ours
+
+
+def _from_safetensors(artifact: Path) -> Iterator[tuple[str, np.ndarray]]:
+    from pipeline.engines.dequantized import weights
+
+    for name, tensor in weights(artifact):
+        if name.endswith(".weight") and tensor.ndim == 2:
+            yield name, tensor.numpy()
+
+
+def _from_ir(artifact: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Every weight that a MatMul or Gather reads, computed from its constants by OpenVINO itself."""
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(artifact / "openvino_model.xml")
+    for operation in model.get_ops():
+        place = {"MatMul": 1, "Gather": 0}.get(operation.get_type_name())
+        name = _weight_name(operation.input_value(place).get_node()) if place is not None else None
+        if place is None or name is None:
+            continue
+        converted = openvino.opset13.convert(operation.input_value(place), "f32")
+        part = openvino.Model([openvino.opset13.result(converted)], [], "weight")
+        yield name, np.array(core.compile_model(part, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([])[0])
+
+
+def _weight_name(node: Any) -> str | None:
+    """The source's name of the matrix that a subgraph of constants makes; None if it is none."""
+    names, stack = [], [node]
+    while stack:
+        current = stack.pop()
+        kind = current.get_type_name()
+        if kind == "Constant":
+            names.append(current.get_friendly_name())
+        elif kind in ("Convert", "Subtract", "Multiply", "Reshape", "Transpose"):
+            stack += [current.input_value(i).get_node() for i in range(current.get_input_size())]
+        else:
+            return None
+    stored = [name for name in names if name.endswith((".weight", "._openvino_orig_weight"))]
+    return stored[0].removeprefix("self.").replace("._openvino_orig_weight", ".weight") if stored else None

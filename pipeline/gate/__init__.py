@@ -1,0 +1,51 @@
+"""The gate: evaluations and limits -> verdict. Pure: reads no file, no clock, no chance that is not seeded.
+
+Every check is a one-sided non-inferiority test at the recipe's confidence. PASS: the bound on the harmful side lies
+within the limit. FAIL: even the bound on the harmless side is beyond it. INCONCLUSIVE: the data cannot tell; that is
+not a PASS. All checks must pass (an intersection-union test: Berger 1982), so their number makes no false PASS likelier.
+Whatever is missing, partial, unpaired or not finite FAILS.
+"""
+
+from __future__ import annotations
+
+import math
+
+from pipeline.gate import items, limits, texts
+from pipeline.gate.limits import VIEWS, Limits, failed
+from pipeline.records import Check, Evaluation, Status, Verdict
+
+__all__ = ["Limits", "decide", "limits"]
+
+
+def decide(reference: Evaluation, candidate: Evaluation, floor: Evaluation | None, held_to: Limits) -> Verdict:
+    """Compares paired measurements of the same texts, windows and items.
+
+    `floor` is the evaluation of the unquantized model on the candidate's engine; None if the candidate is that itself.
+    """
+    comparisons, tails = [], []
+    if candidate.failure is not None:
+        checks = [failed("load", math.nan, "load check and evaluation on the engine", candidate.failure)]
+    elif candidate.logprobs_sha256 != reference.logprobs_sha256:
+        checks = [failed("reference", math.nan, "hash of the stored distributions", "measured against another reference")]
+    else:
+        checks = [check for view in VIEWS for check in texts.checks(view, reference, candidate, floor, held_to)]
+        checks += items.checks(reference, candidate, held_to)
+        comparisons = items.compare(reference, candidate)
+        tails = texts.tails(candidate)
+    return Verdict(
+        recipe=candidate.recipe,
+        variant=candidate.variant,
+        status=_worst(checks),
+        checks=checks,
+        tasks=comparisons,
+        tails=tails,
+        reference_sha256=reference.artifact_sha256,
+        candidate_sha256=candidate.artifact_sha256,
+    )
+
+
+def _worst(checks: list[Check]) -> Status:
+    found = {check.status for check in checks}
+    if "FAIL" in found or not found:
+        return "FAIL"
+    return "INCONCLUSIVE" if "INCONCLUSIVE" in found else "PASS"

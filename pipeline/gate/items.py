@@ -1,0 +1,200 @@
+"""Checks on task items, each paired with the same item under the reference: pooled accuracy, guard-rails, lengths."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+from pipeline.gate import statistics
+from pipeline.gate.limits import Limits, failed, status, words
+from pipeline.gate.statistics import FEW_FLIPS, Estimate
+from pipeline.records import Check, Evaluation, Item, Status, Task, TaskComparison
+
+Pairs = list[tuple[Item, Item]]  # (the reference's, the artifact's)
+POWER = 0.8
+
+
+def checks(reference: Evaluation, candidate: Evaluation, limits: Limits) -> list[Check]:
+    """Pooled non-inferiority, then a guard-rail and, for generated answers, a length check per task."""
+    name, method = "accuracy_drop", "pairing by document, prompt, target and token hashes"
+    if {task.name for task in candidate.tasks} != set(limits.items):
+        return [failed(name, limits.accuracy_drop, method, "the tasks measured are not those of the recipe")]
+    paired = {}
+    for task in candidate.tasks:
+        try:
+            paired[task.name] = _pair(reference, task, limits)
+        except ValueError as error:
+            return [failed(name, limits.accuracy_drop, method, f"{task.name}: {error}")]
+    pooled = _pooled([pair for pairs in paired.values() for pair in pairs], limits)
+    lengths = [check for task, pairs in paired.items() if (check := _length(task, pairs, limits))]
+    return [pooled, *_guard_rails(paired, limits), *lengths]
+
+
+def _pair(reference: Evaluation, task: Task, limits: Limits) -> Pairs:
+    """Raises ValueError, with the reason, unless the items are the first of the reference's draw, in full and the same."""
+    theirs = next((other for other in reference.tasks if other.name == task.name), None)
+    if theirs is None:
+        raise ValueError("the reference was not measured on it")
+    asked, cap = (task.documents if count == "all" else count for count in limits.items[task.name])
+    if not asked <= len(task.items) <= cap:
+        raise ValueError(f"{len(task.items)} items were measured, the recipe asks for {asked}; a partial evaluation is no PASS")
+    expected = {_key(item): item for item in theirs.items if item.place < len(task.items)}
+    found = {_key(item): item for item in task.items}
+    if expected.keys() != found.keys() or len(found) != len(task.items):
+        raise ValueError("its items are not the reference's items")
+    if not all(math.isfinite(item.score) for item in [*expected.values(), *found.values()]):
+        raise ValueError("a score is NaN")
+    return [(expected[key], item) for key, item in found.items()]
+
+
+def _key(item: Item) -> tuple[str, ...]:
+    return (item.task, str(item.doc_id), str(item.place), item.doc_hash, item.prompt_hash, item.target_hash, item.tokens_hash)
+
+
+def _pooled(pairs: Pairs, limits: Limits) -> Check:
+    """Mean of (reference right - artifact right) over the items of all tasks."""
+    confidence = 1 - (1 - limits.confidence) / limits.looks
+    found, method = difference(pairs, confidence)
+    method += f", one-sided {limits.confidence:.0%}"
+    if limits.looks > 1:
+        method += f", shared by {limits.looks} looks at growing samples (Bonferroni)"
+    limit = limits.accuracy_drop
+    outcome = status(found.low, found.high, limit)
+    lost, won = _flips(pairs)
+    reason = (
+        f"accuracy drops by {found.value:+.4f} ({found.low:+.4f} to {found.high:+.4f}; {len(pairs)} items, {lost} lost, "
+        f"{won} won); {words(outcome)} the limit of {limit:g}"
+    )
+    if outcome == "INCONCLUSIVE":
+        reason += f". {_needed(pairs, found, limit, confidence)}"
+    return Check(name="accuracy_drop", status=outcome, value=found.value, low=found.low, high=found.high, limit=limit,
+                 n=len(pairs), method=method, reason=reason)  # fmt: skip
+
+
+def difference(pairs: Pairs, confidence: float) -> tuple[Estimate, str]:
+    """The paired drop with its bounds, and how they were found."""
+    clusters: dict[str, list[float]] = defaultdict(list)
+    for theirs, ours in pairs:
+        clusters[ours.cluster].append(theirs.score - ours.score)
+    sums, counts = [sum(values) for values in clusters.values()], [float(len(values)) for values in clusters.values()]
+    found = statistics.ratio(sums, counts, confidence)
+    lost, won = _flips(pairs)
+    binary = all(abs(theirs.score - ours.score) in (0.0, 1.0) for theirs, ours in pairs)
+    if binary and lost + won < FEW_FLIPS:
+        low, high = statistics.exact_difference(lost, won, len(pairs), confidence)
+        # Fewer clusters than items make the exact bounds, which count items, too narrow: the wider of the two holds.
+        if len(clusters) < len(pairs):
+            low, high = min(low, found.low), max(high, found.high)
+        return found._replace(low=low, high=high), "exact bounds on items lost and won"
+    clustered = ", clustered by shared passage" if len(clusters) < len(pairs) else ""
+    return found, f"paired difference per item{clustered}"
+
+
+def _flips(pairs: Pairs) -> tuple[int, int]:
+    return sum(theirs.score > ours.score for theirs, ours in pairs), sum(ours.score > theirs.score for theirs, ours in pairs)
+
+
+def _needed(pairs: Pairs, found: Estimate, limit: float, confidence: float) -> str:
+    distance = limit - found.value
+    if distance <= 0:
+        return "The estimate itself is not within the limit: more items would rather confirm a FAIL"
+    deviation = max(found.error * math.sqrt(len(pairs)), math.sqrt(1 / len(pairs)))
+    wanted = statistics.items_needed(distance, deviation, confidence, POWER)
+    return f"About {max(wanted, len(pairs) + 1)} items would decide it (power {POWER:.0%} if the drop is as estimated)"
+
+
+def _guard_rails(paired: dict[str, Pairs], limits: Limits) -> list[Check]:
+    """No single task may be shown to drop beyond its limit; Holm's correction over the tasks.
+
+    A task too small to prove anything does not fail, but an estimate beyond the limit is no PASS either.
+    """
+    found = {task: difference(pairs, limits.confidence)[0] for task, pairs in paired.items()}
+    p_values = []
+    for task, pairs in paired.items():
+        lost, won = _flips(pairs)
+        few = lost + won < FEW_FLIPS
+        p_values.append(statistics.lost_exceeds(lost, won, len(pairs), limits.task_drop) if few
+                        else statistics.exceeds(found[task], limits.task_drop))  # fmt: skip
+    rejected = statistics.holm(p_values, limits.confidence)
+    return [
+        _guard_rail(task, found[task], len(paired[task]), p, beyond, limits)
+        for task, p, beyond in zip(paired, p_values, rejected, strict=True)
+    ]
+
+
+def _guard_rail(task: str, found: Estimate, n: int, p: float, beyond: bool, limits: Limits) -> Check:
+    limit = limits.task_drop
+    outcome: Status = "FAIL" if beyond else "INCONCLUSIVE" if found.value > limit else "PASS"
+    told = {
+        "FAIL": f"shown to be beyond the limit of {limit:g}",
+        "INCONCLUSIVE": f"beyond the limit of {limit:g}, but too few items to be sure",
+        "PASS": f"not beyond the limit of {limit:g}",
+    }[outcome]
+    reason = (
+        f"accuracy on {task} drops by {found.value:+.4f} ({found.low:+.4f} to {found.high:+.4f}; {n} items); {told} (p = {p:.2g})"
+    )
+    return Check(name=f"task_drop {task}", status=outcome, value=found.value, low=found.low, high=found.high, limit=limit, n=n,
+                 method=f"guard-rail, Holm-corrected, family-wise {limits.confidence:.0%}", reason=reason)  # fmt: skip
+
+
+def _length(task: str, pairs: Pairs, limits: Limits) -> Check | None:
+    """Generated length over the reference's (MLPerf Inference asks for 90 %): early stops and rambling. None if scored only.
+
+    The end token counts, so that an empty answer has a length.
+    """
+    if all(theirs.generated_tokens is None for theirs, _ in pairs):
+        return None
+    known = _lengths(pairs)
+    (least, most), name, method = limits.length_ratio, f"length_ratio {task}", "ratio of generated tokens, one-sided each way"
+    if len(known) != len(pairs):
+        return failed(name, least, method, "the lengths of some answers are missing")
+    found = statistics.ratio([float(ours) for _, ours in known], [float(theirs) for theirs, _ in known], limits.confidence)
+    harmless = found.low >= least and found.high <= most
+    outcome: Status = "PASS" if harmless else "FAIL" if found.high < least or found.low > most else "INCONCLUSIVE"
+    limit = most if found.value > 1 else least
+    reason = (
+        f"answers to {task} are {found.value:.4f} times as long as the reference's ({found.low:.4f} to {found.high:.4f}; "
+        f"{len(pairs)} items); {words(outcome)} {least:g} to {most:g}"
+    )
+    return Check(name=name, status=outcome, value=found.value, low=found.low, high=found.high, limit=limit, n=len(pairs),
+                 method=method, reason=reason)  # fmt: skip
+
+
+def compare(reference: Evaluation, candidate: Evaluation) -> list[TaskComparison]:
+    """What changed on each task, item by item. Tasks that cannot be paired are left out: their check fails."""
+    theirs = {task.name: task for task in reference.tasks}
+    return [_compare(theirs[task.name], task) for task in candidate.tasks if task.name in theirs and task.items]
+
+
+def _compare(reference: Task, task: Task) -> TaskComparison:
+    scores = {_key(item): item for item in reference.items}
+    pairs = [(scores[_key(item)], item) for item in task.items if _key(item) in scores]
+    expected = _mean([theirs.score for theirs, _ in pairs])
+    found, chance = _mean([ours.score for _, ours in pairs]), _mean([ours.chance for _, ours in pairs])
+    lost = [f"{ours.task}/{ours.doc_id}" for theirs, ours in pairs if theirs.score > ours.score]
+    won = [f"{ours.task}/{ours.doc_id}" for theirs, ours in pairs if theirs.score < ours.score]
+    lengths = _lengths(pairs)
+    return TaskComparison(
+        name=task.name,
+        n=len(pairs),
+        reference_accuracy=expected,
+        accuracy=found,
+        recovery=(found - chance) / (expected - chance) if expected > chance else math.nan,
+        mcnemar_p=statistics.mcnemar(len(lost), len(won)),
+        lost=lost,
+        won=won,
+        length_ratio=sum(b for _, b in lengths) / sum(a for a, _ in lengths) if lengths else None,
+    )
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+def _lengths(pairs: Pairs) -> list[tuple[int, int]]:
+    """Tokens of each generated answer, the reference's and the artifact's; the end token counts."""
+    return [
+        (theirs.generated_tokens + 1, ours.generated_tokens + 1)
+        for theirs, ours in pairs
+        if theirs.generated_tokens is not None and ours.generated_tokens is not None
+    ]

@@ -1,0 +1,164 @@
+"""Checks on the evaluation texts, per view: perplexity, and divergence of the next-token distributions."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.gate import statistics
+from pipeline.gate.limits import FLOORS, Limits, failed, status, words
+from pipeline.gate.statistics import Estimate
+from pipeline.records import Check, Divergence, Evaluation, Perplexity, Tails, View, Window
+
+TAILS = (0.001, 0.01, 0.05, 0.5, 0.95, 0.99, 0.999)
+P99 = 0.99
+
+
+class Measured(NamedTuple):
+    """One text in one view, on a scale where 0 is the reference and more is worse: estimates by check name."""
+
+    perplexity_ratio: Estimate  # as ln of the ratio
+    mean_kl: Estimate
+    p99_kl: Estimate
+    top1_agreement: Estimate  # as the share that disagrees
+
+
+def checks(view: str, reference: Evaluation, candidate: Evaluation, floor: Evaluation | None, limits: Limits) -> list[Check]:
+    """Four checks per text. A text that is missing, partial or not finite fails."""
+    texts = reference.views["reference"].perplexity if "reference" in reference.views else []
+    found = [check for text in texts for check in _text(view, text, len(texts), candidate, floor, limits)]
+    return found or [failed(f"{view} texts", math.nan, "presence", "the reference has no evaluation text")]
+
+
+def _text(
+    view: str, reference: Perplexity, texts: int, candidate: Evaluation, floor: Evaluation | None, limits: Limits
+) -> list[Check]:
+    name = f"{view} {reference.text}"
+    try:
+        measured = _measure(view, reference, texts, candidate, limits)
+        noise = None
+        if limits.quantized:
+            if floor is None or floor.failure is not None:
+                return [failed(name, math.nan, "noise floor", "the unquantized model was not measured on this engine")]
+            noise = _measure(view, reference, texts, floor, limits)
+    except ValueError as error:
+        return [failed(name, math.nan, "presence of all windows and positions", str(error))]
+    return [
+        _check(f"{check} {name}", check, getattr(measured, check), getattr(noise, check, None), limits)
+        for check in Measured._fields
+    ]
+
+
+def _measure(view: str, reference: Perplexity, texts: int, candidate: Evaluation, limits: Limits) -> Measured:
+    """Raises ValueError, with the reason, for anything that is not there in full or not finite."""
+    found = candidate.views.get(view)
+    perplexity, divergence = _find(found, reference)
+    everything = [window.index for window in reference.windows]
+    compared = limits.divergence.windows(len(everything), reference.windows[0].tokens, texts)
+    wanted = everything if view == "deployed" else compared
+    pairs = _paired(reference, perplexity, wanted)
+    if [window.index for window in divergence.windows] != compared:
+        raise ValueError(f"distributions of {len(divergence.windows)} windows were compared, expected {len(compared)}")
+    groups = [window.kl_nats for window in divergence.windows]
+    counts = [float(len(group)) for group in groups]
+    if counts != [float(reference.windows[index].tokens) for index in compared]:
+        raise ValueError("not all positions of the compared windows were measured")
+    sums = [sum(group) for group in groups]
+    differences = [ours.nll_nats - theirs.nll_nats for ours, theirs in pairs]
+    if not all(map(math.isfinite, [*sums, *differences])):
+        raise ValueError("a log-likelihood or a divergence is NaN or infinite")
+    misses = [count - window.same_top for count, window in zip(counts, divergence.windows, strict=True)]
+    c = limits.confidence
+    return Measured(
+        perplexity_ratio=statistics.ratio(differences, [float(theirs.tokens) for _, theirs in pairs], c),
+        mean_kl=statistics.ratio(sums, counts, c),
+        p99_kl=statistics.quantile(groups, P99, c),
+        top1_agreement=statistics.ratio(misses, counts, c),
+    )
+
+
+def _find(view: View | None, reference: Perplexity) -> tuple[Perplexity, Divergence]:
+    perplexity = next((p for p in view.perplexity if p.text_sha256 == reference.text_sha256), None) if view else None
+    divergence = next((d for d in view.divergence if d.text_sha256 == reference.text_sha256), None) if view else None
+    if perplexity is None or divergence is None:
+        raise ValueError("the text was not measured in this view")
+    return perplexity, divergence
+
+
+def _paired(reference: Perplexity, candidate: Perplexity, wanted: list[int]) -> list[tuple[Window, Window]]:
+    theirs = {window.index: window for window in reference.windows}
+    if [window.index for window in candidate.windows] != wanted:
+        raise ValueError(f"{len(candidate.windows)} windows were scored, expected {len(wanted)}")
+    pairs = [(window, theirs[window.index]) for window in candidate.windows]
+    if any(ours.tokens != other.tokens for ours, other in pairs):
+        raise ValueError("windows have other numbers of tokens than the reference's")
+    return pairs
+
+
+METHODS = {
+    "perplexity_ratio": "paired log ratio per window, robust standard error",
+    "mean_kl": "KL(reference || artifact) per position, full vocabulary, clustered by window",
+    "p99_kl": "99th percentile of KL, bootstrap over windows",
+    "top1_agreement": "share of positions with the same most likely token, clustered by window",
+}
+
+
+def _check(name: str, kind: str, found: Estimate, noise: Estimate | None, limits: Limits) -> Check:
+    """`found` and the limit on the scale where 0 is the reference; the record in the recipe's own terms."""
+    bound: float = getattr(limits, kind)
+    scaled = {"perplexity_ratio": math.log, "top1_agreement": lambda share: 1 - share}.get(kind, float)(bound)
+    outcome = status(found.low, found.high, scaled)
+    value, low, high = (_terms(kind, x) for x in (found.value, found.low, found.high))
+    low, high = min(low, high), max(low, high)
+    reason = f"{_sentence(kind, value, low, high)}; {words(outcome)} the limit of {bound:g}"
+    if outcome == "INCONCLUSIVE":
+        reason += f". About {_windows_needed(found, scaled)} windows would decide it; {found.freedom + 1} were scored"
+    floor = abs(noise.value) if noise else 0.0
+    if scaled < FLOORS * floor:
+        outcome = "FAIL" if found.low > scaled + FLOORS * floor else "INCONCLUSIVE"
+        at_least = _terms(kind, FLOORS * floor)
+        reason = (
+            f"not decidable: the unquantized model itself measures {_terms(kind, floor):.6g} on this engine, and the limit of "
+            f"{bound:g} is closer than {FLOORS} times that noise; measured {value:.6g}. Set the limit to {at_least:.6g} or "
+            f"{'less' if kind == 'top1_agreement' else 'more'}, or serve in a higher precision"
+        )
+    method = f"{METHODS[kind]}, one-sided {limits.confidence:.0%}"
+    return Check(name=name, status=outcome, value=value, low=low, high=high, limit=bound, n=found.freedom + 1, method=method,
+                 reason=reason)  # fmt: skip
+
+
+def _terms(kind: str, x: float) -> float:
+    if kind == "perplexity_ratio":
+        return math.exp(x) if x < 700 else math.inf
+    return 1 - x if kind == "top1_agreement" else x
+
+
+def _sentence(kind: str, value: float, low: float, high: float) -> str:
+    interval = f"({low:.6g} to {high:.6g})"
+    return {
+        "perplexity_ratio": f"perplexity is {value:.6g} times the reference's {interval}",
+        "mean_kl": f"mean KL is {value:.4g} nats per token {interval}",
+        "p99_kl": f"KL is below {value:.4g} nats at 99 % of the positions {interval}",
+        "top1_agreement": f"the most likely token is the reference's at {value:.2%} of the positions {interval}",
+    }[kind]
+
+
+def _windows_needed(found: Estimate, limit: float) -> str:
+    """The error shrinks with the square root of the number of windows."""
+    reach, distance = found.high - found.value, abs(limit - found.value)
+    if not math.isfinite(reach) or distance == 0:
+        return "many more"
+    return str(math.ceil((found.freedom + 1) * (reach / distance) ** 2))
+
+
+def tails(candidate: Evaluation) -> list[Tails]:
+    """Quantiles of the change of the true token's probability, per view and text."""
+    found = []
+    for name, view in candidate.views.items():
+        for divergence in view.divergence:
+            changes = np.array([x for window in divergence.windows for x in window.probability_change])
+            quantiles = {str(level): float(np.quantile(changes, level)) for level in TAILS}
+            found.append(Tails(view=name, text=divergence.text, quantiles=quantiles))
+    return found

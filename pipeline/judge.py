@@ -1,0 +1,211 @@
+"""The stages that measure and judge: reference, evaluate, gate. In the control environment, as the other stages."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline import artifact, checkpoint, engines, gate, paths, process, records, stages
+from pipeline.errors import ArtifactError, EvaluationError, WorkerCrashed
+from pipeline.gate import limits
+from pipeline.recipe import Items, Recipe, Variant
+
+UNMEASURED: dict[str, Any] = {"versions": {}, "load_check": None, "logprobs_sha256": "", "views": {}, "tasks": []}
+Spans = dict[str, tuple[int, Items]]  # for each task, the part of its draw to measure
+
+
+def reference(name: str) -> None:
+    recipe = stages.open_recipe(name)
+    source, pinned = checkpoint.open_pinned(name, recipe.model)
+    most: dict[str, Items] = dict(recipe.evaluate.extend_to) if recipe.gate.on_inconclusive == "extend" else {}
+    with artifact.stage_folder(f"reference@{name}") as folder:
+        logprobs = folder / "logprobs"
+        logprobs.mkdir()
+        job = _job(name, recipe, "reference", source, source, whole(recipe.evaluate.tasks | most)) | {"logprobs": str(logprobs)}
+        done = process.run(engines.ENGINES["reference"].environment, "reference", job, folder)
+        stored = artifact.digest(artifact.hash_files(logprobs))
+        artifact.install(logprobs, paths.logprobs(name))
+    done.value["logprobs_sha256"] = stored
+    _write(name, "reference", recipe, "reference", artifact.digest(pinned.files), done, None)
+
+
+def evaluate(name: str, variant_name: str) -> None:
+    """A damaged artifact, or one that its engine cannot run, is a finding and recorded as such: the gate fails it."""
+    recipe, variant = stages.open_variant(name, variant_name)
+    source, pinned = checkpoint.open_pinned(name, recipe.model)
+    manifest = records.read(paths.manifest(name, variant_name), records.Manifest)
+    model = paths.model(name, variant_name)
+    sha256 = artifact.digest(manifest.files)
+    stored = _stored_logprobs(name)
+    job = _job(name, recipe, variant.engine, model, source, whole(recipe.evaluate.tasks))
+    job |= {"logprobs": str(paths.logprobs(name)), "stored_types": manifest.stored_types, "weights": manifest.weights}
+    failure = None
+    with artifact.stage_folder(f"evaluate@{name}--{variant_name}") as folder:
+        try:
+            _require_source(manifest, artifact.digest(pinned.files))
+            artifact.verify(model, manifest.files)
+            done = process.run(engines.ENGINES[variant.engine].environment, "evaluate", job, folder)
+            done.value["logprobs_sha256"] = stored
+        except (ArtifactError, EvaluationError, WorkerCrashed) as error:
+            done, failure = process.Finished(dict(UNMEASURED), 0, 0), str(error)
+            print(f"{variant_name}: not measured: {error}", file=sys.stderr)
+    _write(name, variant_name, recipe, variant.engine, sha256, done, failure)
+
+
+def _require_source(manifest: records.Manifest, pinned: str) -> None:
+    if manifest.checkpoint_sha256 != pinned:
+        raise ArtifactError(
+            f"{manifest.variant}: made from a checkpoint with SHA-256 {manifest.checkpoint_sha256}, pinned is {pinned}. "
+            f"Run: dvc repro quantize@{manifest.recipe}--{manifest.variant}"
+        )
+
+
+def _stored_logprobs(name: str) -> str:
+    """Hash of the reference's distributions. Raises ArtifactError if they are not the ones that the reference wrote."""
+    said = records.read(paths.evaluation(name, "reference"), records.Evaluation).logprobs_sha256
+    folder = paths.logprobs(name)
+    found = artifact.digest(artifact.hash_files(folder)) if folder.is_dir() else "missing"
+    if found != said:
+        raise ArtifactError(
+            f"{folder}: SHA-256 over its files is {found}, the reference evaluation says {said}. Run: dvc repro -f reference@{name}"
+        )
+    return found
+
+
+def whole(tasks: dict[str, Items]) -> Spans:
+    return {name: (0, count) for name, count in tasks.items()}
+
+
+def _job(name: str, recipe: Recipe, engine: str, model: Path, source: Path, spans: Spans) -> dict[str, Any]:
+    return {
+        "engine": engine,
+        "artifact": str(model),
+        "checkpoint": str(source),
+        "texts": str(paths.texts(name)),
+        "evaluate": recipe.evaluate.model_dump(),
+        "serve": recipe.serve.model_dump(),
+        "spans": spans,
+    }
+
+
+def requested(recipe: Recipe, engine: str) -> dict[str, Any]:
+    """What an evaluation depends on of the recipe, kept with it so that a later change of the recipe shows."""
+    serve = recipe.serve.model_dump()
+    if engine == "reference":
+        serve = {"max_model_len": serve["max_model_len"]}
+    return {"evaluate": recipe.evaluate.model_dump(), "serve": serve, "calibration": recipe.calibration.model_dump()}
+
+
+def _write(
+    name: str, variant_name: str, recipe: Recipe, engine: str, sha256: str, done: process.Finished, failure: str | None
+) -> None:
+    evaluation = records.Evaluation(
+        recipe=name,
+        variant=variant_name,
+        engine=engine,
+        artifact_sha256=sha256,
+        requested=requested(recipe, engine),
+        failure=failure,
+        wall_s=done.wall_s,
+        peak_memory_bytes=done.peak_memory_bytes,
+        **done.value,
+    )
+    evaluation.write(paths.evaluation(name, variant_name))
+    found = [f"perplexity {p.text} {p.value:.4f} ({label})" for label, view in evaluation.views.items() for p in view.perplexity]
+    found += [f"{task.name} {task.mean:.4f}" for task in evaluation.tasks]
+    print(f"{variant_name}: {', '.join(found)} ({done.wall_s:.0f} s)")
+
+
+def decide(name: str, variant_name: str) -> None:
+    """Writes the verdict; with gate.on_inconclusive: extend, draws more items first where they can decide it."""
+    recipe, variant = stages.open_variant(name, variant_name)
+    _start_extension(name, variant_name, recipe)
+    verdict = verdict_of(name, recipe, variant, variant_name)
+    while recipe.gate.on_inconclusive == "extend" and _undecided_by_items(verdict) and _extend(name, variant_name, recipe, variant):
+        verdict = verdict_of(name, recipe, variant, variant_name)
+    verdict.write(paths.verdict(name, variant_name))
+    records.write_text(paths.gate(name, variant_name), f"{verdict.status}\n")
+    print(f"{variant_name}: {verdict.status}")
+    for check in verdict.checks:
+        print(f"  {check.status}: {check.name}: {check.reason}")
+
+
+def _undecided_by_items(verdict: records.Verdict) -> bool:
+    open_checks = {check.name for check in verdict.checks if check.status == "INCONCLUSIVE"}
+    return verdict.status == "INCONCLUSIVE" and open_checks == {"accuracy_drop"}
+
+
+def _start_extension(name: str, variant_name: str, recipe: Recipe) -> None:
+    """Items added earlier are kept if they are of the same artifact and settings."""
+    path = paths.extension(name, variant_name)
+    evaluation = records.read(paths.evaluation(name, variant_name), records.Evaluation)
+    if recipe.gate.on_inconclusive == "extend" and path.is_file():
+        found = records.read(path, records.Extension)
+        if found.artifact_sha256 == evaluation.artifact_sha256 and found.requested == evaluation.requested:
+            return
+    records.Extension(artifact_sha256=evaluation.artifact_sha256, requested=evaluation.requested, tasks=[], wall_s=0).write(path)
+
+
+def _extend(name: str, variant_name: str, recipe: Recipe, variant: Variant) -> bool:
+    """Doubles the items of every task up to its cap. Returns whether there were any left to add."""
+    measured = evaluation_of(name, variant_name)
+    spans: Spans = {}
+    for task in measured.tasks:
+        most, now = recipe.evaluate.extend_to.get(task.name, 0), len(task.items)
+        if now < most:
+            spans[task.name] = (now, min(2 * now, most))
+    if not spans:
+        return False
+    model, _ = stages.verified(name, variant_name)
+    source, _ = checkpoint.open_pinned(name, recipe.model)
+    print(f"{variant_name}: inconclusive; adding items: {', '.join(f'{t} {a} to {b}' for t, (a, b) in spans.items())}", flush=True)
+    with artifact.stage_folder(f"gate@{name}--{variant_name}") as folder:
+        job = _job(name, recipe, variant.engine, model, source, spans)
+        done = process.run(engines.ENGINES[variant.engine].environment, "extend", job, folder)
+    extension = records.read(paths.extension(name, variant_name), records.Extension)
+    added = [records.Task.model_validate(task) for task in done.value["tasks"]]
+    tasks = _joined(extension.tasks, added)
+    extension.model_copy(update={"tasks": tasks, "wall_s": extension.wall_s + done.wall_s}).write(
+        paths.extension(name, variant_name)
+    )
+    return True
+
+
+def _joined(tasks: list[records.Task], more: list[records.Task]) -> list[records.Task]:
+    found = {task.name: task for task in tasks}
+    for task in more:
+        before = found.get(task.name)
+        found[task.name] = task if before is None else task.model_copy(update={"items": [*before.items, *task.items]})
+    return list(found.values())
+
+
+def evaluation_of(name: str, variant_name: str) -> records.Evaluation:
+    """The evaluation with the items added later. Raises ArtifactError if those are of another artifact."""
+    evaluation = records.read(paths.evaluation(name, variant_name), records.Evaluation)
+    path = paths.extension(name, variant_name)
+    if not path.is_file():
+        return evaluation
+    extension = records.read(path, records.Extension)
+    if extension.artifact_sha256 != evaluation.artifact_sha256 or extension.requested != evaluation.requested:
+        raise ArtifactError(f"{path}: of another artifact or recipe. Run: dvc repro gate@{name}--{variant_name}")
+    return evaluation.model_copy(update={"tasks": _joined(evaluation.tasks, extension.tasks)})
+
+
+def verdict_of(name: str, recipe: Recipe, variant: Variant, variant_name: str) -> records.Verdict:
+    baseline = recipe.baseline(variant)
+    return gate.decide(
+        records.read(paths.evaluation(name, "reference"), records.Evaluation),
+        evaluation_of(name, variant_name),
+        records.read(paths.evaluation(name, baseline), records.Evaluation) if baseline else None,
+        limits.of(recipe, variant),
+    )
+
+
+def recheck(name: str, variant_name: str) -> None:
+    """Decides again from the raw evaluations. Raises ArtifactError unless the stored verdict is the same, bit for bit."""
+    path = paths.verdict(name, variant_name)
+    stored, again = records.read_text(path), verdict_of(name, *stages.open_variant(name, variant_name), variant_name).dumps()
+    if stored != again:
+        raise ArtifactError(f"{path}: not what the evaluations and the recipe give now. Run: dvc repro gate@{name}--{variant_name}")
+    print(f"{variant_name}: the stored verdict is what the evaluations give, bit for bit")

@@ -1,0 +1,69 @@
+"""YAML -> a strict pydantic model, with errors that name file, key, value, expectation and the nearest valid name."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from pipeline.errors import RecipeError
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def parse(path: Path, model: type[T]) -> T:
+    """Reads YAML into the model. Raises RecipeError naming file, key, value and expectation."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        data = YAML(typ="safe", pure=True).load(path.read_text())
+    except YAMLError as error:
+        raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        lines = [_describe(path, model, item) for item in error.errors()]
+        raise RecipeError("\n".join(lines)) from error
+
+
+def unknown(kind: str, name: str, where: Path, known: list[str]) -> RecipeError:
+    return RecipeError(f"{where}: no {kind} {name!r}. Known: {', '.join(known)}.{_nearest(name, known)}")
+
+
+def _describe(path: Path, model: type[BaseModel], item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"] if not str(part).endswith("]")) or "(whole file)"
+    if item["type"] == "extra_forbidden":
+        valid = _valid_keys(model, item["loc"][:-1])
+        return f"{path}: {key}: unknown key.{_nearest(str(item['loc'][-1]), valid)} Valid here: {', '.join(valid)}."
+    if item["type"] == "missing":
+        return f"{path}: {key}: missing. It is required."
+    if item["type"] == "value_error":
+        return f"{path}: {key}: {item['ctx']['error']}."
+    found = repr(item["input"])
+    hint = ""
+    if item["type"] == "literal_error":
+        hint = _nearest(str(item["input"]), re.findall(r"'([^']+)'", item["msg"]))
+    return f"{path}: {key}: found {found[:80]} ({type(item['input']).__name__}). {item['msg']}.{hint}"
+
+
+def _valid_keys(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
+    """Field names of the model that `loc` leads to; steps through dict keys and list indices."""
+    current: type[BaseModel] = model
+    for part in loc:
+        field = current.model_fields.get(str(part))
+        if field is None:
+            continue
+        nested = re.findall(rf"{re.escape(model.__module__)}\.(\w+)", str(field.annotation))
+        if nested:
+            current = getattr(sys.modules[model.__module__], nested[-1])
+    return list(current.model_fields)
+
+
+def _nearest(name: str, valid: list[str]) -> str:
+    close = difflib.get_close_matches(name, valid, 1)
+    return f" Did you mean {close[0]!r}?" if close else ""

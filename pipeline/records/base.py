@@ -1,0 +1,58 @@
+"""What the steps write and read: one frozen record per file, JSON, units in the names.
+
+`write` replaces the file in one move, so that a killed run leaves the old record or the new one, never half of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline import paths
+from pipeline.errors import ArtifactError
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=True, ser_json_inf_nan="constants")
+
+    def dumps(self) -> str:
+        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+
+    def write(self, path: Path) -> None:
+        write_text(path, self.dumps())
+
+
+R = TypeVar("R", bound=Record)
+
+
+def read(path: Path, record: type[R]) -> R:
+    """Raises ArtifactError if the file is missing or is not that record."""
+    try:
+        return record.model_validate_json(read_text(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ArtifactError(f"{path}: not a {record.__name__} record: {first['loc']}: {first['msg']}") from error
+
+
+def read_text(path: Path) -> str:
+    """Raises ArtifactError if the file is missing."""
+    try:
+        return path.read_text()
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: missing: the stage that writes it has not run. Run: {paths.producer(path)}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces the file in one move. The temporary one lies apart: DVC hashes the folders that hold records."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    paths.TEMPORARY.mkdir(parents=True, exist_ok=True)
+    temporary = paths.TEMPORARY / f"{path.name}.{os.getpid()}"
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

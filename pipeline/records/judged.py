@@ -1,0 +1,97 @@
+"""What was concluded: verdicts with their checks, and speeds."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from pipeline.records.base import Record
+
+Status = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+
+
+class Check(Record):
+    """One question of the gate: measured value, its interval, the limit, and the reason in a sentence."""
+
+    name: str
+    status: Status
+    value: float
+    low: float
+    high: float
+    limit: float
+    n: int
+    method: str
+    reason: str
+
+
+class TaskComparison(Record):
+    """One task beside the reference. `recovery` is chance-corrected: (accuracy - chance) / (reference - chance).
+
+    `mcnemar_p` is exact and two-sided. `lost` and `won` name the items (task/document) that changed.
+    """
+
+    name: str
+    n: int
+    reference_accuracy: float
+    accuracy: float
+    recovery: float
+    mcnemar_p: float
+    lost: list[str]
+    won: list[str]
+    length_ratio: float | None
+
+
+class Tails(Record):
+    """Quantiles of the change of the true token's probability, by level."""
+
+    view: str
+    text: str
+    quantiles: dict[str, float]
+
+
+class Verdict(Record):
+    recipe: str
+    variant: str
+    status: Status
+    checks: list[Check]
+    tasks: list[TaskComparison]
+    tails: list[Tails]
+    reference_sha256: str
+    candidate_sha256: str
+
+
+class Spread(Record):
+    """Median over requests or repeats with the range that was seen."""
+
+    median: float
+    minimum: float
+    maximum: float
+    n: int
+
+
+class Level(Record):
+    """One concurrency of the closed loop."""
+
+    concurrency: int
+    requests: int
+    failed: int
+    ttft_ms: Spread
+    tpot_ms: Spread
+    output_tokens_per_s: Spread
+
+
+class Benchmark(Record):
+    recipe: str
+    variant: str
+    engine: str
+    measured: bool
+    reason: str
+    artifact_sha256: str | None = None
+    load_s: float | None = None
+    size_bytes: int | None = None
+    peak_memory_bytes: int | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    machine: dict[str, Any] = Field(default_factory=dict)
+    levels: list[Level] = Field(default_factory=list)

@@ -1,0 +1,87 @@
+"""What was pinned, calibrated and quantized."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.records.base import Record
+
+
+class File(Record):
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+class Checkpoint(Record):
+    """The pinned source: where from, and every file's size and hash."""
+
+    repo: str | None
+    revision: str | None
+    path: str | None
+    architecture: str
+    dtype: str
+    parameters: int
+    files: list[File]
+
+
+class Samples(Record):
+    """Calibration set: `ids` is [samples, tokens] token ids; sha256 is over them and their order."""
+
+    prompts: str
+    seed: int
+    prompts_used: int
+    sha256: str
+    overlap: float
+    overlap_limit: float
+    ids: list[list[int]]
+
+
+class Text(Record):
+    """Evaluation text: `windows` is [count, window] token ids, the same for every engine; `bytes` are the UTF-8 bytes of
+    each window's scored tokens (all but the first)."""
+
+    name: str
+    bos: str
+    characters: int
+    tokens_dropped: int
+    sha256: str
+    windows: list[list[int]]
+    bytes: list[int]
+
+
+class Texts(Record):
+    texts: list[Text]
+
+
+class Layers(Record):
+    """How the model's linear layers came out; `skipped` are those that the recipe's precision was not applied to."""
+
+    expected: int
+    quantized: int
+    skipped: list[str]
+
+
+class Manifest(Record):
+    recipe: str
+    variant: str
+    engine: str
+    device: str
+    quantizer: str | None
+    answered_by: str
+    weights: str
+    requested: dict[str, Any]
+    resolved: dict[str, Any]
+    notes: list[str]
+    layers: Layers
+    stored_types: dict[str, int]
+    versions: dict[str, str]
+    checkpoint_sha256: str
+    samples_sha256: str | None
+    files: list[File]
+    wall_s: float
+    peak_memory_bytes: int
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size_bytes for file in self.files)

@@ -1,0 +1,209 @@
+"""`python -m tests.panel.run RECIPE TABLE.md [--fast]`: every item of the panel through the real load check and gate.
+
+RECIPE has been run before (`dvc repro reference@RECIPE` and its variants up to gate): its reference, its artifacts and
+its noise floors are used. Prints one line an item and writes the table. Exit code 1 if a damage passed or a benign
+item failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline import artifact, environments, judge, paths, process, records
+from pipeline import recipe as recipes
+from pipeline.errors import CalibrationError
+from pipeline.recipe import Recipe, Variant
+from pipeline.records import Status
+from tests.panel.items import BENIGN, DAMAGES, Item
+
+AUTOAWQ = Path("artifacts/autoawq")  # <recipe>/: real output of autoawq 0.2.9 on a CPU, made by tests/panel/autoawq.sh
+WORDS = {"PASS": "passed", "FAIL": "caught", "INCONCLUSIVE": "undecided"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("recipe")
+    parser.add_argument("table", type=Path)
+    parser.add_argument("--fast", action="store_true")
+    options = parser.parse_args()
+    name = options.recipe
+    damages, benign = ([i for i in items if i.fast or not options.fast] for items in (DAMAGES, BENIGN))
+    rows: list[tuple[Item, bool, Status, str]] = []
+    for item in [*build(name, [*damages, *benign]), *(i for i in damages if i.made == "calibration")]:
+        start = time.monotonic()
+        status, why = repeated_token(name) if item.made == "calibration" else judged(name, item)
+        wrong = status != ("FAIL" if item in damages else "PASS")
+        rows.append((item, item in damages, status, why))
+        print(f"{'WRONG ' if wrong else ''}{item.name}: {WORDS[status]}: {why} ({time.monotonic() - start:.0f} s)", flush=True)
+    options.table.parent.mkdir(parents=True, exist_ok=True)
+    options.table.write_text(table(name, rows))
+    return int(any(status != ("FAIL" if damaged else "PASS") for _, damaged, status, _ in rows))
+
+
+def build(name: str, items: list[Item]) -> Iterator[Item]:
+    """Makes all artifacts, one process per environment, and hands out those that there are to judge."""
+    recipe = recipes.load(name)
+    with artifact.stage_folder(f"panel.{name}") as folder:
+        jobs = [_job(name, recipe, item, folder) for item in items if item.made in ("artifact", "checkpoint", "recipe")]
+        stored = _build(jobs, folder)
+        for item in items:
+            if item.made == "given" and not (AUTOAWQ / name).is_dir():
+                print(f"{item.name}: skipped: no {AUTOAWQ / name} (tests/panel/autoawq.sh makes it)")
+            elif item.made != "calibration":
+                _install(name, recipe, item, folder / item.name, stored.get(item.name))
+                try:
+                    yield item
+                finally:
+                    _remove(name, variant_name(item))
+
+
+def _build(jobs: list[dict[str, Any]], folder: Path) -> dict[str, dict[str, int]]:
+    """The stored types that an honest manifest would give, by item."""
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    python, types = environments.python("openvino"), folder / "types.json"
+    command = [python, "-m", "tests.panel.build", folder / "jobs.json", types]
+    subprocess.run(command, check=True, env={**os.environ, **process.ENVIRONMENT})
+    found: dict[str, dict[str, int]] = json.loads(types.read_text())
+    return found
+
+
+def _job(name: str, recipe: Recipe, item: Item, folder: Path) -> dict[str, Any]:
+    return {
+        "item": dataclasses.asdict(item),
+        "variant": item.variant,
+        "source": recipe.model.path,
+        "samples": str(paths.samples(name)),
+        "base": str(paths.model(name, item.of)),
+        "work": str(folder),
+        "out": str(folder / item.name),
+    }
+
+
+def variant_name(item: Item) -> str:
+    return f"panel-{item.name}"
+
+
+def _install(name: str, recipe: Recipe, item: Item, made: Path, stored: dict[str, int] | None) -> None:
+    """Puts the artifact where a variant's is, with a manifest that says what its maker would honestly have said."""
+    target = paths.model(name, variant_name(item))
+    if item.made == "serve":
+        made = paths.model(name, item.of)
+    elif item.made == "given":
+        made = AUTOAWQ / name
+    if target.exists():
+        shutil.rmtree(target)
+    shutil.copytree(made, target, copy_function=shutil.copyfile)
+    base = records.read(paths.manifest(name, item.of or next(iter(recipe.variants))), records.Manifest)
+    types = stored or (base.stored_types if item.made == "serve" else {item.claims: base.layers.expected})
+    base.model_copy(
+        update={
+            "variant": variant_name(item),
+            "engine": item.engine,
+            "weights": item.claims,
+            "stored_types": types,
+            "files": artifact.hash_files(target),
+        }
+    ).write(paths.manifest(name, variant_name(item)))
+
+
+def _remove(name: str, variant: str) -> None:
+    """Nothing of the panel stays where the recipe's own records lie."""
+    shutil.rmtree(paths.model(name, variant))
+    for record in (paths.manifest, paths.evaluation, paths.extension, paths.verdict, paths.gate):
+        record(name, variant).unlink(missing_ok=True)
+
+
+def judged(name: str, item: Item) -> tuple[Status, str]:
+    with _claimed(name, item):
+        judge.evaluate(name, variant_name(item))
+        judge.decide(name, variant_name(item))
+    verdict = records.read(paths.verdict(name, variant_name(item)), records.Verdict)
+    wrong = [check for check in verdict.checks if check.status == verdict.status] if verdict.status != "PASS" else []
+    return verdict.status, reasons(wrong) if wrong else closest(verdict)
+
+
+@contextmanager
+def _claimed(name: str, item: Item) -> Iterator[None]:
+    """The recipe with the item as a variant, and served as the item wants it, as long as it is judged."""
+    real = recipes.load
+
+    def load(asked: str) -> Recipe:
+        found = real(asked)
+        if asked != name:
+            return found
+        serve = found.serve.model_copy(update=item.settings if item.made == "serve" else {})
+        variants = {**found.variants, variant_name(item): Variant.model_validate(item.variant)}
+        return found.model_copy(update={"serve": serve, "variants": variants})
+
+    recipes.load = load
+    try:
+        yield
+    finally:
+        recipes.load = real
+
+
+def reasons(checks: list[records.Check]) -> str:
+    """The refusal whole, or the names of the checks with their values."""
+    if checks[0].name == "load":
+        return f"refused: {' '.join(checks[0].reason.split())}"
+    shown = [f"{check.name} {check.value:.4g} (limit {check.limit:g})" for check in checks]
+    return "; ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
+
+
+def closest(verdict: records.Verdict) -> str:
+    """The mean KL as served, by which close calls show."""
+    found = [check for check in verdict.checks if check.name.startswith("mean_kl deployed")]
+    return ", ".join(f"{check.name} {check.value:.2g} (limit {check.limit:g})" for check in found)
+
+
+def repeated_token(name: str) -> tuple[Status, str]:
+    """Calibration rows of one token: the real calibrate stage must refuse them."""
+    recipe = recipes.load(name)
+    file = paths.PROMPT_SETS / "panel-one-token.txt"
+    file.write_text("the " * recipe.calibration.samples * recipe.calibration.tokens * 2)
+    prompts = {"path": str(file), "sha256": artifact.hash_file(file, file.name).sha256, "licence": "ours", "source": "generated"}
+    texts = {text: recipes.load_prompt_set(text).model_dump() for text in recipe.evaluate.perplexity.texts}
+    with artifact.stage_folder(f"panel.calibrate.{name}") as folder:
+        job = {
+            "checkpoint": recipe.model.path,
+            "calibration": recipe.calibration.model_dump() | {"prompts": "one-token", "chat_template": False},
+            "perplexity": recipe.evaluate.perplexity.model_dump(),
+            "prompt_sets": texts | {"one-token": recipes.PromptSet.model_validate(prompts).model_dump()},
+            "out": str(folder),
+        }
+        try:
+            process.run("openvino", "calibrate", job, folder)
+        except CalibrationError as error:
+            return "FAIL", f"refused: {error}"
+        finally:
+            file.unlink()
+    return "PASS", "calibration took it"
+
+
+def table(name: str, rows: list[tuple[Item, bool, Status, str]]) -> str:
+    """Markdown: the misses in the head, then one row an item."""
+    damages = [row for row in rows if row[1]]
+    benign = [row for row in rows if not row[1]]
+    caught, passed = (sum(row[2] == wanted for row in part) for part, wanted in ((damages, "FAIL"), (benign, "PASS")))
+    lines = [f"## {name}", "", f"{caught} of {len(damages)} damages caught, {passed} of {len(benign)} benign items passed.", ""]
+    lines += ["| item | kind | engine | claims | outcome | by |", "|---|---|---|---|---|---|"]
+    for item, damaged, status, why in rows:
+        kind = "damage" if damaged else "benign"
+        short = why.replace("|", "\\|").replace(str(Path.cwd()), ".")[:220]
+        lines.append(f"| {item.name} | {kind} | {item.engine} | {item.claims} | {WORDS[status]} | {short} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""What `quantgate plan` promises about the items."""
+
+from __future__ import annotations
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline import gate, power, recipe
+from tests.conftest import ROOT
+
+
+@pytest.mark.usefixtures("root")
+def test_every_task_and_the_pool_have_a_row() -> None:
+    tiny = recipe.load("tiny")
+    rows = power.of(tiny, {"a": 1237, "b": 1237, "c": None})
+    assert [row.task for row in rows] == ["a", "b", "c", "all pooled"]
+    assert rows[0].detectable[0] == pytest.approx(0.01, rel=0.002)  # 1,237 items at 2 % changed decide one point
+    assert rows[2].detectable == rows[3].detectable == []
+    assert rows[0].margins["int4"] == tiny.gate.task_drop["int4"]
+    assert rows[3].margins["int4"] == tiny.gate.accuracy_drop["int4"]
+
+
+def test_more_looks_decide_less() -> None:
+    text = (ROOT / "recipes" / "qwen3-8b.yaml").read_text()
+    tasks = "  tasks: {mmlu: 2500, hellaswag: 2500, arc_challenge: all}\n"
+    assert tasks in text
+    counts: dict[str, int | None] = {"mmlu": 2500, "hellaswag": 2500, "arc_challenge": 1172}
+    plain = recipe.Recipe.model_validate(YAML(typ="safe").load(text))
+    extended = recipe.Recipe.model_validate(
+        YAML(typ="safe").load(
+            text.replace(tasks, tasks + "  extend_to: {mmlu: 10000}\n").replace("gate:\n", "gate:\n  on_inconclusive: extend\n")
+        )
+    )
+    assert gate.limits.of(extended, extended.variants["ov-int8"]).looks == 3
+    assert power.of(extended, counts)[-1].detectable[0] > power.of(plain, counts)[-1].detectable[0]
+    assert power.of(extended, counts)[0].detectable == power.of(plain, counts)[0].detectable
