@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RECIPE ?= tiny
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: setup repro test unit check
+.PHONY: setup repro test unit check panel
 
 setup:
 	@$(PYTHON) -m pipeline.environments
@@ -23,3 +23,6 @@ check:
 	@ruff check .
 	@ruff format --check .
 	@mypy
+
+panel: setup
+	@python -m tests.panel

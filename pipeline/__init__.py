@@ -3,21 +3,22 @@
 The data's way, one module or folder a step; a later one may import an earlier one, never the reverse:
 
     errors, paths, environments, process   what every step stands on
-    recipe        what was asked for, parsed strictly once
-    records       what is written and read between the steps
+    parsing, recipe   what was asked for, parsed strictly once
+    records/      what is written and read between the steps
     tensors       safetensors headers and finite checks, without torch
     artifact      hash, verify, move into place
     checkpoint    pin and fetch: safetensors only, shards against their index
     calibration   prompts -> token ids; evaluation texts -> windows of token ids
     quantizers/   one file per tool; __init__ is the table of what is served where
     engines/      one file per engine; __init__ is the protocol and the table
+    fidelity      are the artifact's weights the source's
     loadcheck     is the artifact whole, and does its engine load it
-    evaluation/   perplexity and lm-eval tasks over an engine's scores
-    gate          two evaluations and limits -> verdict; pure
+    evaluation/   one pass over the texts: perplexity, divergence; lm-eval tasks over an engine's scores
+    gate/         evaluations and limits -> verdict; pure
     benchmark/    trace, load loop, statistics
     report/       records -> page
     require       may these artifacts be shipped
-    stages        what dvc.yaml calls, in the control environment
+    stages, judge     what dvc.yaml calls, in the control environment
     worker        the other end: runs one job inside a tool environment
     cli           the `quantgate` command
 """

@@ -12,6 +12,7 @@ from pipeline.gate import limits
 from pipeline.recipe import Items, Recipe, Variant
 
 UNMEASURED: dict[str, Any] = {"versions": {}, "load_check": None, "logprobs_sha256": "", "views": {}, "tasks": []}
+BY_ITEMS = ("accuracy_drop", "task_drop", "length_ratio")
 Spans = dict[str, tuple[int, Items]]  # for each task, the part of its draw to measure
 
 
@@ -132,8 +133,9 @@ def decide(name: str, variant_name: str) -> None:
 
 
 def _undecided_by_items(verdict: records.Verdict) -> bool:
-    open_checks = {check.name for check in verdict.checks if check.status == "INCONCLUSIVE"}
-    return verdict.status == "INCONCLUSIVE" and open_checks == {"accuracy_drop"}
+    """More items can only help where nothing else is open."""
+    undecided = [check.name for check in verdict.checks if check.status == "INCONCLUSIVE"]
+    return verdict.status == "INCONCLUSIVE" and all(name.startswith(BY_ITEMS) for name in undecided)
 
 
 def _start_extension(name: str, variant_name: str, recipe: Recipe) -> None:

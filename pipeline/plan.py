@@ -110,7 +110,8 @@ def estimate(name: str, recipe: Recipe, parameters: int) -> list[Estimate]:
 
 def _evaluation(stage: str, engine: str, size: float, parameters: int, tokens: float, recipe: Recipe | None = None) -> Estimate:
     cores = os.cpu_count() or 1
-    compared = recipe.evaluate.divergence.positions if recipe else 0  # scored a second time, in float32
+    again = recipe.evaluate if recipe else None  # the weights view scores the compared windows once more
+    compared = again.divergence.windows * len(again.perplexity.texts) * again.perplexity.window if again else 0
     seconds = START_S[engine] + 2 * parameters * (tokens + compared) / (FLOPS_PER_CORE * cores)
     return Estimate(stage, engines.ENGINES[engine].environment, 0, _memory(engine, size, parameters, recipe), seconds)
 

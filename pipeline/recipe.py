@@ -72,19 +72,28 @@ class Perplexity(Strict):
 
 
 class Divergence(Strict):
-    """Comparison of whole next-token distributions with the reference's, on windows spread evenly over the texts."""
+    """Comparison of whole next-token distributions with the reference's.
 
-    positions: Annotated[int, Field(ge=256, description="token positions; each costs 4 bytes x vocabulary on disk")]
+    Many windows with few positions each tell more than few whole ones, since the positions of a window are alike: below
+    about 16 windows the bounds are too narrow.
+    """
 
-    def windows(self, count: int, scored: int, texts: int) -> list[int]:
-        """Which of a text's `count` windows, of `scored` positions each, are compared; every text gets the same share."""
-        wanted = min(count, -(-self.positions // (scored * texts)))
+    positions: Annotated[int, Field(ge=256, description="of all texts; each costs 4 bytes x vocabulary on disk")] = 8192
+    windows: Annotated[int, Field(ge=16, description="of each text, spread evenly, or all that it has")] = 32
+
+    def chosen(self, count: int) -> list[int]:
+        """Which of a text's `count` windows are compared."""
+        wanted = min(count, self.windows)
         return [place * count // wanted for place in range(wanted)]
+
+    def places(self, count: int, scored: int, texts: int) -> range:
+        """Which of a window's `scored` positions are compared: every n-th, so that all texts give `positions` at least."""
+        return range(0, scored, max(1, min(count, self.windows) * scored * texts // self.positions))
 
 
 class Evaluate(Strict):
     perplexity: Perplexity
-    divergence: Divergence = Divergence(positions=8192)
+    divergence: Divergence = Divergence()
     tasks: Annotated[dict[str, Items], Field(min_length=1)] = Field(description="items to draw of each lm-eval task")
     extend_to: dict[str, Positive] = Field({}, description="most items to draw with gate.on_inconclusive: extend")
     clusters: dict[str, str] = Field({}, description="document field that related items of a task share (passage, subject)")

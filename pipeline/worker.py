@@ -22,9 +22,9 @@ VERBS = {
     "calibrate": "pipeline.calibration:work",
     "quantize": "pipeline.quantizers:work",
     "count": "pipeline.evaluation.tasks:count",
-    "evaluate": "pipeline.evaluation:work",
-    "extend": "pipeline.evaluation:extend",
-    "reference": "pipeline.evaluation:reference",
+    "evaluate": "pipeline.evaluation.verbs:work",
+    "extend": "pipeline.evaluation.verbs:extend",
+    "reference": "pipeline.evaluation.verbs:reference",
     "benchmark": "pipeline.benchmark:work",
 }
 PR_SET_PDEATHSIG = 1

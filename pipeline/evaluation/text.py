@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -27,17 +27,27 @@ BLOCK = 1 << 24  # values worked on at once: bounds the float32 temporaries to a
 Decode = Callable[[list[int]], str]
 
 
-def chosen(texts: Texts, plan: PlannedDivergence) -> dict[str, list[int]]:
-    """The windows of each text whose distributions are compared."""
-    return {text.name: plan.windows(len(text.windows), len(text.windows[0]) - 1, len(texts.texts)) for text in texts.texts}
+class Chosen(NamedTuple):
+    """What of a text is compared: windows by number, and the same positions in each."""
+
+    windows: list[int]
+    places: range
+
+    def rows(self, first: int, count: int) -> list[int]:
+        """Which rows of a piece of `count` positions that begins at `first` are compared."""
+        return [row for row in range(count) if first + row in self.places]
+
+
+def chosen(text: Text, texts: int, plan: PlannedDivergence) -> Chosen:
+    count, scored = len(text.windows), len(text.windows[0]) - 1
+    return Chosen(plan.chosen(count), plan.places(count, scored, texts))
 
 
 def write_reference(model: Distributions, texts: Texts, plan: PlannedDivergence, folder: Path) -> list[Perplexity]:
-    """Scores all windows and stores float32 log-probabilities [windows, positions, vocabulary] of the chosen ones."""
-    picked = chosen(texts, plan)
+    """Scores all windows and stores float32 log-probabilities [windows, positions, vocabulary] of the chosen positions."""
     results = []
     for text in texts.texts:
-        store = _Store(folder / f"{text.name}.npy", picked[text.name], len(text.windows[0]) - 1)
+        store = _Store(folder / f"{text.name}.npy", chosen(text, len(texts.texts), plan))
         results.append(_score(model, text, list(range(len(text.windows))), store, "reference"))
         store.close()
     return results
@@ -50,11 +60,11 @@ def measure(
 
     Non-finite values are kept: the gate fails them. Raises EvaluationError if the vocabularies differ in size.
     """
-    picked = chosen(texts, plan)
     perplexities, divergences = [], []
     for text in texts.texts:
-        comparison = _Comparison(folder / f"{text.name}.npy", text, picked[text.name])
-        indices = list(range(len(text.windows))) if everything else picked[text.name]
+        picked = chosen(text, len(texts.texts), plan)
+        comparison = _Comparison(folder / f"{text.name}.npy", text, picked)
+        indices = list(range(len(text.windows))) if everything else picked.windows
         perplexities.append(_score(model, text, indices, comparison, label))
         divergences.append(comparison.result(decode))
     return perplexities, divergences
@@ -80,21 +90,22 @@ def _score(model: Distributions, text: Text, indices: list[int], listener: _Stor
 
 
 class _Store:
-    """Writes the reference's distributions of the chosen windows; the file's size follows from the first piece."""
+    """Writes the reference's distributions at the chosen positions; the vocabulary's size is that of the first piece."""
 
-    def __init__(self, path: Path, windows: list[int], scored: int) -> None:
-        self._path, self._scored = path, scored
-        self._places = {window: place for place, window in enumerate(windows)}
+    def __init__(self, path: Path, picked: Chosen) -> None:
+        self._path, self._picked = path, picked
+        self._numbers = {window: number for number, window in enumerate(picked.windows)}
         self._array: Any = None
 
     def __call__(self, window: int, first: int, logprobs: Any) -> None:
-        place = self._places.get(window)
-        if place is None:
+        number = self._numbers.get(window)
+        if number is None:
             return
         if self._array is None:
-            shape = (len(self._places), self._scored, logprobs.shape[1])
+            shape = (len(self._numbers), len(self._picked.places), logprobs.shape[1])
             self._array = np.lib.format.open_memmap(self._path, mode="w+", dtype=np.float32, shape=shape)
-        self._array[place, first : first + len(logprobs)] = logprobs
+        rows = self._picked.rows(first, len(logprobs))
+        self._array[number, [self._picked.places.index(first + row) for row in rows]] = logprobs[rows]
 
     def close(self) -> None:
         self._array.flush()
@@ -104,40 +115,42 @@ class _Store:
 class _Comparison:
     """KL, top-1 agreement and probability change against the stored distributions, and the worst tokens."""
 
-    def __init__(self, path: Path, text: Text, windows: list[int]) -> None:
+    def __init__(self, path: Path, text: Text, picked: Chosen) -> None:
         self._reference = np.load(path, mmap_mode="r")
-        self._path, self._text = path, text
-        self._places = {window: place for place, window in enumerate(windows)}
-        self._kl: dict[int, list[float]] = {window: [] for window in windows}
-        self._change: dict[int, list[float]] = {window: [] for window in windows}
-        self._same = dict.fromkeys(windows, 0)
+        self._path, self._text, self._picked = path, text, picked
+        self._numbers = {window: number for number, window in enumerate(picked.windows)}
+        self._kl: dict[int, list[float]] = {window: [] for window in picked.windows}
+        self._change: dict[int, list[float]] = {window: [] for window in picked.windows}
+        self._same = dict.fromkeys(picked.windows, 0)
         self._worst: list[tuple[float, int, int, tuple[int, int, float, float]]] = []
 
     def __call__(self, window: int, first: int, logprobs: Any) -> None:
-        if window not in self._places:
+        if window not in self._numbers:
             return
         if logprobs.shape[1] != self._reference.shape[2]:
             raise EvaluationError(
                 f"the artifact has a vocabulary of {logprobs.shape[1]} tokens, the reference in {self._path} one of "
                 f"{self._reference.shape[2]}. Quantize the checkpoint that is pinned."
             )
+        rows = self._picked.rows(first, len(logprobs))
         step = max(1, BLOCK // logprobs.shape[1])
-        for start in range(0, len(logprobs), step):
-            self._compare(window, first + start, logprobs[start : start + step])
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            self._compare(window, [first + row for row in part], logprobs[part])
 
-    def _compare(self, window: int, first: int, ours: Any) -> None:
-        theirs = self._reference[self._places[window], first : first + len(ours)]
+    def _compare(self, window: int, positions: list[int], ours: Any) -> None:
+        theirs = self._reference[self._numbers[window], [self._picked.places.index(position) for position in positions]]
         rows = np.arange(len(ours))
-        targets = self._text.windows[window][first + 1 : first + 1 + len(ours)]
+        targets = [self._text.windows[window][position + 1] for position in positions]
         kl = (np.exp(theirs) * (theirs - ours)).sum(-1, dtype=np.float64)
         top, reference_top = ours.argmax(-1), theirs.argmax(-1)
         probability, reference_probability = np.exp(ours[rows, targets]), np.exp(theirs[rows, targets])
         self._kl[window] += _short(kl)
         self._change[window] += _short(probability - reference_probability)
         self._same[window] += int((top == reference_top).sum())
-        for row in np.argsort(np.nan_to_num(kl, nan=np.inf))[-WORST:].tolist():
+        for row in np.argsort(np.nan_to_num(kl, nan=np.inf, posinf=np.inf))[-WORST:].tolist():
             about = int(reference_top[row]), int(top[row]), float(reference_probability[row]), float(probability[row])
-            heapq.heappush(self._worst, (float(np.nan_to_num(kl[row], nan=np.inf)), window, first + row, about))
+            heapq.heappush(self._worst, (float(np.nan_to_num(kl[row], nan=np.inf, posinf=np.inf)), window, positions[row], about))
         self._worst = heapq.nlargest(WORST, self._worst)
         heapq.heapify(self._worst)
 
@@ -145,7 +158,7 @@ class _Comparison:
         windows = [
             DivergedWindow(index=window, kl_nats=self._kl[window], probability_change=self._change[window],
                            same_top=self._same[window])
-            for window in self._places
+            for window in self._numbers
         ]  # fmt: skip
         worst = [self._describe(*entry, decode) for entry in sorted(self._worst, reverse=True)]
         return Divergence(text=self._text.name, text_sha256=self._text.sha256, windows=windows, worst=worst)

@@ -35,7 +35,9 @@ def _pair(reference: Evaluation, task: Task, limits: Limits) -> Pairs:
     theirs = next((other for other in reference.tasks if other.name == task.name), None)
     if theirs is None:
         raise ValueError("the reference was not measured on it")
-    asked, cap = (task.documents if count == "all" else count for count in limits.items[task.name])
+    if task.documents != theirs.documents or not task.items:
+        raise ValueError(f"{len(task.items)} items of {task.documents} documents, the reference's task has {theirs.documents}")
+    asked, cap = (theirs.documents if count == "all" else count for count in limits.items[task.name])
     if not asked <= len(task.items) <= cap:
         raise ValueError(f"{len(task.items)} items were measured, the recipe asks for {asked}; a partial evaluation is no PASS")
     expected = {_key(item): item for item in theirs.items if item.place < len(task.items)}
@@ -73,21 +75,32 @@ def _pooled(pairs: Pairs, limits: Limits) -> Check:
 
 def difference(pairs: Pairs, confidence: float) -> tuple[Estimate, str]:
     """The paired drop with its bounds, and how they were found."""
-    clusters: dict[str, list[float]] = defaultdict(list)
-    for theirs, ours in pairs:
-        clusters[ours.cluster].append(theirs.score - ours.score)
-    sums, counts = [sum(values) for values in clusters.values()], [float(len(values)) for values in clusters.values()]
+    sums, counts = _by_cluster(pairs, [theirs.score - ours.score for theirs, ours in pairs])
     found = statistics.ratio(sums, counts, confidence)
+    clustered = len(sums) < len(pairs)
+    if not _binary(pairs):
+        return found, f"paired difference per item{', clustered by shared passage' if clustered else ''}"
     lost, won = _flips(pairs)
-    binary = all(abs(theirs.score - ours.score) in (0.0, 1.0) for theirs, ours in pairs)
-    if binary and lost + won < FEW_FLIPS:
-        low, high = statistics.exact_difference(lost, won, len(pairs), confidence)
-        # Fewer clusters than items make the exact bounds, which count items, too narrow: the wider of the two holds.
-        if len(clusters) < len(pairs):
-            low, high = min(low, found.low), max(high, found.high)
-        return found._replace(low=low, high=high), "exact bounds on items lost and won"
-    clustered = ", clustered by shared passage" if len(clusters) < len(pairs) else ""
-    return found, f"paired difference per item{clustered}"
+    low, high = statistics.score_difference(lost, won, len(pairs), confidence)
+    if not clustered:
+        return found._replace(low=low, high=high), "score bounds on items lost and won (Tango)"
+    # Items of a passage count for less than their number: the clustered bounds hold, unless too few items changed for them.
+    if lost + won < FEW_FLIPS:
+        found = found._replace(low=min(low, found.low), high=max(high, found.high))
+    return found, "paired difference per item, clustered by shared passage"
+
+
+def _by_cluster(pairs: Pairs, values: list[float]) -> tuple[list[float], list[float]]:
+    """Sum of the values and number of items of each cluster."""
+    clusters: dict[str, list[float]] = defaultdict(list)
+    for (_, ours), value in zip(pairs, values, strict=True):
+        clusters[ours.cluster].append(value)
+    return [sum(found) for found in clusters.values()], [float(len(found)) for found in clusters.values()]
+
+
+def _binary(pairs: Pairs) -> bool:
+    """Whether items are lost and won as a whole."""
+    return all(abs(theirs.score - ours.score) in (0.0, 1.0) for theirs, ours in pairs)
 
 
 def _flips(pairs: Pairs) -> tuple[int, int]:
@@ -96,6 +109,8 @@ def _flips(pairs: Pairs) -> tuple[int, int]:
 
 def _needed(pairs: Pairs, found: Estimate, limit: float, confidence: float) -> str:
     distance = limit - found.value
+    if not math.isfinite(found.error):
+        return "All items belong to one passage: draw from others"
     if distance <= 0:
         return "The estimate itself is not within the limit: more items would rather confirm a FAIL"
     deviation = max(found.error * math.sqrt(len(pairs)), math.sqrt(1 / len(pairs)))
@@ -109,17 +124,22 @@ def _guard_rails(paired: dict[str, Pairs], limits: Limits) -> list[Check]:
     A task too small to prove anything does not fail, but an estimate beyond the limit is no PASS either.
     """
     found = {task: difference(pairs, limits.confidence)[0] for task, pairs in paired.items()}
-    p_values = []
-    for task, pairs in paired.items():
-        lost, won = _flips(pairs)
-        few = lost + won < FEW_FLIPS
-        p_values.append(statistics.lost_exceeds(lost, won, len(pairs), limits.task_drop) if few
-                        else statistics.exceeds(found[task], limits.task_drop))  # fmt: skip
+    p_values = [_p_value(pairs, found[task], limits.task_drop) for task, pairs in paired.items()]
     rejected = statistics.holm(p_values, limits.confidence)
     return [
         _guard_rail(task, found[task], len(paired[task]), p, beyond, limits)
         for task, p, beyond in zip(paired, p_values, rejected, strict=True)
     ]
+
+
+def _p_value(pairs: Pairs, found: Estimate, limit: float) -> float:
+    """Against a drop within the limit: by t, or for few changed right-or-wrong items exact; in clusters the larger of both."""
+    by_t = statistics.exceeds(found, limit)
+    lost, won = _flips(pairs)
+    if lost + won >= FEW_FLIPS or not _binary(pairs):
+        return by_t
+    exact = statistics.lost_exceeds(lost, won, len(pairs), limit)
+    return max(by_t, exact) if len({ours.cluster for _, ours in pairs}) < len(pairs) else exact
 
 
 def _guard_rail(task: str, found: Estimate, n: int, p: float, beyond: bool, limits: Limits) -> Check:
@@ -142,13 +162,15 @@ def _length(task: str, pairs: Pairs, limits: Limits) -> Check | None:
 
     The end token counts, so that an empty answer has a length.
     """
-    if all(theirs.generated_tokens is None for theirs, _ in pairs):
+    if all(item.generated_tokens is None for pair in pairs for item in pair):
         return None
-    known = _lengths(pairs)
     (least, most), name, method = limits.length_ratio, f"length_ratio {task}", "ratio of generated tokens, one-sided each way"
+    known = _lengths(pairs)
     if len(known) != len(pairs):
         return failed(name, least, method, "the lengths of some answers are missing")
-    found = statistics.ratio([float(ours) for _, ours in known], [float(theirs) for theirs, _ in known], limits.confidence)
+    ours, _ = _by_cluster(pairs, [float(length) for _, length in known])
+    theirs, _ = _by_cluster(pairs, [float(length) for length, _ in known])
+    found = statistics.ratio(ours, theirs, limits.confidence)
     harmless = found.low >= least and found.high <= most
     outcome: Status = "PASS" if harmless else "FAIL" if found.high < least or found.low > most else "INCONCLUSIVE"
     limit = most if found.value > 1 else least

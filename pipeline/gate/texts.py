@@ -40,8 +40,9 @@ def _text(
         measured = _measure(view, reference, texts, candidate, limits)
         noise = None
         if limits.quantized:
-            if floor is None or floor.failure is not None:
-                return [failed(name, math.nan, "noise floor", "the unquantized model was not measured on this engine")]
+            if floor is None or floor.failure is not None or floor.logprobs_sha256 != candidate.logprobs_sha256:
+                reason = "the unquantized model was not measured on this engine against the same reference"
+                return [failed(name, math.nan, "noise floor", reason)]
             noise = _measure(view, reference, texts, floor, limits)
     except ValueError as error:
         return [failed(name, math.nan, "presence of all windows and positions", str(error))]
@@ -56,19 +57,23 @@ def _measure(view: str, reference: Perplexity, texts: int, candidate: Evaluation
     found = candidate.views.get(view)
     perplexity, divergence = _find(found, reference)
     everything = [window.index for window in reference.windows]
-    compared = limits.divergence.windows(len(everything), reference.windows[0].tokens, texts)
+    if not everything:
+        raise ValueError("the reference has no window of it")
+    scored = reference.windows[0].tokens
+    compared, places = limits.divergence.chosen(len(everything)), limits.divergence.places(len(everything), scored, texts)
     wanted = everything if view == "deployed" else compared
     pairs = _paired(reference, perplexity, wanted)
     if [window.index for window in divergence.windows] != compared:
         raise ValueError(f"distributions of {len(divergence.windows)} windows were compared, expected {len(compared)}")
     groups = [window.kl_nats for window in divergence.windows]
     counts = [float(len(group)) for group in groups]
-    if counts != [float(reference.windows[index].tokens) for index in compared]:
+    if counts != [float(len(places))] * len(compared):
         raise ValueError("not all positions of the compared windows were measured")
     sums = [sum(group) for group in groups]
     differences = [ours.nll_nats - theirs.nll_nats for ours, theirs in pairs]
-    if not all(map(math.isfinite, [*sums, *differences])):
-        raise ValueError("a log-likelihood or a divergence is NaN or infinite")
+    changes = [sum(map(abs, window.probability_change)) for window in divergence.windows]
+    if not all(map(math.isfinite, [*sums, *differences, *changes])):
+        raise ValueError("a log-likelihood, a divergence or a probability is NaN or infinite")
     misses = [count - window.same_top for count, window in zip(counts, divergence.windows, strict=True)]
     c = limits.confidence
     return Measured(
@@ -100,7 +105,7 @@ def _paired(reference: Perplexity, candidate: Perplexity, wanted: list[int]) -> 
 METHODS = {
     "perplexity_ratio": "paired log ratio per window, robust standard error",
     "mean_kl": "KL(reference || artifact) per position, full vocabulary, clustered by window",
-    "p99_kl": "99th percentile of KL, bootstrap over windows",
+    "p99_kl": "99th percentile of KL, bounds of the share below it clustered by window (Woodruff)",
     "top1_agreement": "share of positions with the same most likely token, clustered by window",
 }
 
@@ -159,6 +164,8 @@ def tails(candidate: Evaluation) -> list[Tails]:
     for name, view in candidate.views.items():
         for divergence in view.divergence:
             changes = np.array([x for window in divergence.windows for x in window.probability_change])
+            if not len(changes) or not np.isfinite(changes).all():
+                continue  # its checks say so
             quantiles = {str(level): float(np.quantile(changes, level)) for level in TAILS}
             found.append(Tails(view=name, text=divergence.text, quantiles=quantiles))
     return found

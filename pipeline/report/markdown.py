@@ -51,8 +51,9 @@ def _verdicts(summary: dict[str, Any]) -> str:
     rows = []
     for name, row in summary["variants"].items():
         checks = row["verdict"]["checks"]
-        failed = [check for check in checks if check["status"] != "PASS"] or checks
+        failed = [check for check in checks if check["status"] != "PASS"]
         reasons = "<br>".join(f"{check['status']} {check['name']}: {check['reason']}" for check in failed)
+        reasons = reasons or f"all {len(checks)} checks passed"
         rows.append([name, f"**{row['verdict']['status']}**", _megabytes(row["size_bytes"]), _times(row["size_ratio"]), reasons])
     return table(["variant", "verdict", "size", "of unquantized", "reasons"], rows)
 
@@ -63,7 +64,7 @@ def _quality(summary: dict[str, Any]) -> str:
     rows = [
         [
             name,
-            *(f"{_number(row['perplexity'].get(text))} ({_number(row['bits_per_byte'].get(text))})" for text in texts),
+            *(_perplexity(row, text) for text in texts),
             *(_accuracy(row["tasks"].get(task)) for task in tasks),
         ]
         for name, row in {"reference": reference, **summary["variants"]}.items()
@@ -175,8 +176,8 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _number(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.4f}"
+def _perplexity(row: dict[str, Any], text: str) -> str:
+    return f"{row['perplexity'][text]:.4f} ({row['bits_per_byte'][text]:.4f})" if text in row["perplexity"] else "not measured"
 
 
 def _accuracy(task: dict[str, Any] | None) -> str:

@@ -52,7 +52,9 @@ def main(checkpoint: str, out: str) -> None:
     pairs = [_Request("Question: What is 10 plus 20?\nAnswer:", " 30."), _Request("Question: What is 10 plus 20?\nAnswer:", " 31.")]
     rolling = [_Request(text) for text in TEXTS]
     with engines.open_engine("reference", Path(checkpoint), SERVE) as engine:
-        measured = tasks.measure(engine, Path(checkpoint), evaluate, SERVE, tasks.prepare(evaluate))
+        measured = tasks.measure(
+            engine, Path(checkpoint), evaluate, SERVE, tasks.prepare(evaluate, dict.fromkeys(NAMES, (0, ITEMS)))
+        )
         ours = EngineLM(engine, hf.tokenizer, SERVE.max_model_len - 1, {"t"})
         blind = EngineLM(_Blind(engine), hf.tokenizer, SERVE.max_model_len - 1, {"t"})
         found = {
@@ -62,7 +64,7 @@ def main(checkpoint: str, out: str) -> None:
                 [_Request("Question: What is 10 plus 20?\nAnswer:", {"until": ["."], "max_gen_toks": 8})]
             ),
         }
-    drawn = {task.name: [item.doc_id for item in task.items] for task in measured}
+    drawn = {task.name: sorted(item.doc_id for item in task.items) for task in measured}
     manager = TaskManager(include_path=FOLDER, include_defaults=False)
     results = simple_evaluate(hf, tasks=list(NAMES), task_manager=manager, samples=drawn, bootstrap_iters=0)
     theirs = {name: {s["doc_id"]: [s["acc"], s["doc_hash"], s["prompt_hash"]] for s in results["samples"][name]} for name in NAMES}

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy
+
 from pipeline import engines
 from pipeline.recipe import Serve
 
@@ -32,7 +34,10 @@ def probe(engine: engines.Engine) -> dict[str, Any]:
     together = engine.score(rows)
     decoded = engines.generate(engine, rows[:5], [1, 2, 7, 7, 3], stop_at_eos=False)
     again = engine.score([rows[2]])
+    distributions, worst_sum = gathered(engine, rows)
     return {
+        "distributions": distributions,
+        "worst_sum": worst_sum,
         "scores": [scored.logprobs for scored in together],
         "greedy": [scored.greedy for scored in together],
         "after_decoding": again[0].logprobs,
@@ -40,6 +45,21 @@ def probe(engine: engines.Engine) -> dict[str, Any]:
         "idle": len(engine.step()),
         "settings": engine.settings(),
     }
+
+
+def gathered(model: engines.Distributions, rows: list[list[int]]) -> tuple[list[list[float]], float]:
+    """The true tokens' log-probabilities out of the distributions, and how far a distribution's sum is from 1 at most."""
+    found: list[list[float]] = [[] for _ in rows]
+    apart = [0.0]
+
+    def visit(number: int, first: int, logprobs: Any) -> None:
+        assert first == len(found[number])  # pieces come in order and leave no gap
+        targets = rows[number][first + 1 : first + 1 + len(logprobs)]
+        found[number] += logprobs[range(len(targets)), targets].tolist()
+        apart.append(float(abs(numpy.exp(logprobs.astype(numpy.float64)).sum(-1) - 1).max()))
+
+    model.distributions(rows, visit)
+    return found, max(apart)
 
 
 def torch_scores(source: Path) -> dict[str, Any]:
@@ -62,6 +82,8 @@ def main(name: str, artifact: str, out: str) -> None:
     else:
         with engines.open_engine(name, Path(artifact), SERVE) as engine:
             found = probe(engine)
+        with engines.open_weights(name, Path(artifact), SERVE) as model:
+            found["weights"], _ = gathered(model, sequences())
     Path(out).write_text(json.dumps(found))
     sys.stdout.flush()
     os._exit(0)  # as the worker does: native threads of an engine may hang at exit

@@ -83,6 +83,25 @@ def test_decoding_gives_exactly_the_tokens_asked_for(found: Any, name: str) -> N
 
 
 @pytest.mark.parametrize("name", ["fake", *REAL])
+def test_distributions_are_whole_and_those_of_the_engines_own_scoring(found: Any, name: str) -> None:
+    """On OpenVINO two code paths: GenAI's echo scoring, and its paged-attention model run with every logit kept."""
+    assert [len(row) for row in found(name)["distributions"]] == [len(ids) - 1 for ids in sequences()]
+    assert found(name)["worst_sum"] < 1e-3
+    pairs = zip(found(name)["distributions"], found(name)["scores"], strict=True)
+    ours, theirs = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    likely = theirs > -8
+    assert np.abs(ours - theirs)[likely].mean() < 0.02
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_weights_view_of_unquantized_weights_is_transformers_in_float32(
+    found: Any, torch_scores: dict[str, Any], name: str
+) -> None:
+    for ours, theirs in zip(found(name)["weights"], torch_scores["scores"], strict=True):
+        assert ours == pytest.approx(theirs, abs=2e-3)
+
+
+@pytest.mark.parametrize("name", ["fake", *REAL])
 def test_settings_are_told(found: Any, name: str) -> None:
     assert found(name)["settings"]
 

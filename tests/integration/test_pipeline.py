@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -12,12 +13,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
 from pipeline import artifact, paths
 from pipeline.records import Benchmark, Evaluation, Manifest, Verdict, read
-from tests.conftest import command
+from tests.conftest import ROOT, command
+from tests.panel.items import BENIGN, DAMAGES
 
 pytestmark = pytest.mark.engine
 VARIANTS = ("ov-bf16", "ov-int8", "ov-int4", "vllm-bf16", "gptq-int4", "awq-int4")
@@ -85,7 +88,88 @@ def test_all_engines_measured_the_same_tokens_and_items(run: Path) -> None:
     keys = [[(i.task, i.doc_id, i.doc_hash, i.prompt_hash) for t in e.tasks for i in t.items] for e in evaluations]
     assert all(key == keys[0] for key in keys)
     assert len(keys[0]) >= 2000
-    assert len({tuple((p.text_sha256, p.tokens) for p in e.perplexity) for e in evaluations}) == 1
+    views = [e.views.get("deployed") or e.views["reference"] for e in evaluations]
+    assert len({tuple((p.text_sha256, p.tokens) for p in view.perplexity) for view in views}) == 1
+    assert len({e.logprobs_sha256 for e in evaluations}) == 1
+
+
+def test_both_views_were_measured_and_differ_where_engines_round(run: Path) -> None:
+    for name in VARIANTS:
+        views = read(paths.evaluation("tiny", name), Evaluation).views
+        assert set(views) == {"deployed", "weights"}
+        positions = [sum(len(w.kl_nats) for w in view.divergence[0].windows) for view in views.values()]
+        assert min(positions) >= 16384
+        assert len(views["deployed"].divergence[0].worst) == 20
+    exact = read(paths.evaluation("tiny", "vllm-bf16"), Evaluation).views
+    mean = {name: np.mean([x for w in view.divergence[0].windows for x in w.kl_nats]) for name, view in exact.items()}
+    assert abs(mean["weights"]) < 1e-7 < mean["deployed"]
+
+
+def test_recheck_is_bit_for_bit(run: Path) -> None:
+    path = paths.verdict("tiny", "ov-int8")
+    assert command("quantgate", "gate", "tiny", "ov-int8", "--recheck").returncode == 0
+    stored = path.read_text()
+    try:
+        path.unlink()
+        path.write_text(stored.replace('"PASS"', '"PASS" ', 1))
+        done = command("quantgate", "gate", "tiny", "ov-int8", "--recheck")
+        assert done.returncode == 2
+        assert "not what the evaluations" in done.stderr
+    finally:
+        path.write_text(stored)
+
+
+def test_a_partial_evaluation_is_no_pass(run: Path) -> None:
+    path = paths.evaluation("tiny", "ov-int8")
+    stored = path.read_text()
+    measured = read(path, Evaluation)
+    fewer = [task.model_copy(update={"items": task.items[:-1]}) for task in measured.tasks]
+    try:
+        path.unlink()
+        measured.model_copy(update={"tasks": fewer}).write(path)
+        said = command("quantgate", "gate", "tiny", "ov-int8").stdout
+        assert "ov-int8: FAIL" in said
+        assert "a partial evaluation is no PASS" in said
+    finally:
+        path.unlink()
+        path.write_text(stored)
+        assert command("quantgate", "gate", "tiny", "ov-int8").stdout.startswith("ov-int8: PASS")
+
+
+def test_inconclusive_draws_more_items_by_itself(run: Path) -> None:
+    """80 items cannot decide two points; 1,200 can."""
+    recipe = (run / "recipes" / "tiny.yaml").read_text()
+    start, end = recipe.index("  tasks: {"), recipe.index("  task_path")
+    tasks = "  tasks: {world_sums: 40, world_sentences: 40}\n  extend_to: {world_sums: 500, world_sentences: 300}\n"
+    recipe = recipe[:start] + tasks + recipe[end:]
+    recipe = recipe.replace("gate:\n", "gate:\n  on_inconclusive: extend\n").split("variants:")[0]
+    recipe = recipe.replace("positions: 16384", "positions: 1024").replace("bf16: 0.01,", "bf16: 0.02,")
+    (run / "recipes" / "extend.yaml").write_text(recipe + "variants:\n  ov-bf16: {engine: openvino}\n")
+    try:
+        assert command("quantgate", "index").returncode == 0
+        done = command("dvc", "repro", "gate@extend--ov-bf16")
+        assert "inconclusive; adding items: world_sums 40 to 80, world_sentences 40 to 80" in done.stdout, done.stderr
+        verdict = read(paths.verdict("extend", "ov-bf16"), Verdict)
+        pooled = next(check for check in verdict.checks if check.name == "accuracy_drop")
+        assert (verdict.status, pooled.status) == ("PASS", "PASS")
+        assert pooled.n in (160, 320, 620, 800)
+        assert "looks" in pooled.method
+        assert len(read(paths.evaluation("extend", "ov-bf16"), Evaluation).tasks[0].items) == 40
+        again = command("quantgate", "gate", "extend", "ov-bf16")
+        assert "adding items" not in again.stdout  # those of the first time still count
+    finally:
+        (run / "recipes" / "extend.yaml").unlink()
+        command("quantgate", "index")
+
+
+def test_the_panel_catches_damage_and_passes_the_harmless(run: Path) -> None:
+    """The fast part of `make panel`; docs/panel.md has all of it, on two models."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.panel.run", "tiny", "artifacts/panel.md", "--fast"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-3000:]}"
+    assert len(re.findall(r": (caught|passed): ", done.stdout)) == sum(item.fast for item in [*DAMAGES, *BENIGN])
 
 
 def test_benchmarks_hold_every_level(run: Path) -> None:
@@ -129,7 +213,8 @@ def test_dvc_metrics_and_params_say_something(run: Path) -> None:
     metrics = json.loads(shown)[""]["data"]["artifacts/reports/tiny.metrics.json"]["data"]
     assert metrics["ov-int8"]["verdict"] == "PASS"
     assert metrics["gptq-int4"]["tokens_per_s_at_8"] > 0
-    assert metrics["rounded-int2"]["perplexity_ratio_tiny-text"] > 1.05
+    assert metrics["rounded-int2"]["perplexity_ratio_deployed_tiny-text"] > 1.05
+    assert metrics["rounded-int2"]["mean_kl_weights_tiny-text"] > 0.1
 
 
 def test_dvc_selects_variants_by_glob(run: Path) -> None:
@@ -166,7 +251,8 @@ def test_killed_at_any_moment_and_run_again(run: Path, stage: str) -> None:
     assert read(paths.manifest("tiny", "ov-int8"), Manifest).files == manifest.files
     artifact.verify(model, manifest.files)
     again = read(record, Evaluation)
-    assert [p.value for p in again.perplexity] == pytest.approx([p.value for p in measured.perplexity], rel=1e-3)
+    values = [[p.value for p in record.views["deployed"].perplexity] for record in (again, measured)]
+    assert values[0] == pytest.approx(values[1], rel=1e-3)
     assert again.artifact_sha256 == measured.artifact_sha256
     assert not (paths.TEMPORARY / f"{stage}.tiny--ov-int8").exists()
 
@@ -218,7 +304,7 @@ def test_an_unknown_task_is_said_with_the_nearest(run: Path) -> None:
     text = recipe.read_text()
     try:
         recipe.write_text(text.replace("world_sums: all", "world_sumz: all"))
-        done = command("quantgate", "reference", "tiny")
+        done = command("quantgate", "plan", "tiny")  # before anything runs
         assert done.returncode == 2
         assert "evaluate.tasks: found 'world_sumz'" in done.stderr
         assert "world_sums" in done.stderr

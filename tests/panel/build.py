@@ -29,7 +29,7 @@ def build(job: dict[str, Any]) -> dict[str, int]:
         damage.run({"kind": "artifact", "name": item["how"], "source": str(source), "artifact": job["base"], "out": str(out)})
         return honest
     if item["made"] == "checkpoint":
-        damaged = Path(job["work"]) / item["name"]
+        damaged = Path(job["work"]) / "checkpoint"
         damage.run({"kind": "checkpoint", "name": item["how"], "source": str(source), "out": str(damaged)})
         make(variant, damaged, read(Path(job["samples"]), Samples), out)
         shutil.rmtree(damaged)

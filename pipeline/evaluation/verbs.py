@@ -1,0 +1,95 @@
+"""Measures one artifact on its engine: load check, texts in both views, tasks. Worker side.
+
+`deployed` is the engine exactly as it serves; `weights` is the same artifact in float32, which shows what quantization
+alone did. Both are compared with the float32 reference, whose next-token distributions lie in a folder of .npy files.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipeline import engines, loadcheck
+from pipeline.engines import Engine
+from pipeline.errors import EvaluationError
+from pipeline.evaluation import tasks, text
+from pipeline.recipe import Evaluate, Serve
+from pipeline.records import Perplexity, Texts, View, read
+
+AGREEMENT_NATS = 0.02  # mean per token; the two ways differ by how rows are batched, and by nothing else
+
+
+def work(job: dict[str, Any]) -> dict[str, Any]:
+    """Worker verb: returns the measured parts of an Evaluation as JSON. Raises ArtifactError, EvaluationError."""
+    artifact, source, logprobs = Path(job["artifact"]), Path(job["checkpoint"]), Path(job["logprobs"])
+    evaluate, serve = Evaluate.model_validate(job["evaluate"]), Serve.model_validate(job["serve"])
+    texts = read(Path(job["texts"]), Texts)
+    plan, decode = evaluate.divergence, _decoder(source)
+    prepared = tasks.prepare(evaluate, job["spans"])
+    checked = loadcheck.check_files(artifact, source, job["engine"], job["stored_types"], job["weights"])
+    with engines.open_engine(job["engine"], artifact, serve) as engine:
+        checked = checked.model_copy(update={"generated": loadcheck.check_generates(engine, source)})
+        perplexity, divergence = text.measure(engine, texts, plan, logprobs, decode, everything=True, label="deployed")
+        _require_agreement(engine, texts, perplexity)
+        measured_tasks = tasks.measure(engine, source, evaluate, serve, prepared)
+        deployed = View(settings=engine.settings(), perplexity=perplexity, divergence=divergence)
+    with engines.open_weights(job["engine"], artifact, serve) as model:
+        perplexity, divergence = text.measure(model, texts, plan, logprobs, decode, everything=False, label="weights")
+        weights = View(settings={"precision": "float32"}, perplexity=perplexity, divergence=divergence)
+    return {
+        "versions": versions(job["engine"]),
+        "load_check": checked.model_dump(),
+        "views": {"deployed": deployed.model_dump(), "weights": weights.model_dump()},
+        "tasks": [item.model_dump() for item in measured_tasks],
+    }
+
+
+def reference(job: dict[str, Any]) -> dict[str, Any]:
+    """Worker verb: scores the source checkpoint in float32 and writes its distributions into job["logprobs"]."""
+    source = Path(job["checkpoint"])
+    evaluate, serve = Evaluate.model_validate(job["evaluate"]), Serve.model_validate(job["serve"])
+    texts = read(Path(job["texts"]), Texts)
+    prepared = tasks.prepare(evaluate, job["spans"])
+    with engines.open_engine("reference", source, serve) as engine:
+        perplexity = text.write_reference(engine, texts, evaluate.divergence, Path(job["logprobs"]))
+        measured_tasks = tasks.measure(engine, source, evaluate, serve, prepared)
+        view = View(settings=engine.settings(), perplexity=perplexity, divergence=[])
+    return {
+        "versions": versions("reference"),
+        "load_check": None,
+        "views": {"reference": view.model_dump()},
+        "tasks": [item.model_dump() for item in measured_tasks],
+    }
+
+
+def extend(job: dict[str, Any]) -> dict[str, Any]:
+    """Worker verb: measures more items of an artifact that was evaluated before."""
+    artifact, source = Path(job["artifact"]), Path(job["checkpoint"])
+    evaluate, serve = Evaluate.model_validate(job["evaluate"]), Serve.model_validate(job["serve"])
+    prepared = tasks.prepare(evaluate, job["spans"])
+    with engines.open_engine(job["engine"], artifact, serve) as engine:
+        return {"tasks": [item.model_dump() for item in tasks.measure(engine, source, evaluate, serve, prepared)]}
+
+
+def versions(engine: str) -> dict[str, str]:
+    return {name: version(name) for name in (*engines.ENGINES[engine].packages, "lm_eval")}
+
+
+def _decoder(source: Path) -> text.Decode:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    return lambda ids: str(tokenizer.decode(ids))
+
+
+def _require_agreement(engine: Engine, texts: Texts, measured: list[Perplexity]) -> None:
+    """The distributions must be those of the engine's own scoring, which answers the tasks. Raises EvaluationError."""
+    window, found = texts.texts[0].windows[0], measured[0].windows[0]
+    scored = -sum(engine.score([window])[0].logprobs)
+    apart = abs(scored - found.nll_nats) / found.tokens
+    if apart > AGREEMENT_NATS:
+        raise EvaluationError(
+            f"the engine scores the first window of {measured[0].text!r} with {scored:.3f} nats, its distributions with "
+            f"{found.nll_nats:.3f}: {apart:.4f} nats per token apart, expected at most {AGREEMENT_NATS}."
+        )
