@@ -13,6 +13,7 @@ from pipeline.records import Layers
 from pipeline.tensors import not_finite
 
 IR_LOW_BIT = {"u4": "int4", "i4": "int4", "nf4": "int4", "u8": "int8", "i8": "int8"}
+IR_OPTIONS = {"ACTIVATIONS_SCALE_FACTOR": ("8.0",), "KV_CACHE_PRECISION": ("f16",)}  # that optimum-intel 2.2.0 writes
 IR_FLOAT = ("f16", "bf16", "f32")
 IR_WEIGHT_SUFFIXES = ("._openvino_orig_weight", ".weight")
 
@@ -85,11 +86,32 @@ def _packed(layer: str, tensors: dict[str, Any]) -> Layer:
     return Layer("int4", (out, rows * 8)) if columns == out else Layer("int4", (out, rows))
 
 
-def _from_ir(artifact: Path) -> Iterator[tuple[str, Layer]]:
-    import numpy
+def read_ir(artifact: Path) -> Any:
+    """The openvino.Model of an artifact. Raises ArtifactError if its files are torn or ask for their own serving options.
+
+    optimum-intel writes a 16-bit KV cache into unquantized models; how an artifact is served is the recipe's business.
+    """
     import openvino
 
-    model = openvino.Core().read_model(artifact / "openvino_model.xml")
+    try:
+        model = openvino.Core().read_model(artifact / "openvino_model.xml")
+    except RuntimeError as error:
+        said = " ".join(str(error).split())
+        raise ArtifactError(f"{artifact}: OpenVINO cannot read it, its files are torn: {said}. Quantize again.") from error
+    options = dict(model.get_rt_info(["runtime_options"]).value) if model.has_rt_info(["runtime_options"]) else {}
+    foreign = {name: value for name, value in options.items() if value not in IR_OPTIONS.get(name, ())}
+    if foreign:
+        raise ArtifactError(
+            f"{artifact}: openvino_model.xml: runtime_options: found {foreign}, expected no more than {IR_OPTIONS}. Serving "
+            "settings belong to the recipe: quantize again."
+        )
+    return model
+
+
+def _from_ir(artifact: Path) -> Iterator[tuple[str, Layer]]:
+    import numpy
+
+    model = read_ir(artifact)
     for operation in model.get_ops():
         if operation.get_type_name() != "Constant":
             continue

@@ -74,12 +74,12 @@ class Perplexity(Strict):
 class Divergence(Strict):
     """Comparison of whole next-token distributions with the reference's.
 
-    Many windows with few positions each tell more than few whole ones, since the positions of a window are alike: below
-    about 16 windows the bounds are too narrow.
+    Many windows with few positions each tell more than few whole ones, since the positions of a window are alike
+    (docs/decisions.md has how narrow the bounds get with few windows).
     """
 
-    positions: Annotated[int, Field(ge=256, description="of all texts; each costs 4 bytes x vocabulary on disk")] = 8192
-    windows: Annotated[int, Field(ge=16, description="of each text, spread evenly, or all that it has")] = 32
+    positions: Annotated[int, Field(ge=512, description="of all texts; each costs 4 bytes x vocabulary on disk")] = 8192
+    windows: Annotated[int, Field(ge=16, description="of each text, spread evenly, or all that it has")] = 64
 
     def chosen(self, count: int) -> list[int]:
         """Which of a text's `count` windows are compared."""

@@ -21,8 +21,9 @@ class Characters:
     bos_token_id = 0
     chat_template = None
 
-    def __call__(self, text: str, add_special_tokens: bool = True, verbose: bool = True) -> dict[str, list[int]]:
-        return {"input_ids": [0] * add_special_tokens + [ord(c) for c in text]}
+    def __call__(self, text: str, add_special_tokens: bool = True, verbose: bool = True, **_: bool) -> dict[str, list[Any]]:
+        spans = [(0, 0)] * add_special_tokens + [(i, i + 1) for i in range(len(text))]
+        return {"input_ids": [0] * add_special_tokens + [ord(c) for c in text], "offset_mapping": spans}
 
 
 def plan(**change: Any) -> Calibration:
@@ -67,6 +68,15 @@ def test_windows_with_bos_in_every_window() -> None:
     text = calibration.windows(Characters(), "t", "x" * 20, Perplexity(texts=["t"], window=8, bos="every"))
     assert [w[0] for w in text.windows] == [0, 0]
     assert all(0 not in w[1:] for w in text.windows)
+
+
+@pytest.mark.parametrize("bos", ["first", "every"])
+def test_bytes_are_those_of_the_scored_tokens(bos: str) -> None:
+    """All of a window but its first token, in UTF-8; where every window begins with BOS, all of its text."""
+    written = "aé€" * 8
+    found = calibration.windows(Characters(), "t", written, Perplexity(texts=["t"], window=8, bos=bos))
+    assert len(found.bytes) == len(found.windows) == 3
+    assert found.bytes == [sum(len(chr(c).encode()) for c in row[1:]) for row in found.windows]
 
 
 def test_text_shorter_than_a_window() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import gate, power, recipe
+from pipeline import environments, gate, power, process, recipe
+from pipeline.errors import EvaluationError
 from tests.conftest import ROOT
 
 
@@ -34,3 +35,20 @@ def test_more_looks_decide_less() -> None:
     assert gate.limits.of(extended, extended.variants["ov-int8"]).looks == 3
     assert power.of(extended, counts)[-1].detectable[0] > power.of(plain, counts)[-1].detectable[0]
     assert power.of(extended, counts)[0].detectable == power.of(plain, counts)[0].detectable
+
+
+def test_all_items_are_looked_up_where_that_can_be_done(root: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = recipe.load("qwen3-8b")
+    asked = {"mmlu": 2500, "hellaswag": 2500}
+
+    def answer(environment: str, verb: str, *_: object, offline: bool) -> process.Finished:
+        assert (environment, verb, offline) == ("openvino", "count", True)
+        return process.Finished({"mmlu": 14042, "hellaswag": 10042, "arc_challenge": 1172}, 0, 0)
+
+    def no_data(*_: object, **__: object) -> process.Finished:
+        raise EvaluationError("the data set is not here")
+
+    for complete, run, expected in ((True, answer, 1172), (True, no_data, None), (False, answer, None)):
+        monkeypatch.setattr(environments, "is_complete", lambda name, complete=complete: complete)
+        monkeypatch.setattr(process, "run", run)
+        assert power.count_items("qwen3-8b", loaded) == {**asked, "arc_challenge": expected}

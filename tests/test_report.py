@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pipeline import cli, index, paths, recipe, records, report, stages
+from pipeline import cli, index, judge, paths, recipe, records, report, stages
 from pipeline.errors import ArtifactError, Rejected
 from pipeline.require import require
+from tests import evaluations as make
 from tests.conftest import ROOT
-from tests.test_gate import evaluation
+
+pytestmark = pytest.mark.usefixtures("quick_gate")
 
 VARIANTS = "variants:\n  ov-bf16: {engine: openvino}\n  ov-int8: {engine: openvino, quantizer: openvino, weights: int8}\n"
 FILE = records.File(path="w", size_bytes=1000, sha256="s")
@@ -60,17 +63,18 @@ def measured(project: Path) -> recipe.Recipe:
     records.Samples(prompts="p", seed=0, prompts_used=1, sha256="", overlap=0.001, overlap_limit=0.05, ids=[[1]]).write(
         paths.samples("tiny")
     )
-    nll, scores = np.random.default_rng(0).normal(200, 20, 60), np.ones(3000)
-    reference = evaluation(nll, scores, variant="reference").model_copy(update={"artifact_sha256": digest([FILE])})
-    asked = stages.requested(loaded, "reference")
-    reference.model_copy(update={"requested": asked}).write(paths.evaluation("tiny", "reference"))
+    nll, tasks = np.random.default_rng(0).normal(64, 6, 20), [make.draws(np.ones(100), name) for name in loaded.evaluate.tasks]
+    asked = judge.requested(loaded, "reference")
+    own = {"artifact_sha256": digest([FILE]), "recipe": "tiny", "requested": asked}
+    make.reference(nll, tasks).model_copy(update=own).write(paths.evaluation("tiny", "reference"))
     for variant, quantizer, size, speed in (("ov-bf16", None, 2000, 100.0), ("ov-int8", "openvino", 1000, 150.0)):
         made = manifest(variant, quantizer, size)
         write_weights(variant, size)
         made.write(paths.manifest("tiny", variant))
         own = {"artifact_sha256": digest(made.files), "recipe": "tiny", "variant": variant}
-        asked = stages.requested(loaded, "openvino")
-        evaluation(nll + 0.001, scores).model_copy(update={**own, "requested": asked}).write(paths.evaluation("tiny", variant))
+        asked = judge.requested(loaded, "openvino")
+        found = make.candidate(nll + 0.001, tasks, 0.0001, plan=loaded.evaluate.divergence)
+        found.model_copy(update={**own, "requested": asked, "engine": "openvino"}).write(paths.evaluation("tiny", variant))
         records.Benchmark(
             engine="openvino",
             machine={"cpu": "X", "cores": 2, "instruction_sets": ["avx2"]},
@@ -82,7 +86,7 @@ def measured(project: Path) -> recipe.Recipe:
             levels=[level(speed)],
             **own,
         ).write(paths.benchmark("tiny", variant))
-        stages.decide("tiny", variant)
+        judge.decide("tiny", variant)
     return recipe.load("tiny")
 
 
@@ -95,6 +99,8 @@ def test_page_and_metrics(measured: recipe.Recipe) -> None:
     assert "| ov-int8 | **PASS** | 0.00 MB | 0.50x |" in page()
     assert "| ov-int8 | 1 | 150.0 (149.0 to 151.0) | 1.50x |" in page()
     assert "| 2 of 8 |" in page()
+    assert "| ov-int8 | deployed | x | 1 (1 to 1) | 0.0001 (0.0001 to 0.0001) |" in page()
+    assert "| ov-int8 | world_facts | 100 | 0 | 0 | 100.0% | 1 |  |" in page()
     assert "bits=8" in page()
     assert "ov-bf16, ov-int8 on X, 2 cores (avx2)." in page()
     assert "c\\|d" in page()
@@ -106,13 +112,13 @@ def test_page_and_metrics(measured: recipe.Recipe) -> None:
 def test_an_artifact_that_could_not_be_measured_is_shown_as_failed(measured: recipe.Recipe) -> None:
     path = paths.evaluation("tiny", "ov-int8")
     found = records.read(path, records.Evaluation)
-    found.model_copy(update={"failure": "weights are NaN", "perplexity": [], "tasks": []}).write(path)
-    stages.decide("tiny", "ov-int8")
+    found.model_copy(update={"failure": "weights are NaN", "views": {}, "tasks": []}).write(path)
+    judge.decide("tiny", "ov-int8")
     stages.benchmark("tiny", "ov-int8")
     report.write("tiny", measured)
     assert "| ov-int8 | **FAIL** |" in page()
     assert "weights are NaN" in page()
-    assert "| ov-int8 | not measured | not measured |" in page()
+    assert re.search(r"\| ov-int8 \| not measured[^|]* \|( not measured \|){4}", page())
     assert "not benchmarked: the gate says FAIL" in page()
     with pytest.raises(Rejected, match=r"ov-int8 \(FAIL\)"):
         require("tiny", None)

@@ -98,7 +98,7 @@ def test_both_views_were_measured_and_differ_where_engines_round(run: Path) -> N
         views = read(paths.evaluation("tiny", name), Evaluation).views
         assert set(views) == {"deployed", "weights"}
         positions = [sum(len(w.kl_nats) for w in view.divergence[0].windows) for view in views.values()]
-        assert min(positions) >= 16384
+        assert min(positions) >= 16320
         assert len(views["deployed"].divergence[0].worst) == 20
     exact = read(paths.evaluation("tiny", "vllm-bf16"), Evaluation).views
     mean = {name: np.mean([x for w in view.divergence[0].windows for x in w.kl_nats]) for name, view in exact.items()}
@@ -143,7 +143,7 @@ def test_inconclusive_draws_more_items_by_itself(run: Path) -> None:
     tasks = "  tasks: {world_sums: 40, world_sentences: 40}\n  extend_to: {world_sums: 500, world_sentences: 300}\n"
     recipe = recipe[:start] + tasks + recipe[end:]
     recipe = recipe.replace("gate:\n", "gate:\n  on_inconclusive: extend\n").split("variants:")[0]
-    recipe = recipe.replace("positions: 16384", "positions: 1024").replace("bf16: 0.01,", "bf16: 0.02,")
+    recipe = recipe.replace("positions: 16320", "positions: 1024").replace("bf16: 0.01,", "bf16: 0.02,")
     (run / "recipes" / "extend.yaml").write_text(recipe + "variants:\n  ov-bf16: {engine: openvino}\n")
     try:
         assert command("quantgate", "index").returncode == 0

@@ -36,10 +36,11 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("recipe")
     parser.add_argument("table", type=Path)
-    parser.add_argument("--fast", action="store_true")
+    parser.add_argument("--fast", action="store_true", help="the items that `make test` runs")
+    parser.add_argument("--only", nargs="*", help="judge these again and keep the others' rows of the last run")
     options = parser.parse_args()
     name = options.recipe
-    damages, benign = ([i for i in items if i.fast or not options.fast] for items in (DAMAGES, BENIGN))
+    damages, benign = ([i for i in items if _asked(i, options)] for items in (DAMAGES, BENIGN))
     rows: list[tuple[Item, bool, Status, str]] = []
     for item in build(name, [*damages, *benign]):
         start = time.monotonic()
@@ -47,9 +48,18 @@ def main() -> int:
         wrong = status != ("FAIL" if item in damages else "PASS")
         rows.append((item, item in damages, status, why))
         print(f"{'WRONG ' if wrong else ''}{item.name}: {WORDS[status]}: {why} ({time.monotonic() - start:.0f} s)", flush=True)
-    options.table.parent.mkdir(parents=True, exist_ok=True)
-    options.table.write_text(table(name, rows))
+    kept = options.table.with_suffix(".json")
+    found = json.loads(kept.read_text()) if options.only and kept.is_file() else {}
+    found |= {item.name: [status, why] for item, _, status, why in rows}
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(found, indent=1))
+    every = [(item, item in DAMAGES, *found[item.name]) for item in [*DAMAGES, *BENIGN] if item.name in found]
+    options.table.write_text(table(name, every))
     return int(any(status != ("FAIL" if damaged else "PASS") for _, damaged, status, _ in rows))
+
+
+def _asked(item: Item, options: argparse.Namespace) -> bool:
+    return item.name in options.only if options.only else item.fast or not options.fast
 
 
 def build(name: str, items: list[Item]) -> Iterator[Item]:
@@ -184,9 +194,11 @@ def closest(verdict: records.Verdict) -> str:
 def repeated_token(name: str) -> tuple[Status, str]:
     """Calibration rows of one token: the real calibrate stage must refuse them."""
     recipe = recipes.load(name)
-    file = paths.PROMPT_SETS / "panel-one-token.txt"
-    file.write_text("the " * recipe.calibration.samples * recipe.calibration.tokens * 2)
-    prompts = {"path": str(file), "sha256": artifact.hash_file(file, file.name).sha256, "licence": "ours", "source": "generated"}
+    file = paths.PROMPT_SETS / "panel-one-token.jsonl"
+    line = json.dumps({"text": "the " * recipe.calibration.tokens})
+    file.write_text("\n".join([line] * 2 * recipe.calibration.samples))
+    prompts = {"path": str(file), "sha256": artifact.hash_file(file, file.name).sha256, "field": "text", "licence": "ours",
+               "source": "generated"}  # fmt: skip
     texts = {text: recipes.load_prompt_set(text).model_dump() for text in recipe.evaluate.perplexity.texts}
     with artifact.stage_folder(f"panel.calibrate.{name}") as folder:
         job = {
