@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -226,7 +227,7 @@ def table(name: str, rows: list[tuple[Item, bool, Status, str]]) -> str:
     lines += ["| item | kind | engine | claims | outcome | by |", "|---|---|---|---|---|---|"]
     for item, damaged, status, why in rows:
         kind = "damage" if damaged else "benign"
-        short = why.replace("|", "\\|").replace(str(Path.cwd()), ".")[:220]
+        short = re.sub(r"artifacts/models/\S+: ", "", why.replace("|", "\\|"))[:220]
         lines.append(f"| {item.name} | {kind} | {item.engine} | {item.claims} | {WORDS[status]} | {short} |")
     return "\n".join(lines) + "\n"
 
