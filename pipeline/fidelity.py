@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.checkpoint import source_tensors
+from pipeline.checkpoint import linear_shapes, source_tensors
 from pipeline.errors import ArtifactError
 from pipeline.layers import read_ir
 
@@ -25,6 +25,7 @@ OTHERS = {"bf16": 0.005, "int8": 0.03, "int4": 0.03, "int2": 0.03}
 GROUP_BIAS, LAYER_BIAS = 12.0, 2.0
 NOISE = 1e-5  # relative; below it an error is the float type's own and has no distribution to speak of
 ROUNDS = 4  # of the alternating least squares for the channel factors; the third changes nothing visible
+LEAST = 0.01  # of the median factor: a row or column that is scaled below this has vanished
 BLOCK = 4096  # rows of an embedding at once
 
 
@@ -54,7 +55,8 @@ def check(artifact: Path, source: Path, engine: str, weights: str) -> dict[str, 
                 f"{name}: groups of columns are shifted as a whole (by {distance.group_bias:.0f} standard errors at worst, "
                 f"{distance.layer_bias:.1f} typically; rounding gives up to {GROUP_BIAS:g} and {LAYER_BIAS:g}): a wrong zero-point"
             )
-    if wrong:
+    missing = [f"{name}: not found" for name in linear_shapes(source) if f"{name}.weight" not in found]
+    if wrong := [*missing, *wrong]:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ArtifactError(f"{artifact}: weights that are not the source's: {'; '.join(wrong[:3])}{more}. Quantize again.")
     return found
@@ -62,7 +64,10 @@ def check(artifact: Path, source: Path, engine: str, weights: str) -> dict[str, 
 
 def compare(theirs: np.ndarray, ours: np.ndarray) -> Distance:
     """Of two float32 weights [out, in], up to a factor per row and per column of `theirs`."""
-    error = ours - _fold(theirs, ours)
+    folded = _fold(theirs, ours)
+    if folded is None:
+        return Distance(1.0, 0.0, 0.0)
+    error = ours - folded
     size, spread = float(np.linalg.norm(ours)), float(np.sqrt(np.square(error).mean()))
     relative = float(np.linalg.norm(error)) / size if size else 1.0  # all zeros: nothing of the source is left
     if not np.isfinite(relative) or relative < NOISE:
@@ -73,8 +78,11 @@ def compare(theirs: np.ndarray, ours: np.ndarray) -> Distance:
     return Distance(relative, float(bias.max()), float(np.sqrt(np.square(bias).mean())))
 
 
-def _fold(theirs: np.ndarray, ours: np.ndarray) -> np.ndarray:
-    """`theirs` with the factors per row and column that bring it closest to `ours`: alternating least squares."""
+def _fold(theirs: np.ndarray, ours: np.ndarray) -> np.ndarray | None:
+    """`theirs` with the factors per row and column that bring it closest to `ours`: alternating least squares.
+
+    None if a row or column would have to vanish or change its sign: no quantizer does that.
+    """
     tiny = np.float32(1e-20)
     rows = np.ones((len(theirs), 1), np.float32)
     for _ in range(ROUNDS):
@@ -82,6 +90,10 @@ def _fold(theirs: np.ndarray, ours: np.ndarray) -> np.ndarray:
         columns = (ours * scaled).sum(0) / np.maximum((scaled * scaled).sum(0), tiny)
         scaled = theirs * columns
         rows = ((ours * scaled).sum(1) / np.maximum((scaled * scaled).sum(1), tiny))[:, None]
+    gone = [(factors <= LEAST * np.median(factors)) & present for factors, present in
+            ((rows[:, 0], theirs.any(1)), (columns, theirs.any(0)))]  # fmt: skip
+    if gone[0].any() or gone[1].any():
+        return None
     folded: np.ndarray = theirs * rows * columns
     return folded
 

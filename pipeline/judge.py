@@ -12,7 +12,6 @@ from pipeline.gate import limits
 from pipeline.recipe import Items, Recipe, Variant
 
 UNMEASURED: dict[str, Any] = {"versions": {}, "load_check": None, "logprobs_sha256": "", "views": {}, "tasks": []}
-BY_ITEMS = ("accuracy_drop", "task_drop", "length_ratio")
 Spans = dict[str, tuple[int, Items]]  # for each task, the part of its draw to measure
 
 
@@ -38,7 +37,7 @@ def evaluate(name: str, variant_name: str) -> None:
     manifest = records.read(paths.manifest(name, variant_name), records.Manifest)
     model = paths.model(name, variant_name)
     sha256 = artifact.digest(manifest.files)
-    stored = _stored_logprobs(name)
+    stored = stored_logprobs(name)
     job = _job(name, recipe, variant.engine, model, source, whole(recipe.evaluate.tasks))
     job |= {"logprobs": str(paths.logprobs(name)), "stored_types": manifest.stored_types, "weights": manifest.weights}
     failure = None
@@ -62,7 +61,7 @@ def _require_source(manifest: records.Manifest, pinned: str) -> None:
         )
 
 
-def _stored_logprobs(name: str) -> str:
+def stored_logprobs(name: str) -> str:
     """Hash of the reference's distributions. Raises ArtifactError if they are not the ones that the reference wrote."""
     said = records.read(paths.evaluation(name, "reference"), records.Evaluation).logprobs_sha256
     folder = paths.logprobs(name)
@@ -133,9 +132,9 @@ def decide(name: str, variant_name: str) -> None:
 
 
 def _undecided_by_items(verdict: records.Verdict) -> bool:
-    """More items can only help where nothing else is open."""
-    undecided = [check.name for check in verdict.checks if check.status == "INCONCLUSIVE"]
-    return verdict.status == "INCONCLUSIVE" and all(name.startswith(BY_ITEMS) for name in undecided)
+    """The looks share the error of this check; no other may decide when to stop."""
+    undecided = {check.name for check in verdict.checks if check.status == "INCONCLUSIVE"}
+    return verdict.status == "INCONCLUSIVE" and undecided == {"accuracy_drop"}
 
 
 def _start_extension(name: str, variant_name: str, recipe: Recipe) -> None:
@@ -144,9 +143,24 @@ def _start_extension(name: str, variant_name: str, recipe: Recipe) -> None:
     evaluation = records.read(paths.evaluation(name, variant_name), records.Evaluation)
     if recipe.gate.on_inconclusive == "extend" and path.is_file():
         found = records.read(path, records.Extension)
-        if found.artifact_sha256 == evaluation.artifact_sha256 and found.requested == evaluation.requested:
+        if _extends(found, evaluation):
             return
-    records.Extension(artifact_sha256=evaluation.artifact_sha256, requested=evaluation.requested, tasks=[], wall_s=0).write(path)
+    records.Extension(
+        artifact_sha256=evaluation.artifact_sha256,
+        requested=evaluation.requested,
+        versions=evaluation.versions,
+        tasks=[],
+        wall_s=0,
+    ).write(path)
+
+
+def _extends(extension: records.Extension, evaluation: records.Evaluation) -> bool:
+    """Are the added items of the same artifact, settings and tools?"""
+    return (extension.artifact_sha256, extension.requested, extension.versions) == (
+        evaluation.artifact_sha256,
+        evaluation.requested,
+        evaluation.versions,
+    )
 
 
 def _extend(name: str, variant_name: str, recipe: Recipe, variant: Variant) -> bool:
@@ -166,6 +180,11 @@ def _extend(name: str, variant_name: str, recipe: Recipe, variant: Variant) -> b
         job = _job(name, recipe, variant.engine, model, source, spans)
         done = process.run(engines.ENGINES[variant.engine].environment, "extend", job, folder)
     extension = records.read(paths.extension(name, variant_name), records.Extension)
+    if done.value["versions"] != extension.versions:
+        raise EvaluationError(
+            f"{variant_name}: measured with {extension.versions}, this environment has {done.value['versions']}. "
+            f"Run: dvc repro -f evaluate@{name}--{variant_name}"
+        )
     added = [records.Task.model_validate(task) for task in done.value["tasks"]]
     tasks = _joined(extension.tasks, added)
     extension.model_copy(update={"tasks": tasks, "wall_s": extension.wall_s + done.wall_s}).write(
@@ -186,22 +205,33 @@ def evaluation_of(name: str, variant_name: str) -> records.Evaluation:
     """The evaluation with the items added later. Raises ArtifactError if those are of another artifact."""
     evaluation = records.read(paths.evaluation(name, variant_name), records.Evaluation)
     path = paths.extension(name, variant_name)
-    if not path.is_file():
-        return evaluation
     extension = records.read(path, records.Extension)
-    if extension.artifact_sha256 != evaluation.artifact_sha256 or extension.requested != evaluation.requested:
+    if not _extends(extension, evaluation):
         raise ArtifactError(f"{path}: of another artifact or recipe. Run: dvc repro gate@{name}--{variant_name}")
     return evaluation.model_copy(update={"tasks": _joined(evaluation.tasks, extension.tasks)})
 
 
 def verdict_of(name: str, recipe: Recipe, variant: Variant, variant_name: str) -> records.Verdict:
+    """Raises ArtifactError if an evaluation is missing, or not of this recipe as it is now."""
     baseline = recipe.baseline(variant)
-    return gate.decide(
-        records.read(paths.evaluation(name, "reference"), records.Evaluation),
-        evaluation_of(name, variant_name),
-        records.read(paths.evaluation(name, baseline), records.Evaluation) if baseline else None,
-        limits.of(recipe, variant),
-    )
+    reference = records.read(paths.evaluation(name, "reference"), records.Evaluation)
+    candidate = evaluation_of(name, variant_name)
+    floor = records.read(paths.evaluation(name, baseline), records.Evaluation) if baseline else None
+    _require_current(reference, recipe, name, "reference", "reference")
+    _require_current(candidate, recipe, name, variant_name, variant.engine)
+    if floor is not None and baseline is not None:
+        _require_current(floor, recipe, name, baseline, variant.engine)
+    return gate.decide(reference, candidate, floor, limits.of(recipe, variant))
+
+
+def _require_current(evaluation: records.Evaluation, recipe: Recipe, name: str, variant_name: str, engine: str) -> None:
+    path = paths.evaluation(name, variant_name)
+    found = {"recipe": evaluation.recipe, "variant": evaluation.variant, "engine": evaluation.engine,
+             "settings": evaluation.requested}  # fmt: skip
+    expected = {"recipe": name, "variant": variant_name, "engine": engine, "settings": requested(recipe, engine)}
+    wrong = [key for key, value in expected.items() if found[key] != value]
+    if wrong:
+        raise ArtifactError(f"{path}: its {' and '.join(wrong)} are not those of the recipe now. Run: {paths.producer(path)}")
 
 
 def recheck(name: str, variant_name: str) -> None:

@@ -22,6 +22,8 @@ def parse(path: Path, model: type[T]) -> T:
 
     try:
         data = YAML(typ="safe", pure=True).load(path.read_text())
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not UTF-8 text ({error}). Save it as UTF-8.") from error
     except YAMLError as error:
         raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     try:

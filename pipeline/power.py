@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pipeline import artifact, environments, gate, process
-from pipeline.errors import EvaluationError
 from pipeline.gate import statistics
 from pipeline.recipe import Recipe
 
@@ -49,13 +48,13 @@ def _row(task: str, items: int | None, confidence: float, margins: dict[str, flo
 
 
 def count_items(name: str, recipe: Recipe) -> dict[str, int | None]:
-    """Items by task; 'all' is looked up, None if that cannot be done here. Raises RecipeError for an unknown task."""
+    """Items by task; 'all' is looked up, None if that cannot be done here.
+
+    Raises RecipeError for an unknown task, or more items than it has.
+    """
     asked = recipe.evaluate.tasks
     if not environments.is_complete("openvino"):
         return {task: None if count == "all" else count for task, count in asked.items()}
     with artifact.stage_folder(f"plan@{name}") as folder:
-        try:
-            found = process.run("openvino", "count", {"evaluate": recipe.evaluate.model_dump()}, folder, offline=True).value
-        except EvaluationError:  # the data of a task is not here: its size is not known
-            found = {}
+        found = process.run("openvino", "count", {"evaluate": recipe.evaluate.model_dump()}, folder, offline=True).value
     return {task: found.get(task) if count == "all" else count for task, count in asked.items()}

@@ -29,7 +29,7 @@ BY_WEIGHTS = ("perplexity_ratio", "mean_kl", "p99_kl", "top1_agreement", "accura
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Model(Strict):
@@ -105,11 +105,21 @@ class Evaluate(Strict):
         for key, tasks in (("extend_to", self.extend_to or {}), ("clusters", self.clusters)):
             for name in tasks.keys() - self.tasks.keys():
                 raise ValueError(f"{key}: found task {name!r}, expected one of evaluate.tasks: {', '.join(self.tasks)}")
-        for name, cap in self.extend_to.items():
-            drawn = self.tasks[name]
-            if drawn == "all" or cap < drawn:
-                raise ValueError(f"extend_to.{name}: found {cap}, expected at least the {drawn} items of evaluate.tasks")
+        if self.extend_to:
+            self._one_multiple()
+        if len(set(self.perplexity.texts)) < len(self.perplexity.texts):
+            raise ValueError(f"perplexity.texts: found {self.perplexity.texts}, expected each text once")
         return self
+
+    def _one_multiple(self) -> None:
+        """Tasks that grew at different rates would weigh differently in the pooled accuracy after each look."""
+        growth = {name: self.extend_to.get(name, 0) / drawn for name, drawn in self.tasks.items() if not isinstance(drawn, str)}
+        whole = sorted(name for name, drawn in self.tasks.items() if drawn == "all")
+        if whole:
+            raise ValueError(f"extend_to: task {whole[0]!r} is measured whole ('all') and cannot grow. Give a number of its items")
+        if min(growth.values()) < 1 or len(set(growth.values())) > 1:
+            found = ", ".join(f"{name} {ratio:g} times" for name, ratio in growth.items())
+            raise ValueError(f"extend_to: found {found} the items of evaluate.tasks, expected the same multiple for every task")
 
 
 class Gate(Strict):

@@ -16,7 +16,7 @@ def require(name: str, variant_name: str | None) -> None:
         stages.open_variant(name, variant_name)
     names = [variant_name] if variant_name else list(recipe.variants)
     statuses = {variant: _current_verdict(name, recipe, variant).status for variant in names}
-    show(name, recipe)
+    show(name, names)
     rejected = [f"{variant} ({status})" for variant, status in statuses.items() if status != "PASS"]
     if rejected:
         raise Rejected(f"{name}: not passed: {', '.join(rejected)}. Reasons: {paths.report(name, 'md')}")
@@ -26,21 +26,34 @@ def _current_verdict(name: str, recipe: Recipe, variant_name: str) -> records.Ve
     """The verdict, decided again from the evaluations and the recipe as they are now. A stale one is no verdict."""
     path, variant = paths.verdict(name, variant_name), recipe.variants[variant_name]
     verdict = records.read(path, records.Verdict)
+    now = judge.verdict_of(name, recipe, variant, variant_name)
+    stale = [what for what, holds in _holds(name, recipe, variant_name, verdict).items() if not holds]
+    if now.dumps() != verdict.dumps():
+        stale.append("the verdict is not what the evaluations give")
+    if stale:
+        raise ArtifactError(f"{path}: out of date: {'; '.join(stale)}. Run: dvc repro require@{name}")
+    return verdict
+
+
+def _holds(name: str, recipe: Recipe, variant_name: str, verdict: records.Verdict) -> dict[str, bool]:
+    """What must be so for the verdict to be of this recipe, this checkpoint and this artifact, by what is wrong otherwise."""
+    variant, model = recipe.variants[variant_name], recipe.model
     _, manifest = stages.verified(name, variant_name)
     pinned = records.read(paths.checkpoint(name), records.Checkpoint)
     samples = records.read(paths.samples(name), records.Samples)
-    measured = {
-        engine: records.read(paths.evaluation(name, record), records.Evaluation).requested
-        for engine, record in (("reference", "reference"), (variant.engine, variant_name))
+    texts = records.read(paths.texts(name), records.Texts).texts
+    reference = records.read(paths.evaluation(name, "reference"), records.Evaluation)
+    scored = {(p.text, p.text_sha256, len(p.windows)) for p in reference.views["reference"].perplexity}
+    judge.stored_logprobs(name)
+    return {
+        "another checkpoint was pinned": (pinned.repo, pinned.revision, pinned.path) == (model.repo, model.revision, model.path),
+        "the evaluation is of another artifact": verdict.candidate_sha256 == artifact.digest(manifest.files),
+        "the reference is of another checkpoint": verdict.reference_sha256 == artifact.digest(pinned.files),
+        "the artifact is of another checkpoint": manifest.checkpoint_sha256 == artifact.digest(pinned.files),
+        "it was calibrated on other samples": manifest.samples_sha256 == samples.sha256,
+        "the evaluation texts changed": scored == {(text.name, text.sha256, len(text.windows)) for text in texts},
+        "it was made with other settings": (manifest.engine, manifest.quantizer, manifest.weights, manifest.requested)
+        == (variant.engine, variant.quantizer, variant.weights, variant.settings()),
+        "it skipped more layers than allowed": len(manifest.layers.skipped) <= variant.allow_skipped,
+        "the gate's word is another": records.read_text(paths.gate(name, variant_name)).strip() == verdict.status,
     }
-    belongs = (
-        verdict.candidate_sha256 == artifact.digest(manifest.files)
-        and verdict.reference_sha256 == manifest.checkpoint_sha256 == artifact.digest(pinned.files)
-        and manifest.samples_sha256 == samples.sha256
-        and manifest.requested == variant.settings()
-        and all(requested == judge.requested(recipe, engine) for engine, requested in measured.items())
-    )
-    now = judge.verdict_of(name, recipe, variant, variant_name)
-    if not belongs or now.dumps() != verdict.dumps():
-        raise ArtifactError(f"{path}: out of date with the recipe or the artifact. Run: dvc repro require@{name}")
-    return verdict

@@ -9,11 +9,12 @@ import numpy as np
 
 from pipeline import gate
 from pipeline.recipe import Divergence as Plan
-from pipeline.records import Check, DivergedWindow, Divergence, Evaluation, Item, Perplexity, Task, View, Window
+from pipeline.records import Check, DivergedWindow, Divergence, Evaluation, Item, LoadCheck, Perplexity, Task, View, Window
 
 TOKENS = 32
 WINDOWS = 20
 PLAN = Plan(positions=16 * TOKENS, windows=16)  # sixteen of the twenty windows, all of their positions
+LOADED = LoadCheck(files=1, stored_types={}, relative_error={}, tokenizer_probes=8, generated=[1])
 COMPARED = PLAN.chosen(WINDOWS)
 SHAPE = (len(COMPARED), TOKENS)
 
@@ -21,7 +22,8 @@ SHAPE = (len(COMPARED), TOKENS)
 def limits(**change: Any) -> gate.Limits:
     usual = {
         "perplexity_ratio": 1.05, "mean_kl": 0.02, "p99_kl": 0.2, "top1_agreement": 0.9, "accuracy_drop": 0.02, "task_drop": 0.05,
-        "length_ratio": (0.9, 1.1), "confidence": 0.95, "divergence": PLAN, "items": {"t": (3000, 3000)}, "quantized": False,
+        "length_ratio": (0.9, 1.1), "confidence": 0.95, "divergence": PLAN, "items": {"t": (3000, 3000)}, "texts": ("x",),
+        "quantized": False,
     }  # fmt: skip
     return gate.Limits(**{**usual, **change})
 
@@ -56,7 +58,7 @@ def draws(scores: np.ndarray, name: str = "t", lengths: np.ndarray | None = None
 def evaluation(views: dict[str, View], tasks: list[Task], variant: str = "v", engine: str = "fake") -> Evaluation:
     return Evaluation(
         recipe="r", variant=variant, engine=engine, versions={}, artifact_sha256=variant, requested={}, failure=None,
-        load_check=None, logprobs_sha256="of the reference", views=views, tasks=tasks, wall_s=0, peak_memory_bytes=0,
+        load_check=LOADED, logprobs_sha256="of the reference", views=views, tasks=tasks, wall_s=0, peak_memory_bytes=0,
     )  # fmt: skip
 
 

@@ -71,7 +71,9 @@ def test_one_wrong_zero_point_is_seen(weight: np.ndarray) -> None:
 
 def test_other_weights_are_seen(weight: np.ndarray) -> None:
     other = np.random.default_rng(2).normal(0, 0.02, weight.shape).astype(np.float32)
-    for wrong in (other, np.zeros_like(weight), weight[:, ::-1].copy(), np.roll(weight, 1, axis=0)):
+    half = np.where(np.arange(192)[:, None] < 96, weight, 0)
+    columns = np.where(np.arange(512) % 2, weight, 0)
+    for wrong in (other, np.zeros_like(weight), weight[:, ::-1].copy(), np.roll(weight, 1, axis=0), -weight, half, columns):
         assert refused(fidelity.compare(weight, wrong), "int4")
 
 

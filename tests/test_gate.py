@@ -122,10 +122,10 @@ def test_one_of_two_texts_missing_fails(nll: np.ndarray, scores: np.ndarray) -> 
     ours = make.evaluation(
         {"deployed": make.View(perplexity=two, **settings), "weights": make.View(perplexity=few, **settings)}, tasks
     )
-    assert decide(theirs, ours, divergence=plan).status == "PASS"
+    assert decide(theirs, ours, divergence=plan, texts=("x", "y")).status == "PASS"
     for view, part in (("deployed", "perplexity"), ("weights", "divergence")):
         left = make.with_view(ours, view, **{part: getattr(ours.views[view], part)[:1]})
-        verdict = decide(theirs, left, divergence=plan)
+        verdict = decide(theirs, left, divergence=plan, texts=("x", "y"))
         assert [check.name for check in verdict.checks if check.status != "PASS"] == [f"{view} y"]
 
 
@@ -244,9 +244,9 @@ def test_limits_of_a_recipe(root: object) -> None:
 
 def test_caps_count_with_extension_alone(project: object) -> None:
     text = (ROOT / "recipes" / "tiny.yaml").read_text()
-    text = text.replace("world_facts: all", "world_facts: 100", 1).replace(
-        "  task_path", "  extend_to: {world_facts: 800}\n  task_path"
-    )
+    every = "{world_facts: all, world_sums: all, world_sentences: all, world_answers: all}"
+    assert every in text
+    text = text.replace(every, "{world_facts: 100}").replace("  task_path", "  extend_to: {world_facts: 800}\n  task_path")
     for more, items, looks in (("", (100, 100), 1), ("  on_inconclusive: extend\n", (100, 800), 4)):
         recipe.paths.recipe("tiny").write_text(text.replace("gate:\n", f"gate:\n{more}"))
         loaded = recipe.load("tiny")

@@ -37,6 +37,7 @@ def prepare(evaluate: Evaluate, spans: dict[str, tuple[int, Items]]) -> Prepared
     places: dict[str, dict[int, int]] = {}
     for name, (start, stop) in spans.items():
         sizes = {leaf: len(task.eval_docs) for leaf, task in leaves[name].items()}
+        _require_field(leaves[name], evaluate.clusters.get(name))
         for place, (leaf, document) in enumerate(draw(name, sizes, stop, evaluate.seed)):
             if place >= start:
                 places.setdefault(leaf, {})[document] = place
@@ -44,13 +45,30 @@ def prepare(evaluate: Evaluate, spans: dict[str, tuple[int, Items]]) -> Prepared
 
 
 def count(job: dict[str, Any]) -> dict[str, int]:
-    """Worker verb: how many documents the tasks have of which all are wanted. Raises as `prepare` does."""
+    """Worker verb: how many documents each task has whose data is here. Raises RecipeError for what cannot be drawn."""
     evaluate = Evaluate.model_validate(job["evaluate"])
     manager = _manager(evaluate)
     for name in evaluate.tasks:
         _require_known(manager, name, evaluate)
-    wanted = [name for name, items in evaluate.tasks.items() if items == "all"]
-    return {name: sum(len(task.eval_docs) for task in load_leaves(manager, name, evaluate).values()) for name in wanted}
+    found = {}
+    for name, wanted in (evaluate.tasks | evaluate.extend_to).items():
+        try:
+            leaves = load_leaves(manager, name, evaluate)
+        except EvaluationError:  # its data is not here: nothing can be said of it
+            continue
+        sizes = {leaf: len(task.eval_docs) for leaf, task in leaves.items()}
+        _require_field(leaves, evaluate.clusters.get(name))
+        found[name] = len(draw(name, sizes, "all", evaluate.seed))
+        draw(name, sizes, wanted, evaluate.seed)
+    return found
+
+
+def _require_field(leaves: dict[str, Any], field: str | None) -> None:
+    """Raises RecipeError if a task's documents do not have the field that evaluate.clusters names."""
+    for leaf, task in leaves.items():
+        columns = sorted(task.eval_docs.features)
+        if field is not None and field not in columns:
+            raise RecipeError(f"evaluate.clusters: found field {field!r}, documents of {leaf} have {', '.join(columns)}.")
 
 
 def measure(engine: Engine, source: Path, evaluate: Evaluate, serve: Serve, prepared: Prepared) -> list[Task]:
@@ -156,8 +174,6 @@ def _item(task: Any, leaf: str, sample: dict[str, Any], metric: str, place: int,
 
 def _cluster(leaf: str, document: dict[str, Any], doc_id: int, given: str | None) -> str:
     """Items that share the recipe's field, or a passage, depend on each other; any other item stands alone."""
-    if given is not None and given not in document:
-        raise RecipeError(f"evaluate.clusters: found field {given!r}, documents of {leaf} have {', '.join(sorted(document))}.")
     field = given or next((name for name in PASSAGES if name in document), None)
     shared = f"{field}:{document[field]}" if field else str(doc_id)
     return hashlib.sha256(f"{leaf}/{shared}".encode()).hexdigest()[:16]

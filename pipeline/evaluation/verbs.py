@@ -69,7 +69,8 @@ def extend(job: dict[str, Any]) -> dict[str, Any]:
     evaluate, serve = Evaluate.model_validate(job["evaluate"]), Serve.model_validate(job["serve"])
     prepared = tasks.prepare(evaluate, job["spans"])
     with engines.open_engine(job["engine"], artifact, serve) as engine:
-        return {"tasks": [item.model_dump() for item in tasks.measure(engine, source, evaluate, serve, prepared)]}
+        measured = tasks.measure(engine, source, evaluate, serve, prepared)
+    return {"versions": versions(job["engine"]), "tasks": [item.model_dump() for item in measured]}
 
 
 def versions(engine: str) -> dict[str, str]:

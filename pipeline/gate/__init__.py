@@ -1,8 +1,9 @@
 """The gate: evaluations and limits -> verdict. Pure: reads no file, no clock, no chance that is not seeded.
 
-Every check is a one-sided non-inferiority test at the recipe's confidence. PASS: the bound on the harmful side lies
-within the limit. FAIL: even the bound on the harmless side is beyond it. INCONCLUSIVE: the data cannot tell; that is
-not a PASS. All checks must pass (an intersection-union test: Berger 1982), so their number makes no false PASS likelier.
+Every check but the guard-rail per task is a one-sided non-inferiority test at the recipe's confidence. PASS: the bound on
+the harmful side lies within the limit. FAIL: even the bound on the harmless side is beyond it. INCONCLUSIVE: the data
+cannot tell; that is not a PASS. All checks must pass (an intersection-union test: Berger 1982), so their number makes no
+false PASS likelier.
 Whatever is missing, partial, unpaired or not finite FAILS.
 """
 
@@ -25,6 +26,8 @@ def decide(reference: Evaluation, candidate: Evaluation, floor: Evaluation | Non
     comparisons, tails = [], []
     if candidate.failure is not None:
         checks = [failed("load", math.nan, "load check and evaluation on the engine", candidate.failure)]
+    elif candidate.load_check is None:
+        checks = [failed("load", math.nan, "load check", "its outcome is not recorded")]
     elif candidate.logprobs_sha256 != reference.logprobs_sha256:
         checks = [failed("reference", math.nan, "hash of the stored distributions", "measured against another reference")]
     else:

@@ -55,7 +55,7 @@ def _key(item: Item) -> tuple[str, ...]:
 
 def _pooled(pairs: Pairs, limits: Limits) -> Check:
     """Mean of (reference right - artifact right) over the items of all tasks."""
-    confidence = 1 - (1 - limits.confidence) / limits.looks
+    confidence = limits.shared_confidence
     found, method = difference(pairs, confidence)
     method += f", one-sided {limits.confidence:.0%}"
     if limits.looks > 1:
@@ -170,7 +170,7 @@ def _length(task: str, pairs: Pairs, limits: Limits) -> Check | None:
         return failed(name, least, method, "the lengths of some answers are missing")
     ours, _ = _by_cluster(pairs, [float(length) for _, length in known])
     theirs, _ = _by_cluster(pairs, [float(length) for length, _ in known])
-    found = statistics.ratio(ours, theirs, limits.confidence)
+    found = statistics.ratio(ours, theirs, limits.shared_confidence)
     harmless = found.low >= least and found.high <= most
     outcome: Status = "PASS" if harmless else "FAIL" if found.high < least or found.low > most else "INCONCLUSIVE"
     limit = most if found.value > 1 else least

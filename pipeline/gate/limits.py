@@ -16,7 +16,8 @@ FLOORS = 3  # a limit must lie this many noise floors above what the unquantized
 class Limits:
     """perplexity_ratio over the reference's; mean_kl and p99_kl in nats per token; drops and top1_agreement as shares.
 
-    `items` gives, for each task, the items that must have been measured, and the most that may be (extension).
+    `items` gives, for each task, the items that must have been measured, and the most that may be (extension); `texts`
+    what must have been scored.
     """
 
     perplexity_ratio: float
@@ -29,6 +30,7 @@ class Limits:
     confidence: float
     divergence: Divergence
     items: dict[str, tuple[Items, Items]]
+    texts: tuple[str, ...]
     quantized: bool
 
     @property
@@ -36,6 +38,11 @@ class Limits:
         """How often the accuracy may be looked at while items are added (each time twice as many), the first included."""
         growth = [cap / asked for asked, cap in self.items.values() if not isinstance(asked, str) and not isinstance(cap, str)]
         return 1 + math.ceil(math.log2(max(growth, default=1)))
+
+    @property
+    def shared_confidence(self) -> float:
+        """Of one look at the items, when all looks together are to have `confidence` (Bonferroni)."""
+        return 1 - (1 - self.confidence) / self.looks
 
 
 def of(recipe: Recipe, variant: Variant) -> Limits:
@@ -48,6 +55,7 @@ def of(recipe: Recipe, variant: Variant) -> Limits:
         confidence=gate.confidence,
         divergence=evaluate.divergence,
         items={name: (asked, caps.get(name, asked)) for name, asked in evaluate.tasks.items()},
+        texts=tuple(evaluate.perplexity.texts),
         quantized=variant.quantizer is not None,
     )
 

@@ -10,10 +10,11 @@ import numpy as np
 from pipeline.gate import statistics
 from pipeline.gate.limits import FLOORS, Limits, failed, status, words
 from pipeline.gate.statistics import Estimate
-from pipeline.records import Check, Divergence, Evaluation, Perplexity, Tails, View, Window
+from pipeline.records import Check, DivergedWindow, Divergence, Evaluation, Perplexity, Tails, View, Window
 
 TAILS = (0.001, 0.01, 0.05, 0.5, 0.95, 0.99, 0.999)
 P99 = 0.99
+ROUNDING = 1e-4
 
 
 class Measured(NamedTuple):
@@ -28,6 +29,9 @@ class Measured(NamedTuple):
 def checks(view: str, reference: Evaluation, candidate: Evaluation, floor: Evaluation | None, limits: Limits) -> list[Check]:
     """Four checks per text. A text that is missing, partial or not finite fails."""
     texts = reference.views["reference"].perplexity if "reference" in reference.views else []
+    if {text.text for text in texts} != set(limits.texts):
+        reason = f"the reference has {sorted(text.text for text in texts)}, the recipe asks for {sorted(limits.texts)}"
+        return [failed(f"{view} texts", math.nan, "presence", reason)]
     found = [check for text in texts for check in _text(view, text, len(texts), candidate, floor, limits)]
     return found or [failed(f"{view} texts", math.nan, "presence", "the reference has no evaluation text")]
 
@@ -74,6 +78,8 @@ def _measure(view: str, reference: Perplexity, texts: int, candidate: Evaluation
     changes = [sum(map(abs, window.probability_change)) for window in divergence.windows]
     if not all(map(math.isfinite, [*sums, *differences, *changes])):
         raise ValueError("a log-likelihood, a divergence or a probability is NaN or infinite")
+    for window in divergence.windows:
+        _require_possible(window, len(places))
     misses = [count - window.same_top for count, window in zip(counts, divergence.windows, strict=True)]
     c = limits.confidence
     return Measured(
@@ -82,6 +88,14 @@ def _measure(view: str, reference: Perplexity, texts: int, candidate: Evaluation
         p99_kl=statistics.quantile(groups, P99, c),
         top1_agreement=statistics.ratio(misses, counts, c),
     )
+
+
+def _require_possible(window: DivergedWindow, positions: int) -> None:
+    """Raises ValueError for what no two distributions can give (rounding in float32 aside)."""
+    if len(window.probability_change) != positions or not 0 <= window.same_top <= positions:
+        raise ValueError(f"window {window.index} has {window.same_top} same tokens at {positions} positions")
+    if any(kl < -ROUNDING for kl in window.kl_nats) or any(abs(change) > 1 + ROUNDING for change in window.probability_change):
+        raise ValueError(f"window {window.index} has a negative divergence, or a probability that changed by more than 1")
 
 
 def _find(view: View | None, reference: Perplexity) -> tuple[Perplexity, Divergence]:

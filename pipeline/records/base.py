@@ -42,6 +42,8 @@ def read_text(path: Path) -> str:
     """Raises ArtifactError if the file is missing."""
     try:
         return path.read_text()
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path}: not a record: no UTF-8 text. Run: {paths.producer(path)}") from error
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: missing: the stage that writes it has not run. Run: {paths.producer(path)}") from error
 

@@ -149,5 +149,6 @@ class Extension(Record):
 
     artifact_sha256: str
     requested: dict[str, Any]
+    versions: dict[str, str]
     tasks: list[Task]
     wall_s: float

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from pipeline import paths
-from pipeline.recipe import Recipe
 from pipeline.records import Benchmark, Verdict, read
 
 COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
 
 
-def show(name: str, recipe: Recipe) -> None:
+def show(name: str, variants: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table("variant", "verdict", "tokens/s", "reason", title=name, title_justify="left")
-    for variant in recipe.variants:
-        if not paths.verdict(name, variant).is_file():
-            continue
+    for variant in variants:
         verdict = read(paths.verdict(name, variant), Verdict)
         table.add_row(
             variant,

@@ -25,10 +25,12 @@ def main(source: Path, samples: Path, out: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         in_old_style(source, Path(folder))
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        texts = [tokenizer.decode(ids) for ids in json.loads(samples.read_text())["ids"]]
+        rows = json.loads(samples.read_text())["ids"]
+        texts = [tokenizer.decode(ids) for ids in rows]
         model = AutoAWQForCausalLM.from_pretrained(folder, device_map="cpu")
         config = {"zero_point": True, "q_group_size": 128, "w_bit": 4, "version": "GEMM"}
-        model.quantize(tokenizer, quant_config=config, calib_data=texts, max_calib_samples=32, max_calib_seq_len=128)
+        longest = 2 * len(rows[0])  # autoawq leaves out what is longer, and decoded text may become more tokens
+        model.quantize(tokenizer, quant_config=config, calib_data=texts, max_calib_samples=32, max_calib_seq_len=longest)
         model.save_quantized(str(out))
     for pattern in ("tokenizer*", "*.jinja", "generation_config.json"):
         for path in source.glob(pattern):

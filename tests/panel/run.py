@@ -40,23 +40,22 @@ def main() -> int:
     parser.add_argument("--fast", action="store_true", help="the items that `make test` runs")
     parser.add_argument("--only", nargs="*", help="judge these again and keep the others' rows of the last run")
     options = parser.parse_args()
-    name = options.recipe
-    damages, benign = ([i for i in items if _asked(i, options)] for items in (DAMAGES, BENIGN))
-    rows: list[tuple[Item, bool, Status, str]] = []
-    for item in build(name, [*damages, *benign]):
-        start = time.monotonic()
-        status, why = repeated_token(name) if item.made == "calibration" else judged(name, item)
-        wrong = status != ("FAIL" if item in damages else "PASS")
-        rows.append((item, item in damages, status, why))
-        print(f"{'WRONG ' if wrong else ''}{item.name}: {WORDS[status]}: {why} ({time.monotonic() - start:.0f} s)", flush=True)
-    kept = options.table.with_suffix(".json")
-    found = json.loads(kept.read_text()) if options.only and kept.is_file() else {}
-    found |= {item.name: [status, why] for item, _, status, why in rows}
+    name, kept = options.recipe, options.table.with_suffix(".json")
+    found: dict[str, tuple[Status, str]] = json.loads(kept.read_text()) if options.only and kept.is_file() else {}
     kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(found, indent=1))
-    every = [(item, item in DAMAGES, *found[item.name]) for item in [*DAMAGES, *BENIGN] if item.name in found]
-    options.table.write_text(table(name, every))
-    return int(any(status != ("FAIL" if damaged else "PASS") for _, damaged, status, _ in rows))
+    for item in build(name, [item for item in [*DAMAGES, *BENIGN] if _asked(item, options)]):
+        start = time.monotonic()
+        status, why = found[item.name] = repeated_token(name) if item.made == "calibration" else judged(name, item)
+        kept.write_text(json.dumps(found, indent=1))
+        wrong = "" if status == _wanted(item) else "WRONG "
+        print(f"{wrong}{item.name}: {WORDS[status]}: {why} ({time.monotonic() - start:.0f} s)", flush=True)
+    rows = [(item, *found[item.name]) for item in [*DAMAGES, *BENIGN] if item.name in found]
+    options.table.write_text(table(name, rows))
+    return int(any(status != _wanted(item) for item, status, _ in rows))
+
+
+def _wanted(item: Item) -> Status:
+    return "FAIL" if item in DAMAGES else "PASS"
 
 
 def _asked(item: Item, options: argparse.Namespace) -> bool:
@@ -152,10 +151,19 @@ def _remove(name: str, variant: str) -> None:
 def judged(name: str, item: Item) -> tuple[Status, str]:
     with _claimed(name, item):
         judge.evaluate(name, variant_name(item))
+    with _claimed(name, dataclasses.replace(item, settings={} if item.made == "serve" else item.settings)):
+        _as_asked(name, item)
         judge.decide(name, variant_name(item))
     verdict = records.read(paths.verdict(name, variant_name(item)), records.Verdict)
     wrong = [check for check in verdict.checks if check.status == verdict.status] if verdict.status != "PASS" else []
     return verdict.status, reasons(wrong) if wrong else closest(verdict)
+
+
+def _as_asked(name: str, item: Item) -> None:
+    """The gate refuses an evaluation under other serving settings than the recipe's; here that is what is tried."""
+    path = paths.evaluation(name, variant_name(item))
+    evaluation = records.read(path, records.Evaluation)
+    evaluation.model_copy(update={"requested": judge.requested(recipes.load(name), item.engine)}).write(path)
 
 
 @contextmanager
@@ -218,15 +226,15 @@ def repeated_token(name: str) -> tuple[Status, str]:
     return "PASS", "calibration took it"
 
 
-def table(name: str, rows: list[tuple[Item, bool, Status, str]]) -> str:
-    """Markdown: the misses in the head, then one row an item."""
-    damages = [row for row in rows if row[1]]
-    benign = [row for row in rows if not row[1]]
-    caught, passed = (sum(row[2] == wanted for row in part) for part, wanted in ((damages, "FAIL"), (benign, "PASS")))
-    lines = [f"## {name}", "", f"{caught} of {len(damages)} damages caught, {passed} of {len(benign)} benign items passed.", ""]
+def table(name: str, rows: list[tuple[Item, Status, str]]) -> str:
+    """Markdown: how many were right, then one row an item."""
+    caught = [status == "FAIL" for item, status, _ in rows if item in DAMAGES]
+    passed = [status == "PASS" for item, status, _ in rows if item in BENIGN]
+    counts = f"{sum(caught)} of {len(caught)} damages caught, {sum(passed)} of {len(passed)} benign items passed."
+    lines = [f"## {name}", "", counts, ""]
     lines += ["| item | kind | engine | claims | outcome | by |", "|---|---|---|---|---|---|"]
-    for item, damaged, status, why in rows:
-        kind = "damage" if damaged else "benign"
+    for item, status, why in rows:
+        kind = "damage" if item in DAMAGES else "benign"
         short = re.sub(r"artifacts/models/\S+: ", "", why.replace("|", "\\|"))[:220]
         lines.append(f"| {item.name} | {kind} | {item.engine} | {item.claims} | {WORDS[status]} | {short} |")
     return "\n".join(lines) + "\n"
