@@ -110,7 +110,7 @@ def test_page_and_metrics(measured: recipe.Recipe) -> None:
     assert "| ov-int8 | **PASS** | 0.00 MB | 0.50x |" in page()
     assert "| ov-int8 | 1 | 150.0 (149.0 to 151.0) | 1.50x |" in page()
     assert "| 2 of 8 |" in page()
-    assert "| ov-int8 | deployed | x | 1 (1 to 1) | 0.0001 (0.0001 to 0.0001) |" in page()
+    assert "| ov-int8 | deployed | x | 1.00003 (1.00003 to 1.00003) | 0.0001 (0.0001 to 0.0001) |" in page()
     assert "| ov-int8 | world_facts | 100 | 0 | 0 | 100.0% | 1 |  |" in page()
     assert "bits=8" in page()
     assert "ov-bf16, ov-int8 on X, 2 cores (avx2)." in page()

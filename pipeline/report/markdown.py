@@ -86,7 +86,10 @@ def _divergence(summary: dict[str, Any]) -> str:
 
 
 def _check(check: dict[str, Any] | None) -> str:
-    return "not measured" if check is None else f"{check['value']:.4g} ({check['low']:.4g} to {check['high']:.4g})"
+    if check is None:
+        return "not measured"
+    form = ".5f" if check["name"].startswith("perplexity_ratio") else ".4g"
+    return f"{check['value']:{form}} ({check['low']:{form}} to {check['high']:{form}})"
 
 
 def _items(summary: dict[str, Any]) -> str:
