@@ -26,6 +26,7 @@ def _current_verdict(name: str, recipe: Recipe, variant_name: str) -> records.Ve
     """The verdict, decided again from the evaluations and the recipe as they are now. A stale one is no verdict."""
     path, variant = paths.verdict(name, variant_name), recipe.variants[variant_name]
     verdict = records.read(path, records.Verdict)
+    stages.verified(name, variant_name)
     now = judge.verdict_of(name, recipe, variant, variant_name)
     stale = [what for what, holds in _holds(name, recipe, variant_name, verdict).items() if not holds]
     if now.dumps() != verdict.dumps():
@@ -38,7 +39,7 @@ def _current_verdict(name: str, recipe: Recipe, variant_name: str) -> records.Ve
 def _holds(name: str, recipe: Recipe, variant_name: str, verdict: records.Verdict) -> dict[str, bool]:
     """What must be so for the verdict to be of this recipe, this checkpoint and this artifact, by what is wrong otherwise."""
     variant, model = recipe.variants[variant_name], recipe.model
-    _, manifest = stages.verified(name, variant_name)
+    manifest = records.read(paths.manifest(name, variant_name), records.Manifest)
     pinned = records.read(paths.checkpoint(name), records.Checkpoint)
     samples = records.read(paths.samples(name), records.Samples)
     texts = records.read(paths.texts(name), records.Texts).texts
