@@ -120,7 +120,7 @@ def _passes(engine: Engine, model: Distributions, rounds: list[Any], reference: 
 
     def scoring(number: int) -> float:
         indices = list(range(len(rounds[number])))
-        windows = text._score(model, texts(number), indices, nothing, "scoring").windows
+        windows = text.score(model, texts(number), indices, nothing, "scoring").windows
         return sum(window.nll_nats for window in windows) / sum(window.tokens for window in windows)
 
     def divergence(number: int) -> float:

@@ -17,8 +17,8 @@ from pipeline.checkpoint import linear_shapes, source_tensors
 from pipeline.errors import ArtifactError
 from pipeline.layers import read_ir
 
-# Largest relative (Frobenius) error of a layer by the precision it claims: about twice what rounding and GPTQ were seen
-# to cost (docs/decisions.md). Embeddings and the output projection are never stored in fewer than 8 bits.
+# Largest relative (Frobenius) error of a layer by the precision it claims: two to four times what rounding and GPTQ were
+# seen to cost (docs/decisions.md). Embeddings and the output projection are never stored in fewer than 8 bits.
 LIMITS = {"bf16": 0.005, "int8": 0.03, "int4": 0.3, "int2": 0.9}
 OTHERS = {"bf16": 0.005, "int8": 0.03, "int4": 0.03, "int2": 0.03}
 # In standard errors of a mean of independent rounding errors: seen at most 5.3 for one group and 1.1 over a layer.

@@ -24,6 +24,7 @@ WORST = 20
 CONTEXT = 16  # tokens shown before a worst token
 BLOCK = 1 << 24  # values worked on at once: bounds the float32 temporaries to a few times 64 MiB
 
+Listener = Callable[[int, int, Any], None]  # (number of the window, first position, log-probabilities [rows, vocabulary])
 Decode = Callable[[list[int]], str]
 
 
@@ -48,7 +49,7 @@ def write_reference(model: Distributions, texts: Texts, plan: PlannedDivergence,
     results = []
     for text in texts.texts:
         store = _Store(folder / f"{text.name}.npy", chosen(text, len(texts.texts), plan))
-        results.append(_score(model, text, list(range(len(text.windows))), store, "reference"))
+        results.append(score(model, text, list(range(len(text.windows))), store, "reference"))
         store.close()
     return results
 
@@ -65,12 +66,13 @@ def measure(
         picked = chosen(text, len(texts.texts), plan)
         comparison = _Comparison(folder / f"{text.name}.npy", text, picked)
         indices = list(range(len(text.windows))) if everything else picked.windows
-        perplexities.append(_score(model, text, indices, comparison, label))
+        perplexities.append(score(model, text, indices, comparison, label))
         divergences.append(comparison.result(decode))
     return perplexities, divergences
 
 
-def _score(model: Distributions, text: Text, indices: list[int], listener: _Store | _Comparison, label: str) -> Perplexity:
+def score(model: Distributions, text: Text, indices: list[int], listener: Listener, label: str) -> Perplexity:
+    """Perplexity over the windows of these numbers; `listener` gets every piece of their distributions."""
     rows = [text.windows[index] for index in indices]
     nll = [0.0] * len(rows)
     with tqdm(total=len(rows), desc=f"{label} {text.name}", unit="window", mininterval=2) as bar:

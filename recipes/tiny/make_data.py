@@ -14,53 +14,48 @@ from world import Item, World
 
 HERE = Path(__file__).resolve().parent
 CALIBRATION = HERE.parent.parent / "calibration"
-CHOOSE = """# Made by make_data.py; multiple choice over the answers' log-likelihoods.
+TASK = """# Made by make_data.py; {note}.
 task: world_{name}
 dataset_path: json
 dataset_kwargs:
   data_files:
     test: recipes/tiny/tasks/{name}.jsonl
 test_split: test
-output_type: multiple_choice
-doc_to_text: "{{{{query}}}}"
-doc_to_target: "{{{{gold}}}}"
-doc_to_choice: "{{{{choices}}}}"
-target_delimiter: ""
+{how}
 metric_list:
-  - metric: acc
+  - metric: {metric}
     aggregation: mean
     higher_is_better: true
 metadata:
   version: 1.0
 """
-GENERATE = """# Made by make_data.py; the generated answer, up to the end token, must be the true one to the letter.
-task: world_{name}
-dataset_path: json
-dataset_kwargs:
-  data_files:
-    test: recipes/tiny/tasks/{name}.jsonl
-test_split: test
-output_type: generate_until
-doc_to_text: "{{{{query}}}}"
-doc_to_target: "{{{{choices[gold]}}}}"
+CHOOSE = {
+    "note": "multiple choice over the answers' log-likelihoods",
+    "metric": "acc",
+    "how": """output_type: multiple_choice
+doc_to_text: "{{query}}"
+doc_to_target: "{{gold}}"
+doc_to_choice: "{{choices}}"
+target_delimiter: \"\"""",
+}
+GENERATE = {
+    "note": "the generated answer, up to the end token, must be the true one to the letter",
+    "metric": "exact_match",
+    "how": """output_type: generate_until
+doc_to_text: "{{query}}"
+doc_to_target: "{{choices[gold]}}"
 generation_kwargs:
   until: []
   do_sample: false
-  max_gen_toks: 24
-metric_list:
-  - metric: exact_match
-    aggregation: mean
-    higher_is_better: true
-metadata:
-  version: 1.0
-"""
+  max_gen_toks: 24""",
+}
 
 
-def write_task(name: str, items: list[Item], form: str) -> None:
+def write_task(name: str, items: list[Item], form: dict[str, str]) -> None:
     rows = [{"query": i.query, "choices": i.choices, "gold": i.gold} | ({"about": i.about} if i.about else {}) for i in items]
     lines = [json.dumps(row) for row in rows]
     (HERE / "tasks" / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
-    (HERE / "tasks" / f"{name}.yaml").write_text(form.format(name=name))
+    (HERE / "tasks" / f"{name}.yaml").write_text(TASK.format(name=name, **form))
 
 
 def write_prompt_set(name: str, file: Path, field: str | None, text: str) -> None:

@@ -203,26 +203,10 @@ def awq_nibble_order(artifact: Path, source: Path) -> None:
     edit_packed(artifact, change)
 
 
-def group_index(artifact: Path, source: Path) -> None:
-    """An index bug in act-order's bookkeeping: every column of a layer with several groups points at the next group.
-
-    vLLM does not read the index where desc_act is false: there it changes nothing.
-    """
-
-    def change(tensors: Tensors) -> None:
-        several = [name for name in packed(tensors, ".g_idx") if tensors[name].max() > 0]
-        if not several:
-            raise ValueError("no layer of the artifact has more than one group.")
-        for name in several:
-            tensors[name] = (tensors[name] + 1) % (tensors[name].max() + 1)
-
-    edit_packed(artifact, change)
-
-
 ARTIFACT: dict[str, Callable[[Path, Path], None]] = {
     damage.__name__: damage
     for damage in (
         ir_swapped_scales, ir_zero_point, ir_saturated_activations, kv_cache_4bit, nan_constant, torn_bin, wrong_chat_template,
-        wrong_tokenizer, bos_dropped, gptq_swapped_scales, gptq_zero_point, awq_nibble_order, group_index,
+        wrong_tokenizer, bos_dropped, gptq_swapped_scales, gptq_zero_point, awq_nibble_order,
     )
 }  # fmt: skip

@@ -63,7 +63,7 @@ def _asked(item: Item, options: argparse.Namespace) -> bool:
 
 
 def build(name: str, items: list[Item]) -> Iterator[Item]:
-    """Makes all artifacts, one process per environment, and hands out those that there are to judge."""
+    """Makes all artifacts in one process, then hands them out one by one, each in its place while it is judged."""
     recipe = recipes.load(name)
     with artifact.stage_folder(f"panel.{name}") as folder:
         jobs = [_job(name, recipe, item, folder) for item in items if item.made in ("artifact", "checkpoint", "recipe")]
