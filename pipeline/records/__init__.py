@@ -1,7 +1,7 @@
 """What the steps write and read: one frozen record per file, JSON, units in the names."""
 
 from pipeline.records.base import Record, read, read_text, write_text
-from pipeline.records.judged import Benchmark, Check, Level, Spread, Status, Tails, TaskComparison, Verdict
+from pipeline.records.judged import Check, Status, Tails, TaskComparison, Verdict
 from pipeline.records.made import Checkpoint, File, Layers, Manifest, Samples, Text, Texts
 from pipeline.records.measured import (
     DivergedWindow,
@@ -16,31 +16,50 @@ from pipeline.records.measured import (
     Window,
     WorstToken,
 )
+from pipeline.records.timed import (
+    Benchmark,
+    Cost,
+    Estimate,
+    Latency,
+    Level,
+    Performance,
+    Profile,
+    Replay,
+    RequestTiming,
+    Timings,
+)
 
 __all__ = [
     "Benchmark",
     "Check",
     "Checkpoint",
+    "Cost",
     "DivergedWindow",
     "Divergence",
+    "Estimate",
     "Evaluation",
     "Extension",
     "File",
     "Item",
+    "Latency",
     "Layers",
     "Level",
     "LoadCheck",
     "Manifest",
+    "Performance",
     "Perplexity",
+    "Profile",
     "Record",
+    "Replay",
+    "RequestTiming",
     "Samples",
-    "Spread",
     "Status",
     "Tails",
     "Task",
     "TaskComparison",
     "Text",
     "Texts",
+    "Timings",
     "Verdict",
     "View",
     "Window",

@@ -1,10 +1,8 @@
-"""What was concluded: verdicts with their checks, and speeds."""
+"""What was concluded: verdicts with their checks."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from pipeline.records.base import Record
 
@@ -59,39 +57,3 @@ class Verdict(Record):
     tails: list[Tails]
     reference_sha256: str
     candidate_sha256: str
-
-
-class Spread(Record):
-    """Median over requests or repeats with the range that was seen."""
-
-    median: float
-    minimum: float
-    maximum: float
-    n: int
-
-
-class Level(Record):
-    """One concurrency of the closed loop."""
-
-    concurrency: int
-    requests: int
-    failed: int
-    ttft_ms: Spread
-    tpot_ms: Spread
-    output_tokens_per_s: Spread
-
-
-class Benchmark(Record):
-    recipe: str
-    variant: str
-    engine: str
-    measured: bool
-    reason: str
-    artifact_sha256: str | None = None
-    load_s: float | None = None
-    size_bytes: int | None = None
-    peak_memory_bytes: int | None = None
-    settings: dict[str, Any] = Field(default_factory=dict)
-    versions: dict[str, str] = Field(default_factory=dict)
-    machine: dict[str, Any] = Field(default_factory=dict)
-    levels: list[Level] = Field(default_factory=list)

@@ -1,0 +1,155 @@
+"""The recipe: one YAML file = one model with its variants, parsed strictly once.
+
+`load` raises RecipeError with file, key, value found, what was expected and, for a misspelled name, the nearest valid
+one. `schema` gives the JSON schema that editors use. Whether a tool and an engine can do what a variant asks is
+decided in pipeline/quantizers, before any work.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline import paths
+from pipeline.errors import RecipeError
+from pipeline.parsing import parse, unknown
+from pipeline.recipe.base import Count, Strict, Weights
+from pipeline.recipe.quality import BY_WEIGHTS, Divergence, Evaluate, Gate, Items, Perplexity
+from pipeline.recipe.source import Calibration, Model, PromptSet
+from pipeline.recipe.speed import Benchmark, Price, Serve, Slo
+
+__all__ = [
+    "BY_WEIGHTS",
+    "Benchmark",
+    "Calibration",
+    "Divergence",
+    "Evaluate",
+    "Gate",
+    "Items",
+    "Model",
+    "Perplexity",
+    "Price",
+    "PromptSet",
+    "Recipe",
+    "Serve",
+    "Slo",
+    "Strict",
+    "Variant",
+    "Weights",
+    "load",
+    "load_prompt_set",
+    "names",
+    "schema",
+]
+
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9._]|-(?!-))*")
+VARIANT_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_]|-(?!-))*")
+
+
+class Variant(Strict):
+    """One artifact: engine, quantizer and its settings. Without a quantizer: the unquantized model on that engine."""
+
+    engine: Literal["openvino", "vllm"]
+    target: Literal["cpu", "cuda", "xpu"] = Field("cpu", description="the device it is made for: speed elsewhere decides nothing")
+    quantizer: str | None = None
+    weights: Weights = "bf16"
+    group_size: Annotated[int, Field(ge=-1)] | None = Field(None, description="-1: one group per channel")
+    symmetric: bool | None = None
+    ratio: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="share of layers in 4 bits")
+    awq: bool | None = None
+    scale_estimation: bool | None = None
+    desc_act: bool | None = None
+    allow_skipped: Count = Field(0, description="how many layers the tool may leave unquantized")
+
+    @model_validator(mode="after")
+    def _quantizer_and_weights_agree(self) -> Self:
+        if (self.quantizer is None) != (self.weights == "bf16"):
+            raise ValueError("a quantizer needs 'weights' of 8 bits or fewer, and low-bit 'weights' need a quantizer")
+        if self.group_size == 0:
+            raise ValueError("group_size: found 0, expected a number of columns, or -1 for one group per channel")
+        if self.quantizer is None and self.settings():
+            raise ValueError(f"{sorted(self.settings())} mean nothing without a quantizer")
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        """The quantizer's settings that the recipe names, as given."""
+        given = self.model_dump(exclude={"engine", "target", "quantizer", "weights", "allow_skipped"})
+        return {key: value for key, value in given.items() if value is not None}
+
+
+class Recipe(Strict):
+    model: Model
+    calibration: Calibration
+    evaluate: Evaluate
+    gate: Gate
+    serve: Serve
+    benchmark: Benchmark
+    variants: Annotated[dict[str, Variant], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        for name, variant in self.variants.items():
+            if not VARIANT_NAME.fullmatch(name):
+                raise ValueError(f"variant name {name!r}: use a-z, 0-9, _ and single dashes (DVC reads names as keys)")
+            for limit in BY_WEIGHTS:
+                if variant.weights not in getattr(self.gate, limit):
+                    raise ValueError(f"gate.{limit} has no limit for {variant.weights!r}, which variant {name!r} needs")
+            if self.gate.speedup and variant.quantizer and variant.weights not in self.gate.speedup:
+                raise ValueError(f"gate.speedup has no limit for {variant.weights!r}, which variant {name!r} needs")
+        baselines = {variant.engine for variant in self.variants.values() if variant.quantizer is None}
+        for engine in sorted({variant.engine for variant in self.variants.values()} - baselines):
+            raise ValueError(
+                f"variants has none without a quantizer for engine {engine!r}, the noise floor and speed baseline of the "
+                f"others. Add for instance {engine}-bf16: {{engine: {engine}}}"
+            )
+        if self.gate.speedup and self.benchmark.repeats < 2:
+            raise ValueError("benchmark.repeats: found 1, expected at least 2: gate.speedup is decided by the spread of repeats")
+        if self.gate.on_inconclusive == "extend" and not self.evaluate.extend_to:
+            raise ValueError("gate.on_inconclusive: 'extend' needs evaluate.extend_to, the most items to draw of each task")
+        longest = self.benchmark.prompt_tokens + self.benchmark.output_tokens
+        for key, tokens in (("evaluate.perplexity.window", self.evaluate.perplexity.window + 1),
+                            ("benchmark.prompt_tokens + output_tokens", longest)):  # fmt: skip
+            if tokens > self.serve.max_model_len:
+                raise ValueError(f"{key} needs serve.max_model_len of at least {tokens}, found {self.serve.max_model_len}")
+        return self
+
+    def baseline(self, variant: Variant) -> str | None:
+        """The unquantized variant on the same engine, its noise floor; None for an unquantized variant itself."""
+        if variant.quantizer is None:
+            return None
+        return next(name for name, other in self.variants.items() if (other.engine, other.quantizer) == (variant.engine, None))
+
+
+def load(name: str) -> Recipe:
+    """The recipe of that name in recipes/. Raises RecipeError."""
+    path = paths.recipe(name)
+    if not path.is_file():
+        raise unknown("recipe", name, path, names())
+    return parse(path, Recipe)
+
+
+def names() -> list[str]:
+    """All recipes of the project, sorted. Raises RecipeError for a name that DVC could not select."""
+    found = sorted(path.stem for path in paths.RECIPES.glob("*.yaml"))
+    for name in found:
+        if not NAME.fullmatch(name):
+            raise RecipeError(
+                f"recipes/{name}.yaml: use lower-case letters, digits, dots, underscores and single dashes in a recipe's "
+                "name (a double dash separates recipe and variant in DVC stage names). Rename the file."
+            )
+    return found
+
+
+def load_prompt_set(name: str) -> PromptSet:
+    path = paths.prompt_set(name)
+    if not path.is_file():
+        raise unknown("prompt set", name, path, sorted(p.stem for p in paths.PROMPT_SETS.glob("*.yaml")))
+    return parse(path, PromptSet)
+
+
+def schema() -> str:
+    """The JSON schema of a recipe, as recipes/recipe.schema.json holds it for editors."""
+    return json.dumps(Recipe.model_json_schema(), indent=1) + "\n"

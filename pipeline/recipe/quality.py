@@ -1,0 +1,96 @@
+"""What is measured of quality, and its limits of acceptance."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.recipe.base import Count, Positive, Share, Strict, Weights
+
+Items = Positive | Literal["all"]
+BY_WEIGHTS = ("perplexity_ratio", "mean_kl", "p99_kl", "top1_agreement", "accuracy_drop", "task_drop")
+
+
+class Perplexity(Strict):
+    """Protocol of the GPTQ paper (arXiv 2210.17323): non-overlapping windows, tail dropped, positions 2.. scored."""
+
+    texts: Annotated[list[str], Field(min_length=1)]
+    window: Annotated[int, Field(ge=8)]
+    max_windows: Positive | None = Field(None, description="use the first N windows of each text; default all")
+    bos: Literal["first", "every"] = Field("first", description="'every': each window starts with BOS (Gemma needs it)")
+
+
+class Divergence(Strict):
+    """Comparison of whole next-token distributions with the reference's.
+
+    Many windows with few positions each tell more than few whole ones, since the positions of a window are alike
+    (docs/decisions.md has how narrow the bounds get with few windows).
+    """
+
+    positions: Annotated[int, Field(ge=512, description="of all texts; each costs 4 bytes x vocabulary on disk")] = 8192
+    windows: Annotated[int, Field(ge=16, description="of each text, spread evenly, or all that it has")] = 64
+
+    def chosen(self, count: int) -> list[int]:
+        """Which of a text's `count` windows are compared."""
+        wanted = min(count, self.windows)
+        return [place * count // wanted for place in range(wanted)]
+
+    def places(self, count: int, scored: int, texts: int) -> range:
+        """Which of a window's `scored` positions are compared: every n-th, so that all texts give `positions` at least."""
+        return range(0, scored, max(1, min(count, self.windows) * scored * texts // self.positions))
+
+
+class Evaluate(Strict):
+    perplexity: Perplexity
+    divergence: Divergence = Divergence()
+    tasks: Annotated[dict[str, Items], Field(min_length=1)] = Field(description="items to draw of each lm-eval task")
+    extend_to: dict[str, Positive] = Field({}, description="most items to draw with gate.on_inconclusive: extend")
+    clusters: dict[str, str] = Field({}, description="document field that related items of a task share (passage, subject)")
+    task_path: str | None = Field(None, description="folder of local lm-eval task files")
+    seed: Count = 0
+
+    @model_validator(mode="after")
+    def _known_tasks(self) -> Self:
+        for key, tasks in (("extend_to", self.extend_to or {}), ("clusters", self.clusters)):
+            for name in tasks.keys() - self.tasks.keys():
+                raise ValueError(f"{key}: found task {name!r}, expected one of evaluate.tasks: {', '.join(self.tasks)}")
+        if self.extend_to:
+            self._one_multiple()
+        if len(set(self.perplexity.texts)) < len(self.perplexity.texts):
+            raise ValueError(f"perplexity.texts: found {self.perplexity.texts}, expected each text once")
+        return self
+
+    def _one_multiple(self) -> None:
+        """Tasks that grew at different rates would weigh differently in the pooled accuracy after each look."""
+        growth = {name: self.extend_to.get(name, 0) / drawn for name, drawn in self.tasks.items() if not isinstance(drawn, str)}
+        whole = sorted(name for name, drawn in self.tasks.items() if drawn == "all")
+        if whole:
+            raise ValueError(f"extend_to: task {whole[0]!r} is measured whole ('all') and cannot grow. Give a number of its items")
+        if min(growth.values()) < 1 or len(set(growth.values())) > 1:
+            found = ", ".join(f"{name} {ratio:g} times" for name, ratio in growth.items())
+            raise ValueError(f"extend_to: found {found} the items of evaluate.tasks, expected the same multiple for every task")
+
+
+class Gate(Strict):
+    """Limits of acceptance, each by the precision of the variant's weights; definitions in pipeline/gate."""
+
+    perplexity_ratio: dict[Weights, Annotated[float, Field(gt=1)]]
+    mean_kl: dict[Weights, Annotated[float, Field(gt=0, description="nats per token")]]
+    p99_kl: dict[Weights, Annotated[float, Field(gt=0, description="nats per token")]]
+    top1_agreement: dict[Weights, Share]
+    accuracy_drop: dict[Weights, Share]
+    task_drop: dict[Weights, Share]
+    speedup: dict[Weights, Annotated[float, Field(gt=0)]] = Field(
+        default={},
+        description="output tokens/s over the unquantized model's on the same engine, at the lowest concurrency",
+    )
+    length_ratio: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)] = Field(default=[0.9, 1.1])
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    on_inconclusive: Literal["block", "extend"] = "block"
+
+    @model_validator(mode="after")
+    def _low_then_high(self) -> Self:
+        if not self.length_ratio[0] < 1 < self.length_ratio[1]:
+            raise ValueError(f"length_ratio: found {self.length_ratio}, expected a value below 1 and one above")
+        return self

@@ -1,0 +1,67 @@
+"""Where the model and the prompts come from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.recipe.base import Count, Positive, Strict
+
+
+class Model(Strict):
+    """The source checkpoint: a hub repository at a commit, or a local folder."""
+
+    repo: str | None = Field(None, description="hub repository, owner/name")
+    revision: str | None = Field(None, pattern="^[0-9a-f]{40}$", description="commit of the repository, 40 hex digits")
+    path: str | None = Field(None, description="local folder, relative to the project")
+    parameters: Positive | None = Field(None, description="parameter count, for estimates before the fetch")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.repo is None) == (self.path is None):
+            raise ValueError("give either 'repo' with 'revision', or 'path'")
+        if self.repo is not None and self.revision is None:
+            raise ValueError("'repo' needs 'revision': the commit's 40 hex digits (a branch name can move)")
+        return self
+
+
+class Calibration(Strict):
+    """What the quantizers see: `samples` rows of `tokens` token ids each."""
+
+    prompts: str = Field(description="name of a prompt set in calibration/")
+    samples: Positive
+    tokens: Annotated[int, Field(ge=16)]
+    seed: Count = 0
+    chat_template: bool = Field(False, description="render each prompt through the checkpoint's chat template")
+    max_overlap: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.01, description="largest share of the evaluation texts' 13-word sequences that may occur in the samples"
+    )
+
+
+class PromptSet(Strict):
+    """One YAML in calibration/: a source of prompts or text, its licence and hash."""
+
+    path: str | None = Field(None, description="local file: .jsonl, .jsonl.gz or .txt")
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    repo: str | None = Field(None, description="hub data set, owner/name")
+    revision: str | None = Field(None, pattern="^[0-9a-f]{40}$")
+    config: str | None = None
+    data_dir: str | None = None
+    split: str | None = None
+    field: str | None = Field(None, description="the column that holds the text")
+    dialogue: Literal["hh-rlhf"] | None = Field(None, description="how to split the text into turns")
+    first: Count | None = Field(None, description="skip this many documents")
+    documents: Positive | None = Field(None, description="use this many documents; default all")
+    licence: str
+    source: str
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.repo is None) == (self.path is None):
+            raise ValueError("give either 'path' with 'sha256', or 'repo' with 'revision' and 'split'")
+        if self.path is not None and self.sha256 is None:
+            raise ValueError("'path' needs 'sha256' of the file, so that a changed file is noticed")
+        if self.repo is not None and (self.revision is None or self.split is None or self.field is None):
+            raise ValueError("'repo' needs 'revision' (40 hex digits), 'split' and 'field'")
+        return self
