@@ -68,8 +68,17 @@ def _parser() -> argparse.ArgumentParser:
     stage("evaluate", "judge:evaluate", "measure one artifact on its engine", variant=True)
     gate = stage("gate", "judge:decide", "write the verdict of one artifact", variant=True)
     gate.add_argument("--recheck", action="store_true", help="only say whether the stored verdict is what the evaluations give")
-    stage("benchmark", "stages:benchmark", "time one artifact that passed", variant=True)
+    stage("trace", "benchmark.rounds:trace", "choose the requests of the benchmark", variant=False)
+    timed = add("benchmark", _benchmark, "time the artifacts that passed")
+    timed.add_argument("recipe", metavar="RECIPE")
+    timed.add_argument("--http", metavar="VARIANT", dest="served", help="time this variant over HTTP instead")
+    timed.add_argument("--url", help="with --http: a server that runs already; default: vllm serve, started and stopped")
+    timed.add_argument("--model", help="with --url: the name under which the server has the model")
     stage("report", "stages:report", "write the recipe's report", variant=False)
+    compare = add("compare", _compare, "set the variants side by side, or two runs of one recipe (--before)")
+    compare.add_argument("recipe", metavar="RECIPE")
+    compare.add_argument("--before", metavar="REPORT.json", help="the JSON report of an earlier run")
+    compare.add_argument("--json", action="store_true", help="print JSON")
     require = add("require", _require, "exit 1 unless every variant (or the one named) passed")
     require.add_argument("recipe", metavar="RECIPE")
     require.add_argument("variant", metavar="VARIANT", nargs="?")
@@ -83,6 +92,25 @@ def _stage(function: str, options: argparse.Namespace) -> None:
     module, name = ("judge", "recheck") if getattr(options, "recheck", False) else function.split(":")
     variant = getattr(options, "variant", None)
     getattr(importlib.import_module(f"pipeline.{module}"), name)(options.recipe, *([variant] if variant else []))
+
+
+def _benchmark(options: argparse.Namespace) -> None:
+    from pipeline import index
+    from pipeline.benchmark import remote, rounds
+
+    index.check()
+    if options.served:
+        remote.benchmark_http(options.recipe, options.served, options.url, options.model)
+    else:
+        rounds.benchmark(options.recipe)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from pipeline import paths
+    from pipeline.report import compare_terminal
+
+    paths.require_project()
+    compare_terminal.run(options.recipe, options.before, options.json)
 
 
 def _require(options: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ import platform
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -28,6 +28,8 @@ def describe() -> dict[str, Any]:
         "cpu": model,
         "cores": os.cpu_count(),
         "instruction_sets": [name for name in INSTRUCTION_SETS if name in flags],
+        "cores_allowed": sorted(os.sched_getaffinity(0)),
+        "numa_nodes": numa_nodes(),
         "memory_bytes": psutil.virtual_memory().total,
         "load_average_1min": round(os.getloadavg()[0], 2),
         "system": f"{platform.system()} {platform.release()}",
@@ -42,6 +44,35 @@ def gpus() -> list[str]:
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     answer = subprocess.run(query, capture_output=True, text=True, check=False)
     return answer.stdout.splitlines() if answer.returncode == 0 else []
+
+
+class Processor(NamedTuple):
+    """Seconds of processor time since the start: of all cores, those not idle, and this process's with its children's."""
+
+    whole_s: float
+    busy_s: float
+    own_s: float
+
+
+def processor(pid: int | None = None) -> Processor:
+    """`pid` is the root of the process tree that counts as own; default this process."""
+    times = psutil.cpu_times()
+    whole = sum(times) - getattr(times, "guest", 0) - getattr(times, "guest_nice", 0)  # Linux counts guests in user time too
+    root = psutil.Process(pid)
+    own = [process.cpu_times() for process in (root, *root.children(recursive=True))]
+    return Processor(whole, whole - times.idle - getattr(times, "iowait", 0), sum(one.user + one.system for one in own))
+
+
+def others_share(before: Processor, after: Processor) -> float:
+    """Share of the machine's processor time that went to other processes in between."""
+    whole, busy, own = (b - a for a, b in zip(before, after, strict=True))
+    return max(0.0, busy - own) / whole if whole > 0 else 0.0
+
+
+def numa_nodes() -> dict[str, str]:
+    """The cores of each NUMA node, as Linux lists them; empty elsewhere."""
+    nodes = sorted(Path("/sys/devices/system/node").glob("node[0-9]*"))
+    return {node.name: (node / "cpulist").read_text().strip() for node in nodes}
 
 
 def free_bytes(folder: Path) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -60,10 +60,16 @@ def _valid_keys(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
         field = current.model_fields.get(str(part))
         if field is None:
             continue
-        nested = re.findall(rf"{re.escape(model.__module__)}\.(\w+)", str(field.annotation))
-        if nested:
-            current = getattr(sys.modules[model.__module__], nested[-1])
+        current = next(_models(field.annotation), current)
     return list(current.model_fields)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models inside a type such as `dict[str, Variant]` or `Slo | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)
 
 
 def _nearest(name: str, valid: list[str]) -> str:

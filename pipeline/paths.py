@@ -66,6 +66,28 @@ def benchmark(recipe: str, variant: str) -> Path:
     return ARTIFACTS / "benchmarks" / recipe / f"{variant}.json"
 
 
+def trace(recipe: str) -> Path:
+    return ARTIFACTS / "traces" / f"{recipe}.json"
+
+
+def timings(recipe: str, variant: str) -> Path:
+    """Every request of a benchmark, raw."""
+    return ARTIFACTS / "timings" / recipe / f"{variant}.json"
+
+
+def http(recipe: str, variant: str) -> Path:
+    """A benchmark over HTTP: of a command, not of a stage, since the server may be anywhere."""
+    return ARTIFACTS / "http" / recipe / f"{variant}.json"
+
+
+def card(recipe: str, variant: str) -> Path:
+    return ARTIFACTS / "cards" / recipe / f"{variant}.md"
+
+
+def plots(recipe: str, name: str) -> Path:
+    return ARTIFACTS / "plots" / recipe / f"{name}.json"
+
+
 def report(recipe: str, suffix: str) -> Path:
     return ARTIFACTS / "reports" / f"{recipe}.{suffix}"
 
@@ -77,13 +99,17 @@ def require_project() -> None:
 
 
 PRODUCERS = {"checkpoints": "pin", "calibration": "calibrate", "evaluations": "evaluate", "manifests": "quantize",
-             "verdicts": "gate", "extensions": "gate", "gates": "gate", "benchmarks": "benchmark", "reports": "report"}  # fmt: skip
+             "verdicts": "gate", "extensions": "gate", "gates": "gate", "traces": "trace", "reports": "report"}  # fmt: skip
 
 
 def producer(path: Path) -> str:
     """The command that makes a record, from where it lies: artifacts/KIND/RECIPE[/VARIANT].json."""
     kind, *rest = path.parts[1:]
-    if kind in ("checkpoints", "reports"):
+    if kind in ("benchmarks", "timings"):
+        return f"dvc repro benchmark@{rest[0]}"
+    if kind == "http":
+        return f"quantgate benchmark {rest[0]} --http {path.stem}"
+    if kind in ("checkpoints", "traces", "reports"):
         return f"dvc repro {PRODUCERS[kind]}@{rest[0].split('.json')[0]}"
     if kind == "calibration":
         return f"dvc repro calibrate@{rest[0]}"

@@ -60,7 +60,7 @@ def show(name: str, recipe: Recipe) -> None:
         for shortage in _shortages(rows):
             console.print(f"[red]Does not fit: {shortage}[/]")
     _show_power(console, recipe, power.count_items(name, recipe))
-    console.print(f"Everything:  dvc repro require@{name}\nOne variant: dvc repro benchmark@{name}--VARIANT", soft_wrap=True)
+    console.print(f"Everything:  dvc repro require@{name}\nOne variant: dvc repro gate@{name}--VARIANT", soft_wrap=True)
 
 
 def _show_power(console: Any, recipe: Recipe, items: dict[str, int | None]) -> None:
@@ -99,13 +99,12 @@ def estimate(name: str, recipe: Recipe, parameters: int) -> list[Estimate]:
     for variant_name, variant in recipe.variants.items():
         row = quantizers.row(variant)
         tool = row.module.rsplit(".", 1)[1]
-        size = BYTES["bf16" if row.simulated else variant.weights]
+        size = _size_per_parameter(variant)
         memory = QUANTIZE_MEMORY_PER_PARAMETER[tool] * parameters + QUANTIZE_MEMORY_BYTES[tool]
         seconds = 15 + QUANTIZE_S_PER_PARAMETER[tool] * parameters
         rows.append(Estimate(f"quantize {variant_name}", row.environment, size * parameters, memory, seconds))
         rows.append(_evaluation(f"evaluate {variant_name}", variant.engine, size, parameters, tokens, recipe))
-        rows.append(_benchmark(f"benchmark {variant_name}", variant, size, parameters, recipe))
-    return rows
+    return [*rows, _benchmark(recipe, parameters)]
 
 
 def _evaluation(stage: str, engine: str, size: float, parameters: int, tokens: float, recipe: Recipe | None = None) -> Estimate:
@@ -116,12 +115,25 @@ def _evaluation(stage: str, engine: str, size: float, parameters: int, tokens: f
     return Estimate(stage, engines.ENGINES[engine].environment, 0, _memory(engine, size, parameters, recipe), seconds)
 
 
-def _benchmark(stage: str, variant: Variant, size: float, parameters: int, recipe: Recipe) -> Estimate:
+def _benchmark(recipe: Recipe, parameters: int) -> Estimate:
+    """All variants in one stage; those that memory has no room for besides the others are loaded again each turn."""
+    sizes = {name: _size_per_parameter(variant) * parameters for name, variant in recipe.variants.items()}
+    seconds = sum(_timed_s(variant, sizes[name], recipe) for name, variant in recipe.variants.items())
+    memory = max(_memory(v.engine, _size_per_parameter(v), parameters, recipe) for v in recipe.variants.values())
+    return Estimate("benchmark", "openvino, vllm", 0, memory, seconds)
+
+
+def _timed_s(variant: Variant, size_bytes: float, recipe: Recipe) -> float:
     plan = recipe.benchmark
-    steps = sum(plan.repeats * plan.requests / level * plan.output_tokens for level in plan.concurrency)
-    read_s = size * parameters / 10e9 + 0.005  # each decoding step reads all weights once
-    memory = _memory(variant.engine, size, parameters, recipe)
-    return Estimate(stage, engines.ENGINES[variant.engine].environment, 0, memory, START_S[variant.engine] + steps * read_s)
+    profiles = 2 if plan.matched and variant.engine == "openvino" else 1
+    closed = sum(plan.repeats * plan.requests / level * plan.output_tokens for level in plan.concurrency)
+    opened = sum(plan.repeats * plan.requests / max(plan.concurrency) * plan.output_tokens / part for part in plan.open_loop)
+    step_s = size_bytes / 10e9 + 0.005  # each decoding step reads all weights once
+    return profiles * (START_S[variant.engine] + closed * step_s) + opened * step_s
+
+
+def _size_per_parameter(variant: Variant) -> float:
+    return BYTES["bf16" if quantizers.row(variant).simulated else variant.weights]
 
 
 def _memory(engine: str, size: float, parameters: int, recipe: Recipe | None) -> float:

@@ -6,6 +6,7 @@ comes. The peak resident memory of the worker's process tree is sampled from out
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ import psutil
 from pipeline import environments, errors
 from pipeline.errors import StageError, WorkerCrashed
 
-SAMPLE_S = 0.1
+SAMPLE_S = 0.2  # a sample costs a millisecond or two
 INTERRUPTIONS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)  # from outside, and no fault of what the worker ran
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -54,13 +55,10 @@ def run(environment: str, verb: str, job: dict[str, Any], folder: Path, offline:
     """
     request, response = folder / "job.json", folder / "result.json"
     request.write_text(json.dumps(job))
-    python = str(environments.python(environment))
-    command = [python, "-m", "pipeline.worker", verb, str(request), str(response), str(os.getpid())]
     print(f"{folder.name}: starting in environment {environment!r}", flush=True)
     start = time.monotonic()
-    surroundings = {**os.environ, **ENVIRONMENT, **(OFFLINE if offline else {})}
-    process = subprocess.Popen(command, env=surroundings, close_fds=False)
-    sampler = _Sampler(process.pid)
+    process = subprocess.Popen(_command(environment, verb, request, str(response)), env=_surroundings(offline), close_fds=False)
+    sampler = MemorySampler(process.pid)
     try:
         code = process.wait()
     except BaseException:
@@ -71,12 +69,71 @@ def run(environment: str, verb: str, job: dict[str, Any], folder: Path, offline:
         peak = sampler.stop()
     wall = time.monotonic() - start
     if not response.is_file():
-        kind = StageError if -code in INTERRUPTIONS else WorkerCrashed
-        raise kind(f"{verb} in environment {environment!r} {_death(code)} without a result, after {wall:.0f} s.")
-    answer = json.loads(response.read_text())
+        raise _died(verb, environment, code, wall)
+    return Finished(_value(json.loads(response.read_text())), wall, peak)
+
+
+def _command(environment: str, verb: str, request: Path, response: str) -> list[str]:
+    return [str(environments.python(environment)), "-m", "pipeline.worker", verb, str(request), response, str(os.getpid())]
+
+
+def _surroundings(offline: bool) -> dict[str, str]:
+    return {**os.environ, **ENVIRONMENT, **(OFFLINE if offline else {})}
+
+
+def _died(verb: str, environment: str, code: int, wall_s: float) -> StageError | WorkerCrashed:
+    kind = StageError if -code in INTERRUPTIONS else WorkerCrashed
+    return kind(f"{verb} in environment {environment!r} {_death(code)} without a result, after {wall_s:.0f} s.")
+
+
+class Session:
+    """A worker that stays: it answers what it is asked, a line of JSON each way, until it is closed."""
+
+    def __init__(self, environment: str, verb: str, job: dict[str, Any], request: Path) -> None:
+        request.write_text(json.dumps(job))
+        answers, theirs = os.pipe()
+        self._what = (verb, environment)
+        self._start = time.monotonic()
+        command = _command(environment, verb, request, f"fd:{theirs}")
+        self._process = subprocess.Popen(
+            command, env=_surroundings(offline=True), stdin=subprocess.PIPE, pass_fds=(theirs,), text=True
+        )
+        os.close(theirs)
+        self._answers = os.fdopen(answers)
+        self._peak_bytes = 0
+
+    def ask(self, question: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The answer; without a question, the one that the worker has to give of itself. Raises the worker's own error."""
+        if question is not None and self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # it died: the missing answer tells
+                self._process.stdin.write(json.dumps(question) + "\n")
+                self._process.stdin.flush()
+        sampler = MemorySampler(self._process.pid)  # only while it works: sessions that wait cost nothing
+        line = self._answers.readline()
+        self._peak_bytes = max(self._peak_bytes, sampler.stop())
+        if not line:
+            raise _died(*self._what, self._process.wait(), time.monotonic() - self._start)
+        return _value(json.loads(line))
+
+    def finish(self) -> dict[str, Any]:
+        """Nothing more will be asked: the worker's last answer."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        return self.ask()
+
+    def close(self) -> int:
+        """Ends the worker; returns the most memory that its process tree held while it worked, in bytes."""
+        self._process.kill()
+        self._process.wait()
+        self._answers.close()
+        return self._peak_bytes
+
+
+def _value(answer: dict[str, Any]) -> dict[str, Any]:
     if "error" in answer:
         raise errors.by_name(answer["type"])(answer["error"])
-    return Finished(answer["value"], wall, peak)
+    value: dict[str, Any] = answer["value"]
+    return value
 
 
 def _death(code: int) -> str:
@@ -85,7 +142,7 @@ def _death(code: int) -> str:
     return f"was stopped by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
 
-class _Sampler:
+class MemorySampler:
     """Watches the resident memory of a process and its children until stopped."""
 
     def __init__(self, pid: int) -> None:
@@ -97,13 +154,18 @@ class _Sampler:
 
     def _watch(self) -> None:
         while not self._done.wait(SAMPLE_S):
-            try:
-                tree = [self._process, *self._process.children(recursive=True)]
-                self._peak = max(self._peak, sum(process.memory_info().rss for process in tree))
-            except psutil.Error:  # a process ended between listing and reading: the next sample counts
-                continue
+            self._sample()
+
+    def _sample(self) -> None:
+        try:
+            tree = [self._process, *self._process.children(recursive=True)]
+            self._peak = max(self._peak, sum(process.memory_info().rss for process in tree))
+        except psutil.Error:  # a process ended between listing and reading: the next sample counts
+            return
 
     def stop(self) -> int:
+        """The most that was seen, in bytes; looks once more, since short work may lie between two samples."""
         self._done.set()
         self._thread.join()
+        self._sample()
         return self._peak

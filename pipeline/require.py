@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline import artifact, judge, paths, records, stages
+from pipeline.benchmark import performance, rounds
 from pipeline.errors import ArtifactError, Rejected
 from pipeline.recipe import Recipe
 
@@ -17,7 +18,10 @@ def require(name: str, variant_name: str | None) -> None:
     names = [variant_name] if variant_name else list(recipe.variants)
     statuses = {variant: _current_verdict(name, recipe, variant).status for variant in names}
     show(name, names)
+    slow = {variant: performance.of(name, recipe, variant) for variant in names}
     rejected = [f"{variant} ({status})" for variant, status in statuses.items() if status != "PASS"]
+    rejected += [f"{variant} ({found.reason})" for variant, found in slow.items()
+                 if statuses[variant] == "PASS" and found.status in performance.REJECTED]  # fmt: skip
     if rejected:
         raise Rejected(f"{name}: not passed: {', '.join(rejected)}. Reasons: {paths.report(name, 'md')}")
 
@@ -44,6 +48,7 @@ def _holds(name: str, recipe: Recipe, variant_name: str, verdict: records.Verdic
     samples = records.read(paths.samples(name), records.Samples)
     texts = records.read(paths.texts(name), records.Texts).texts
     reference = records.read(paths.evaluation(name, "reference"), records.Evaluation)
+    timed = records.read(paths.benchmark(name, variant_name), records.Benchmark)
     scored = {(p.text, p.text_sha256, len(p.windows)) for p in reference.views["reference"].perplexity}
     judge.stored_logprobs(name)
     return {
@@ -56,5 +61,8 @@ def _holds(name: str, recipe: Recipe, variant_name: str, verdict: records.Verdic
         "it was made with other settings": (manifest.engine, manifest.quantizer, manifest.weights, manifest.requested)
         == (variant.engine, variant.quantizer, variant.weights, variant.settings()),
         "it skipped more layers than allowed": len(manifest.layers.skipped) <= variant.allow_skipped,
+        "the benchmark is of another artifact": not timed.measured or timed.artifact_sha256 == verdict.candidate_sha256,
+        "it was benchmarked under other settings": not timed.measured or timed.requested == rounds.requested(recipe),
+        "it passed and was not benchmarked": timed.measured or verdict.status != "PASS",
         "the gate's word is another": records.read_text(paths.gate(name, variant_name)).strip() == verdict.status,
     }

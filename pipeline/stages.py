@@ -1,5 +1,6 @@
 """What dvc.yaml calls: one function a stage, in the control environment. Each reads records, has a worker do the heavy
-part in a temporary folder, and moves the finished result into place. Measuring and judging are in pipeline/judge.
+part in a temporary folder, and moves the finished result into place. Judging is in pipeline/judge, timing in
+pipeline/benchmark/rounds.
 """
 
 from __future__ import annotations
@@ -7,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline import artifact, checkpoint, engines, machine, paths, process, quantizers, records
+from pipeline import artifact, checkpoint, machine, paths, process, quantizers, records
 from pipeline import recipe as recipes
 from pipeline.errors import ArtifactError
 from pipeline.parsing import unknown
@@ -107,44 +108,6 @@ def quantize(name: str, variant_name: str) -> None:
     types = ", ".join(f"{count} {kind}" for kind, count in sorted(manifest.stored_types.items()))
     print(f"{variant_name}: layers stored as {types}; "
           f"{manifest.size_bytes / 1e6:.1f} MB, {done.wall_s:.0f} s, {done.peak_memory_bytes / 1e9:.2f} GB")  # fmt: skip
-
-
-def benchmark(name: str, variant_name: str) -> None:
-    recipe, variant = open_variant(name, variant_name)
-    word = records.read_text(paths.gate(name, variant_name)).strip()
-    if word != "PASS" and variant.quantizer is not None:
-        record = records.Benchmark(
-            recipe=name, variant=variant_name, engine=variant.engine, measured=False, reason=f"the gate says {word}"
-        )
-        record.write(paths.benchmark(name, variant_name))
-        print(f"{variant_name}: not benchmarked: {record.reason}")
-        return
-    model, manifest = verified(name, variant_name)
-    machine_before = machine.describe()
-    with artifact.stage_folder(f"benchmark@{name}--{variant_name}") as folder:
-        job = {
-            "engine": variant.engine,
-            "artifact": str(model),
-            "samples": str(paths.samples(name)),
-            "benchmark": recipe.benchmark.model_dump(),
-            "serve": recipe.serve.model_dump(),
-        }
-        done = process.run(engines.ENGINES[variant.engine].environment, "benchmark", job, folder)
-    record = records.Benchmark(
-        recipe=name,
-        variant=variant_name,
-        engine=variant.engine,
-        measured=True,
-        reason=f"the gate says {word}" if variant.quantizer else "the baseline of its engine",
-        artifact_sha256=artifact.digest(manifest.files),
-        size_bytes=manifest.size_bytes,
-        peak_memory_bytes=done.peak_memory_bytes,
-        machine=machine_before,
-        **done.value,
-    )
-    record.write(paths.benchmark(name, variant_name))
-    for level in record.levels:
-        print(f"{variant_name}: {level.output_tokens_per_s.median:.1f} tokens/s at concurrency {level.concurrency}")
 
 
 def report(name: str) -> None:

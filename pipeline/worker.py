@@ -1,21 +1,24 @@
 """The other end of pipeline.process: runs one job inside a tool environment.
 
     python -m pipeline.worker VERB JOB.json RESULT.json PARENT_PID
+    python -m pipeline.worker VERB JOB.json fd:N PARENT_PID          (a session: asked on stdin, answers on descriptor N)
 
 The process dies with its parent, so that a killed stage leaves nobody writing behind.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import importlib
 import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from pipeline import leashed
 from pipeline.errors import QuantgateError
 
 VERBS = {
@@ -25,21 +28,22 @@ VERBS = {
     "evaluate": "pipeline.evaluation.verbs:work",
     "extend": "pipeline.evaluation.verbs:extend",
     "reference": "pipeline.evaluation.verbs:reference",
-    "benchmark": "pipeline.benchmark:work",
+    "trace": "pipeline.benchmark.trace:work",
+    "session": "pipeline.benchmark.session:converse",
+    "load": "pipeline.benchmark.http:converse",
 }
-PR_SET_PDEATHSIG = 1
 
 
 def main(verb: str, request: str, response: str, parent: str) -> int:
     """Exit code 0 with a value, 2 with a QuantgateError; any other exception ends the process as Python does."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(parent):
+    if not leashed.tie(int(parent), signal.SIGKILL):
         return 1
-    module, function = VERBS[verb].split(":")
+    module, name = VERBS[verb].split(":")
+    function, job = getattr(importlib.import_module(module), name), json.loads(Path(request).read_text())
+    if response.startswith("fd:"):
+        return _converse(function, job, int(response.removeprefix("fd:")))
     try:
-        value = getattr(importlib.import_module(module), function)(json.loads(Path(request).read_text()))
-        answer, code = {"value": value}, 0
+        answer, code = {"value": function(job)}, 0
     except QuantgateError as error:
         answer, code = {"type": type(error).__name__, "error": str(error)}, 2
     except KeyboardInterrupt:
@@ -52,6 +56,18 @@ def main(verb: str, request: str, response: str, parent: str) -> int:
     partial.write_text(json.dumps(answer))
     partial.rename(response)
     return code
+
+
+def _converse(function: Callable[..., Any], job: dict[str, Any], answers: int) -> int:
+    """A session: questions come in as lines of JSON, answers go out as lines of JSON."""
+    with os.fdopen(answers, "w") as out:
+        try:
+            for value in function(job, map(json.loads, sys.stdin)):
+                print(json.dumps({"value": value}), file=out, flush=True)
+        except QuantgateError as error:
+            print(json.dumps({"type": type(error).__name__, "error": str(error)}), file=out, flush=True)
+            return 2
+    return 0
 
 
 if __name__ == "__main__":

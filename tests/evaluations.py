@@ -10,6 +10,7 @@ import numpy as np
 from pipeline import gate
 from pipeline.recipe import Divergence as Plan
 from pipeline.records import Check, DivergedWindow, Divergence, Evaluation, Item, LoadCheck, Perplexity, Task, View, Window
+from tests.timed_summaries import OPENVINO_SETTINGS
 
 TOKENS = 32
 WINDOWS = 20
@@ -80,7 +81,7 @@ def candidate(
     compared, places = plan.chosen(len(nll)), plan.places(len(nll), tokens, 1)
     values = np.broadcast_to(kl, (len(compared), len(places))) if np.ndim(kl) == 0 else np.asarray(kl)
     distances = [divergence(values, compared, same)]
-    deployed = View(settings={}, perplexity=[perplexity(nll, list(range(len(nll))), tokens)], divergence=distances)
+    deployed = View(settings=OPENVINO_SETTINGS, perplexity=[perplexity(nll, list(range(len(nll))), tokens)], divergence=distances)
     weights = View(settings={}, perplexity=[perplexity(nll, compared, tokens)], divergence=distances)
     return evaluation({"deployed": deployed, "weights": weights}, tasks, variant)
 

@@ -48,8 +48,8 @@ def test_stage_refuses_an_outdated_index(project: Path, capsys: pytest.CaptureFi
 def test_stage_before_its_inputs(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["gate", "tiny", "ov-int8"]) == 2
     assert "artifacts/evaluations/tiny/ov-int8.json: missing" in capsys.readouterr().err
-    assert cli.main(["benchmark", "tiny", "ov-int8"]) == 2
-    assert "dvc repro" in capsys.readouterr().err
+    assert cli.main(["benchmark", "tiny"]) == 2
+    assert "dvc repro trace@tiny" in capsys.readouterr().err
 
 
 def test_too_little_disk_is_said_before_quantizing(

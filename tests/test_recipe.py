@@ -67,7 +67,14 @@ def test_params_yaml_is_in_date(root: Path) -> None:
         ("path: recipes/tiny/checkpoint", "repo: a/b", ["'repo' needs 'revision'"]),
         ("ov-int8:", "ov.int8:", ["variant name 'ov.int8'"]),
         ("ov-int8:", "ov-bf16:", ["not valid YAML", "duplicate key"]),
-        ("requests: 8", "requests: 2", ["benchmark", "requests: found 2, expected at least 8"]),
+        ("requests: 16", "requests: 2", ["benchmark", "requests: found 2, expected at least 8"]),
+        ("requests: 16", "request: 16", ["benchmark.request: unknown key", "Did you mean 'requests'?"]),
+        ("ttft_ms: 20", "ttfs_ms: 20", ["benchmark.slo.ttfs_ms: unknown key", "Did you mean 'ttft_ms'?"]),
+        ("ttft_ms: 20, tpot_ms: 3", "", ["benchmark.slo", "give at least one of ttft_ms, tpot_ms, e2e_ms"]),
+        ("concurrency: [1, 4, 8]", "concurrency: [4, 1, 8]", ["expected each number once, lowest first"]),
+        ("  prompt_tokens: 64", "  prompt_tokens: 64\n  lengths: natural", ["'natural' needs 'prompts'"]),
+        ("per_hour: 0.10", "per_hour: 0.10, currency: euro", ["benchmark.price.currency: found 'euro'"]),
+        ("  p99_kl", "  speedup: {int8: 1.2}\n  p99_kl", ["gate.speedup has no limit for 'int4'"]),
     ],
 )  # fmt: skip
 def test_bad_recipe_gives_one_clear_error(project: Path, old: str, new: str, expected: list[str]) -> None:

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import artifact, cli, index, judge, paths, recipe, records, report, stages
+from pipeline import artifact, cli, index, judge, paths, recipe, records, report
+from pipeline.benchmark import rounds
 from pipeline.errors import ArtifactError, Rejected
 from pipeline.require import require
 from tests import evaluations as make
+from tests import timed
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.usefixtures("quick_gate")
@@ -86,16 +88,9 @@ def measured(project: Path) -> recipe.Recipe:
         found.model_copy(update={**own, **stored, "requested": asked, "engine": "openvino"}).write(
             paths.evaluation("tiny", variant)
         )
-        records.Benchmark(
-            engine="openvino",
-            machine={"cpu": "X", "cores": 2, "instruction_sets": ["avx2"]},
-            measured=True,
-            reason="r",
-            load_s=1.0,
-            size_bytes=size,
-            peak_memory_bytes=10**9,
-            levels=[level(speed)],
-            **own,
+        asked_speed = rounds.requested(loaded)
+        timed.benchmark(
+            variant, [timed.level(1, [speed - 1, speed, speed + 1])], requested=asked_speed, size_bytes=size, **own
         ).write(paths.benchmark("tiny", variant))
         judge.decide("tiny", variant)
     return recipe.load("tiny")
@@ -108,8 +103,8 @@ def page() -> str:
 def test_page_and_metrics(measured: recipe.Recipe) -> None:
     report.write("tiny", measured)
     assert "| ov-int8 | **PASS** | 0.00 MB | 0.50x |" in page()
-    assert "| ov-int8 | 1 | 150.0 (149.0 to 151.0) | 1.50x |" in page()
-    assert "| 2 of 8 |" in page()
+    assert "| ov-int8 | deployed | 1 | 150 (147.5 to 152.5) | 1.50x |" in page()
+    assert "| 0 of 24 |" in page()
     assert "| ov-int8 | deployed | x | 1.00003 (1.00003 to 1.00003) | 0.0001 (0.0001 to 0.0001) |" in page()
     assert "| ov-int8 | world_facts | 100 | 0 | 0 | 100.0% | 1 |  |" in page()
     assert "bits=8" in page()
@@ -125,7 +120,9 @@ def test_an_artifact_that_could_not_be_measured_is_shown_as_failed(measured: rec
     found = records.read(path, records.Evaluation)
     found.model_copy(update={"failure": "weights are NaN", "views": {}, "tasks": []}).write(path)
     judge.decide("tiny", "ov-int8")
-    stages.benchmark("tiny", "ov-int8")
+    unmeasured = {"measured": False, "reason": "the gate says FAIL", "profiles": {}, "machine": {}, "device": None}
+    benchmark = records.read(paths.benchmark("tiny", "ov-int8"), records.Benchmark)
+    benchmark.model_copy(update=unmeasured).write(paths.benchmark("tiny", "ov-int8"))
     report.write("tiny", measured)
     assert "| ov-int8 | **FAIL** |" in page()
     assert "weights are NaN" in page()
@@ -145,6 +142,8 @@ def test_records_of_different_artifacts_are_not_joined(measured: recipe.Recipe) 
 @pytest.mark.parametrize(
     "record",
     [
+        "benchmark",
+        "requests",
         "manifest",
         "checkpoint",
         "reference",
@@ -176,6 +175,9 @@ def test_a_verdict_that_is_out_of_date_is_no_pass(measured: recipe.Recipe, recor
     elif record == "texts":
         found = records.read(paths.texts("tiny"), records.Texts).texts[0]
         records.Texts(texts=[found.model_copy(update={"sha256": "other"})]).write(paths.texts("tiny"))
+    elif record == "benchmark":
+        found = records.read(paths.benchmark("tiny", "ov-int8"), records.Benchmark)
+        found.model_copy(update={"artifact_sha256": "other"}).write(paths.benchmark("tiny", "ov-int8"))
     elif record == "word":
         paths.gate("tiny", "ov-int8").write_text("FAIL\n")
     elif record == "extension":
@@ -187,6 +189,7 @@ def test_a_verdict_that_is_out_of_date_is_no_pass(measured: recipe.Recipe, recor
             "window": ("window: 256", "window: 128"),
             "serve": ("kv_cache_gib: 1", "kv_cache_gib: 2"),
             "samples": ("samples: 64", "samples: 8"),
+            "requests": ("requests: 16", "requests: 17"),
         }[record]
         text = paths.recipe("tiny").read_text()
         assert old in text
@@ -196,6 +199,15 @@ def test_a_verdict_that_is_out_of_date_is_no_pass(measured: recipe.Recipe, recor
     expected = ("out of date", "not the artifact that its manifest describes", "not those of the recipe now", "SHA-256 over",
                 "extensions/tiny/ov-int8.json: missing")  # fmt: skip
     assert any(words in said for words in expected), said
+
+
+def test_an_accurate_artifact_that_is_not_faster_is_no_pass(measured: recipe.Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    path = paths.recipe("tiny")
+    path.write_text(path.read_text().replace("  p99_kl:", "  speedup: {int8: 1.4}\n  p99_kl:"))
+    assert cli.main(["require", "tiny"]) == 0
+    path.write_text(path.read_text().replace("int8: 1.4}", "int8: 1.6}"))
+    assert cli.main(["require", "tiny"]) == 1
+    assert "ov-int8 (accurate but not faster: 1.50 times ov-bf16's output tokens/s at concurrency 1" in capsys.readouterr().err
 
 
 def test_an_artifact_whose_weights_changed_is_no_pass(measured: recipe.Recipe, capsys: pytest.CaptureFixture[str]) -> None:

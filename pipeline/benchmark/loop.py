@@ -1,58 +1,99 @@
-"""The closed loop: a fixed number of requests in flight, the next one sent when one ends."""
+"""Replays a trace on an engine: a fixed number of requests in flight (closed loop), or each at its arrival (open loop).
+
+An engine in process admits requests between two of its steps, as a server does between two batches. A request of the open
+loop that arrives during a step waits until it ends, and that wait counts: TTFT runs from the arrival, not from the
+submission, so that a slow engine cannot hide its queue (coordinated omission).
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pipeline.benchmark.trace import Request
 from pipeline.engines import Engine
+from pipeline.records import RequestTiming, TracedRequest
 
 
-@dataclass
-class Timing:
-    """One request: when it was sent and when its tokens came, in seconds of the run's clock."""
+class Clock:
+    """Seconds, and waiting; the tests put one in that passes at will."""
 
-    sent_s: float
-    wanted: int
-    token_times_s: list[float] = field(default_factory=list)
-    error: str | None = None
+    def now(self) -> float:
+        return time.perf_counter()
 
-    @property
-    def failed(self) -> bool:
-        return self.error is not None or len(self.token_times_s) != self.wanted
-
-    @property
-    def ttft_s(self) -> float:
-        return self.token_times_s[0] - self.sent_s
-
-    @property
-    def tpot_s(self) -> float:
-        return (self.token_times_s[-1] - self.token_times_s[0]) / (len(self.token_times_s) - 1)
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
 
 
-class Run(NamedTuple):
-    timings: list[Timing]
+class Replayed(NamedTuple):
+    requests: list[RequestTiming]
     wall_s: float
 
 
-def closed_loop(engine: Engine, trace: list[Request], concurrency: int, clock: Callable[[], float] = time.perf_counter) -> Run:
-    """Replays the trace in order; greedy, exact output lengths. A failed request is kept as one."""
-    start = clock()
-    timings: list[Timing] = []
+@dataclass
+class _Open:
+    """A request in the making; times in seconds of the replay."""
+
+    due_s: float
+    arrivals_s: list[float] = field(default_factory=list)
+    error: str | None = None
+
+
+def closed(engine: Engine, trace: list[TracedRequest], concurrency: int, clock: Clock) -> Replayed:
+    """The next request is sent when one ends. Greedy, exact output lengths; a failed request is kept as one."""
+    start = clock.now()
+    sent: list[_Open] = []
     in_flight = 0
-    while len(timings) < len(trace) or in_flight:
-        while in_flight < concurrency and len(timings) < len(trace):
-            request = trace[len(timings)]
-            timings.append(Timing(clock() - start, request.output_tokens))
-            engine.submit(len(timings) - 1, request.prompt, request.output_tokens, stop_at_eos=False)
+    while len(sent) < len(trace) or in_flight:
+        while in_flight < concurrency and len(sent) < len(trace):
+            sent.append(_submit(engine, len(sent), trace[len(sent)], clock.now() - start))
             in_flight += 1
-        steps = engine.step()
-        now = clock() - start
-        for step in steps:
-            timings[step.key].token_times_s.extend([now] * len(step.token_ids))
-            timings[step.key].error = step.error
-            in_flight -= step.done
-    return Run(timings, clock() - start)
+        in_flight -= _step(engine, sent, clock, start)
+    return _replayed(trace, sent, clock.now() - start)
+
+
+def open_(engine: Engine, trace: list[TracedRequest], rate_per_s: float, clock: Clock) -> Replayed:
+    """Each request is due at its arrival / rate, whatever the engine is doing."""
+    start = clock.now()
+    due = [request.arrival / rate_per_s for request in trace]
+    sent: list[_Open] = []
+    in_flight = 0
+    while len(sent) < len(trace) or in_flight:
+        if not in_flight:
+            clock.sleep(max(0.0, due[len(sent)] - (clock.now() - start)))
+        while len(sent) < len(trace) and (not in_flight or due[len(sent)] <= clock.now() - start):
+            sent.append(_submit(engine, len(sent), trace[len(sent)], due[len(sent)]))
+            in_flight += 1
+        if in_flight:
+            in_flight -= _step(engine, sent, clock, start)
+    return _replayed(trace, sent, clock.now() - start)
+
+
+def _submit(engine: Engine, key: int, request: TracedRequest, due_s: float) -> _Open:
+    engine.submit(key, request.prompt, request.output_tokens, stop_at_eos=False)
+    return _Open(due_s)
+
+
+def _step(engine: Engine, sent: list[_Open], clock: Clock, start: float) -> int:
+    """Runs the engine once; returns how many requests ended."""
+    steps = engine.step()
+    now = clock.now() - start
+    for step in steps:
+        sent[step.key].arrivals_s.extend([now] * len(step.token_ids))
+        sent[step.key].error = step.error
+    return sum(step.done for step in steps)
+
+
+def _replayed(trace: list[TracedRequest], sent: list[_Open], wall_s: float) -> Replayed:
+    timings = [
+        RequestTiming(
+            due_s=round(one.due_s, 6),
+            arrivals_s=[round(at, 6) for at in one.arrivals_s],
+            prompt_tokens=len(request.prompt),
+            wanted=request.output_tokens,
+            tokens=len(one.arrivals_s),
+            error=one.error,
+        )
+        for request, one in zip(trace, sent, strict=True)
+    ]
+    return Replayed(timings, wall_s)

@@ -1,7 +1,8 @@
 """An engine with known scores and known delays: what the contract suite and the benchmark's own tests measure against.
 
 Scoring: the log-probability of token t after token s is that of a fixed table, softmax of a seeded matrix. Decoding:
-every step takes `step_s` and gives each running request its next token, the arg-max of the same table.
+every step takes `step_s` and gives each running request its next token, the arg-max of the same table; the step with a
+request's first token takes `stall_s[key]` longer.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 from pipeline.engines import Scored, Step, Visit
@@ -27,11 +29,13 @@ class FakeEngine:
         serve: Serve,
         step_s: float = 0.0,
         fail: frozenset[int] = frozenset(),
+        stall_s: Mapping[int, float] = MappingProxyType({}),
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         rng = random.Random(0)
         self._logits = [[rng.gauss(0, 2) for _ in range(VOCABULARY)] for _ in range(VOCABULARY)]
         self._serve, self._step_s, self._fail, self._sleep = serve, step_s, fail, sleep
+        self._stall_s = dict(stall_s)
         self._running: dict[int, list[int]] = {}
         self._wanted: dict[int, tuple[int, bool]] = {}
 
@@ -64,8 +68,8 @@ class FakeEngine:
     def step(self) -> list[Step]:
         if not self._running:
             return []
-        self._sleep(self._step_s)
         batch = list(self._running)[: self._serve.max_num_seqs]
+        self._sleep(self._step_s + sum(self._stall_s.pop(key, 0.0) for key in batch))
         return [self._advance(key) for key in batch]
 
     def _advance(self, key: int) -> Step:
@@ -83,4 +87,4 @@ class FakeEngine:
         return Step(key, [token], done)
 
     def settings(self) -> dict[str, Any]:
-        return {"step_s": self._step_s, "max_num_seqs": self._serve.max_num_seqs}
+        return {"device": "cpu", "step_s": self._step_s, "max_num_seqs": self._serve.max_num_seqs}

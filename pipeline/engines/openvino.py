@@ -15,6 +15,11 @@ from pipeline.errors import EvaluationError
 from pipeline.recipe import Serve
 
 RESOLVED = ("INFERENCE_PRECISION_HINT", "KV_CACHE_PRECISION", "DYNAMIC_QUANTIZATION_GROUP_SIZE", "INFERENCE_NUM_THREADS")
+# What the plug-in adds to the artifact's own precision: its defaults, or what vLLM computes in.
+PRECISIONS: dict[str, dict[str, Any]] = {
+    "engine": {},
+    "bf16": {"INFERENCE_PRECISION_HINT": "bf16", "KV_CACHE_PRECISION": "bf16", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0},
+}
 
 
 class OpenVinoEngine:
@@ -57,7 +62,7 @@ class OpenVinoEngine:
 
     def distributions(self, sequences: list[list[int]], visit: Visit) -> None:
         self._pipeline, self._purpose = None, ""
-        with PagedModel(self._artifact, self._serve) as model:
+        with PagedModel(self._artifact, self._serve, PRECISIONS[self._serve.precision]) as model:
             model.distributions(sequences, visit)
 
     def submit(self, key: int, prompt: list[int], max_tokens: int, stop_at_eos: bool) -> None:
@@ -101,7 +106,7 @@ class OpenVinoEngine:
         }
 
     def _properties(self) -> dict[str, Any]:
-        return {"INFERENCE_NUM_THREADS": len(cores(self._serve))}
+        return {"INFERENCE_NUM_THREADS": len(cores(self._serve)), **PRECISIONS[self._serve.precision]}
 
     def _open(self, purpose: str) -> Any:
         """The pipeline for scoring or for decoding; one at a time, so that memory holds one model and one cache."""

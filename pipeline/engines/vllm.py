@@ -14,6 +14,31 @@ from pipeline.errors import EvaluationError
 from pipeline.recipe import Serve
 
 
+def arguments(serve: Serve) -> dict[str, Any]:
+    """The recipe's settings under vLLM's own names: for LLM() here, and as options of `vllm serve` in pipeline/serving."""
+    return {
+        "dtype": "bfloat16",
+        "max_model_len": serve.max_model_len,
+        "max_num_seqs": serve.max_num_seqs,
+        "max_num_batched_tokens": max(serve.max_num_batched_tokens, serve.max_model_len),
+        "enable_prefix_caching": False,
+        "enforce_eager": serve.eager,
+        "generation_config": "vllm",
+        "seed": 0,
+    }
+
+
+def environment(serve: Serve) -> dict[str, str]:
+    """The settings that vLLM takes from environment variables only."""
+    return {
+        "VLLM_CPU_KVCACHE_SPACE": str(serve.kv_cache_gib),
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores(serve))),
+        # vLLM's default, spelled out and recorded: with AMX, int4 layers run as W4A8. Turned off, its W4A16 kernel dies with
+        # an illegal instruction, since nobody asks the kernel for the AMX permission (docs/decisions.md).
+        "VLLM_CPU_INT4_W4A8": "1",
+    }
+
+
 class VllmEngine:
     def __init__(self, artifact: Path, serve: Serve) -> None:
         self._artifact, self._serve = artifact, serve
@@ -22,25 +47,11 @@ class VllmEngine:
 
     def __enter__(self) -> Self:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(self._serve.kv_cache_gib)
-        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores(self._serve)))
-        # vLLM's default, spelled out and recorded: with AMX, int4 layers run as W4A8. Turned off, its W4A16 kernel dies with
-        # an illegal instruction, since nobody asks the kernel for the AMX permission (docs/decisions.md).
-        os.environ["VLLM_CPU_INT4_W4A8"] = "1"
+        os.environ.update(environment(self._serve))
         from vllm import LLM, SamplingParams
 
         self._sampling = SamplingParams
-        self._llm = LLM(
-            str(self._artifact),
-            dtype="bfloat16",
-            max_model_len=self._serve.max_model_len,
-            max_num_seqs=self._serve.max_num_seqs,
-            max_num_batched_tokens=max(self._serve.max_num_batched_tokens, self._serve.max_model_len),
-            enable_prefix_caching=False,
-            enforce_eager=self._serve.eager,
-            generation_config="vllm",
-            seed=0,
-        )
+        self._llm = LLM(str(self._artifact), **arguments(self._serve))
         return self
 
     def __exit__(self, *exc: object) -> None:

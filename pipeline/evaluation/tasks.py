@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from pipeline.engines import Engine
 from pipeline.errors import EvaluationError, RecipeError
 from pipeline.evaluation.lm import EngineLM, Noted
+from pipeline.evaluation.readable import readable
 from pipeline.recipe import Evaluate, Items, Serve
 from pipeline.records import Item, Task
 
@@ -71,8 +72,8 @@ def _require_field(leaves: dict[str, Any], field: str | None) -> None:
             raise RecipeError(f"evaluate.clusters: found field {field!r}, documents of {leaf} have {', '.join(columns)}.")
 
 
-def measure(engine: Engine, source: Path, evaluate: Evaluate, serve: Serve, prepared: Prepared) -> list[Task]:
-    """Runs every task of the recipe through lm-eval."""
+def measure(engine: Engine, source: Path, evaluate: Evaluate, serve: Serve, prepared: Prepared, texts: bool = False) -> list[Task]:
+    """Runs every task of the recipe through lm-eval. With `texts`, each item keeps what was asked."""
     from lm_eval.evaluator import simple_evaluate
     from transformers import AutoTokenizer
 
@@ -84,7 +85,8 @@ def measure(engine: Engine, source: Path, evaluate: Evaluate, serve: Serve, prep
     results = simple_evaluate(model, tasks=list(drawn), task_manager=manager, samples=drawn, bootstrap_iters=0)
     if results is None:
         raise EvaluationError("lm-eval returned no results for this process.")
-    return [_task(name, prepared, results["samples"], model, evaluate.clusters.get(name)) for name in leaves]
+    measured = [_task(name, prepared, results["samples"], model, evaluate.clusters.get(name)) for name in leaves]
+    return [_with_texts(task, every) for task in measured] if texts else measured
 
 
 def _manager(evaluate: Evaluate) -> Any:
@@ -177,3 +179,10 @@ def _cluster(leaf: str, document: dict[str, Any], doc_id: int, given: str | None
     field = given or next((name for name in PASSAGES if name in document), None)
     shared = f"{field}:{document[field]}" if field else str(doc_id)
     return hashlib.sha256(f"{leaf}/{shared}".encode()).hexdigest()[:16]
+
+
+def _with_texts(task: Task, leaves: dict[str, Any]) -> Task:
+    documents = {leaf: leaves[leaf].eval_docs for leaf in {item.task for item in task.items}}  # lm-eval makes them anew each time
+    texts = [readable(leaves[item.task], documents[item.task][item.doc_id]) for item in task.items]
+    items = [item.model_copy(update={"text": text}) for item, text in zip(task.items, texts, strict=True)]
+    return task.model_copy(update={"items": items})

@@ -53,7 +53,7 @@ def reference(job: dict[str, Any]) -> dict[str, Any]:
     prepared = tasks.prepare(evaluate, job["spans"])
     with engines.open_engine("reference", source, serve) as engine:
         perplexity = text.write_reference(engine, texts, evaluate.divergence, Path(job["logprobs"]))
-        measured_tasks = tasks.measure(engine, source, evaluate, serve, prepared)
+        measured_tasks = tasks.measure(engine, source, evaluate, serve, prepared, texts=True)
         view = View(settings=engine.settings(), perplexity=perplexity, divergence=[])
     return {
         "versions": versions("reference"),

@@ -19,6 +19,9 @@ class Serve(Strict):
     max_num_batched_tokens: Positive = 2048
     kv_cache_gib: Positive = 1
     threads: Positive | None = Field(None, description="cores to use; default all of this machine")
+    precision: Literal["engine", "bf16"] = Field(
+        "engine", description="'bf16': OpenVINO without its dynamic quantization of activations and with a bf16 KV cache"
+    )
     eager: bool = Field(False, description="vLLM without torch.compile: starts faster, decodes slower")
 
 

@@ -27,6 +27,8 @@ from pipeline.records.timed import (
     Replay,
     RequestTiming,
     Timings,
+    Trace,
+    TracedRequest,
 )
 
 __all__ = [
@@ -60,6 +62,8 @@ __all__ = [
     "Text",
     "Texts",
     "Timings",
+    "Trace",
+    "TracedRequest",
     "Verdict",
     "View",
     "Window",

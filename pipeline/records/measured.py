@@ -86,7 +86,7 @@ class Item(Record):
     """One task item as lm-eval saw it; the hashes pair it with the same item on another engine.
 
     `place` counts from 0 in the order of the draw. Items of one `cluster` share a passage or subject. `chance` is what
-    guessing scores.
+    guessing scores. `text` is the question and the right answer for people, kept by the reference alone; cut where long.
     """
 
     task: str
@@ -100,6 +100,7 @@ class Item(Record):
     target_hash: str
     tokens_hash: str
     score: float
+    text: str = ""
 
 
 class Task(Record):

@@ -14,6 +14,23 @@ from pydantic import Field
 from pipeline.records.base import Record
 
 
+class TracedRequest(Record):
+    """`arrival` in units of the mean time between arrivals: a replay at r requests per second sends it at arrival / r."""
+
+    arrival: float
+    prompt: list[int]
+    output_tokens: int
+
+
+class Trace(Record):
+    """The requests that every variant is put to; `sha256` is over them and their order."""
+
+    prompts: str
+    seed: int
+    sha256: str
+    requests: list[TracedRequest]
+
+
 class RequestTiming(Record):
     """One request; seconds since the replay began. `due_s` is when its client sends it: its arrival in the open loop, or
     when a place became free in the closed one. `arrivals_s` are the times at which tokens came, one each unless a server
@@ -73,8 +90,8 @@ class Timings(Record):
 
 
 class Estimate(Record):
-    """Over repeats: the median of `values` (one a repeat), Student's 95 % interval of their mean, and their coefficient of
-    variation. The last three are None below two repeats."""
+    """Over repeats: the median of `values` (one a repeat), Student's 95 % interval of their geometric mean, and their coefficient
+    of variation. The last three are None below two repeats."""
 
     median: float
     low: float | None
@@ -116,8 +133,8 @@ class Profile(Record):
     """One way to run the artifact: `deployed`, as it serves, or `matched`, at the precision that both engines have in common."""
 
     settings: dict[str, Any]
-    load_s: Estimate
-    peak_memory_bytes: int
+    load_s: Estimate | None
+    peak_memory_bytes: int | None
     levels: list[Level]
 
 
@@ -132,7 +149,7 @@ class Cost(Record):
 
 
 class Benchmark(Record):
-    """`over` is how the requests reached the engine. `notices` say what a reader must know before believing the figures."""
+    """`over` is how the requests reached the engine, `requested` what the recipe said then. `notices` say what a reader must know before believing the figures."""
 
     recipe: str
     variant: str
@@ -140,6 +157,7 @@ class Benchmark(Record):
     over: Literal["in process", "http"]
     measured: bool
     reason: str
+    requested: dict[str, Any] = Field(default_factory=dict)
     artifact_sha256: str | None = None
     device: str | None = None
     size_bytes: int | None = None

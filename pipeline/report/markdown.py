@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.report import markdown_comparison, markdown_speed
+from pipeline.report.markdown_parts import megabytes, table, times
+
 
 def render(summary: dict[str, Any]) -> str:
     parts = [
@@ -26,11 +29,9 @@ def render(summary: dict[str, Any]) -> str:
         "## Where the artifact differs most",
         "The position with the largest KL of each variant, as served. All of the twenty worst are in the JSON report.",
         _worst(summary),
+        *markdown_comparison.render(summary["comparison"]),
         "## Speed",
-        _machine(summary),
-        "Output tokens per second (median of the repeats, in brackets the range seen); times over the unquantized model on "
-        "the same engine.",
-        _speed(summary),
+        *markdown_speed.render(summary),
         "## What produced it",
         _provenance(summary),
     ]
@@ -54,8 +55,9 @@ def _verdicts(summary: dict[str, Any]) -> str:
         failed = [check for check in checks if check["status"] != "PASS"]
         reasons = "<br>".join(f"{check['status']} {check['name']}: {check['reason']}" for check in failed)
         reasons = reasons or f"all {len(checks)} checks passed"
-        rows.append([name, f"**{row['verdict']['status']}**", _megabytes(row["size_bytes"]), _times(row["size_ratio"]), reasons])
-    return table(["variant", "verdict", "size", "of unquantized", "reasons"], rows)
+        size = [megabytes(row["size_bytes"]), times(row["size_ratio"])]
+        rows.append([name, f"**{row['verdict']['status']}**", *size, row["performance"]["status"], reasons])
+    return table(["variant", "verdict", "size", "of unquantized", "performance", "reasons"], rows)
 
 
 def _quality(summary: dict[str, Any]) -> str:
@@ -120,42 +122,6 @@ def _worst(summary: dict[str, Any]) -> str:
     return table(["variant", "KL", "after", "true token", "reference says", "artifact says"], rows)
 
 
-def _machine(summary: dict[str, Any]) -> str:
-    """A figure without its machine means nothing; variants timed on different ones are named with theirs."""
-    machines: dict[str, list[str]] = {}
-    for name, row in summary["variants"].items():
-        found = row["benchmark"]["machine"]
-        if found:
-            sets = ", ".join(found["instruction_sets"])
-            machines.setdefault(f"{found['cpu']}, {found['cores']} cores ({sets})", []).append(name)
-    return " ".join(f"{', '.join(names)} on {machine}." for machine, names in machines.items())
-
-
-def _speed(summary: dict[str, Any]) -> str:
-    rows = []
-    for name, row in summary["variants"].items():
-        benchmark = row["benchmark"]
-        if not benchmark["measured"]:
-            rows.append([name, f"not benchmarked: {benchmark['reason']}", "", "", "", "", "", "", ""])
-            continue
-        memory = f"{benchmark['peak_memory_bytes'] / 1e9:.2f} GB"
-        for level in benchmark["levels"]:
-            speed = level["output_tokens_per_s"]
-            rows.append([
-                name,
-                str(level["concurrency"]),
-                f"{speed['median']:.1f} ({speed['minimum']:.1f} to {speed['maximum']:.1f})",
-                _times(row["speedup"].get(str(level["concurrency"]))),
-                f"{level['ttft_ms']['median']:.1f} ms",
-                f"{level['tpot_ms']['median']:.2f} ms",
-                f"{level['failed']} of {level['requests']}",
-                f"{benchmark['load_s']:.1f} s",
-                memory,
-            ])  # fmt: skip
-    head = ["variant", "concurrency", "tokens/s", "over unquantized", "TTFT", "TPOT", "failed", "load", "peak memory"]
-    return table(head, rows)
-
-
 def _provenance(summary: dict[str, Any]) -> str:
     rows = []
     for name, row in summary["variants"].items():
@@ -174,22 +140,9 @@ def _provenance(summary: dict[str, Any]) -> str:
     return table(head, rows)
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
 def _perplexity(row: dict[str, Any], text: str) -> str:
     return f"{row['perplexity'][text]:.4f} ({row['bits_per_byte'][text]:.4f})" if text in row["perplexity"] else "not measured"
 
 
 def _accuracy(task: dict[str, Any] | None) -> str:
     return "not measured" if task is None else f"{task['accuracy']:.4f} ± {task['standard_error']:.4f}"
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:.2f} MB"
-
-
-def _times(ratio: float | None) -> str:
-    return "" if ratio is None else f"{ratio:.2f}x"

@@ -1,0 +1,94 @@
+"""`quantgate compare`: the variants of one report side by side, or two runs of one recipe; as tables, or as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline import paths
+from pipeline.errors import ArtifactError
+from pipeline.records import Benchmark, Performance, Verdict, read_text
+from pipeline.report.changes import changes
+from pipeline.report.comparison import compare
+from pipeline.report.markdown_comparison import DIGITS, QUALITY, heading
+from pipeline.report.words import number
+
+
+def run(name: str, before: str | None, as_json: bool) -> None:
+    """Raises ArtifactError if a report is missing or was written by another version."""
+    path = paths.report(name, "json")
+    summary = load(path, f"Run: dvc repro report@{name}")
+    found = compare(summary) if before is None else changes(_before(name, Path(before)), summary)
+    if as_json:
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+    else:
+        show(name, found)
+
+
+def _before(name: str, path: Path) -> dict[str, Any]:
+    """The report of an earlier run, wherever it lies."""
+    remedy = f"dvc get . {paths.report(name, 'json')} --rev HEAD~1 -o {path}"
+    if not path.is_file():
+        raise ArtifactError(
+            f"{path}: missing: give the JSON report of an earlier run. For that of the last commit but one: {remedy}"
+        )
+    return load(path, f"A report of another version cannot be compared; take a later one: {remedy} --force")
+
+
+def load(path: Path, remedy: str) -> dict[str, Any]:
+    """A report's JSON, with the records in it checked."""
+    text = read_text(path)
+    try:
+        summary: dict[str, Any] = json.loads(text)
+        for row in summary["variants"].values():
+            Benchmark.model_validate(row["benchmark"])
+            Performance.model_validate(row["performance"])
+            Verdict.model_validate(row["verdict"])
+    except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
+        raise ArtifactError(f"{path}: not a report of this version of quantgate. {remedy}") from error
+    return summary
+
+
+def show(name: str, found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    for section in found["sections"]:
+        rows = section["rows"]
+        table = Table(title=f"{name}: {section['title']}", title_justify="left")
+        table.add_column("")
+        for row in rows:
+            table.add_column(escape(row["variant"]), justify="right")
+        for title, cells in _facts(rows):
+            table.add_row(title, *map(escape, cells))
+        for metric in section["metrics"]:
+            best = section["winners"][metric["key"]]
+            cells = [_cell(row["values"][metric["key"]], row["variant"] == best) for row in rows]
+            table.add_row(escape(heading(metric)), *cells)
+        console.print(table)
+        console.print(section["note"], markup=False, highlight=False)
+        for metric in section["metrics"]:
+            if section["winners"][metric["key"]] is None:
+                console.print(f"  {metric['title']}: {section['reasons'][metric['key']]}", markup=False, highlight=False)
+        console.print()
+    for advice in found["recommendations"]:
+        told = f"{advice['variant'] or 'none'}. {advice['reason']}"
+        console.print(f"[bold]{advice['goal']}[/]: {escape(told)}", highlight=False)
+
+
+def _facts(rows: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """What is known of each row besides its figures."""
+    named = [(key, [row[key] for row in rows]) for key in ("weights", "verdict", "performance")]
+    return named + [(title, [number(row["quality"][key], DIGITS.get(key, 4)) for row in rows]) for key, title in QUALITY.items()]
+
+
+def _cell(value: dict[str, Any] | None, best: bool) -> str:
+    """The median; the winner is green and has a star, for those who see no colours."""
+    if value is None:
+        return "-"
+    return f"[bold green]* {number(value['median'])}[/]" if best else number(value["median"])

@@ -1,0 +1,127 @@
+"""Which variant is better in what: side by side, with a winner only where the figures can tell. Pure.
+
+As deployed, every variant runs as its engine serves it. Like for like, variants of two engines with equally many bits run at
+the same precision (pipeline/report/matched.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, NamedTuple
+
+from pipeline.report import matched, measures
+from pipeline.report.measures import Figure, Figures, Metric
+from pipeline.report.recommendation import recommend
+from pipeline.report.words import listed
+
+DEPLOYED = "Every variant as its engine serves it, with that engine's own precision of activations and KV cache. Quality is that "
+DEPLOYED += "of the deployed view."
+
+
+class Entry(NamedTuple):
+    """A variant in one of its profiles, under the name that its row has; `view` is where its quality comes from."""
+
+    label: str
+    row: dict[str, Any]
+    profile: str = "deployed"
+    view: str = "deployed"
+
+
+def compare(summary: dict[str, Any]) -> dict[str, Any]:
+    """Sections, and a recommendation for each goal."""
+    variants: dict[str, Any] = summary["variants"]
+    entries = [Entry(name, row) for name, row in variants.items()]
+    groups = matched.groups(variants)
+    note = " ".join([DEPLOYED, *matched.left_out(variants, groups)])
+    sections = [section("As deployed", note, entries)]
+    for group in groups:
+        rows = [Entry(name, variants[name], profile, "weights") for name, profile in group.profiles.items()]
+        sections.append(section(group.title, group.note, rows, group.withheld))
+    return {"concurrency": concurrency(entries), "sections": sections, "recommendations": recommend(variants)}
+
+
+def concurrency(entries: list[Entry]) -> int | None:
+    """The lowest, at which latency is compared; None where nothing was timed."""
+    profiles = [entry.row["benchmark"]["profiles"].get(entry.profile) for entry in entries]
+    return min((level["concurrency"] for profile in profiles if profile for level in measures.closed_levels(profile)), default=None)
+
+
+def section(title: str, note: str, entries: list[Entry], withheld: str = "") -> dict[str, Any]:
+    """`withheld` says why no row of this section may win; empty where one may."""
+    found = {entry.label: measures.figures(entry.row, entry.profile, entry.view == "deployed") for entry in entries}
+    barred = _barred(entries)
+    metrics = _metrics(list(found.values()))
+    decided = {}
+    for metric in metrics:
+        values = {label: figures[metric] for label, figures in found.items() if metric in figures}
+        decided[metric.key] = (
+            (None, withheld) if withheld else winner(metric, values, barred["timed" if metric.timed else "stored"])
+        )
+    return {
+        "title": title,
+        "note": note,
+        "metrics": [{"key": m.key, "title": m.title, "unit": m.unit, "better": m.better} for m in metrics],
+        "rows": [_row(entry, found[entry.label], metrics) for entry in entries],
+        "winners": {key: name for key, (name, _) in decided.items()},
+        "reasons": {key: reason for key, (_, reason) in decided.items()},
+    }
+
+
+def _metrics(found: list[Figures]) -> list[Metric]:
+    """Those that two rows have, or the only row; in the order of the first that has them."""
+    counted = Counter(metric for figures in found for metric in figures)
+    return [metric for metric, count in counted.items() if count >= min(2, len(found))]
+
+
+def _row(entry: Entry, figures: Figures, metrics: list[Metric]) -> dict[str, Any]:
+    return {
+        "variant": entry.label,
+        "engine": entry.row["engine"],
+        "weights": entry.row["weights"],
+        "verdict": entry.row["verdict"]["status"],
+        "performance": entry.row["performance"]["status"],
+        "quality": measures.quality(entry.row, entry.view),
+        "values": {metric.key: _value(figures.get(metric)) for metric in metrics},
+    }
+
+
+def _value(figure: Figure | None) -> dict[str, float | None] | None:
+    return None if figure is None else {"median": figure.median, "low": figure.low, "high": figure.high}
+
+
+def _barred(entries: list[Entry]) -> dict[str, dict[str, str]]:
+    """Rows that cannot win, with the reason: by what is stored (the verdict), and by how they were timed as well."""
+    stored = {entry.label: f"its verdict is {word}" for entry in entries if (word := entry.row["verdict"]["status"]) != "PASS"}
+    places = {entry.label: place for entry in entries if (place := measures.place(entry.row))}
+    if not places:
+        return {"stored": stored, "timed": stored}
+    usual = Counter(places.values()).most_common(1)[0][0]
+    elsewhere = {label: measures.place_words(place, usual) for label, place in places.items() if place != usual}
+    return {"stored": stored, "timed": {**stored, **elsewhere}}
+
+
+def winner(metric: Metric, values: dict[str, Figure], barred: dict[str, str]) -> tuple[str | None, str]:
+    """The row that is better than every other that may win, and a sentence that says why, or who cannot be told apart."""
+    bars = {label: bar for label, figure in values.items() if (bar := barred.get(label) or figure.bar)}
+    contenders = [label for label in values if label not in bars]
+    contenders.sort(key=lambda label: values[label].median, reverse=metric.better == "higher")
+    out = "".join(f" {label} is left out: {bar}." for label, bar in bars.items())
+    if len(contenders) < 2:
+        alone = f"Only {contenders[0]} has a figure that counts" if contenders else "No variant has a figure that counts"
+        return None, f"{alone}: there is nothing to compare.{out}"
+    best, rest = contenders[0], contenders[1:]
+    alike = [label for label in rest if not measures.better(metric, values[best], values[label])]
+    if alike:
+        told = listed([f"{label} has {measures.text(metric, values[label])}" for label in (best, *alike)])
+        return None, f"{listed([best, *alike])} cannot be told apart ({_why(metric, values, [best, *alike])}): {told}.{out}"
+    told = measures.text(metric, values[best])
+    return best, f"{best}: {told}; next is {rest[0]}: {measures.text(metric, values[rest[0]])}.{out}"
+
+
+def _why(metric: Metric, values: dict[str, Figure], alike: list[str]) -> str:
+    if metric.margin == 0:
+        return "the same size"
+    if metric.margin is not None:
+        return f"no more than {metric.margin:.0%} apart"
+    single = any(values[label].low is None for label in alike)
+    return "a single measurement has no interval" if single else "their intervals overlap"

@@ -1,0 +1,40 @@
+"""What charts and tables both look up in the summary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.report.words import dig, finite
+
+
+def mean_kl(row: dict[str, Any]) -> dict[str, float | None]:
+    """As served, with its interval; of several texts the worst, as in the comparison."""
+    checks = [check for check in row["verdict"]["checks"] if check["name"].startswith("mean_kl deployed ")]
+    known = [check for check in checks if finite(check["value"]) is not None]
+    worst = max(known, key=lambda check: float(check["value"]), default=None)
+    return {name: finite(dig(worst, key)) for name, key in (("kl", "value"), ("kl_low", "low"), ("kl_high", "high"))}
+
+
+def levels(benchmark: Any, profile: str = "deployed", loop: str = "closed") -> list[dict[str, Any]]:
+    """The loads of one kind that were measured, in order."""
+    return [level for level in dig(benchmark, "profiles", profile, "levels") or [] if level["loop"] == loop]
+
+
+def highest_concurrency(summary: dict[str, Any]) -> int | None:
+    """The highest that every variant was timed at that was timed at all."""
+    timed = [
+        {level["concurrency"] for level in found} for row in summary["variants"].values() if (found := levels(row.get("benchmark")))
+    ]
+    return max(set.intersection(*timed), default=None) if timed else None
+
+
+def throughput(row: dict[str, Any], concurrency: int | None) -> Any:
+    """The estimate of output tokens/s as served, at a concurrency."""
+    found = [level for level in levels(row.get("benchmark")) if level["concurrency"] == concurrency]
+    return found[0]["output_tokens_per_s"] if found else None
+
+
+def profiles(summary: dict[str, Any]) -> list[str]:
+    """Every way in which some variant was timed, as served first."""
+    names = dict.fromkeys(name for row in summary["variants"].values() for name in dig(row.get("benchmark"), "profiles") or {})
+    return sorted(names, key=lambda name: name != "deployed")

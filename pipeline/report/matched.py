@@ -1,0 +1,143 @@
+"""Which variants of two engines can be compared like for like: equally many bits in equal groups, at the same precision. Pure.
+
+OpenVINO's profile "matched" is timed at vLLM's precision; a variant without that profile is taken as deployed. What the
+engines then really report is compared here, and where it differs nobody wins.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.report.words import listed
+
+NAMES = {"bf16": "bfloat16", "f16": "float16", "half": "float16", "f32": "float32", "float": "float32", "u8": "uint8_t"}
+PER_CHANNEL = -1
+
+
+@dataclass(frozen=True)
+class Group:
+    """`profiles` is each variant's profile to compare. `withheld` says why nobody wins; empty where somebody may."""
+
+    title: str
+    note: str
+    profiles: dict[str, str]
+    withheld: str
+
+
+def groups(variants: dict[str, Any]) -> list[Group]:
+    """Those that were timed on two engines."""
+    found: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for name, row in variants.items():
+        if row["benchmark"]["measured"]:
+            found[_format(row)].append(name)
+    both = {key: names for key, names in found.items() if len({variants[name]["engine"] for name in names}) > 1}
+    return [_group(_title(variants[names[0]]), {name: variants[name] for name in names}) for names in both.values()]
+
+
+def left_out(variants: dict[str, Any], groups: list[Group]) -> list[str]:
+    """A sentence for each precision that both engines have, but no two variants in the same format."""
+    grouped = {name for group in groups for name in group.profiles}
+    by_weights: dict[str, list[str]] = defaultdict(list)
+    for name, row in variants.items():
+        if row["benchmark"]["measured"] and name not in grouped:
+            by_weights[row["weights"]].append(name)
+    return [
+        f"No like-for-like section for {weights}: {listed([f'{name} has {_words(variants[name])}' for name in names])}."
+        for weights, names in by_weights.items()
+        if len({variants[name]["engine"] for name in names}) > 1
+    ]
+
+
+def _format(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Bits, group size and how the layers are stored: half of them in 8 bits is another format, and so are simulated ones."""
+    resolved, stored = row["manifest"]["resolved"], row["manifest"]["stored_types"]
+    if row["quantizer"] is None:
+        return (16,)
+    return (resolved.get("bits"), resolved.get("group_size", PER_CHANNEL), tuple(sorted(stored)))
+
+
+def _words(row: dict[str, Any]) -> str:
+    if row["quantizer"] is None:
+        return "16-bit weights"
+    bits, group, stored = _format(row)
+    groups = "one group per channel" if group == PER_CHANNEL else f"groups of {group}"
+    return f"{bits}-bit weights in {groups}, layers stored as {' and '.join(stored)}"
+
+
+def _title(row: dict[str, Any]) -> str:
+    return f"Like for like: {'unquantized' if row['quantizer'] is None else _words(row).split(', layers')[0]}"
+
+
+def _group(title: str, rows: dict[str, Any]) -> Group:
+    profiles = {name: "matched" if "matched" in row["benchmark"]["profiles"] else "deployed" for name, row in rows.items()}
+    precisions = {name: precision(row, profiles[name]) for name, row in rows.items()}
+    different = _different(precisions)
+    if different:
+        withheld = f"Nobody wins: the settings do not agree in {'; '.join(different)}."
+        agreed = f"NOT at the same precision, so that nobody wins here: {'; '.join(different)}."
+    else:
+        withheld, agreed = (
+            "",
+            f"All at the same precision: {', '.join(f'{k} {v}' for k, v in next(iter(precisions.values())).items())}.",
+        )
+    formats = _different({name: _own(row) for name, row in rows.items()})
+    still = f" Still different: {'; '.join(formats)}." if formats else ""
+    note = f"{agreed}{still} Quality is that of the weights view (float32 arithmetic), in which tasks are not answered."
+    return Group(title, note, profiles, withheld)
+
+
+def precision(row: dict[str, Any], profile: str) -> dict[str, str]:
+    """KV cache and arithmetic as the engine itself reported them."""
+    settings = row["benchmark"]["profiles"][profile]["settings"]
+    quantized = row["quantizer"] is not None
+    if row["engine"] == "openvino":
+        arithmetic, cache = settings.get("inference_precision_hint"), settings.get("kv_cache_precision")
+        group = str(settings.get("dynamic_quantization_group_size", "0"))
+        activations = f", activations in 8 bits by groups of {group}" if quantized and group != "0" else ""
+        return {"KV cache": _name(cache), "arithmetic": _name(arithmetic) + activations}
+    dtype = settings.get("dtype")
+    cache = settings.get("kv_cache_dtype")
+    activations = ", activations in 8 bits (W4A8)" if _w4a8(row, settings) else ""
+    return {"KV cache": _name(dtype if cache == "auto" else cache), "arithmetic": _name(dtype) + activations}
+
+
+def _w4a8(row: dict[str, Any], settings: dict[str, Any]) -> bool:
+    """vLLM's switch takes effect on machines with AMX only (docs/decisions.md)."""
+    amx = "amx_int8" in row["benchmark"]["machine"].get("instruction_sets", [])
+    return (
+        settings.get("device") == "cpu" and "int4" in row["manifest"]["stored_types"] and settings.get("int4_w4a8") == "1" and amx
+    )
+
+
+def _name(reported: Any) -> str:
+    """<Type: 'bfloat16'>, torch.bfloat16 and bf16 are the same."""
+    plain = str(reported).removeprefix("<Type: '").removesuffix("'>").removeprefix("torch.")
+    return NAMES.get(plain, plain)
+
+
+def _own(row: dict[str, Any]) -> dict[str, str]:
+    """What makes two artifacts of one format different still."""
+    resolved = row["manifest"]["resolved"]
+    if row["quantizer"] is None:
+        return {}
+    symmetric = resolved.get("sym", resolved.get("symmetric", not resolved.get("zero_point", False)))
+    rest = resolved.get("nncf", {}).get("backup_mode", "16 bits") if isinstance(resolved.get("nncf"), dict) else "16 bits"
+    return {
+        "scheme": "symmetric" if symmetric else "asymmetric",
+        "method": f"{row['quantizer']} by {row['answered_by']}",
+        "embedding and output layer": rest,
+    }
+
+
+def _different(found: dict[str, dict[str, str]]) -> list[str]:
+    """Each key whose values differ, with who has which."""
+    told = []
+    for key in next(iter(found.values())):
+        holders: dict[str, list[str]] = defaultdict(list)
+        for name, values in found.items():
+            holders[values[key]].append(name)
+        if len(holders) > 1:
+            told.append(f"{key}: " + ", ".join(f"{value} ({listed(names)})" for value, names in holders.items()))
+    return told

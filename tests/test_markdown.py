@@ -1,0 +1,122 @@
+"""The Markdown report, the metrics and the plots, from a complete summary."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from pipeline.report.markdown import render
+from pipeline.report.metrics import metrics, plots
+from tests import timed_summaries as make
+
+
+def page(rows: dict[str, Any] | None = None) -> str:
+    return render(make.summary(rows))
+
+
+def test_verdicts_say_how_fast_too() -> None:
+    found = page()
+    assert "| ov-int8 | **PASS** | 1.20 MB | 0.50x | NOT ASKED | all 9 checks passed |" in found
+    assert "| rounded-int2 | **FAIL** | 0.80 MB | 0.50x | NOT MEASURED | FAIL accuracy_drop:" in found
+    assert "| ov-int8 | **NOT ASKED** | what is said of ov-int8's speed |" in found
+
+
+def test_speed_has_medians_intervals_profiles_and_failures() -> None:
+    rows = make.variants()
+    rows["ov-int8"] = make.variant("ov-int8", weights="int8", speed=301, failed=3, resolved={"bits": 8})
+    found = page(rows)
+    assert "ov-bf16, ov-int8, ov-int4, vllm-bf16, gptq-int4, awq-int4 on X, 2 cores (avx2, avx512f)." in found
+    assert "| ov-int8 | deployed | 1 | 301 (298.1 to 304) | 1.50x | 6.645 (6.579 to 6.71) ms | 3.322" in found
+    assert "| 3 of 40 |" in found
+    assert "| ov-int8 | matched | 1 | 270.9" in found
+    assert "| rounded-int2 |  |  | not benchmarked: the gate says FAIL |" in found
+    assert "| ov-int8 | deployed | 22.6/s (80%) |" in found
+    assert "| ov-int8 | deployed | 4 | p50 2.215, p90 4.43 |" in found
+    assert "| ov-int8 | deployed | 1 s | 1.00 GB | 1.00 MB |" in found
+    assert "| ov-int8 | 0.5 USD | 60% | 0.2563 USD | 0.08545 USD |" in found
+    assert "- ov-int8: deployed, concurrency 1: 3 of 40 requests failed: it broke" in found
+
+
+def test_what_was_not_asked_for_has_no_heading() -> None:
+    rows = {"ov-bf16": make.variant("ov-bf16", quantizer=None, weights="bf16")}
+    rows["ov-bf16"]["benchmark"] |= {"costs": [], "notices": []}
+    for profile in rows["ov-bf16"]["benchmark"]["profiles"].values():
+        profile["levels"] = profile["levels"][:2]
+        for level in profile["levels"]:
+            for name in ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms"):
+                level[name] |= {"percentiles": {}}
+    found = page(rows)
+    for heading in ("### Open loop", "### Latency percentiles", "### Cost", "### What to know", "## Over HTTP"):
+        assert heading not in found
+
+
+def test_one_repeat_and_no_success_are_said() -> None:
+    rows = {"ov-int4": make.variant("ov-int4", resolved=make.NNCF, repeats=1)}
+    rows["ov-int4"]["benchmark"]["profiles"]["deployed"]["levels"][0] |= {"ttft_ms": None, "tpot_ms": None, "e2e_ms": None}
+    found = page(rows)
+    assert "| ov-int4 | deployed | 1 | 300 | 1.50x | no request succeeded | no request succeeded |" in found
+    assert "| ov-int4 | deployed | 4 | 900 | 1.40x |" in found
+
+
+def test_http_has_a_section_of_its_own() -> None:
+    rows = make.variants()
+    served = make.benchmark("gptq-int4", "vllm", 900_000, {"deployed": make.profile(55, {})}, over="http", device=None, machine={})
+    rows["gptq-int4"]["http"] = served.model_dump(mode="json")
+    found = page(rows)
+    section = found[found.index("## Over HTTP") :]
+    assert "| gptq-int4 | deployed | 1 | 55 (" in section
+    assert "ov-int4 | deployed" not in section
+
+
+def test_the_comparison_is_on_the_page() -> None:
+    found = page()
+    assert "| lowest latency | **ov-int8** | ov-int8 with 109.6" in found
+    assert "### Like for like: 4-bit weights in groups of 128" in found
+    assert "| Output tokens/s at concurrency 1 | **270 (267.4 to 272.7)** | 60 (59.41 to 60.59) |" in found
+    assert "- Peak memory: ov-int4, gptq-int4 and awq-int4 cannot be told apart" in found
+
+
+def test_metrics_are_flat() -> None:
+    found = metrics(make.summary())
+    assert found["ov-int8"]["tokens_per_s_at_1"] == pytest.approx(301)
+    assert found["ov-int8"]["goodput_per_s_at_open_0.8"] == pytest.approx(22.575)
+    assert found["ov-int8"]["ttft_ms_at_4"] == pytest.approx(2.215, rel=1e-3)
+    assert found["ov-int8"]["mean_kl_weights_text"] == pytest.approx(0.00025)
+    assert found["rounded-int2"]["performance"] == "NOT MEASURED"
+    assert "tokens_per_s_at_1" not in found["rounded-int2"]
+    assert all(isinstance(value, (str, float, int)) for row in found.values() for value in row.values())
+
+
+def test_metrics_hold_the_speedup_where_it_was_decided() -> None:
+    rows = make.variants()
+    rows["ov-int8"]["performance"] |= {"status": "FASTER", "speedup": 1.5}
+    found = metrics(make.summary(rows))
+    assert (found["ov-int8"]["performance"], found["ov-int8"]["speedup"]) == ("FASTER", 1.5)
+    assert "speedup" not in found["ov-int4"]
+
+
+def test_plots_are_rows_with_equal_keys() -> None:
+    found = plots(make.summary())
+    for rows in found.values():
+        assert rows
+        assert len({tuple(row) for row in rows}) == 1
+        json.dumps(rows, allow_nan=False)
+    assert {key: value for key, value in found["speed"][2].items() if key in ("variant", "concurrency", "tokens_per_s")} == {
+        "variant": "ov-int8",
+        "concurrency": 1,
+        "tokens_per_s": 301.0,
+    }
+    assert found["speed"][-1] == {
+        "variant": "rounded-int2",
+        "concurrency": None,
+        "tokens_per_s": None,
+        "ttft_ms": None,
+        "tpot_ms": None,
+    }
+    assert [row["mean_kl"] for row in found["quality"] if row["variant"] == "ov-int4"] == [0.006, 0.003]
+
+
+def test_plots_of_nothing_timed_are_not_empty() -> None:
+    assert plots(make.summary({"bad": make.variant("bad", speed=None, status="FAIL")}))["speed"]
