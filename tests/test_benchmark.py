@@ -132,7 +132,7 @@ def test_the_open_loop_counts_from_the_arrival() -> None:
 def test_an_idle_open_loop_waits_for_arrivals() -> None:
     found = only([opened(10.0)])
     assert found.ttft_ms and found.ttft_ms.estimate.median == pytest.approx(1000 * STEP_S)
-    assert found.output_tokens_per_s.median == pytest.approx(8 * 5 / (0.8 + 5 * STEP_S))
+    assert found.output_tokens_per_s.median == pytest.approx(8 * 5 / (0.7 + 5 * STEP_S))
 
 
 def test_an_arrival_during_a_step_waits_for_its_end() -> None:

@@ -53,7 +53,7 @@ def closed(engine: Engine, trace: list[TracedRequest], concurrency: int, clock: 
 
 
 def open_(engine: Engine, trace: list[TracedRequest], rate_per_s: float, clock: Clock) -> Replayed:
-    """Each request is due at its arrival / rate, whatever the engine is doing."""
+    """Each request is due at its arrival / rate, whatever the engine is doing. The wall time runs from the first arrival."""
     start = clock.now()
     due = [request.arrival / rate_per_s for request in trace]
     sent: list[_Open] = []
@@ -64,9 +64,8 @@ def open_(engine: Engine, trace: list[TracedRequest], rate_per_s: float, clock: 
         while len(sent) < len(trace) and (not in_flight or due[len(sent)] <= clock.now() - start):
             sent.append(_submit(engine, len(sent), trace[len(sent)], due[len(sent)]))
             in_flight += 1
-        if in_flight:
-            in_flight -= _step(engine, sent, clock, start)
-    return _replayed(trace, sent, clock.now() - start)
+        in_flight -= _step(engine, sent, clock, start)
+    return _replayed(trace, sent, clock.now() - start - due[0])
 
 
 def _submit(engine: Engine, key: int, request: TracedRequest, due_s: float) -> _Open:

@@ -135,7 +135,7 @@ def _replays(name: str, recipe: Recipe, job: dict[str, Any], folder: Path) -> tu
         versions = session.ask()["versions"]
         replays = _ask(session, [{"concurrency": concurrency} for concurrency in plan.concurrency], plan.repeats)
         if plan.open_loop:
-            reached = _highest_rate(replays)
+            reached = statistics.highest_rate(replays)
             replays += _ask(session, [{"fraction": part, "rate_per_s": part * reached} for part in plan.open_loop], plan.repeats)
     return replays, versions
 
@@ -143,14 +143,6 @@ def _replays(name: str, recipe: Recipe, job: dict[str, Any], folder: Path) -> tu
 def _ask(session: Session, loads: list[dict[str, Any]], repeats: int) -> list[Replay]:
     answers = [session.ask({"loads": loads, "repeat": repeat}) for repeat in range(repeats)]
     return [Replay.model_validate(replay) for answer in answers for replay in answer["replays"]]
-
-
-def _highest_rate(closed: list[Replay]) -> float:
-    levels = statistics.levels(closed, None)
-    rate = max(level.requests_per_s.median for level in levels)
-    if not rate:
-        raise EvaluationError(f"benchmark: every request failed: {'; '.join(levels[0].errors)}")
-    return rate
 
 
 def _notices(found: Found, trace: Trace, url: str | None) -> list[str]:

@@ -121,9 +121,10 @@ def _per_million(price: Price, utilisation: float, rate: Estimate) -> float:
 
 def highest_rate(closed: list[Replay]) -> float:
     """Requests per second that succeeded, at the load that served most of them. Raises EvaluationError if none did."""
-    rate = max(sum(not request.failed for request in replay.requests) / replay.wall_s for replay in closed)
+    found = levels(closed, None)
+    rate = max(level.requests_per_s.median for level in found)
     if not rate:
-        raise EvaluationError(f"benchmark: every request failed: {_error(closed[0].requests[0])}")
+        raise EvaluationError(f"benchmark: every request failed: {'; '.join(found[0].errors)}")
     return rate
 
 

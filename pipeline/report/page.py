@@ -49,7 +49,7 @@ def _verdict(summary: dict[str, Any]) -> dict[str, Any]:
             {
                 "title": section["title"],
                 "note": section["note"],
-                "table": tables.comparison(section, summary["variants"]),
+                "table": tables.comparison(section),
                 "reasons": tables.reasons(section),
             }
             for section in sections

@@ -11,11 +11,12 @@ from pipeline.report.words import finite
 
 
 class Cell(NamedTuple):
-    """`sort` orders the column where the text would not. `kind` is a class of the style sheet."""
+    """`sort` orders the column where the text would not. `kind` is a class of the style sheet; `note` stands below the text."""
 
     text: str
     sort: float | None = None
     kind: str = ""
+    note: str = ""
 
 
 class Column(NamedTuple):
@@ -26,7 +27,7 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """The first cell of each row is its heading."""
+    """The first cell of each row is its heading. A table of the kind "across" is read along its rows, and not sorted."""
 
     caption: str
     columns: list[Column]

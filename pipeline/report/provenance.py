@@ -59,7 +59,10 @@ def machines(summary: dict[str, Any]) -> list[Table]:
 
 
 def _machine(machine: dict[str, Any], names: list[str]) -> Table:
-    facts = {key.replace("_", " "): size(value) if key.endswith("_bytes") else setting(value) for key, value in machine.items()}
+    facts = {
+        key.removesuffix("_bytes").replace("_", " "): size(value) if key.endswith("_bytes") else setting(value)
+        for key, value in machine.items()
+    }
     return _pairs(f"Machine that timed {', '.join(names)}", facts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from pipeline.report import parts
@@ -20,11 +21,10 @@ PERFORMANCE = {
 }
 
 
-def performance(row: dict[str, Any]) -> Cell:
+def performance(status: str | None, verdict: str) -> Cell:
     """In words; that a variant is accurate but no faster is said as one."""
-    status = dig(row, "performance", "status") or "NOT MEASURED"
-    words, kind = PERFORMANCE.get(status, (str(status).lower(), "none"))
-    if status == "NOT FASTER" and row["verdict"]["status"] == "PASS":
+    words, kind = PERFORMANCE.get(status or "NOT MEASURED", (str(status).lower(), "none"))
+    if status == "NOT FASTER" and verdict == "PASS":
         words = "accurate but not faster"
     return Cell(words, kind=f"badge {kind}")
 
@@ -58,7 +58,7 @@ def verdicts(summary: dict[str, Any]) -> Table:
         [
             cell(name),
             parts.status(row["verdict"]["status"]),
-            performance(row),
+            performance(dig(row, "performance", "status"), row["verdict"]["status"]),
             cell(size(row.get("size_bytes")), row.get("size_bytes")),
             cell(percent(row.get("size_ratio"), 0), row.get("size_ratio")),
             cell(estimate(throughput(row, concurrency)), dig(throughput(row, concurrency), "median")),
@@ -88,43 +88,37 @@ def _finding(name: str, row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def comparison(section: dict[str, Any], variants: dict[str, Any]) -> Table:
-    """One row a variant; the winner of each column is marked."""
-    quality = [Column("Perplexity ratio", True), Column("Mean KL", True), Column("Accuracy drop", True)]
-    metrics = [Column(metric["title"], True, f"{metric['unit']}, {metric['better']} is better") for metric in section["metrics"]]
-    columns = [
-        Column("Variant"),
-        Column("Engine"),
-        Column("Weights"),
-        Column("Accuracy"),
-        Column("Performance"),
-        *quality,
-        *metrics,
+def comparison(section: dict[str, Any]) -> Table:
+    """One column a variant, one row a metric, with the winner marked: read across."""
+    columns = [Column("Metric"), *(Column(row["variant"], True) for row in section["rows"]), Column("Best")]
+    facts: list[tuple[str, Callable[[dict[str, Any]], Cell]]] = [
+        ("Engine", lambda row: cell(row["engine"])),
+        ("Weights", lambda row: cell(row["weights"])),
+        ("Accuracy verdict", lambda row: parts.status(row["verdict"])),
+        ("Performance", lambda row: performance(row["performance"], row["verdict"])),
+        ("Perplexity ratio", lambda row: cell(fixed(dig(row, "quality", "perplexity_ratio"), 4))),
+        ("Mean KL, nats", lambda row: cell(number(dig(row, "quality", "mean_kl"), 3))),
+        ("Accuracy drop", lambda row: cell(percent(dig(row, "quality", "accuracy_drop"), 2, signed=True))),
     ]
-    rows = [_compared(row, section, variants.get(row["variant"])) for row in section["rows"]]
-    return Table(section["title"], columns, rows, "wide-table")
+    rows = [[cell(title), *(fact(row) for row in section["rows"]), cell("")] for title, fact in facts]
+    return Table(section["title"], columns, [*rows, *(_compared(metric, section) for metric in section["metrics"])], "across")
 
 
-def _compared(row: dict[str, Any], section: dict[str, Any], variant: dict[str, Any] | None) -> list[Cell]:
-    said = {"performance": {"status": row["performance"]}, "verdict": {"status": row["verdict"]}}
-    quality = row.get("quality") or {}
-    ratio, kl, drop = (quality.get(name) for name in ("perplexity_ratio", "mean_kl", "accuracy_drop"))
-    cells = [cell(row["variant"]), cell(row["engine"]), cell(row["weights"]), parts.status(row["verdict"]), performance(said)]
-    cells += [cell(fixed(ratio, 4), ratio), cell(number(kl, 3), kl), cell(percent(drop, 2, signed=True), drop)]
-    for metric in section["metrics"]:
-        value = row["values"].get(metric["key"])
-        best = section["winners"].get(metric["key"]) == row["variant"]
-        cells.append(cell(estimate(value), dig(value, "median"), "best" if best else ""))
-    return cells
+def _compared(metric: dict[str, Any], section: dict[str, Any]) -> list[Cell]:
+    key = metric["key"]
+    winner = section["winners"].get(key)
+    cells = []
+    for row in section["rows"]:
+        value = row["values"].get(key)
+        bounds = "" if finite(dig(value, "low")) is None else f"{number(value['low'])} to {number(value['high'])}"
+        cells.append(Cell(number(dig(value, "median")), kind="best" if row["variant"] == winner else "", note=bounds))
+    best = Cell(winner) if winner else Cell("no winner", kind="muted")
+    return [Cell(metric["title"], note=f"{metric['unit']}, {metric['better']} is better"), *cells, best]
 
 
-def reasons(section: dict[str, Any]) -> list[dict[str, str]]:
-    """Why each column has its winner, or none."""
-    titles = {metric["key"]: metric["title"] for metric in section["metrics"]}
-    return [
-        {"title": titles.get(key, key), "winner": section["winners"].get(key) or "no winner", "reason": reason}
-        for key, reason in section["reasons"].items()
-    ]
+def reasons(section: dict[str, Any]) -> list[tuple[str, str]]:
+    """Of each metric, why it has its winner, or none."""
+    return [(metric["title"], section["reasons"].get(metric["key"]) or "not said") for metric in section["metrics"]]
 
 
 def quality(summary: dict[str, Any]) -> list[Table]:
@@ -248,14 +242,14 @@ def http(summary: dict[str, Any]) -> Table | None:
     return Table("In process and over HTTP", [Column("Variant"), *(Column(title, True) for title in titles)], rows)
 
 
-def notices(summary: dict[str, Any]) -> list[str]:
-    """What a reader must know before believing the speeds, said once for all variants that share it."""
-    said: dict[str, list[str]] = {}
+def notices(summary: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """Per variant what a reader must know before believing its speeds."""
+    found = []
     for name, row in summary["variants"].items():
-        for found in (row.get("benchmark"), row.get("http")):
-            for notice in dig(found, "notices") or []:
-                said.setdefault(notice, []).append(name)
-    return [f"{notice} ({listed(list(dict.fromkeys(names)))})" for notice, names in said.items()]
+        said = [notice for benchmark in (row.get("benchmark"), row.get("http")) for notice in dig(benchmark, "notices") or []]
+        if said:
+            found.append((name, list(dict.fromkeys(said))))
+    return found
 
 
 def missing_speed(summary: dict[str, Any]) -> list[str]:

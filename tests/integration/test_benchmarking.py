@@ -1,0 +1,95 @@
+"""The benchmark of the tiny recipe, what is compared, and what follows from a limit on speed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline import paths
+from pipeline.benchmark.statistics import closed_levels, levels
+from pipeline.recipe import load
+from pipeline.records import Benchmark, Timings, Trace, read
+from tests.conftest import command
+
+pytestmark = pytest.mark.engine
+VARIANTS = ("ov-bf16", "ov-int8", "ov-int4", "vllm-bf16", "gptq-int4", "awq-int4")
+
+
+def test_benchmarks_hold_every_load_and_every_request(run: Path) -> None:
+    trace = read(paths.trace("tiny"), Trace)
+    for name in VARIANTS:
+        record, raw = read(paths.benchmark("tiny", name), Benchmark), read(paths.timings("tiny", name), Timings)
+        engine = "vllm" if name in ("vllm-bf16", "gptq-int4", "awq-int4") else "openvino"
+        assert set(record.profiles) == ({"deployed"} if engine == "vllm" else {"deployed", "matched"})
+        deployed = record.profiles["deployed"]
+        loads = [(level.loop, level.concurrency, level.fraction) for level in deployed.levels]
+        assert loads == [("closed", n, None) for n in (1, 4, 8)] + [("open", None, part) for part in (0.5, 0.8)]
+        for level in deployed.levels:
+            assert (level.requests, level.failed) == (5 * len(trace.requests), 0), level.errors
+            assert level.ttft_ms and level.tpot_ms and level.ttft_ms.estimate.median > level.tpot_ms.estimate.median > 0
+            assert list(level.ttft_ms.percentiles) == ["p50", "p90", "p95"]  # 80 requests do not support the 99th
+        assert record.trace_sha256 == trace.sha256
+        assert {request.wanted for replay in raw.replays["deployed"] for request in replay.requests} == {32}
+        assert levels(raw.replays["deployed"], load("tiny").benchmark.slo) == deployed.levels
+        assert deployed.peak_memory_bytes > record.size_bytes
+        assert len(record.costs) == 3
+
+
+def test_the_engines_ran_under_the_settings_that_were_asked_for(run: Path) -> None:
+    found = {name: read(paths.benchmark("tiny", name), Benchmark) for name in VARIANTS}
+    assert {record.device for record in found.values()} == {"cpu"}
+    cores = len(os.sched_getaffinity(0))
+    for name in ("ov-bf16", "ov-int8", "ov-int4"):
+        matched = found[name].profiles["matched"].settings
+        assert "bfloat16" in matched["inference_precision_hint"] and "bfloat16" in matched["kv_cache_precision"]
+        assert matched["dynamic_quantization_group_size"] == "0"
+        assert int(matched["inference_num_threads"]) == cores
+    for name in ("vllm-bf16", "gptq-int4", "awq-int4"):
+        assert len(found[name].profiles["deployed"].settings["threads"].split(",")) == cores
+    assert len({record.machine["cpu"] for record in found.values()}) == 1
+    assert found["ov-bf16"].machine["numa_nodes"]
+
+
+def test_a_moved_speedup_times_nothing_again(run: Path) -> None:
+    recipe = run / "recipes" / "tiny.yaml"
+    text = recipe.read_text()
+    try:
+        recipe.write_text(text.replace("  p99_kl:", "  speedup: {int8: 9, int4: 9, int2: 9}\n  p99_kl:"))
+        stages = set(json.loads(command("dvc", "status", "--json").stdout))
+        assert "gate@tiny--ov-int8" in stages
+        assert not [stage for stage in stages if stage.startswith(("quantize", "evaluate"))]
+        assert "benchmark@tiny" not in stages
+        done = command("quantgate", "require", "tiny", "ov-int8")
+        assert done.returncode == 1
+        assert "ov-int8 (accurate but not faster: " in done.stderr
+    finally:
+        recipe.write_text(text)
+
+
+def test_the_comparison_answers_the_question(run: Path) -> None:
+    shown = command("quantgate", "compare", "tiny")
+    assert shown.returncode == 0, shown.stderr
+    found = json.loads(command("quantgate", "compare", "tiny", "--json").stdout)
+    titles = [section["title"] for section in found["sections"]]
+    assert titles[0] == "As deployed"
+    assert len(titles) >= 2  # bf16 on both engines at least
+    goals = {item["goal"]: item["variant"] for item in found["recommendations"]}
+    assert goals["smallest"] in VARIANTS
+    assert goals["highest throughput"] in ("ov-bf16", "ov-int8", "ov-int4")
+    before = run / "before.json"
+    before.write_text(paths.report("tiny", "json").read_text())
+    assert command("quantgate", "compare", "tiny", "--before", "before.json").returncode == 0
+
+
+def test_dvc_plots_hold_the_same_figures(run: Path) -> None:
+    done = command("dvc", "plots", "show", "--json", "artifacts/plots/tiny/speed.json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(paths.plots("tiny", "speed").read_text())
+    for name in VARIANTS:
+        closed = closed_levels(read(paths.benchmark("tiny", name), Benchmark).profiles["deployed"])
+        rates = {level.concurrency: level.output_tokens_per_s.median for level in closed}
+        assert {row["concurrency"]: row["tokens_per_s"] for row in rows if row["variant"] == name} == rates
+        assert all(str(round(rate, 3))[:6] in done.stdout for rate in rates.values())

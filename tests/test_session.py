@@ -1,0 +1,73 @@
+"""A worker that stays and answers: the real process, on the fake engine in the control environment."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pipeline import environments
+from pipeline.benchmark.trace import build
+from pipeline.errors import StageError, WorkerCrashed
+from pipeline.process import Session
+from pipeline.recipe import Benchmark, Serve
+from pipeline.records import Replay
+
+pytestmark = pytest.mark.skipif(not environments.is_complete("control"), reason="the control environment is not installed")
+PLAN = Benchmark(concurrency=[1, 2], prompt_tokens=4, output_tokens=3, requests=4)
+
+
+def job(folder: Path, **changes: Any) -> dict[str, Any]:
+    trace = folder / "trace.json"
+    build([[token % 30 + 2 for token in range(50)]], PLAN, "x").write(trace)
+    return {"engine": "fake", "artifact": ".", "serve": Serve(max_model_len=64).model_dump(), "trace": str(trace), **changes}
+
+
+@pytest.fixture
+def session(project: Path, tmp_path: Path) -> Iterator[Session]:
+    opened = Session("control", "session", job(tmp_path), tmp_path / "request.json")
+    yield opened
+    opened.close()
+
+
+def test_it_answers_until_it_is_told_that_it_is_over(session: Session) -> None:
+    assert session.ask()["load_s"] > 0
+    for repeat in range(2):
+        answer = session.ask({"loads": [{"concurrency": 2}, {"rate_per_s": 1000.0, "fraction": 0.5}], "repeat": repeat})
+        closed, opened = (Replay.model_validate(replay) for replay in answer["replays"])
+        assert (closed.loop, closed.concurrency, closed.repeat) == ("closed", 2, repeat)
+        assert (opened.loop, opened.rate_per_s, opened.fraction) == ("open", 1000.0, 0.5)
+        for replay in (closed, opened):
+            assert [request.tokens for request in replay.requests] == [3] * 4
+            assert not any(request.failed for request in replay.requests)
+            assert 0 <= replay.others_share <= 1
+    assert session.finish()["settings"]["device"] == "cpu"
+    assert session.close() > 1e6  # bytes of a Python process
+
+
+def test_its_own_error_comes_over(project: Path, tmp_path: Path) -> None:
+    session = Session("control", "session", job(tmp_path, engine="nope"), tmp_path / "request.json")
+    with pytest.raises(WorkerCrashed, match="session in environment 'control' ended with exit code 1 without a result"):
+        session.ask()
+    session.close()
+
+
+def test_a_killed_worker_is_said(session: Session) -> None:
+    session.ask()
+    (worker,) = psutil.Process().children()
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(StageError, match="was killed"):
+        session.ask({"loads": [], "repeat": 0})
+
+
+def test_closing_leaves_nothing_running(project: Path, tmp_path: Path) -> None:
+    session = Session("control", "session", job(tmp_path), tmp_path / "request.json")
+    session.ask()
+    (worker,) = psutil.Process().children()
+    session.close()
+    assert not worker.is_running()
