@@ -18,15 +18,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks import three_ways
 from pipeline import artifact, environments, machine, paths, records, stages
 from pipeline import recipe as recipes
-from pipeline.benchmark import performance, rounds
+from pipeline.benchmark import performance, remote, rounds
 from pipeline.benchmark.statistics import closed_levels
 from pipeline.process import ENVIRONMENT
 from pipeline.recipe import Recipe
 from pipeline.records import Benchmark, Layers, Level, Manifest
 
 NAME = "random-1b"
+SERVED = "vllm-bf16"  # measured over HTTP too
 EMBEDDING = 32000 * 2048  # parameters that a token looks up and does not read whole
 EMBEDDING_BYTES = {"bf16": 2, "int8": 1, "int4": 1}  # OpenVINO's; vLLM's packed formats leave it in 16 bits
 LINKED = ("pipeline", "benchmarks", "calibration", "environments", "dvc.yaml")
@@ -55,7 +57,7 @@ variants:
 """
 
 
-def run(repeats: int, requests: int, eager: bool) -> str:
+def run(repeats: int, requests: int, eager: bool, layers: int) -> str:
     """The results page. Everything that is made on the way lies in one temporary project."""
     root, started = Path.cwd(), time.monotonic()
     paths.TEMPORARY.mkdir(parents=True, exist_ok=True)
@@ -64,14 +66,15 @@ def run(repeats: int, requests: int, eager: bool) -> str:
         os.chdir(temporary)
         try:
             recipe = recipes.load(NAME)
-            _make(recipe)
+            _make(recipe, layers)
             rounds.trace(NAME)
             reads_gb_per_s = max(_in("openvino", "benchmarks.bandwidth").values())
             rounds.measure(NAME, recipe, list(recipe.variants))
             found = {name: records.read(paths.benchmark(NAME, name), Benchmark) for name in recipe.variants}
+            ways = _over_http(recipe, found[SERVED])
         finally:
             os.chdir(root)
-    return _page(recipe, found, reads_gb_per_s, time.monotonic() - started)
+    return _page(recipe, found, reads_gb_per_s, time.monotonic() - started) + three_ways.page(SERVED, ways)
 
 
 def _project(root: Path, folder: Path, repeats: int, requests: int, eager: bool) -> None:
@@ -83,9 +86,9 @@ def _project(root: Path, folder: Path, repeats: int, requests: int, eager: bool)
     (folder / "recipes" / f"{NAME}.yaml").write_text(text)
 
 
-def _make(recipe: Recipe) -> None:
+def _make(recipe: Recipe, layers: int) -> None:
     packed = {name: paths.model(NAME, name) for name in ("gptq-int4", "awq-int4")}
-    _in("openvino", "benchmarks.random_model", "source", *map(str, packed.values()))
+    _in("openvino", "benchmarks.random_model", "source", *map(str, packed.values()), str(layers))
     stages.pin(NAME)
     stages.calibrate(NAME)
     for name, variant in recipe.variants.items():
@@ -99,6 +102,16 @@ def _make(recipe: Recipe) -> None:
             layers=Layers(expected=0, quantized=0, skipped=[]), stored_types={}, versions={}, checkpoint_sha256="",
             samples_sha256=None, files=artifact.hash_files(packed[name]), wall_s=0.0, peak_memory_bytes=0,
         ).write(paths.manifest(NAME, name))  # fmt: skip
+
+
+def _over_http(recipe: Recipe, in_process: Benchmark) -> dict[str, list[float]]:
+    remote.benchmark_http(NAME, SERVED, None, None)
+    over_http = records.read(paths.http(NAME, SERVED), Benchmark)
+    return {
+        "in process": three_ways.rates(in_process),
+        "over HTTP by quantgate": three_ways.rates(over_http),
+        "`vllm bench serve`": three_ways.bench_serve(paths.model(NAME, SERVED), recipe),
+    }
 
 
 def _in(environment: str, module: str, *arguments: str) -> Any:
@@ -166,9 +179,10 @@ if __name__ == "__main__":
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--requests", type=int, default=8)
     parser.add_argument("--compiled", action="store_true", help="vLLM with torch.compile: starts minutes later")
+    parser.add_argument("--layers", type=int, default=22, help="fewer, to see whether all of it runs")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/engines.md"))
     given = parser.parse_args()
-    page = run(given.repeats, given.requests, eager=not given.compiled)
+    page = run(given.repeats, given.requests, eager=not given.compiled, layers=given.layers)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(page)
     print(page)

@@ -1,6 +1,6 @@
 """A Llama with random weights of TinyLlama-1.1B's shape, and the same packed to 4 bits. Runs in the OpenVINO environment.
 
-    python -m benchmarks.random_model CHECKPOINT GPTQ AWQ
+    python -m benchmarks.random_model CHECKPOINT GPTQ AWQ LAYERS
 
 What weights it has does not change how long they take, so the packed ones are random bits with one scale: quantizing them
 would take an hour and time no differently.
@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from pipeline.quantizers.export import copy_companions
 
 SHAPE: dict[str, Any] = {
-    "hidden_size": 2048, "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4,
+    "hidden_size": 2048, "num_attention_heads": 32, "num_key_value_heads": 4,
     "intermediate_size": 5632, "vocab_size": 32000, "max_position_embeddings": 2048,
 }  # fmt: skip
 TOKENIZER = Path("recipes/tiny/checkpoint")  # only token ids are put to the engines
@@ -29,9 +29,9 @@ GROUP_SIZE = 128
 SCALE = 0.004  # gives the packed weights about the spread of the others
 
 
-def make(checkpoint: Path, gptq: Path, awq: Path) -> None:
+def make(checkpoint: Path, gptq: Path, awq: Path, layers: int) -> None:
     torch.manual_seed(SEED)
-    model = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE), dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE, num_hidden_layers=layers), dtype=torch.bfloat16)
     model.save_pretrained(checkpoint, max_shard_size="10GB")
     del model
     copy_companions(TOKENIZER, checkpoint)
@@ -74,4 +74,4 @@ def _layer(name: str, weight: torch.Tensor, method: str) -> dict[str, torch.Tens
 
 
 if __name__ == "__main__":
-    make(*map(Path, sys.argv[1:]))
+    make(*map(Path, sys.argv[1:4]), int(sys.argv[4]))

@@ -25,6 +25,7 @@ PROJECT = (
     "Makefile",
     "artifacts/.gitignore",
 )  # fmt: skip  (without the last, DVC writes its own where the report looks)
+HTTP_BENCHMARK = "quantgate benchmark tiny --http gptq-int4"
 TWO_BIT = "  rounded-int2: {engine: openvino, quantizer: rounding, weights: int2, group_size: 128}\n"
 
 
@@ -75,6 +76,17 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode != 0, f"dvc repro passed in spite of the 2-bit variant:\n{said}"
     assert "rounded-int2 (FAIL)" in done.stderr, said
     return folder
+
+
+@pytest.fixture(scope="session")
+def http_benchmark(tiny_run: Path) -> subprocess.CompletedProcess[str]:
+    """The README's HTTP benchmark, once for all tests that look at it."""
+    before = Path.cwd()
+    os.chdir(tiny_run)
+    try:
+        return command(*HTTP_BENCHMARK.split())
+    finally:
+        os.chdir(before)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, command
+from tests.conftest import HTTP_BENCHMARK, ROOT, command
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
@@ -24,13 +24,15 @@ def test_there_are_commands() -> None:
 
 @pytest.mark.engine
 @pytest.mark.parametrize("line", [line for line in COMMANDS if not line.startswith("make")])
-def test_every_command_of_the_readme_runs(tiny_run: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+def test_every_command_of_the_readme_runs(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, line: str
+) -> None:
     """In order, in the project that `make repro` was run in (fixture tiny_run); `make test` is what runs this."""
     monkeypatch.chdir(tiny_run)
     if line.startswith("dvc params diff"):
         command("git", "add", "recipes", "params.yaml", "dvc.yaml", ".dvc", ".gitignore")
         command("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "first")
-    done = command("sh", "-c", line)
+    done = request.getfixturevalue("http_benchmark") if line == HTTP_BENCHMARK else command("sh", "-c", line)
     # The project of the fixture holds a variant that must not pass.
     assert done.returncode == (1 if "require" in line else 0), done.stderr
 

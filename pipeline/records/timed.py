@@ -149,7 +149,8 @@ class Cost(Record):
 
 
 class Benchmark(Record):
-    """`over` is how the requests reached the engine, `requested` what the recipe said then. `notices` say what a reader must know before believing the figures."""
+    """`over` is how the requests reached the engine, `requested` what the recipe said then. `notices` say what a reader must
+    know before believing the figures."""
 
     recipe: str
     variant: str

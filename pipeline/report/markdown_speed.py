@@ -9,9 +9,9 @@ from pipeline.report.words import number
 
 LATENCIES = {"ttft_ms": "TTFT", "tpot_ms": "TPOT", "itl_ms": "ITL", "e2e_ms": "E2E"}
 DEFINITIONS = (
-    "Medians over the repeats with the 95 % interval of their geometric mean. `deployed` is the engine as it serves, `matched` the same "
-    "artifact at the precision that both engines have in common. TTFT runs from when a request is due to its first token, TPOT is "
-    "the mean time of each further one, E2E runs to the last. Requests that failed count as failed and give no throughput."
+    "Medians over the repeats with the 95 % interval of their geometric mean. `deployed` is the engine as it serves, `matched` the "
+    "same artifact at the precision that both engines have in common. TTFT runs from when a request is due to its first token, "
+    "TPOT is the mean time of each further one, E2E runs to the last. Requests that failed count as failed and give no throughput."
 )
 
 

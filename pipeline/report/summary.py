@@ -46,7 +46,7 @@ def _variant(name: str, variant: str, reference: Evaluation) -> dict[str, Any]:
     if verdict.candidate_sha256 != evaluation.artifact_sha256 or verdict.reference_sha256 != reference.artifact_sha256:
         raise ArtifactError(f"{paths.verdict(name, variant)}: made from another evaluation. Run: dvc repro gate@{name}--{variant}")
     if benchmark.measured and benchmark.artifact_sha256 != evaluation.artifact_sha256:
-        raise ArtifactError(f"{paths.benchmark(name, variant)}: of another artifact. Run: dvc repro benchmark@{name}--{variant}")
+        raise ArtifactError(f"{paths.benchmark(name, variant)}: of another artifact. Run: dvc repro benchmark@{name}")
     return {
         "engine": manifest.engine,
         "quantizer": manifest.quantizer,

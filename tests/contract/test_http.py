@@ -214,16 +214,17 @@ def short_plan(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "open_variant", shortened)
 
 
-def test_a_variant_is_timed_on_vllm_serve(short_plan: None) -> None:
-    remote.benchmark_http("tiny", "gptq-int4", None, None)
+def test_a_variant_is_timed_on_vllm_serve(
+    tiny_run: Path, http_benchmark: subprocess.CompletedProcess[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_run)
+    assert http_benchmark.returncode == 0, http_benchmark.stderr
+    assert "tokens/s over HTTP, concurrency 8" in http_benchmark.stdout
     record = records.read(paths.http("tiny", "gptq-int4"), records.Benchmark)
     assert record.artifact_sha256 == records.read(paths.benchmark("tiny", "gptq-int4"), records.Benchmark).artifact_sha256
     profile = record.profiles["deployed"]
-    assert [(level.loop, level.concurrency, level.fraction) for level in profile.levels] == [
-        ("closed", 2, None),
-        ("closed", 4, None),
-        ("open", None, 0.5),
-    ]
+    loads = [(level.loop, level.concurrency, level.fraction) for level in profile.levels]
+    assert loads == [("closed", n, None) for n in (1, 4, 8)] + [("open", None, part) for part in (0.5, 0.8)]
     assert all(level.failed == 0 and level.output_tokens_per_s.median > 0 for level in profile.levels)
     assert profile.load_s
     assert profile.peak_memory_bytes
