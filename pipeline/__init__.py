@@ -3,7 +3,7 @@
 The data's way, one module or folder a step; a later one may import an earlier one, never the reverse:
 
     errors, paths, environments, process   what every step stands on
-    parsing, recipe   what was asked for, parsed strictly once
+    parsing, recipe/  what was asked for, parsed strictly once
     records/      what is written and read between the steps
     tensors       safetensors headers and finite checks, without torch
     artifact      hash, verify, move into place
@@ -15,10 +15,11 @@ The data's way, one module or folder a step; a later one may import an earlier o
     loadcheck     is the artifact whole, and does its engine load it
     evaluation/   one pass over the texts: perplexity, divergence; lm-eval tasks over an engine's scores
     gate/         evaluations and limits -> verdict; pure
-    benchmark/    trace, load loop, statistics
-    report/       records -> page
+    serving       `vllm serve`, started and stopped
+    benchmark/    one trace replayed on every engine; rounds, HTTP, statistics, the verdict on speed
+    report/       records -> summary -> comparison, page, Markdown, model cards, metrics
     require       may these artifacts be shipped
     stages, judge     what dvc.yaml calls, in the control environment
-    worker        the other end: runs one job inside a tool environment
+    worker, leashed   the other end: runs one job, a session or a server inside a tool environment
     cli           the `quantgate` command
 """
