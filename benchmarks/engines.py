@@ -74,7 +74,7 @@ def run(repeats: int, requests: int, eager: bool, layers: int) -> str:
             ways = _over_http(recipe, found[SERVED])
         finally:
             os.chdir(root)
-    return _page(recipe, found, reads_gb_per_s, time.monotonic() - started) + three_ways.page(SERVED, ways)
+    return _page(recipe, layers, found, reads_gb_per_s, time.monotonic() - started) + three_ways.page(SERVED, ways)
 
 
 def _project(root: Path, folder: Path, repeats: int, requests: int, eager: bool) -> None:
@@ -122,12 +122,12 @@ def _in(environment: str, module: str, *arguments: str) -> Any:
     return json.loads(lines[-1]) if lines else None
 
 
-def _page(recipe: Recipe, found: dict[str, Benchmark], reads_gb_per_s: float, wall_s: float) -> str:
+def _page(recipe: Recipe, layers: int, found: dict[str, Benchmark], reads_gb_per_s: float, wall_s: float) -> str:
     plan, host = recipe.benchmark, machine.describe()
     lines = [
-        "# OpenVINO and vLLM side by side, 1.1B parameters",
+        f"# OpenVINO and vLLM side by side, TinyLlama-1.1B's shape, {layers} layers",
         f"`{' '.join(['python -m benchmarks.engines', *sys.argv[1:]])}`, {time.strftime('%Y-%m-%d')}, {wall_s / 60:.0f} min. "
-        f"Llama of random weights with TinyLlama-1.1B's shape. {plan.requests} requests a replay, {plan.prompt_tokens} prompt and "
+        f"Random weights. {plan.requests} requests a replay, {plan.prompt_tokens} prompt and "
         f"{plan.output_tokens} output tokens, greedy, exact lengths; {plan.repeats} repeats, the variants taking turns A B B A.",
         "",
         f"Output tokens/s: median (95 % interval). Limit: {reads_gb_per_s:.1f} GB/s of memory reads, measured in this run "
