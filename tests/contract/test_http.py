@@ -36,8 +36,15 @@ SERVE = Serve(max_model_len=256, max_num_seqs=8, max_num_batched_tokens=256, eag
 Ask = Callable[..., list[Replay]]
 
 
+HICCUP_S = 0.05  # what a machine that does something else may add to a single request; medians are held to 2 %
+
+
 def near(value: float) -> Any:
     return pytest.approx(value, rel=0.02)
+
+
+def single(value_s: float) -> Any:
+    return pytest.approx(value_s, abs=HICCUP_S)
 
 
 def trace(count: int) -> Trace:
@@ -93,7 +100,7 @@ def assert_poisson_arrivals_honoured(opened: Replay, server: Running) -> None:
     assert [request.due_s for request in opened.requests] == pytest.approx(due, abs=1e-5)
     last = server.arrived[-12:]
     seen = [request.at_s - last[0].at_s for request in last]
-    assert seen == pytest.approx([at - due[0] for at in due], abs=0.02)
+    assert seen == pytest.approx([at - due[0] for at in due], abs=HICCUP_S)
     assert opened.wall_s == near(due[-1] - due[0] + WHOLE_S)
     bodies = [request.body for request in last]
     assert [body["prompt"] for body in bodies] == [request.prompt for request in trace(12).requests]
@@ -115,7 +122,7 @@ def test_stragglers_failures_and_a_request_that_hangs_are_all_counted(ask: Ask) 
     assert failed[5].error
     assert (failed[7].error, failed[7].tokens) == (None, TOKENS - 1)
     assert failed[9].error == "no whole answer within 3 s"
-    assert replay.requests[1].ttft_s == near(2 * FIRST_S)
+    assert replay.requests[1].ttft_s == single(2 * FIRST_S)
     assert replay.wall_s == near(3.0)
     assert level.requests_per_s.median == near(8 / 3)
     assert level.goodput_per_s.median == near(7 / 3)
@@ -126,14 +133,14 @@ def test_queueing_is_seen(ask: Ask) -> None:
     with running(Behaviour(FIRST_S, TOKEN_S, slots=2)) as server:
         closed, opened = ask(server, 8, {"concurrency": 4}, {"rate_per_s": 4.0, "fraction": 1.5})
     assert closed.wall_s == near(4 * WHOLE_S)
-    assert [request.ttft_s for request in closed.requests[:2]] == [near(FIRST_S)] * 2
-    assert [request.ttft_s for request in closed.requests[4:]] == [near(WHOLE_S + FIRST_S)] * 4
+    assert [request.ttft_s for request in closed.requests[:2]] == [single(FIRST_S)] * 2
+    assert [request.ttft_s for request in closed.requests[4:]] == [single(WHOLE_S + FIRST_S)] * 4
     free = [0.0, 0.0]
     for request, timed in zip(trace(8).requests, opened.requests, strict=True):
         due = request.arrival / 4.0
         end = max(due, min(free)) + WHOLE_S
         free[free.index(min(free))] = end
-        assert timed.e2e_s == near(end - due)
+        assert timed.e2e_s == single(end - due)
 
 
 def test_a_server_that_counts_no_tokens_is_refused(ask: Ask) -> None:

@@ -58,7 +58,7 @@ def test_a_moved_speedup_times_nothing_again(run: Path) -> None:
     text = recipe.read_text()
     try:
         recipe.write_text(text.replace("  p99_kl:", "  speedup: {int8: 9, int4: 9, int2: 9}\n  p99_kl:"))
-        stages = set(json.loads(command("dvc", "status", "--json").stdout))
+        stages = {name for name in json.loads(command("dvc", "status", "--json").stdout) if "@tiny" in name}
         assert "gate@tiny--ov-int8" in stages
         assert not [stage for stage in stages if stage.startswith(("quantize", "evaluate"))]
         assert "benchmark@tiny" not in stages
