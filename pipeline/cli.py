@@ -8,7 +8,7 @@ import importlib
 import sys
 from collections.abc import Callable
 
-from pipeline.errors import QuantgateError
+from pipeline.errors import QuantgateError, RecipeError
 
 DESCRIPTION = (
     "Quantize a checkpoint for OpenVINO and vLLM, measure every artifact on the engine that serves it, and say which "
@@ -99,6 +99,8 @@ def _benchmark(options: argparse.Namespace) -> None:
     from pipeline.benchmark import remote, rounds
 
     index.check()
+    if (options.url and not options.served) or (options.model and not options.url):
+        raise RecipeError("--url needs --http VARIANT, and --model needs --url. See: quantgate benchmark --help")
     if options.served:
         remote.benchmark_http(options.recipe, options.served, options.url, options.model)
     else:

@@ -23,7 +23,7 @@ def require(name: str, variant_name: str | None) -> None:
     rejected += [f"{variant} ({found.reason})" for variant, found in slow.items()
                  if statuses[variant] == "PASS" and found.status in performance.REJECTED]  # fmt: skip
     if rejected:
-        raise Rejected(f"{name}: not passed: {', '.join(rejected)}. Reasons: {paths.report(name, 'md')}")
+        raise Rejected(f"{name}: not passed: {', '.join(rejected)}. Reasons: {paths.report(name, 'html')}")
 
 
 def _current_verdict(name: str, recipe: Recipe, variant_name: str) -> records.Verdict:

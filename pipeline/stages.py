@@ -22,8 +22,9 @@ def open_recipe(name: str) -> Recipe:
     paths.require_project()
     recipe = recipes.load(name)
     quantizers.refuse(paths.recipe(name), recipe)
-    for prompts in (recipe.calibration.prompts, *recipe.evaluate.perplexity.texts):
-        recipes.load_prompt_set(prompts)
+    for prompts in (recipe.calibration.prompts, *recipe.evaluate.perplexity.texts, recipe.benchmark.prompts):
+        if prompts is not None:
+            recipes.load_prompt_set(prompts)
     return recipe
 
 
@@ -114,7 +115,7 @@ def report(name: str) -> None:
     from pipeline.report import write
 
     write(name, open_recipe(name))
-    print(f"report: {paths.report(name, 'md')}")
+    print(f"report: {paths.report(name, 'html')}")
 
 
 def verified(name: str, variant_name: str) -> tuple[Path, records.Manifest]:

@@ -49,7 +49,7 @@ def test_stage_before_its_inputs(project: Path, capsys: pytest.CaptureFixture[st
     assert cli.main(["gate", "tiny", "ov-int8"]) == 2
     assert "artifacts/evaluations/tiny/ov-int8.json: missing" in capsys.readouterr().err
     assert cli.main(["benchmark", "tiny"]) == 2
-    assert "dvc repro trace@tiny" in capsys.readouterr().err
+    assert "dvc repro gate@tiny--ov-bf16" in capsys.readouterr().err
 
 
 def test_too_little_disk_is_said_before_quantizing(

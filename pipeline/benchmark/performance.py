@@ -44,6 +44,11 @@ def performance(recipe: Recipe, variant: Variant, own: Benchmark, baseline: Benc
     return _compare(own, baseline, limit, recipe.gate.confidence)
 
 
+def speedup(ours: list[float], theirs: list[float]) -> float:
+    """The geometric mean over rounds of the ratio within a round."""
+    return math.exp(fmean(math.log(a / b) for a, b in zip(ours, theirs, strict=True)))
+
+
 def _compare(own: Benchmark, baseline: Benchmark, limit: float, confidence: float) -> Performance:
     ours, theirs = (closed_levels(benchmark.profiles["deployed"])[0] for benchmark in (own, baseline))
     if own.trace_sha256 != baseline.trace_sha256 or ours.concurrency != theirs.concurrency:
@@ -53,16 +58,13 @@ def _compare(own: Benchmark, baseline: Benchmark, limit: float, confidence: floa
     for name, level in ((own.variant, ours), (baseline.variant, theirs)):
         if level.failed or 0 in level.output_tokens_per_s.values:
             return Performance(status="FAILED", reason=f"{name}: {level.failed} of {level.requests} requests failed")
-    ratios = [math.log(a / b) for a, b in _rounds(ours, theirs)]
+    rounds = zip(ours.output_tokens_per_s.values, theirs.output_tokens_per_s.values, strict=True)
+    ratios = [math.log(a / b) for a, b in rounds]
     if len(ratios) < 2:
         return Performance(status="FAILED", reason="one repeat has no spread: set benchmark.repeats to 2 or more")
     half = float(student.ppf(confidence, len(ratios) - 1)) * stdev(ratios) / math.sqrt(len(ratios))
     found = [math.exp(fmean(ratios) + offset) for offset in (0, -half, half)]
     return _decided(found, limit, ours, baseline.variant, confidence)
-
-
-def _rounds(ours: Level, theirs: Level) -> list[tuple[float, float]]:
-    return list(zip(ours.output_tokens_per_s.values, theirs.output_tokens_per_s.values, strict=True))
 
 
 def _decided(found: list[float], limit: float, level: Level, baseline: str, confidence: float) -> Performance:

@@ -159,6 +159,10 @@ def _notices(found: Found, trace: Trace, url: str | None) -> list[str]:
 def _base(url: str) -> str:
     """The address up to the version: /v1 unless said. It is recorded, so that nothing secret may be in it."""
     parts = urlsplit(url)
+    try:
+        parts.port  # noqa: B018  (urlsplit looks at it only when asked)
+    except ValueError as error:
+        raise EvaluationError(f"--url: {error}. Expected an address such as http://HOST:PORT/v1.") from error
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise EvaluationError("--url: found something else than an address such as http://HOST:PORT/v1.")
     if parts.username is not None or parts.password is not None:

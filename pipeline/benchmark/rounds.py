@@ -6,6 +6,7 @@ slows down falls on all of them. A variant stays loaded between its turns as lon
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,13 +85,14 @@ def _rounds(name: str, recipe: Recipe, variants: list[str], folder: Path) -> dic
     turns = [Turn(variant, profile) for variant in variants for profile in _profiles(recipe, variant)]
     found = {turn: Measured() for turn in turns}
     pool = _Pool(name, recipe, folder, found)
-    rates: dict[Turn, float] = {}
+    closed: list[dict[str, Any]] = [{"concurrency": concurrency} for concurrency in recipe.benchmark.concurrency]
+    deployed = [turn for turn in turns if turn.profile == "deployed"]
+    total = len(turns) + (len(deployed) if recipe.benchmark.open_loop else 0)
     try:
-        with tqdm(total=len(turns) * recipe.benchmark.repeats, desc="benchmark", unit="turn", mininterval=2) as bar:
-            for repeat in range(recipe.benchmark.repeats):
-                for turn in turns if repeat % 2 == 0 else reversed(turns):
-                    found[turn].replays += _turn(pool.open(turn), recipe, turn, repeat, rates)
-                    bar.update()
+        with tqdm(total=total * recipe.benchmark.repeats, desc="benchmark", unit="turn", mininterval=2) as bar:
+            _take_turns(turns, recipe, pool, lambda turn: closed, found, bar)
+            if recipe.benchmark.open_loop:
+                _take_turns(deployed, recipe, pool, lambda turn: _open_loads(recipe, found[turn].replays), found, bar)
         pool.close()
     finally:
         pool.kill()
@@ -103,20 +105,27 @@ def _profiles(recipe: Recipe, variant: str) -> list[str]:
     return ["deployed", "matched"] if own else ["deployed"]
 
 
-def _turn(session: Session, recipe: Recipe, turn: Turn, repeat: int, rates: dict[Turn, float]) -> list[Replay]:
-    """The closed loads, then the open ones at fractions of the requests per second that the first closed ones reached."""
-    closed = _ask(session, [{"concurrency": concurrency} for concurrency in recipe.benchmark.concurrency], repeat)
-    if turn.profile == "matched" or not recipe.benchmark.open_loop:
-        return closed
-    rates.setdefault(turn, statistics.highest_rate(closed))
-    return closed + _ask(
-        session, [{"fraction": part, "rate_per_s": part * rates[turn]} for part in recipe.benchmark.open_loop], repeat
-    )
+def _take_turns(
+    turns: list[Turn],
+    recipe: Recipe,
+    pool: _Pool,
+    loads: Callable[[Turn], list[dict[str, Any]]],
+    found: dict[Turn, Measured],
+    bar: Any,
+) -> None:
+    """All repeats of some loads, the variants taking turns: A B B A."""
+    asked = {turn: loads(turn) for turn in turns}
+    for repeat in range(recipe.benchmark.repeats):
+        for turn in turns if repeat % 2 == 0 else reversed(turns):
+            answer = pool.open(turn).ask({"loads": asked[turn], "repeat": repeat})
+            found[turn].replays += [Replay.model_validate(replay) for replay in answer["replays"]]
+            bar.update()
 
 
-def _ask(session: Session, loads: list[dict[str, Any]], repeat: int) -> list[Replay]:
-    answer = session.ask({"loads": loads, "repeat": repeat})
-    return [Replay.model_validate(replay) for replay in answer["replays"]]
+def _open_loads(recipe: Recipe, closed: list[Replay]) -> list[dict[str, Any]]:
+    """At fractions of the requests per second that all repeats of the closed loop reached."""
+    reached = statistics.highest_rate(closed)
+    return [{"fraction": part, "rate_per_s": part * reached} for part in recipe.benchmark.open_loop]
 
 
 class _Pool:

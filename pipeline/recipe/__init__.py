@@ -68,6 +68,8 @@ class Variant(Strict):
     def _quantizer_and_weights_agree(self) -> Self:
         if (self.quantizer is None) != (self.weights == "bf16"):
             raise ValueError("a quantizer needs 'weights' of 8 bits or fewer, and low-bit 'weights' need a quantizer")
+        if self.engine == "openvino" and self.target == "cuda":
+            raise ValueError("target: found 'cuda', OpenVINO runs on 'cpu' and 'xpu'")
         if self.group_size == 0:
             raise ValueError("group_size: found 0, expected a number of columns, or -1 for one group per channel")
         if self.quantizer is None and self.settings():

@@ -30,12 +30,10 @@ def run(name: str, before: str | None, as_json: bool) -> None:
 
 def _before(name: str, path: Path) -> dict[str, Any]:
     """The report of an earlier run, wherever it lies."""
-    remedy = f"dvc get . {paths.report(name, 'json')} --rev HEAD~1 -o {path}"
+    remedy = f"From git, if dvc.lock is committed: dvc get . {paths.report(name, 'json')} --rev HEAD~1 -o before.json"
     if not path.is_file():
-        raise ArtifactError(
-            f"{path}: missing: give the JSON report of an earlier run. For that of the last commit but one: {remedy}"
-        )
-    return load(path, f"A report of another version cannot be compared; take a later one: {remedy} --force")
+        raise ArtifactError(f"{path}: missing: give the JSON report of an earlier run. {remedy}")
+    return load(path, f"Give the JSON report of an earlier run. {remedy}")
 
 
 def load(path: Path, remedy: str) -> dict[str, Any]:

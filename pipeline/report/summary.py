@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from pipeline import paths
-from pipeline.benchmark import performance
+from pipeline.benchmark import performance, rounds
 from pipeline.errors import ArtifactError
 from pipeline.judge import evaluation_of
 from pipeline.recipe import Recipe
@@ -21,7 +21,8 @@ def summarize(name: str, recipe: Recipe) -> dict[str, Any]:
     samples = read(paths.samples(name), Samples)
     reference = read(paths.evaluation(name, "reference"), Evaluation)
     rows = {
-        variant: _variant(name, variant, reference) | {"performance": performance.of(name, recipe, variant).model_dump(mode="json")}
+        variant: _variant(name, recipe, variant, reference)
+        | {"performance": performance.of(name, recipe, variant).model_dump(mode="json")}
         for variant in recipe.variants
     }
     baselines = {row["engine"]: row for row in rows.values() if row["quantizer"] is None}
@@ -38,7 +39,7 @@ def summarize(name: str, recipe: Recipe) -> dict[str, Any]:
     return summary | {"comparison": compare(summary)}
 
 
-def _variant(name: str, variant: str, reference: Evaluation) -> dict[str, Any]:
+def _variant(name: str, recipe: Recipe, variant: str, reference: Evaluation) -> dict[str, Any]:
     manifest = read(paths.manifest(name, variant), Manifest)
     evaluation = evaluation_of(name, variant)
     verdict = read(paths.verdict(name, variant), Verdict)
@@ -47,6 +48,10 @@ def _variant(name: str, variant: str, reference: Evaluation) -> dict[str, Any]:
         raise ArtifactError(f"{paths.verdict(name, variant)}: made from another evaluation. Run: dvc repro gate@{name}--{variant}")
     if benchmark.measured and benchmark.artifact_sha256 != evaluation.artifact_sha256:
         raise ArtifactError(f"{paths.benchmark(name, variant)}: of another artifact. Run: dvc repro benchmark@{name}")
+    if benchmark.measured and benchmark.requested != rounds.requested(recipe):
+        raise ArtifactError(
+            f"{paths.benchmark(name, variant)}: under other settings than the recipe's. Run: dvc repro report@{name}"
+        )
     return {
         "engine": manifest.engine,
         "quantizer": manifest.quantizer,
@@ -118,11 +123,13 @@ def standard_error(task: Task) -> float:
 def _relate(row: dict[str, Any], baseline: dict[str, Any] | None) -> None:
     """Adds size and throughput over the unquantized model's on the same engine, where both were measured."""
     row["size_ratio"] = row["size_bytes"] / baseline["size_bytes"] if baseline else None
-    speeds = _speeds(row)
-    base = _speeds(baseline) if baseline else {}
-    row["speedup"] = {level: speeds[level] / base[level] for level in speeds if base.get(level)}
+    rates = _rates(row)
+    base = _rates(baseline) if baseline else {}
+    row["speedup"] = {level: performance.speedup(rates[level], base[level]) for level in rates if level in base}
 
 
-def _speeds(row: dict[str, Any]) -> dict[str, float]:
+def _rates(row: dict[str, Any]) -> dict[str, list[float]]:
+    """Output tokens/s of each closed load, one a repeat; none where a repeat gave nothing."""
     levels = row["benchmark"]["profiles"].get("deployed", {"levels": []})["levels"]
-    return {str(level["concurrency"]): level["output_tokens_per_s"]["median"] for level in levels if level["loop"] == "closed"}
+    found = {str(level["concurrency"]): level["output_tokens_per_s"]["values"] for level in levels if level["loop"] == "closed"}
+    return {level: values for level, values in found.items() if min(values) > 0}
