@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 from statistics import median
@@ -90,8 +89,10 @@ def run(name: str, repeats: int) -> str:
     ]
     for variant in VARIANTS:
         engine = recipe.variants[variant].engine
-        command = [str(environments.python(engines.ENGINES[engine].environment)), "-m", "benchmarks.driver", "--recipe", name,
-                   "--repeats", str(repeats), "--inside", variant]  # fmt: skip
+        job = {"engine": engine, "model": str(paths.model(name, variant)), "serve": recipe.serve.model_dump(),
+               "trace": str(paths.trace(name)), "repeats": repeats}  # fmt: skip
+        python = str(environments.python(engines.ENGINES[engine].environment))
+        command = [python, "-m", "benchmarks.driver", "--inside", json.dumps(job)]  # tool environments read no YAML
         done = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, check=True, stdout=subprocess.PIPE, text=True)
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         bare, replay = median(found["bare"]), median(found["replay"])
@@ -107,14 +108,13 @@ if __name__ == "__main__":
     parser.add_argument("--recipe", default="tiny")
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/driver.md"))
-    parser.add_argument("--inside", metavar="VARIANT", help=argparse.SUPPRESS)
+    parser.add_argument("--inside", metavar="JOB", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.inside:
-        chosen = recipes.load(given.recipe)
-        requests = read(paths.trace(given.recipe), Trace).requests
-        model, engine_of = paths.model(given.recipe, given.inside), chosen.variants[given.inside].engine
-        print(json.dumps(inside(engine_of, model, chosen.serve, requests, given.repeats)), flush=True)
-        sys.stdout.flush()
+        job = json.loads(given.inside)
+        requests = read(Path(job["trace"]), Trace).requests
+        settings = Serve.model_validate(job["serve"])
+        print(json.dumps(inside(job["engine"], Path(job["model"]), settings, requests, job["repeats"])), flush=True)
         os._exit(0)  # native threads of an engine may hang at exit
     page = run(given.recipe, given.repeats)
     given.out.parent.mkdir(parents=True, exist_ok=True)
