@@ -6,7 +6,6 @@ python -m benchmarks.scoring_worker JOB.json      (answers into the job's "out")
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -19,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import engines
+from pipeline import engines, machine
 from pipeline.engines import Distributions, Engine
 from pipeline.evaluation import text
+from pipeline.leashed import tie
 from pipeline.recipe import Divergence, Serve
 from pipeline.records import Text, Texts
-from pipeline.worker import PR_SET_PDEATHSIG
 
 TOKENIZER = Path("recipes/tiny/checkpoint")  # the engines want one; only token ids are put to them
 SPREAD = 2.0  # standard deviation of the stored reference's logits: a distribution that is neither flat nor one-hot
@@ -71,7 +70,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
             seconds: dict[str, list[float]] = {key: [] for key in passes}
             processor: dict[str, list[float]] = {key: [] for key in passes}
             nats: list[float] = []
-            before = _processor()
+            before = machine.processor()
             for number in range(len(rounds)):
                 print(f"{name}: round {number + 1} of {len(rounds)}", file=sys.stderr, flush=True)
                 for key in list(passes)[:: -1 if number % 2 else 1]:
@@ -81,17 +80,16 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
                     processor[key].append(time.process_time() - used)
                     if key == "scoring":
                         nats.append(result)
-            after = _processor()
+            after = machine.processor()
             settings = engine.settings() if name == "vllm" else {}
         settings = settings or engine.settings()  # OpenVINO's compiles the model once more: only after the scorer is closed
-    used, whole, own = (b - a for a, b in zip(before, after, strict=True))
     packages = {package: version(package) for package in engines.ENGINES[name].packages}
     return {
         "seconds": seconds,
         "processor": processor,
         "nats_per_token": float(np.mean(nats)),
         "loading_s": loading,
-        "others_share": max(0.0, used - own) / whole,
+        "others_share": machine.others_share(before, after),
         "settings": settings,
         "versions": packages,
     }
@@ -130,15 +128,8 @@ def _passes(engine: Engine, model: Distributions, rounds: list[Any], reference: 
     return {"prefill": prefill, "scoring": scoring, "divergence": divergence}
 
 
-def _processor() -> tuple[float, float, float]:
-    """Seconds that the machine's cores were busy, that they had in all, and that this process used of them."""
-    fields = [float(value) for value in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-    idle, tick = fields[3] + fields[4], os.sysconf("SC_CLK_TCK")
-    return (sum(fields) - idle) / tick, sum(fields) / tick, sum(os.times()[:4])
-
-
 if __name__ == "__main__":
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # whoever ends the command ends the engine with it
+    tie(os.getppid(), signal.SIGKILL)  # whoever ends the command ends the engine with it
     job = json.loads(Path(sys.argv[1]).read_text())
     answer = {"make": make, "measure": measure}[job["task"]](job)
     Path(job["out"]).write_text(json.dumps(answer))

@@ -1,7 +1,8 @@
 """The benchmark stage: every variant that passed, and every unquantized one, in rounds. Control side.
 
-A round replays every load on every variant; the next round goes through them backwards (A B B A), so that a machine that
-slows down falls on all of them. A variant stays loaded between its turns as long as memory has room for the others.
+A round replays the closed loads on every variant; the next round goes through them backwards (A B B A), so that a machine that
+slows down falls on all of them. The open loads follow in rounds of their own, at rates that the closed ones reached. A variant
+stays loaded between its turns as long as memory has room for the others.
 """
 
 from __future__ import annotations
