@@ -53,7 +53,7 @@ def inside(engine_name: str, artifact: Path, serve: Serve, trace: list[TracedReq
     """Seconds of bare loops, of replays, and of the engine within the replays; A B B A. Eight requests at once, all sent first."""
     batch = (trace * CONCURRENCY)[:CONCURRENCY]
     found: dict[str, list[float]] = {"bare": [], "replay": [], "engine": []}
-    with engines.open_engine(engine_name, artifact, serve) as engine:
+    with engines.open_serving(engine_name, artifact, serve) as engine:
         _bare(engine, batch)
         for repeat in range(repeats):
             for kind in ("bare", "replay") if repeat % 2 == 0 else ("replay", "bare"):

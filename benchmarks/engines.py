@@ -2,124 +2,39 @@
 
     python -m benchmarks.engines [--repeats N] [--out FILE]
 
-The artifacts are made by the pipeline itself, but for the two packed ones (benchmarks/random_model). The timing is the
-benchmark stage's own. Nothing is evaluated: the weights mean nothing. Writes benchmarks/results/engines.md.
+The timing is the benchmark stage's own. Nothing is evaluated: the weights mean nothing. Writes benchmarks/results/engines.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-from benchmarks import three_ways
-from pipeline import artifact, environments, machine, paths, records, stages
-from pipeline import recipe as recipes
-from pipeline.benchmark import performance, remote, rounds
+from benchmarks import random_project
+from benchmarks.random_project import NAME
+from pipeline import machine, paths, records
+from pipeline.benchmark import performance, rounds
 from pipeline.benchmark.statistics import closed_levels
-from pipeline.process import ENVIRONMENT
 from pipeline.recipe import Recipe
-from pipeline.records import Benchmark, Layers, Level, Manifest
+from pipeline.records import Benchmark, Level
 
-NAME = "random-1b"
-SERVED = "vllm-bf16"  # measured over HTTP too
 EMBEDDING = 32000 * 2048  # parameters that a token looks up and does not read whole
 EMBEDDING_BYTES = {"bf16": 2, "int8": 1, "int4": 1}  # OpenVINO's; vLLM's packed formats leave it in 16 bits
-LINKED = ("pipeline", "benchmarks", "calibration", "environments", "dvc.yaml")
-SPEEDUP = {"int8": 1.2, "int4": 1.5}
-RECIPE = """\
-model: {{path: source}}
-calibration: {{prompts: tiny-prompts, samples: 64, tokens: 512, max_overlap: 1}}
-evaluate: {{perplexity: {{texts: [tiny-text], window: 256}}, tasks: {{world_facts: all}}, task_path: recipes/tiny/tasks}}
-gate:
-  perplexity_ratio: {{bf16: 2, int8: 2, int4: 2}}
-  mean_kl: {{bf16: 2, int8: 2, int4: 2}}
-  p99_kl: {{bf16: 2, int8: 2, int4: 2}}
-  top1_agreement: {{bf16: 0.5, int8: 0.5, int4: 0.5}}
-  accuracy_drop: {{bf16: 0.5, int8: 0.5, int4: 0.5}}
-  task_drop: {{bf16: 0.5, int8: 0.5, int4: 0.5}}
-  speedup: {speedup}
-serve: {{max_model_len: 2048, max_num_seqs: 8, max_num_batched_tokens: 2048, kv_cache_gib: 1, eager: {eager}}}
-benchmark: {{concurrency: [1, 8], prompt_tokens: 32, output_tokens: 48, requests: {requests}, repeats: {repeats}}}
-variants:
-  ov-bf16: {{engine: openvino}}
-  ov-int8: {{engine: openvino, quantizer: openvino, weights: int8}}
-  ov-int4: {{engine: openvino, quantizer: openvino, weights: int4, group_size: 128}}
-  vllm-bf16: {{engine: vllm}}
-  gptq-int4: {{engine: vllm, quantizer: gptq, weights: int4, group_size: 128}}
-  awq-int4: {{engine: vllm, quantizer: awq, weights: int4, group_size: 128}}
-"""
 
 
 def run(repeats: int, requests: int, eager: bool, layers: int) -> str:
     """The results page. Everything that is made on the way lies in one temporary project."""
-    root, started = Path.cwd(), time.monotonic()
-    paths.TEMPORARY.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="engines-", dir=paths.TEMPORARY) as temporary:
-        _project(root, Path(temporary), repeats, requests, eager)
-        os.chdir(temporary)
-        try:
-            recipe = recipes.load(NAME)
-            _make(recipe, layers)
-            rounds.trace(NAME)
-            reads_gb_per_s = max(_in("openvino", "benchmarks.bandwidth").values())
-            rounds.measure(NAME, recipe, list(recipe.variants))
-            found = {name: records.read(paths.benchmark(NAME, name), Benchmark) for name in recipe.variants}
-            ways = _over_http(recipe, found[SERVED])
-        finally:
-            os.chdir(root)
-    return _page(recipe, layers, found, reads_gb_per_s, time.monotonic() - started) + three_ways.page(SERVED, ways)
-
-
-def _project(root: Path, folder: Path, repeats: int, requests: int, eager: bool) -> None:
-    for name in LINKED:
-        (folder / name).symlink_to(root / name)
-    (folder / "recipes").mkdir()
-    (folder / "recipes" / "tiny").symlink_to(root / "recipes" / "tiny")
-    text = RECIPE.format(repeats=repeats, requests=requests, eager=str(eager).lower(), speedup=json.dumps(SPEEDUP))
-    (folder / "recipes" / f"{NAME}.yaml").write_text(text)
-
-
-def _make(recipe: Recipe, layers: int) -> None:
-    packed = {name: paths.model(NAME, name) for name in ("gptq-int4", "awq-int4")}
-    _in("openvino", "benchmarks.random_model", "source", *map(str, packed.values()), str(layers))
-    stages.pin(NAME)
-    stages.calibrate(NAME)
-    for name, variant in recipe.variants.items():
-        if name not in packed:
-            stages.quantize(NAME, name)
-            continue
-        Manifest(
-            recipe=NAME, variant=name, engine=variant.engine, device="cpu", quantizer=variant.quantizer,
-            answered_by="benchmarks/random_model", weights=variant.weights, requested=variant.settings(), resolved={},
-            notes=["random bits: its speed means something, its answers do not"],
-            layers=Layers(expected=0, quantized=0, skipped=[]), stored_types={}, versions={}, checkpoint_sha256="",
-            samples_sha256=None, files=artifact.hash_files(packed[name]), wall_s=0.0, peak_memory_bytes=0,
-        ).write(paths.manifest(NAME, name))  # fmt: skip
-
-
-def _over_http(recipe: Recipe, in_process: Benchmark) -> dict[str, list[float]]:
-    remote.benchmark_http(NAME, SERVED, None, None)
-    over_http = records.read(paths.http(NAME, SERVED), Benchmark)
-    return {
-        "in process": three_ways.rates(in_process),
-        "over HTTP by quantgate": three_ways.rates(over_http),
-        "`vllm bench serve`": three_ways.bench_serve(paths.model(NAME, SERVED), recipe),
-    }
-
-
-def _in(environment: str, module: str, *arguments: str) -> Any:
-    """Runs a module in a tool environment; its last line of output, if it is JSON."""
-    command = [str(environments.python(environment)), "-m", module, *arguments]
-    done = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, check=True, stdout=subprocess.PIPE, text=True)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    return json.loads(lines[-1]) if lines else None
+    started = time.monotonic()
+    with random_project.opened(repeats, requests, eager) as recipe:
+        random_project.make(recipe, layers, recipe.variants)
+        rounds.trace(NAME)
+        reads_gb_per_s = max(random_project.inside("openvino", "benchmarks.bandwidth").values())
+        rounds.measure(NAME, recipe, list(recipe.variants))
+        found = {name: records.read(paths.benchmark(NAME, name), Benchmark) for name in recipe.variants}
+    return _page(recipe, layers, found, reads_gb_per_s, time.monotonic() - started)
 
 
 def _page(recipe: Recipe, layers: int, found: dict[str, Benchmark], reads_gb_per_s: float, wall_s: float) -> str:
@@ -145,7 +60,7 @@ def _page(recipe: Recipe, layers: int, found: dict[str, Benchmark], reads_gb_per
                 f"| {_milliseconds(one, 'ttft_ms')} | {_milliseconds(one, 'tpot_ms')} | {result.load_s.median:.1f} "
                 f"| {result.peak_memory_bytes / 1e9:.2f} |"
             )
-    lines += ["", f"The performance gate at `speedup: {json.dumps(SPEEDUP)}`:", ""]
+    lines += ["", f"The performance gate at `speedup: {json.dumps(random_project.SPEEDUP)}`:", ""]
     for name, variant in recipe.variants.items():
         base = recipe.baseline(variant)
         verdict = performance.performance(recipe, variant, found[name], found[base] if base else None)

@@ -1,32 +1,74 @@
-"""One vLLM artifact measured in process, over HTTP by quantgate, and by the `vllm bench serve` command on random prompts of the
-same lengths: do they agree? Used by benchmarks.engines.
+"""One vLLM artifact measured in process, over HTTP by quantgate, and by the `vllm bench serve` command: do they agree?
+
+    python -m benchmarks.three_ways [--rounds N] [--layers N] [--out FILE]
+
+A random-weight model of TinyLlama-1.1B's shape. The three take turns (A B C, C B A, ...), each starting its engine anew;
+the command sends random prompts of the same lengths. Writes benchmarks/results/three_ways.md.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
+import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
-from pipeline import environments, serving
+from benchmarks import random_project
+from benchmarks.random_project import NAME
+from pipeline import environments, machine, paths, records, serving
+from pipeline.benchmark import remote, rounds
 from pipeline.benchmark.statistics import closed_levels
 from pipeline.process import ENVIRONMENT
 from pipeline.recipe import Recipe
 from pipeline.records import Benchmark
 
+VARIANT = "vllm-bf16"
+REPEATS = 2  # within a turn
 AGREE = 0.10
 MODEL = "served"
+Rates = list[float]  # output tokens/s, one a concurrency
 
 
-def rates(record: Benchmark) -> list[float]:
-    """Output tokens/s, one a concurrency."""
+def run(turns: int, requests: int, layers: int) -> str:
+    """The results page."""
+    found: dict[str, list[Rates]] = {}
+    with random_project.opened(REPEATS, requests, eager=True) as recipe:
+        random_project.make(recipe, layers, [VARIANT])
+        rounds.trace(NAME)
+        ways: dict[str, Callable[[Recipe], Rates]] = {
+            "in process": _in_process,
+            "over HTTP by quantgate": _over_http,
+            "`vllm bench serve`": _bench_serve,
+        }
+        for turn in range(turns):
+            for way in list(ways)[:: 1 if turn % 2 == 0 else -1]:
+                found.setdefault(way, []).append(ways[way](recipe))
+                print(way, found[way][-1], flush=True)
+    return _page(recipe, layers, turns, {way: found[way] for way in ways})
+
+
+def _in_process(recipe: Recipe) -> Rates:
+    rounds.measure(NAME, recipe, [VARIANT])
+    return _rates(records.read(paths.benchmark(NAME, VARIANT), Benchmark))
+
+
+def _over_http(recipe: Recipe) -> Rates:
+    remote.benchmark_http(NAME, VARIANT, None, None)
+    return _rates(records.read(paths.http(NAME, VARIANT), Benchmark))
+
+
+def _rates(record: Benchmark) -> Rates:
     return [level.output_tokens_per_s.median for level in closed_levels(record.profiles["deployed"])]
 
 
-def bench_serve(model: Path, recipe: Recipe) -> list[float]:
-    """The command's own output throughput at each concurrency, on a server started for it."""
+def _bench_serve(recipe: Recipe) -> Rates:
+    model = paths.model(NAME, VARIANT)
     with tempfile.TemporaryDirectory() as folder, serving.served(model, recipe.serve, MODEL, Path(folder)) as server:
         return [_command(model, recipe, server, concurrency, Path(folder)) for concurrency in recipe.benchmark.concurrency]
 
@@ -45,12 +87,37 @@ def _command(model: Path, recipe: Recipe, server: serving.Server, concurrency: i
     return float(json.loads((folder / f"{concurrency}.json").read_text())["output_throughput"])
 
 
-def page(variant: str, ways: dict[str, list[float]]) -> str:
-    base = ways["in process"]
-    head = "| way | output tokens/s at 1 | over in process | at 8 | over in process | within 10 % |"
-    lines = ["", f"## {variant} measured three ways", "", head, "|---|---|---|---|---|---|"]
-    for way, found in ways.items():
-        ratios = [own / first for own, first in zip(found, base, strict=True)]
+def _page(recipe: Recipe, layers: int, turns: int, found: dict[str, list[Rates]]) -> str:
+    plan, host = recipe.benchmark, machine.describe()
+    one, eight = (f"at {concurrency}" for concurrency in plan.concurrency)
+    lines = [
+        f"# {VARIANT} measured three ways, TinyLlama-1.1B's shape, {layers} layers",
+        f"`{' '.join(['python -m benchmarks.three_ways', *sys.argv[1:]])}`, {time.strftime('%Y-%m-%d')}. {turns} turns each, "
+        f"{plan.requests} requests x {plan.repeats} a turn, {plan.prompt_tokens} prompt and {plan.output_tokens} output tokens. "
+        "Output tokens/s: median of the turns (lowest to highest); the ratio is the median of each turn's own.",
+        "",
+        f"| way | {one} | over in process | {eight} | over in process | within {AGREE:.0%} |",
+        "|---|---|---|---|---|---|",
+    ]
+    for way, turns_of in found.items():
+        cells, ratios = [], []
+        for own, base in zip(zip(*turns_of, strict=True), zip(*found["in process"], strict=True), strict=True):
+            ratios.append(median(a / b for a, b in zip(own, base, strict=True)))
+            cells += [f"{median(own):.1f} ({min(own):.1f} to {max(own):.1f})", f"{ratios[-1]:.3f}"]
         met = "yes" if all(abs(ratio - 1) <= AGREE for ratio in ratios) else "NO"
-        lines.append(f"| {way} | {found[0]:.1f} | {ratios[0]:.3f} | {found[1]:.1f} | {ratios[1]:.3f} | {met} |")
+        lines.append(f"| {way} | {' | '.join(cells)} | {met} |")
+    lines += ["", f"{host['cpu']}, {host['cores']} cores ({', '.join(host['instruction_sets'])}), {host['system']}."]
     return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=8)
+    parser.add_argument("--layers", type=int, default=22, help="fewer, to see whether all of it runs")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/three_ways.md"))
+    given = parser.parse_args()
+    page = run(given.rounds, given.requests, given.layers)
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(page)
+    print(page)

@@ -44,8 +44,24 @@ def pin(model: Model) -> Checkpoint:
         architecture=(config.get("architectures") or ["unknown"])[0],
         dtype=dtypes.most_common(1)[0][0],
         parameters=dtypes.total(),
+        license=_license(folder),
         files=files,
     )
+
+
+def _license(folder: Path) -> str | None:
+    """What the checkpoint's own model card names, as an identifier of the hub; None without a readable card that names one."""
+    from huggingface_hub import ModelCard
+    from yaml import YAMLError
+
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    try:
+        named = ModelCard.load(card).data.license
+    except (ValueError, YAMLError):  # a card is for readers: a damaged one stops nobody from quantizing
+        return None
+    return str(named) if named else None
 
 
 def fetch(model: Model) -> Path:

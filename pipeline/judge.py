@@ -237,7 +237,8 @@ def _require_current(evaluation: records.Evaluation, recipe: Recipe, name: str, 
 def recheck(name: str, variant_name: str) -> None:
     """Decides again from the raw evaluations. Raises ArtifactError unless the stored verdict is the same, bit for bit."""
     path = paths.verdict(name, variant_name)
-    stored, again = records.read_text(path), verdict_of(name, *stages.open_variant(name, variant_name), variant_name).dumps()
+    opened = stages.open_variant(name, variant_name)
+    stored, again = records.read_text(path), verdict_of(name, *opened, variant_name).dumps()
     if stored != again:
         raise ArtifactError(f"{path}: not what the evaluations and the recipe give now. Run: dvc repro gate@{name}--{variant_name}")
     print(f"{variant_name}: the stored verdict is what the evaluations give, bit for bit")

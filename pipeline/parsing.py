@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import RecipeError
 
+LIKE_A_WORD = 0.7  # of words of three letters, two in common say nothing: gpu is not meant to be xpu
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -29,7 +30,8 @@ def parse(path: Path, model: type[T]) -> T:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        lines = [_describe(path, model, item) for item in error.errors()]
+        errors = sorted(error.errors(), key=lambda item: item["type"] == "missing")  # a misspelled key explains a missing one
+        lines = [_describe(path, model, item) for item in errors]
         raise RecipeError("\n".join(lines)) from error
 
 
@@ -49,7 +51,11 @@ def _describe(path: Path, model: type[BaseModel], item: Any) -> str:
     found = repr(item["input"])
     hint = ""
     if item["type"] == "literal_error":
-        hint = _nearest(str(item["input"]), re.findall(r"'([^']+)'", item["msg"]))
+        hint = _nearest(str(item["input"]), re.findall(r"'([^']+)'", item["msg"]), LIKE_A_WORD)
+    if item["type"] in ("less_than", "less_than_equal") and 1 < item["input"] <= 100:
+        hint = f" A fraction is expected: {item['input'] / 100:g} for {item['input']:g} %."
+    if item["type"] == "dict_type" and key.startswith("gate."):
+        hint = f" A limit for each precision is expected, for instance {{int8: {found}, int4: {found}}}."
     return f"{path}: {key}: found {found[:80]} ({type(item['input']).__name__}). {item['msg']}.{hint}"
 
 
@@ -72,6 +78,6 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models(inner)
 
 
-def _nearest(name: str, valid: list[str]) -> str:
-    close = difflib.get_close_matches(name, valid, 1)
+def _nearest(name: str, valid: list[str], cutoff: float = 0.6) -> str:
+    close = difflib.get_close_matches(name, valid, 1, cutoff)
     return f" Did you mean {close[0]!r}?" if close else ""

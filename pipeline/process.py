@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -96,8 +97,10 @@ class Session:
         self._start = time.monotonic()
         command = _command(environment, verb, request, f"fd:{theirs}")
         self._process = subprocess.Popen(
-            command, env=_surroundings(offline=True), stdin=subprocess.PIPE, pass_fds=(theirs,), text=True
+            command, env=_surroundings(offline=True), stdin=subprocess.PIPE, pass_fds=(theirs,), text=True, process_group=0
         )
+        group = str(self._process.pid)
+        self._reaper = subprocess.Popen([sys.executable, "-m", "pipeline.reaper", str(os.getpid()), group], process_group=0)
         os.close(theirs)
         self._answers = os.fdopen(answers)
         self._peak_bytes = 0
@@ -123,8 +126,11 @@ class Session:
 
     def close(self) -> int:
         """Ends the worker; returns the most memory that its process tree held while it worked, in bytes."""
-        self._process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._reaper.kill()
+        self._reaper.wait()
         self._answers.close()
         return self._peak_bytes
 

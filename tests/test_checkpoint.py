@@ -219,3 +219,18 @@ def test_hub_fetch_then_offline_from_the_cache(root: Path, hub: str, source: Pat
 def test_offline_without_the_files_says_what_to_fetch(root: Path, tmp_path: Path) -> None:
     said = _pin_from_hub({"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")})
     assert f"hf download owner/name --revision {COMMIT}" in said
+
+
+@pytest.mark.parametrize(
+    ("card", "named"),
+    [
+        ("---\nlicense: apache-2.0\n---\n# A model\n", "apache-2.0"),
+        ("# No front matter\n", None),
+        ("---\na: [\n---\n", None),
+        (None, None),
+    ],
+)
+def test_the_licence_is_that_of_the_checkpoints_card(source: Path, card: str | None, named: str | None) -> None:
+    if card is not None:
+        (source / "README.md").write_text(card)
+    assert checkpoint.pin(Model(path=str(source))).license == named

@@ -46,6 +46,7 @@ def test_two_runs_that_differ_in_more_say_so() -> None:
     assert "Verdict: PASS before, INCONCLUSIVE now." in found["note"]
     assert found["winners"]["tokens_per_s_at_1"] is None
     assert "left out" in found["reasons"]["tokens_per_s_at_1"]
+    assert found["ties"]["tokens_per_s_at_1"] == "nothing to compare"
 
 
 @pytest.fixture
@@ -81,6 +82,34 @@ def test_the_command_compares_with_an_earlier_run(report: dict[str, Any], capsys
     said = capsys.readouterr().out
     assert "ov-int8 before" in said
     assert "* 301" in said
+    assert "* the best" in said
+
+
+def test_two_equal_runs_say_so_and_no_more(report: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("before.json").write_text(json.dumps(report))
+    assert cli.main(["compare", "tiny", "--before", "before.json"]) == 0
+    said = capsys.readouterr().out
+    assert "No winner (their intervals overlap): Output tokens/s at concurrency 1" in said
+    assert "Load time" in said
+    assert "*" not in said
+    assert "│ TTFT" not in said
+
+
+def test_a_narrow_terminal_cuts_no_figure(
+    report: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main(["compare", "tiny"]) == 0
+    said = capsys.readouterr().out
+    assert "…" not in said
+    assert all(name in said for name in report["variants"])
+    assert max(map(len, said.splitlines())) <= 80
+
+
+def test_another_recipes_report_is_refused(report: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("before.json").write_text(json.dumps({**report, "recipe": "other"}))
+    assert cli.main(["compare", "tiny", "--before", "before.json"]) == 2
+    assert "before.json: the report of recipe 'other', expected one of 'tiny'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -39,13 +39,13 @@ def test_a_winner_separates_from_every_other_row() -> None:
     apart = {"a": Figure(100, 98, 102), "b": Figure(90, 88, 92), "c": Figure(50, 40, 60)}
     assert winner(SPEED, apart, {})[0] == "a"
     assert winner(LATENCY, apart, {})[0] == "c"
-    name, reason = winner(SPEED, {**apart, "wide": Figure(80, 50, 110)}, {})
+    name, _, reason = winner(SPEED, {**apart, "wide": Figure(80, 50, 110)}, {})
     assert name is None  # b, the next, is told apart, but the third is not
     assert reason.startswith("a and wide cannot be told apart")
 
 
 def test_overlapping_intervals_have_no_winner_and_are_named() -> None:
-    name, reason = winner(SPEED, {"a": Figure(100, 95, 105), "b": Figure(96, 92, 100), "c": Figure(50, 49, 51)}, {})
+    name, _, reason = winner(SPEED, {"a": Figure(100, 95, 105), "b": Figure(96, 92, 100), "c": Figure(50, 49, 51)}, {})
     assert name is None
     assert "a and b cannot be told apart (their intervals overlap)" in reason
     assert "c has" not in reason
@@ -56,7 +56,7 @@ def test_touching_intervals_do_not_separate() -> None:
 
 
 def test_one_repeat_has_no_winner() -> None:
-    name, reason = winner(SPEED, {"a": Figure(200), "b": Figure(90)}, {})
+    name, _, reason = winner(SPEED, {"a": Figure(200), "b": Figure(90)}, {})
     assert name is None
     assert "a single measurement has no interval" in reason
 
@@ -65,7 +65,7 @@ def test_size_wins_by_any_amount_and_memory_by_more_than_five_percent() -> None:
     assert winner(measures.SIZE, {"a": Figure(1.000001), "b": Figure(1.000002)}, {})[0] == "a"
     assert winner(measures.SIZE, {"a": Figure(1.0), "b": Figure(1.0)}, {})[0] is None
     assert winner(measures.MEMORY, {"a": Figure(1.0), "b": Figure(1.06)}, {})[0] == "a"
-    name, reason = winner(measures.MEMORY, {"a": Figure(1.0), "b": Figure(1.04)}, {})
+    name, _, reason = winner(measures.MEMORY, {"a": Figure(1.0), "b": Figure(1.04)}, {})
     assert name is None
     assert "no more than 5% apart" in reason
 

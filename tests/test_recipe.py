@@ -74,6 +74,9 @@ def test_params_yaml_is_in_date(root: Path) -> None:
         ("concurrency: [1, 4, 8]", "concurrency: [4, 1, 8]", ["expected each number once, lowest first"]),
         ("  prompt_tokens: 64", "  prompt_tokens: 64\n  lengths: natural", ["'natural' needs 'prompts'"]),
         ("per_hour: 0.10", "per_hour: 0.10, currency: euro", ["benchmark.price.currency: found 'euro'"]),
+        ("price: {per_hour: 0.10", "price: {per_hour: 0.10, utilisations: [80]", ["A fraction is expected: 0.8 for 80 %"]),
+        ("gate:\n", "gate:\n  speedup: 1.5\n", ["gate.speedup: found 1.5", "for instance {int8: 1.5, int4: 1.5}"]),
+        ("{engine: openvino}", "{engine: openvino, target: gpu}", ["target: found 'gpu'", "'cpu', 'cuda' or 'xpu'"]),
         ("  p99_kl", "  speedup: {int8: 1.2}\n  p99_kl", ["gate.speedup has no limit for 'int4'"]),
     ],
 )  # fmt: skip

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,19 @@ def job(folder: Path, **changes: Any) -> dict[str, Any]:
     trace = folder / "trace.json"
     build([[token % 30 + 2 for token in range(50)]], PLAN, "x").write(trace)
     return {"engine": "fake", "artifact": ".", "serve": Serve(max_model_len=64).model_dump(), "trace": str(trace), **changes}
+
+
+STARTS_A_REAPER = """
+import os, subprocess, sys, time
+subprocess.Popen([sys.executable, "-m", "pipeline.reaper", str(os.getpid()), sys.argv[1]])
+print(flush=True)
+time.sleep(600)
+"""
+
+
+def processes_of_the_session() -> dict[str, psutil.Process]:
+    """By the module that each runs."""
+    return {process.cmdline()[2]: process for process in psutil.Process().children()}
 
 
 @pytest.fixture
@@ -59,8 +74,7 @@ def test_its_own_error_comes_over(project: Path, tmp_path: Path) -> None:
 
 def test_a_killed_worker_is_said(session: Session) -> None:
     session.ask()
-    (worker,) = psutil.Process().children()
-    os.kill(worker.pid, signal.SIGKILL)
+    os.kill(processes_of_the_session()["pipeline.worker"].pid, signal.SIGKILL)
     with pytest.raises(StageError, match="was killed"):
         session.ask({"loads": [], "repeat": 0})
 
@@ -68,6 +82,20 @@ def test_a_killed_worker_is_said(session: Session) -> None:
 def test_closing_leaves_nothing_running(project: Path, tmp_path: Path) -> None:
     session = Session("control", "session", job(tmp_path), tmp_path / "request.json")
     session.ask()
-    (worker,) = psutil.Process().children()
+    processes = processes_of_the_session()
+    assert set(processes) == {"pipeline.worker", "pipeline.reaper"}
     session.close()
-    assert not worker.is_running()
+    assert not any(process.is_running() for process in processes.values())
+
+
+def test_what_a_worker_started_dies_with_quantgate_too(tmp_path: Path) -> None:
+    left = subprocess.Popen(["sh", "-c", "sleep 600 & echo $! && wait"], process_group=0, stdout=subprocess.PIPE, text=True)
+    assert left.stdout is not None
+    grandchild = psutil.Process(int(left.stdout.readline()))
+    quantgate = subprocess.Popen([sys.executable, "-c", STARTS_A_REAPER, str(left.pid)], stdout=subprocess.PIPE)
+    assert quantgate.stdout is not None
+    quantgate.stdout.readline()
+    quantgate.kill()
+    quantgate.wait()
+    assert left.wait(timeout=10) == -signal.SIGKILL
+    grandchild.wait(timeout=10)

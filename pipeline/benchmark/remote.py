@@ -173,7 +173,9 @@ def _base(url: str) -> str:
 def _only_model(url: str) -> str:
     try:
         names = [model["id"] for model in json.loads(http.call(f"{url}/models"))["data"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise EvaluationError(f"{url}/models: no answer ({error}). Start the server, or correct the address in --url.") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise EvaluationError(f"{url}/models: did not say which models there are ({error}). Name one: --model NAME") from error
     if len(names) != 1:
         raise EvaluationError(f"{url}: serves {', '.join(names) or 'no model'}. Name one: --model NAME")

@@ -27,7 +27,7 @@ def converse(job: dict[str, Any], asked: Iterator[dict[str, Any]]) -> Iterator[d
     serve, trace = Serve.model_validate(job["serve"]), read(Path(job["trace"]), Trace).requests
     os.sched_setaffinity(0, engines.cores(serve))
     start = time.perf_counter()
-    with engines.open_engine(job["engine"], Path(job["artifact"]), serve) as engine:
+    with engines.open_serving(job["engine"], Path(job["artifact"]), serve) as engine:
         engines.generate(engine, [trace[0].prompt], [1], stop_at_eos=False)
         yield {"load_s": time.perf_counter() - start}
         for order in asked:

@@ -71,30 +71,33 @@ class Engine(Distributions, Protocol):
 
 @dataclass(frozen=True)
 class Row:
-    """`module` is the engine as it serves; `weights` computes in float32 with the artifact's weights."""
+    """`scores` is the engine for evaluation, `serves` the same as it is deployed, for timing; `weights` computes in float32
+    with the artifact's weights.
+    """
 
-    module: str
+    scores: str
+    serves: str
     weights: str
     environment: str
     packages: tuple[str, ...]
 
 
+FAKE = "pipeline.engines.fake:FakeEngine"
+REFERENCE = "pipeline.engines.reference:ReferenceEngine"
+OPENVINO = "pipeline.engines.openvino:OpenVinoEngine"
 ENGINES = {
-    "fake": Row("pipeline.engines.fake:FakeEngine", "pipeline.engines.fake:FakeEngine", "control", ()),
-    "reference": Row(
-        "pipeline.engines.reference:ReferenceEngine",
-        "pipeline.engines.reference:ReferenceEngine",
-        "openvino",
-        ("torch", "transformers"),
-    ),
+    "fake": Row(FAKE, FAKE, FAKE, "control", ()),
+    "reference": Row(REFERENCE, REFERENCE, REFERENCE, "openvino", ("torch", "transformers")),
     "openvino": Row(
-        "pipeline.engines.openvino:OpenVinoEngine",
+        OPENVINO,
+        OPENVINO,
         "pipeline.engines.paged:NeutralModel",
         "openvino",
         ("openvino", "openvino-genai"),
     ),
     "vllm": Row(
         "pipeline.engines.vllm:VllmEngine",
+        "pipeline.engines.vllm:ServingVllmEngine",
         "pipeline.engines.dequantized:DequantizedEngine",
         "vllm",
         ("vllm", "torch", "transformers"),
@@ -104,7 +107,13 @@ ENGINES = {
 
 def open_engine(name: str, artifact: Path, serve: Serve) -> Engine:
     """The engine by name, over an artifact folder; enter it to load."""
-    engine: Engine = _load(ENGINES[name].module)(artifact, serve)
+    engine: Engine = _load(ENGINES[name].scores)(artifact, serve)
+    return engine
+
+
+def open_serving(name: str, artifact: Path, serve: Serve) -> Engine:
+    """The engine in the processes that it serves with; enter it to load."""
+    engine: Engine = _load(ENGINES[name].serves)(artifact, serve)
     return engine
 
 

@@ -40,13 +40,15 @@ def environment(serve: Serve) -> dict[str, str]:
 
 
 class VllmEngine:
+    _multiprocessing = False  # `distributions` reads off the sampler, which has to be in this process
+
     def __init__(self, artifact: Path, serve: Serve) -> None:
         self._artifact, self._serve = artifact, serve
         self._given: dict[str, int] = {}
         self._submitted = 0
 
     def __enter__(self) -> Self:
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = str(int(self._multiprocessing))
         os.environ.update(environment(self._serve))
         from vllm import LLM, SamplingParams
 
@@ -132,9 +134,16 @@ class VllmEngine:
             "enable_prefix_caching": config.cache_config.enable_prefix_caching,
             "enforce_eager": config.model_config.enforce_eager,
             "kv_cache_gib": self._serve.kv_cache_gib,
+            "multiprocessing": self._multiprocessing,
             "threads": os.environ["VLLM_CPU_OMP_THREADS_BIND"],
             "int4_w4a8": os.environ["VLLM_CPU_INT4_W4A8"],
         }
+
+
+class ServingVllmEngine(VllmEngine):
+    """Scheduler and model in processes of their own, as `vllm serve` always has them: on few cores that costs a sixth."""
+
+    _multiprocessing = True
 
 
 def _delta() -> Any:

@@ -22,6 +22,7 @@ class Checkpoint(Record):
     architecture: str
     dtype: str
     parameters: int
+    license: str | None = None
     files: list[File]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline import engines
 from pipeline.report import markdown_speed
 from pipeline.report.markdown_parts import megabytes, table
 from pipeline.report.words import finite, number, setting
@@ -58,7 +59,7 @@ def _metadata(summary: dict[str, Any], variant: str) -> Any:
         base_model=base,
         base_model_relation="quantized" if base and quantized else None,
         library_name=LIBRARIES[row["engine"]],
-        license=summary["checkpoint"].get("license"),
+        license=summary["checkpoint"]["license"],
         pipeline_tag="text-generation",
         tags=tags,
         model_name=title(summary, variant),
@@ -173,11 +174,17 @@ def _serve(folder: str, row: dict[str, Any]) -> list[str]:
     settings = row["evaluation"]["settings"].get("deployed")
     if settings is None:
         return ["Its engine did not run it, so there is nothing to follow."]
-    intro = f"With these files in a folder `{folder}` and {_versions(row['evaluation']['versions'])}:"
+    intro = f"With these files in a folder `{folder}` and {_versions(_serving(row))}:"
     if row["engine"] == "openvino":
         return [intro, block("python", openvino_code(folder, settings))]
     asking = "Then, in another terminal (`/v1/chat/completions` puts a chat template in front, where the checkpoint has one):"
     return [intro, block("sh", vllm_command(folder, settings)), asking, block("sh", vllm_request(folder))]
+
+
+def _serving(row: dict[str, Any]) -> dict[str, str]:
+    """Of what was installed to measure it, the engine itself."""
+    packages = engines.ENGINES[row["engine"]].packages
+    return {name: version for name, version in row["evaluation"]["versions"].items() if name in packages}
 
 
 def block(language: str, code: str) -> str:

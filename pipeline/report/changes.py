@@ -84,11 +84,10 @@ def _interval(check: dict[str, Any]) -> str:
 
 
 def differing(report: dict[str, Any], other: dict[str, Any]) -> str:
-    """A sentence where the two are not of one recipe or one source; empty where they are."""
+    """A sentence where the two are not of one source or one calibration set; empty where they are."""
     found = [
         what
         for what, holds in {
-            f"recipe {report['recipe']} and {other['recipe']}": report["recipe"] == other["recipe"],
             "source checkpoint": report["checkpoint"]["files"] == other["checkpoint"]["files"],
             "calibration samples": report["calibration"]["sha256"] == other["calibration"]["sha256"],
         }.items()

@@ -16,9 +16,8 @@ HEIGHT, LABEL = 320, 15  # of the plot, and between labels, in pixels
 CROSS = "M-.55,-.55L.55,.55M-.55,.55L.55,-.55"
 FASTER = "Lower is better, further right is faster."
 SMALLER = "Lower is better, further left is smaller."
-LEGEND = (
-    "The line joins the best trade-offs: no other variant that passed is better in both. Filled: passed. Crossed out: not passed."
-)
+LINE_DRAWN = "The line joins the best trade-offs: no other variant that passed is better in both."
+LEGEND = "Filled: passed. Crossed out: not passed."
 
 Point = dict[str, Any]
 
@@ -53,7 +52,8 @@ def _figure(key: str, title: str, axis: str, note: str, sign: int, points: list[
         point["label"] = f"{point['name']}: {axis} {point['written']}, mean KL {number(point['kl'], 3)} nats"
     front = _front(drawn, sign)
     missing = [point["variant"] for point in points if point not in drawn]
-    caption = f"{note} {LEGEND}" + (f" Not measured: {listed(missing)}." if missing else "")
+    drawn_line = f" {LINE_DRAWN}" if len(front) > 1 else ""
+    caption = f"{note}{drawn_line} {LEGEND}" + (f" Not measured: {listed(missing)}." if missing else "")
     best = listed([point["variant"] for point in front]) or "none"
     label = f"{title}: {len(drawn)} variants. Best trade-offs among those that passed: {best}."
     wide, narrow = theme.both(lambda width: _chart(drawn, front, axis, names, width), f"pareto-{key}", label)

@@ -36,7 +36,8 @@ def _curve(summary: dict[str, Any], profile: str, latency: str) -> parts.Figure 
         return None
     shown, names = list(dict.fromkeys(point["variant"] for point in points)), list(summary["variants"])
     title = f"{LATENCIES[latency]} under load, {PROFILES.get(profile, profile)}"
-    caption = "Median over all requests; the number at each point is the concurrency. Further right and lower is better."
+    caption = "Median over all requests with 95% intervals; the number at each point is the concurrency. "
+    caption += "Further right and lower is better."
     label = f"{title}: output tokens per second against milliseconds for {listed(shown)}."
     key, axes = f"curve-{latency}-{profile}", ("Output tokens/s", f"{LATENCIES[latency]}, ms")
     wide, narrow = theme.both(lambda width: _lines(points, axes, shown, names, width), key, label)
@@ -50,7 +51,11 @@ def _loaded(name: str, level: dict[str, Any], latency: str) -> Point | None:
         return None
     label = f"{name} at concurrency {level['concurrency']}: {estimate(speed)} output tokens/s, {estimate(time)} ms"
     at, written = level["concurrency"], (estimate(speed), estimate(time))
-    return {"variant": name, "at": str(at), "order": at, "x": x, "y": y, "label": label, "written": written}
+    return {"variant": name, "at": str(at), "order": at, "x": x, "y": y, "label": label, "written": written} | _bounds(speed, time)
+
+
+def _bounds(x: Any, y: Any) -> dict[str, float | None]:
+    return {f"{axis}_{end}": finite(dig(found, end)) for axis, found in (("x", x), ("y", y)) for end in ("low", "high")}
 
 
 def _lines(points: list[Point], axes: tuple[str, str], shown: list[str], names: list[str], width: int) -> alt.LayerChart:
@@ -62,16 +67,20 @@ def _lines(points: list[Point], axes: tuple[str, str], shown: list[str], names: 
     base = alt.Chart(theme.rows(points))
     line = base.mark_line(strokeWidth=2, aria=False).encode(x=x, y=y, color=colour, order="order:Q")
     dots = base.mark_point(size=60, filled=True, opacity=1).encode(x=x, y=y, color=colour, shape=shape, description="label:N")
+    spread = base.mark_rule(strokeWidth=1.2, opacity=0.55, aria=False)
+    across = spread.transform_filter("isValid(datum.x_low)").encode(x="x_low:Q", x2="x_high:Q", y=y, color=colour)
+    along = spread.transform_filter("isValid(datum.y_low)").encode(x=x, y="y_low:Q", y2="y_high:Q", color=colour)
     # Above its point for every other variant and below for the rest: neighbours then seldom touch.
     above = alt.Chart(theme.rows([point for point in points if shown.index(point["variant"]) % 2 == 0]))
     below = alt.Chart(theme.rows([point for point in points if shown.index(point["variant"]) % 2]))
     texts = [above.mark_text(dy=-12, fontSize=11, **theme.HALO), below.mark_text(dy=13, fontSize=11, **theme.HALO)]
-    return theme.layered(line, dots, *(text.encode(x=x, y=y, text="at:N", fill=fill) for text in texts), height=300)
+    return theme.layered(across, along, line, dots, *(text.encode(x=x, y=y, text="at:N", fill=fill) for text in texts), height=300)
 
 
 def _from_zero(points: list[Point], axis: str) -> alt.Scale:
     """With room for a label beyond the last point."""
-    return alt.Scale(domain=[0, 1.08 * max(point[axis] for point in points) or 1], nice=False)
+    furthest = max(max(point[axis], point[f"{axis}_high"] or 0.0) for point in points)
+    return alt.Scale(domain=[0, 1.08 * furthest or 1], nice=False)
 
 
 def _table(title: str, axes: tuple[str, str], order: str, points: list[Point]) -> parts.Table:
@@ -118,7 +127,8 @@ def _served(name: str, level: dict[str, Any]) -> Point | None:
         return None
     load, written = percent(level["fraction"], 0), (number(rate), estimate(found))
     label = f"{name} at {load} load: {written[1]} of {written[0]} requests/s served in time"
-    return {"variant": name, "at": load, "order": rate, "x": rate, "y": served, "label": label, "written": written}
+    point = {"variant": name, "at": load, "order": rate, "x": rate, "y": served, "label": label, "written": written}
+    return point | _bounds(None, found)
 
 
 def resources(summary: dict[str, Any]) -> list[parts.Figure]:
@@ -134,13 +144,15 @@ def resources(summary: dict[str, Any]) -> list[parts.Figure]:
             {
                 "variant": name,
                 "x": finite(dig(seconds, "median")),
+                "low": finite(dig(seconds, "low")),
+                "high": finite(dig(seconds, "high")),
                 "written": "not measured" if seconds is None else f"{estimate(seconds, 3)} s",
             }
         )
     found = [
         _bars("size", "Size on disk", "MB", "Everything in the artifact's folder.", sizes),
         _bars("memory", "Peak memory", "MB", "The most that the engine held while it was timed.", memory),
-        _bars("load", "Time to load", "seconds", "Until the engine is ready, with its interval.", load),
+        _bars("load", "Time to load", "seconds", "Until the first token; the line is the interval.", load),
     ]
     return [figure for figure in found if figure]
 
@@ -157,7 +169,9 @@ def _bars(key: str, title: str, unit: str, caption: str, points: list[Point]) ->
     base = alt.Chart(theme.rows(points)).transform_calculate(length="isValid(datum.x) ? datum.x : 0")
     bars = base.mark_bar(color=theme.COLOURS["c1"].light, height=14).encode(x=x, y=y, description="label:N")
     text = base.mark_text(align="left", dx=5, color=theme.INK, aria=False).encode(x=alt.X("length:Q"), y=y, text="shown:N")
-    layered = theme.layered(bars, text, height=ROW * len(points), padding={"left": 0, "right": 78, "top": 4, "bottom": 4})
+    spread = base.transform_filter("isValid(datum.low)").mark_rule(color=theme.INK, aria=False).encode(x="low:Q", x2="high:Q", y=y)
+    layers = [bars, *([spread] if any(point.get("low") is not None for point in points) else []), text]
+    layered = theme.layered(*layers, height=ROW * len(points), padding={"left": 0, "right": 78, "top": 4, "bottom": 4})
     small = theme.draw(layered, f"bars-{key}", theme.NARROW, label)
     columns = [parts.Column("Variant"), parts.Column(f"{title} ({unit})" if key == "load" else title, True)]
     rows = [[parts.cell(point["variant"]), parts.cell(point["written"], point["x"])] for point in points]

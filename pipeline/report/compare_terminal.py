@@ -16,6 +16,8 @@ from pipeline.report.comparison import compare
 from pipeline.report.markdown_comparison import DIGITS, QUALITY, heading
 from pipeline.report.words import number
 
+TITLE_WIDTH, VARIANT_WIDTH = 34, 15  # columns of a terminal
+
 
 def run(name: str, before: str | None, as_json: bool) -> None:
     """Raises ArtifactError if a report is missing or was written by another version."""
@@ -25,7 +27,7 @@ def run(name: str, before: str | None, as_json: bool) -> None:
     if as_json:
         print(json.dumps(found, indent=1, ensure_ascii=False))
     else:
-        show(name, found)
+        show(name, found, moved_only=before is not None)
 
 
 def _before(name: str, path: Path) -> dict[str, Any]:
@@ -33,7 +35,10 @@ def _before(name: str, path: Path) -> dict[str, Any]:
     remedy = f"From git, if dvc.lock is committed: dvc get . {paths.report(name, 'json')} --rev HEAD~1 -o before.json"
     if not path.is_file():
         raise ArtifactError(f"{path}: missing: give the JSON report of an earlier run. {remedy}")
-    return load(path, f"Give the JSON report of an earlier run. {remedy}")
+    earlier = load(path, f"Give the JSON report of an earlier run. {remedy}")
+    if earlier["recipe"] != name:
+        raise ArtifactError(f"{path}: the report of recipe {earlier['recipe']!r}, expected one of {name!r}. {remedy}")
+    return earlier
 
 
 def load(path: Path, remedy: str) -> dict[str, Any]:
@@ -50,33 +55,57 @@ def load(path: Path, remedy: str) -> dict[str, Any]:
     return summary
 
 
-def show(name: str, found: dict[str, Any]) -> None:
+def show(name: str, found: dict[str, Any], moved_only: bool = False) -> None:
+    """`moved_only`: figures of which none is the best are named, not shown."""
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
     console = Console()
     for section in found["sections"]:
-        rows = section["rows"]
-        table = Table(title=f"{name}: {section['title']}", title_justify="left")
-        table.add_column("")
-        for row in rows:
-            table.add_column(escape(row["variant"]), justify="right")
-        for title, cells in _facts(rows):
-            table.add_row(title, *map(escape, cells))
-        for metric in section["metrics"]:
-            best = section["winners"][metric["key"]]
-            cells = [_cell(row["values"][metric["key"]], row["variant"] == best) for row in rows]
-            table.add_row(escape(heading(metric)), *cells)
-        console.print(table)
+        metrics = [metric for metric in section["metrics"] if section["winners"][metric["key"]] or not moved_only]
+        rows, room = section["rows"], _columns(console.width)
+        for start in range(0, len(rows), room):
+            console.print(_table(f"{name}: {section['title']}", {**section, "metrics": metrics}, rows[start : start + room]))
         console.print(section["note"], markup=False, highlight=False)
-        for metric in section["metrics"]:
-            if section["winners"][metric["key"]] is None:
-                console.print(f"  {metric['title']}: {section['reasons'][metric['key']]}", markup=False, highlight=False)
+        for why, titles in _ties(section).items():
+            console.print(f"  No winner ({why}): {', '.join(titles)}", markup=False, highlight=False)
         console.print()
     for advice in found["recommendations"]:
         told = f"{advice['variant'] or 'none'}. {advice['reason']}"
         console.print(f"[bold]{advice['goal']}[/]: {escape(told)}", highlight=False)
+
+
+def _columns(width: int) -> int:
+    """How many variants a table has room for; the rest follow in a table of their own."""
+    return max(1, (width - TITLE_WIDTH) // VARIANT_WIDTH)
+
+
+def _table(title: str, section: dict[str, Any], rows: list[dict[str, Any]]) -> Any:
+    from rich.markup import escape
+    from rich.table import Table
+
+    starred = any(section["winners"].values())
+    legend = "* the best: its interval lies apart from every other's" if starred else None
+    table = Table(title=title, title_justify="left", caption=legend, caption_justify="left")
+    table.add_column("")
+    for row in rows:
+        table.add_column(escape(row["variant"]), justify="right", overflow="fold")
+    for label, cells in _facts(rows):
+        table.add_row(label, *map(escape, cells))
+    for metric in section["metrics"]:
+        best = section["winners"][metric["key"]]
+        cells = [_cell(row["values"][metric["key"]], row["variant"] == best) for row in rows]
+        table.add_row(escape(heading(metric)), *cells)
+    return table
+
+
+def _ties(section: dict[str, Any]) -> dict[str, list[str]]:
+    """Why no variant is best -> in what; the figures behind it are in the JSON and on the report page."""
+    found: dict[str, list[str]] = {}
+    for metric in section["metrics"]:
+        if why := section["ties"].get(metric["key"]):
+            found.setdefault(why, []).append(metric["title"])
+    return found
 
 
 def _facts(rows: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:

@@ -18,6 +18,14 @@ DEPLOYED = "Every variant as its engine serves it, with that engine's own precis
 DEPLOYED += "of the deployed view."
 
 
+class Decision(NamedTuple):
+    """`tie` says in a few words why there is no winner; `reason` says it, or why there is one, with the figures."""
+
+    winner: str | None
+    tie: str
+    reason: str
+
+
 class Entry(NamedTuple):
     """A variant in one of its profiles, under the name that its row has; `view` is where its quality comes from."""
 
@@ -51,19 +59,19 @@ def section(title: str, note: str, entries: list[Entry], withheld: str = "") -> 
     found = {entry.label: measures.figures(entry.row, entry.profile, entry.view == "deployed") for entry in entries}
     barred = _barred(entries)
     metrics = _metrics(list(found.values()))
-    decided = {}
+    decided: dict[str, Decision] = {}
     for metric in metrics:
         values = {label: figures[metric] for label, figures in found.items() if metric in figures}
-        decided[metric.key] = (
-            (None, withheld) if withheld else winner(metric, values, barred["timed" if metric.timed else "stored"])
-        )
+        bars = barred["timed" if metric.timed else "stored"]
+        decided[metric.key] = Decision(None, "withheld", withheld) if withheld else winner(metric, values, bars)
     return {
         "title": title,
         "note": note,
         "metrics": [{"key": m.key, "title": m.title, "unit": m.unit, "better": m.better} for m in metrics],
         "rows": [_row(entry, found[entry.label], metrics) for entry in entries],
-        "winners": {key: name for key, (name, _) in decided.items()},
-        "reasons": {key: reason for key, (_, reason) in decided.items()},
+        "winners": {key: decision.winner for key, decision in decided.items()},
+        "ties": {key: decision.tie for key, decision in decided.items() if decision.tie},
+        "reasons": {key: decision.reason for key, decision in decided.items()},
     }
 
 
@@ -100,7 +108,7 @@ def _barred(entries: list[Entry]) -> dict[str, dict[str, str]]:
     return {"stored": stored, "timed": {**stored, **elsewhere}}
 
 
-def winner(metric: Metric, values: dict[str, Figure], barred: dict[str, str]) -> tuple[str | None, str]:
+def winner(metric: Metric, values: dict[str, Figure], barred: dict[str, str]) -> Decision:
     """The row that is better than every other that may win, and a sentence that says why, or who cannot be told apart."""
     bars = {label: bar for label, figure in values.items() if (bar := barred.get(label) or figure.bar)}
     contenders = [label for label in values if label not in bars]
@@ -108,14 +116,15 @@ def winner(metric: Metric, values: dict[str, Figure], barred: dict[str, str]) ->
     out = "".join(f" {label} is left out: {bar}." for label, bar in bars.items())
     if len(contenders) < 2:
         alone = f"Only {contenders[0]} has a figure that counts" if contenders else "No variant has a figure that counts"
-        return None, f"{alone}: there is nothing to compare.{out}"
+        return Decision(None, "nothing to compare", f"{alone}: there is nothing to compare.{out}")
     best, rest = contenders[0], contenders[1:]
     alike = [label for label in rest if not measures.better(metric, values[best], values[label])]
     if alike:
         told = listed([f"{label} has {measures.text(metric, values[label])}" for label in (best, *alike)])
-        return None, f"{listed([best, *alike])} cannot be told apart ({_why(metric, values, [best, *alike])}): {told}.{out}"
+        why = _why(metric, values, [best, *alike])
+        return Decision(None, why, f"{listed([best, *alike])} cannot be told apart ({why}): {told}.{out}")
     told = measures.text(metric, values[best])
-    return best, f"{best}: {told}; next is {rest[0]}: {measures.text(metric, values[rest[0]])}.{out}"
+    return Decision(best, "", f"{best}: {told}; next is {rest[0]}: {measures.text(metric, values[rest[0]])}.{out}")
 
 
 def _why(metric: Metric, values: dict[str, Figure], alike: list[str]) -> str:
@@ -124,4 +133,4 @@ def _why(metric: Metric, values: dict[str, Figure], alike: list[str]) -> str:
     if metric.margin is not None:
         return f"no more than {metric.margin:.0%} apart"
     single = any(values[label].low is None for label in alike)
-    return "a single measurement has no interval" if single else "their intervals overlap"
+    return "measured once, so without an interval" if single else "their intervals overlap"
