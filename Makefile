@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RECIPE ?= tiny
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: setup repro test unit check panel
+.PHONY: setup repro test test-all unit check panel
 
 setup:
 	@$(PYTHON) -m pipeline.environments
@@ -14,6 +14,9 @@ repro: setup
 
 test: setup check
 	@python -m pytest -q
+
+test-all: setup check
+	@python -m pytest -q -rA -m ""
 
 unit:
 	@$(PYTHON) -m pipeline.environments control

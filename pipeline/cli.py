@@ -60,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     setup.add_argument("names", metavar="NAME", nargs="*")
     index = add("index", _index, "bring params.yaml in line with recipes/")
     index.add_argument("--check", action="store_true", help="only say whether it is in line")
+    made = add("quantizers", _quantizers, "print what each quantizer makes and which engine serves it")
+    made.add_argument("--markdown", action="store_true", help="as docs/quantizers.md holds it")
     add("schema", _schema, "print the recipe's JSON schema, for editors")
     stage("pin", "stages:pin", "fetch and check the source checkpoint", variant=False)
     stage("calibrate", "stages:calibrate", "turn prompts and evaluation texts into token ids", variant=False)
@@ -150,6 +152,12 @@ def _index(options: argparse.Namespace) -> None:
         index.check()
     elif index.write():
         print("params.yaml: brought in line with recipes/")
+
+
+def _quantizers(options: argparse.Namespace) -> None:
+    from pipeline.quantizers import listing
+
+    listing.show(options.markdown)
 
 
 def _schema(options: argparse.Namespace) -> None:

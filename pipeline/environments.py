@@ -23,7 +23,7 @@ from pathlib import Path
 from pipeline.errors import SetupError
 
 PINS = Path(__file__).resolve().parent.parent / "environments"
-NAMES = ("control", "openvino", "vllm", "gptq")
+NAMES = ("control", "openvino", "vllm", "gptq", "compressed")
 COMPLETE = "quantgate-complete"
 CPU_TORCH = "\nNo CPU build of torch was found: point PIP_EXTRA_INDEX_URL at PyTorch's index of CPU wheels and run again."
 LAUNCHER = """#!{python}
@@ -39,12 +39,17 @@ sys.exit(main())
 """
 
 
+def device() -> str:
+    """What vLLM runs on here: 'cpu', or 'cuda' as QUANTGATE_DEVICE says. Raises SetupError for anything else."""
+    chosen = os.environ.get("QUANTGATE_DEVICE", "cpu")
+    if chosen not in ("cpu", "cuda"):
+        raise SetupError(f"QUANTGATE_DEVICE: found {chosen!r}, expected 'cpu' or 'cuda'. Unset it for a CPU host.")
+    return chosen
+
+
 def pins_file(name: str) -> Path:
-    """The pinned set of an environment; on a CUDA host (QUANTGATE_DEVICE=cuda) vLLM has a set of its own."""
-    device = os.environ.get("QUANTGATE_DEVICE", "cpu")
-    if device not in ("cpu", "cuda"):
-        raise SetupError(f"QUANTGATE_DEVICE: found {device!r}, expected 'cpu' or 'cuda'. Unset it for a CPU host.")
-    stem = f"{name}-cuda" if name == "vllm" and device == "cuda" else name
+    """The pinned set of an environment; on a CUDA host vLLM has a set of its own."""
+    stem = f"{name}-cuda" if name == "vllm" and device() == "cuda" else name
     path = PINS / f"{stem}.txt"
     if not path.is_file():
         raise SetupError(f"environment {name!r}: no {path.name} in {PINS}. Known: {', '.join(NAMES)}.")

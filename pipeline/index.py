@@ -8,6 +8,7 @@ from typing import Any
 from pipeline import engines, environments, paths, quantizers
 from pipeline import recipe as recipes
 from pipeline.errors import RecipeError
+from pipeline.quantizers import refusal
 
 PARAMS = Path("params.yaml")
 NOTHING_LOCAL = "recipes/from-hub.txt"  # dvc.yaml is static, so a dependency must stand there for every recipe
@@ -36,7 +37,7 @@ def _render() -> str:
 
     loaded = {name: recipes.load(name) for name in recipes.names()}
     for name, recipe in loaded.items():
-        quantizers.refuse(paths.recipe(name), recipe)
+        refusal.refuse(paths.recipe(name), recipe)
     data = {
         "recipes": {name: _recipe(name, recipe) for name, recipe in loaded.items()},
         "variants": {
@@ -62,16 +63,19 @@ def _tasks(recipe: recipes.Recipe) -> str:
 
 
 def _variant(name: str, variant_name: str, variant: recipes.Variant, recipe: recipes.Recipe) -> dict[str, Any]:
-    """`floor` is the unquantized variant whose evaluation is the noise floor; an unquantized one names itself."""
-    row = quantizers.row(variant)
+    """`base` is what it is made from besides the checkpoint, `floor` the unquantized variant whose evaluation is the noise
+    floor; an unquantized one names itself.
+    """
+    tool, base = quantizers.tool(variant), quantizers.starts_from(recipe, variant)
     return {
         "recipe": name,
         "variant": variant_name,
         "engine": variant.engine,
         "floor": recipe.baseline(variant) or variant_name,
-        "tool": row.module.rsplit(".", 1)[1],
+        "base": str(paths.model(name, base)) if base else NOTHING_LOCAL,
+        "tool": tool.module.rsplit(".", 1)[1],
         "weights_engine": _source(engines.ENGINES[variant.engine].weights),
-        "tool_pins": environments.pins_file(row.environment).stem,
+        "tool_pins": environments.pins_file(tool.environment).stem,
         "engine_pins": environments.pins_file(engines.ENGINES[variant.engine].environment).stem,
     }
 

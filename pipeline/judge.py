@@ -22,7 +22,9 @@ def reference(name: str) -> None:
     with artifact.stage_folder(f"reference@{name}") as folder:
         logprobs = folder / "logprobs"
         logprobs.mkdir()
-        job = _job(name, recipe, "reference", source, source, whole(recipe.evaluate.tasks | most)) | {"logprobs": str(logprobs)}
+        job = _job(name, recipe, "reference", "reference", source, source, whole(recipe.evaluate.tasks | most)) | {
+            "logprobs": str(logprobs)
+        }
         done = process.run(engines.ENGINES["reference"].environment, "reference", job, folder)
         stored = artifact.digest(artifact.hash_files(logprobs))
         artifact.install(logprobs, paths.logprobs(name))
@@ -38,7 +40,7 @@ def evaluate(name: str, variant_name: str) -> None:
     model = paths.model(name, variant_name)
     sha256 = artifact.digest(manifest.files)
     stored = stored_logprobs(name)
-    job = _job(name, recipe, variant.engine, model, source, whole(recipe.evaluate.tasks))
+    job = _job(name, recipe, variant_name, variant.engine, model, source, whole(recipe.evaluate.tasks))
     job |= {"logprobs": str(paths.logprobs(name)), "stored_types": manifest.stored_types, "weights": manifest.weights}
     failure = None
     with artifact.stage_folder(f"evaluate@{name}--{variant_name}") as folder:
@@ -77,21 +79,21 @@ def whole(tasks: dict[str, Items]) -> Spans:
     return {name: (0, count) for name, count in tasks.items()}
 
 
-def _job(name: str, recipe: Recipe, engine: str, model: Path, source: Path, spans: Spans) -> dict[str, Any]:
+def _job(name: str, recipe: Recipe, variant_name: str, engine: str, model: Path, source: Path, spans: Spans) -> dict[str, Any]:
     return {
         "engine": engine,
         "artifact": str(model),
         "checkpoint": str(source),
         "texts": str(paths.texts(name)),
         "evaluate": recipe.evaluate.model_dump(),
-        "serve": recipe.serve.model_dump(),
+        "serve": recipe.serve_for(variant_name).model_dump(),
         "spans": spans,
     }
 
 
-def requested(recipe: Recipe, engine: str) -> dict[str, Any]:
+def requested(recipe: Recipe, variant_name: str, engine: str) -> dict[str, Any]:
     """What an evaluation depends on of the recipe, kept with it so that a later change of the recipe shows."""
-    serve = recipe.serve.model_dump()
+    serve = recipe.serve_for(variant_name).model_dump()
     if engine == "reference":
         serve = {"max_model_len": serve["max_model_len"]}
     return {"evaluate": recipe.evaluate.model_dump(), "serve": serve, "calibration": recipe.calibration.model_dump()}
@@ -105,7 +107,7 @@ def _write(
         variant=variant_name,
         engine=engine,
         artifact_sha256=sha256,
-        requested=requested(recipe, engine),
+        requested=requested(recipe, variant_name, engine),
         failure=failure,
         wall_s=done.wall_s,
         peak_memory_bytes=done.peak_memory_bytes,
@@ -177,7 +179,7 @@ def _extend(name: str, variant_name: str, recipe: Recipe, variant: Variant) -> b
     source, _ = checkpoint.open_pinned(name, recipe.model)
     print(f"{variant_name}: inconclusive; adding items: {', '.join(f'{t} {a} to {b}' for t, (a, b) in spans.items())}", flush=True)
     with artifact.stage_folder(f"gate@{name}--{variant_name}") as folder:
-        job = _job(name, recipe, variant.engine, model, source, spans)
+        job = _job(name, recipe, variant_name, variant.engine, model, source, spans)
         done = process.run(engines.ENGINES[variant.engine].environment, "extend", job, folder)
     extension = records.read(paths.extension(name, variant_name), records.Extension)
     if done.value["versions"] != extension.versions:
@@ -228,7 +230,7 @@ def _require_current(evaluation: records.Evaluation, recipe: Recipe, name: str, 
     path = paths.evaluation(name, variant_name)
     found = {"recipe": evaluation.recipe, "variant": evaluation.variant, "engine": evaluation.engine,
              "settings": evaluation.requested}  # fmt: skip
-    expected = {"recipe": name, "variant": variant_name, "engine": engine, "settings": requested(recipe, engine)}
+    expected = {"recipe": name, "variant": variant_name, "engine": engine, "settings": requested(recipe, variant_name, engine)}
     wrong = [key for key, value in expected.items() if found[key] != value]
     if wrong:
         raise ArtifactError(f"{path}: its {' and '.join(wrong)} are not those of the recipe now. Run: {paths.producer(path)}")

@@ -30,10 +30,16 @@ def inspect(artifact: Path, engine: str) -> dict[str, Layer]:
     return dict(_from_ir(artifact) if engine == "openvino" else _from_safetensors(artifact))
 
 
-def compare(found: dict[str, Layer], source: Path, accepted: set[str]) -> Layers:
-    """Counts the layers stored in one of the accepted types and names those that are not.
+def block(layer: str) -> str:
+    """`model.layers.3` of `model.layers.3.mlp.up_proj`."""
+    head, _, tail = layer.partition(".layers.")
+    return f"{head}.layers.{tail.split('.')[0]}"
 
-    Raises ArtifactError if a layer is missing, was added, or has another shape than in the source.
+
+def compare(found: dict[str, Layer], source: Path, accepted: set[str], kept: frozenset[str] = frozenset()) -> Layers:
+    """Counts the layers stored in one of the accepted types and names those that are not; those to be `kept` are apart.
+
+    Raises ArtifactError if a layer is missing, was added, has another shape than in the source, or was not kept.
     """
     expected = linear_shapes(source)
     wrong = [f"{name}: missing" for name in expected if name not in found]
@@ -43,10 +49,13 @@ def compare(found: dict[str, Layer], source: Path, accepted: set[str]) -> Layers
         for name, shape in expected.items()
         if name in found and found[name].shape != shape
     ]
+    wrong += [f"{name}: stored in {found[name].type}, the recipe keeps it in 16 bits"
+              for name in expected if name in kept and name in found and found[name].type != "bf16"]  # fmt: skip
     if wrong:
         raise ArtifactError(f"the artifact's layers differ from those of {source}: {'; '.join(wrong[:5])}.")
-    skipped = [f"{name} ({layer.type})" for name, layer in found.items() if layer.type not in accepted]
-    return Layers(expected=len(expected), quantized=len(expected) - len(skipped), skipped=skipped)
+    inside = sorted(kept & expected.keys())
+    skipped = [f"{name} ({layer.type})" for name, layer in found.items() if layer.type not in accepted and name not in kept]
+    return Layers(expected=len(expected), quantized=len(expected) - len(skipped) - len(inside), skipped=skipped, kept=inside)
 
 
 def int4_share(found: dict[str, Layer]) -> float:
@@ -70,9 +79,11 @@ def _from_safetensors(artifact: Path) -> Iterator[tuple[str, Layer]]:
             continue
         layer, _, kind = name.rpartition(".")
         if kind == "weight" and len(tensor.shape) == 2:
-            yield layer, Layer("bf16", (tensor.shape[0], tensor.shape[1]))
+            yield layer, Layer("int8" if tensor.dtype == "I8" else "bf16", (tensor.shape[0], tensor.shape[1]))
         elif kind == "qweight":
             yield layer, _packed(layer, tensors)
+        elif kind == "weight_packed":
+            yield layer, Layer("int4", (tensor.shape[0], tensor.shape[1] * 8))
 
 
 def _packed(layer: str, tensors: dict[str, Any]) -> Layer:

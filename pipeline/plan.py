@@ -97,12 +97,12 @@ def estimate(name: str, recipe: Recipe, parameters: int) -> list[Estimate]:
         _evaluation("reference", "reference", 4.0, parameters, tokens)._replace(disk_bytes=4.0 * positions * _vocabulary(recipe)),
     ]
     for variant_name, variant in recipe.variants.items():
-        row = quantizers.row(variant)
-        tool = row.module.rsplit(".", 1)[1]
+        made_by = quantizers.tool(variant)
+        tool = made_by.module.rsplit(".", 1)[1]
         size = _size_per_parameter(variant)
         memory = QUANTIZE_MEMORY_PER_PARAMETER[tool] * parameters + QUANTIZE_MEMORY_BYTES[tool]
         seconds = 15 + QUANTIZE_S_PER_PARAMETER[tool] * parameters
-        rows.append(Estimate(f"quantize {variant_name}", row.environment, size * parameters, memory, seconds))
+        rows.append(Estimate(f"quantize {variant_name}", made_by.environment, size * parameters, memory, seconds))
         rows.append(_evaluation(f"evaluate {variant_name}", variant.engine, size, parameters, tokens, recipe))
     return [*rows, _benchmark(recipe, parameters)]
 
@@ -133,7 +133,7 @@ def _timed_s(variant: Variant, size_bytes: float, recipe: Recipe) -> float:
 
 
 def _size_per_parameter(variant: Variant) -> float:
-    return BYTES["bf16" if quantizers.row(variant).simulated else variant.weights]
+    return BYTES["bf16" if quantizers.tool(variant).simulated else variant.weights]
 
 
 def _memory(engine: str, size: float, parameters: int, recipe: Recipe | None) -> float:

@@ -62,7 +62,7 @@ def _holds(name: str, recipe: Recipe, variant_name: str, verdict: records.Verdic
         == (variant.engine, variant.quantizer, variant.weights, variant.settings()),
         "it skipped more layers than allowed": len(manifest.layers.skipped) <= variant.allow_skipped,
         "the benchmark is of another artifact": not timed.measured or timed.artifact_sha256 == verdict.candidate_sha256,
-        "it was benchmarked under other settings": not timed.measured or timed.requested == rounds.requested(recipe),
+        "it was benchmarked under other settings": not timed.measured or timed.requested == rounds.requested(recipe, variant_name),
         "it passed and was not benchmarked": timed.measured or verdict.status != "PASS",
         "the gate's word is another": records.read_text(paths.gate(name, variant_name)).strip() == verdict.status,
     }

@@ -8,10 +8,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline import artifact, checkpoint, machine, paths, process, quantizers, records
+from pipeline import artifact, checkpoint, environments, machine, paths, process, quantizers, records
 from pipeline import recipe as recipes
 from pipeline.errors import ArtifactError
 from pipeline.parsing import unknown
+from pipeline.quantizers import refusal
 from pipeline.recipe import Recipe, Variant
 
 SPARE_DISK = 1.2  # of the source's size must be free before a quantizer starts: its output and temporary files
@@ -21,7 +22,7 @@ def open_recipe(name: str) -> Recipe:
     """The recipe, parsed and possible. Raises RecipeError."""
     paths.require_project()
     recipe = recipes.load(name)
-    quantizers.refuse(paths.recipe(name), recipe)
+    refusal.refuse(paths.recipe(name), recipe, environments.device())
     for prompts in (recipe.calibration.prompts, *recipe.evaluate.perplexity.texts, recipe.benchmark.prompts):
         if prompts is not None:
             recipes.load_prompt_set(prompts)
@@ -40,7 +41,7 @@ def refuse_local(name: str, recipe: Recipe) -> None:
     if recipe.model.path is not None:
         source = checkpoint.fetch(recipe.model)
         for variant_name, variant in recipe.variants.items():
-            quantizers.refuse_shapes(paths.recipe(name), variant_name, variant, source)
+            refusal.refuse_shapes(paths.recipe(name), variant_name, variant, source)
 
 
 def pin(name: str) -> None:
@@ -71,12 +72,14 @@ def calibrate(name: str) -> None:
 
 def quantize(name: str, variant_name: str) -> None:
     recipe, variant = open_variant(name, variant_name)
-    row = quantizers.row(variant)
+    tool = quantizers.tool(variant)
     source, pinned = checkpoint.open_pinned(name, recipe.model)
-    quantizers.refuse_shapes(paths.recipe(name), variant_name, variant, source)
-    if row.note:
-        print(f"note: {row.note}", file=sys.stderr)
+    refusal.refuse_shapes(paths.recipe(name), variant_name, variant, source)
+    if tool.note:
+        print(f"note: {tool.note}", file=sys.stderr)
     samples = records.read(paths.samples(name), records.Samples)
+    base = quantizers.starts_from(recipe, variant)
+    exported = verified(name, base)[0] if base else None
     with artifact.stage_folder(f"quantize@{name}--{variant_name}") as folder:
         _require_disk(folder, pinned)
         out = folder / "out"
@@ -85,16 +88,17 @@ def quantize(name: str, variant_name: str) -> None:
             "variant": variant.model_dump(),
             "checkpoint": str(source),
             "samples": str(paths.samples(name)),
+            "exported": str(exported) if exported else None,
             "out": str(out),
         }
-        done = process.run(row.environment, "quantize", job, folder)
+        done = process.run(tool.environment, "quantize", job, folder)
         manifest = records.Manifest(
             recipe=name,
             variant=variant_name,
             engine=variant.engine,
             device="cpu",
             quantizer=variant.quantizer,
-            answered_by=row.answered_by,
+            answered_by=tool.answered_by,
             weights=variant.weights,
             requested=variant.settings(),
             checkpoint_sha256=artifact.digest(pinned.files),

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import checkpoint, paths, quantizers
+from pipeline import checkpoint, paths
 from pipeline.errors import CheckpointError, RecipeError
+from pipeline.quantizers import refusal
 from pipeline.recipe import Model, Variant
 from pipeline.tensors import not_finite, read_header
 from tests.build import write_checkpoint, write_safetensors
@@ -111,7 +112,7 @@ def test_changed_since_pinned(project: Path, source: Path) -> None:
 def test_group_size_that_does_not_divide_names_layers_and_remedy(source: Path) -> None:
     variant = Variant(engine="openvino", quantizer="openvino", weights="int4", group_size=128)
     with pytest.raises(RecipeError) as error:
-        quantizers.refuse_shapes(Path("recipes/x.yaml"), "ov-int4", variant, source)
+        refusal.refuse_shapes(Path("recipes/x.yaml"), "ov-int4", variant, source)
     assert "recipes/x.yaml: variants.ov-int4.group_size: found 128" in str(error.value)
     assert "model.layers.0.self_attn.q_proj [64, 64]" in str(error.value)
     assert "Use 64" in str(error.value)
@@ -121,7 +122,7 @@ def test_layers_too_narrow_for_vllm(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, columns=24)
     variant = Variant(engine="vllm", quantizer="gptq", weights="int4", group_size=8)
     with pytest.raises(RecipeError, match="multiples of 32"):
-        quantizers.refuse_shapes(Path("r.yaml"), "v", variant, tmp_path)
+        refusal.refuse_shapes(Path("r.yaml"), "v", variant, tmp_path)
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16"])

@@ -78,15 +78,15 @@ def test_a_layer_of_another_shape_is_refused(tmp_path: Path, source: Path) -> No
 def run_work(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, allow_skipped: int) -> dict[str, Any]:
     """The worker verb with a tool that leaves a layer out without a word."""
 
-    def quantize(variant: Variant, source: Path, samples: object, out: Path) -> quantizers.Outcome:
+    def quantize(spec: quantizers.Spec, out: Path) -> quantizers.Outcome:
         write_artifact(out, left_out=True)
         return quantizers.Outcome({})
 
     module = types.ModuleType("a_careless_tool")
     module.quantize = quantize  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "a_careless_tool", module)
-    careless = replace(quantizers.QUANTIZERS["gptq"], module="a_careless_tool", packages=("numpy",))
-    monkeypatch.setitem(quantizers.QUANTIZERS, "gptq", careless)
+    careless = replace(quantizers.TOOLS["gptq"], module="a_careless_tool", packages=("numpy",))
+    monkeypatch.setitem(quantizers.TOOLS, "gptq", careless)
     samples = {"prompts": "p", "seed": 0, "prompts_used": 1, "sha256": "", "overlap": 0, "overlap_limit": 0, "ids": []}
     (tmp_path / "samples.json").write_text(json.dumps(samples))
     variant = Variant(engine="vllm", quantizer="gptq", weights="int4", allow_skipped=allow_skipped)

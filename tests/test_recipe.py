@@ -7,6 +7,7 @@ import pytest
 
 from pipeline import index, paths, quantizers, recipe
 from pipeline.errors import RecipeError
+from pipeline.quantizers import refusal
 from tests.conftest import ROOT
 
 TINY = (ROOT / "recipes" / "tiny.yaml").read_text()
@@ -15,14 +16,14 @@ TINY = (ROOT / "recipes" / "tiny.yaml").read_text()
 def load(folder: Path, text: str) -> recipe.Recipe:
     paths.recipe("tiny").write_text(text)
     loaded = recipe.load("tiny")
-    quantizers.refuse(paths.recipe("tiny"), loaded)
+    refusal.refuse(paths.recipe("tiny"), loaded, "cpu")
     return loaded
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_recipe_loads_and_is_possible(root: Path, path: Path) -> None:
     loaded = recipe.load(path.stem)
-    quantizers.refuse(path, loaded)
+    refusal.refuse(path, loaded, "cpu")
     for name in {loaded.calibration.prompts, *loaded.evaluate.perplexity.texts}:
         recipe.load_prompt_set(name)
 
@@ -40,11 +41,11 @@ def test_params_yaml_is_in_date(root: Path) -> None:
         ("engine: vllm, quantizer: gptq", "engine: vlm, quantizer: gptq", ["gptq-int4.engine", "Did you mean 'vllm'?"]),
         ("quantizer: gptq", "quantizer: gptqq", ["variants.gptq-int4.quantizer", "found 'gptqq'", "Did you mean 'gptq'?"]),
         ("engine: vllm, quantizer: gptq", "engine: openvino, quantizer: gptq", ["not served by 'openvino'", "quantizer openvino"]),
-        ("weights: int4, group_size: 128}\n  awq", "weights: int8}\n  awq", ["weights: found 'int8'", "Use 'int4'"]),
+        ("weights: int4, group_size: 128}\n  awq", "weights: int8}\n  awq", ["weights: found 'int8'", "Use weights int4"]),
         ("quantizer: gptq, weights: int4", "quantizer: gptq, weights: int4, symmetric: false", ["symmetric: found false"]),
-        ("quantizer: gptq, weights: int4", "quantizer: gptq, weights: int4, desc_act: true", ["desc_act: found true", "Use false"]),
+        ("quantizer: gptq, weights: int4", "quantizer: gptq, weights: int4, desc_act: true", ["Use desc_act false"]),
         ("quantizer: gptq, weights: int4", "quantizer: gptq, weights: int4, ratio: 0.8", ["ratio: 'gptq' has no such setting"]),
-        ("weights: int8}", "weights: int8, group_size: 64}", ["ov-int8.group_size", "per channel", "Remove it"]),
+        ("weights: int8}", "weights: int8, group_size: 64}", ["ov-int8.group_size", "no such setting", "Remove it"]),
         ("ov-bf16: {engine: openvino}", "ov-bf16: {engine: openvino, weights: int8}", ["ov-bf16", "need a quantizer"]),
         ("  vllm-bf16: {engine: vllm}\n", "", ["no", "engine 'vllm'", "vllm-bf16: {engine: vllm}"]),
         ("quantizer: gptq, weights: int4, group_size: 128", "quantizer: gptq, weights: int4, group_size: 0", ["found 0"]),
@@ -97,7 +98,7 @@ def test_old_tool_names_are_answered_by_their_successor(project: Path) -> None:
     text = TINY.replace("quantizer: gptq", "quantizer: auto-gptq").replace("quantizer: awq", "quantizer: autoawq")
     loaded = load(project, text)
     for name in ("gptq-int4", "awq-int4"):
-        row = quantizers.row(loaded.variants[name])
+        row = quantizers.tool(loaded.variants[name])
         assert row.answered_by == "GPTQModel"
         assert "end of life" in row.note
 

@@ -67,7 +67,7 @@ def measured(project: Path) -> recipe.Recipe:
         paths.samples("tiny")
     )
     nll, tasks = np.random.default_rng(0).normal(64, 6, 20), [make.draws(np.ones(100), name) for name in loaded.evaluate.tasks]
-    asked = judge.requested(loaded, "reference")
+    asked = judge.requested(loaded, "reference", "reference")
     windows = [[0] * (make.TOKENS + 1)] * 20
     text_x = records.Text(
         name="x", bos="first", characters=0, tokens_dropped=0, sha256="hash of x", windows=windows, bytes=[1] * 20
@@ -83,12 +83,12 @@ def measured(project: Path) -> recipe.Recipe:
         write_weights(variant, size)
         made.write(paths.manifest("tiny", variant))
         own = {"artifact_sha256": digest(made.files), "recipe": "tiny", "variant": variant}
-        asked = judge.requested(loaded, "openvino")
+        asked = judge.requested(loaded, variant, "openvino")
         found = make.candidate(nll + 0.001, tasks, 0.0001, plan=loaded.evaluate.divergence)
         found.model_copy(update={**own, **stored, "requested": asked, "engine": "openvino"}).write(
             paths.evaluation("tiny", variant)
         )
-        asked_speed = rounds.requested(loaded)
+        asked_speed = rounds.requested(loaded, variant)
         timed.benchmark(
             variant, [timed.level(1, [speed - 1, speed, speed + 1])], requested=asked_speed, size_bytes=size, **own
         ).write(paths.benchmark("tiny", variant))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from pipeline import artifact, checkpoint, engines, machine, paths, records, serving, stages
+from pipeline import artifact, checkpoint, engines, environments, machine, paths, records, serving, stages
 from pipeline.benchmark import http, rounds, statistics
 from pipeline.engines import vllm
 from pipeline.errors import EvaluationError, Rejected
@@ -65,7 +65,7 @@ def benchmark_http(name: str, variant_name: str, url: str | None, model: str | N
         over="http",
         measured=True,
         reason=reason,
-        requested=rounds.requested(recipe),
+        requested=rounds.requested(recipe, variant_name),
         versions=found.versions,
         machine=host if url is None else {},
         trace_sha256=trace.sha256,
@@ -96,7 +96,7 @@ def _refuse(name: str, variant_name: str, variant: Variant, url: str | None) -> 
 
 def _on_own_server(name: str, recipe: Recipe, variant_name: str, folder: Path) -> tuple[Found, dict[str, Any]]:
     model, manifest = stages.verified(name, variant_name)
-    device = os.environ.get("QUANTGATE_DEVICE", "cpu")
+    device = environments.device()
     with serving.served(model, recipe.serve, variant_name, folder) as server:
         print(f"vllm serve: ready after {server.load_s:.0f} s", flush=True)
         job = {"url": server.url, "model": server.model, "tokenizer": None}

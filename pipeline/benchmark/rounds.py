@@ -147,7 +147,9 @@ class _Pool:
         while self._open and psutil.virtual_memory().available < needed:
             self._finish(next(iter(self._open)))
         engine = self._recipe.variants[turn.variant].engine
-        serve = self._recipe.serve.model_copy(update={"precision": "bf16"} if turn.profile == "matched" else {})
+        serve = self._recipe.serve_for(turn.variant)
+        if turn.profile == "matched":
+            serve = serve.model_copy(update={"precision": "bf16", "kv_cache": None})
         job = {"engine": engine, "artifact": str(model), "serve": serve.model_dump(), "trace": str(paths.trace(self._name))}
         request = self._folder / f"{turn.variant}.{turn.profile}.json"
         session = Session(engines.ENGINES[engine].environment, "session", job, request)
@@ -192,7 +194,7 @@ def _write(name: str, recipe: Recipe, variant: str, trace: Trace, found: dict[st
         over="in process",
         measured=True,
         reason="the gate says PASS" if manifest.quantizer else "the baseline of its engine",
-        requested=requested(recipe),
+        requested=requested(recipe, variant),
         artifact_sha256=digest,
         device=found["deployed"].settings["device"],
         size_bytes=manifest.size_bytes,
@@ -207,9 +209,9 @@ def _write(name: str, recipe: Recipe, variant: str, trace: Trace, found: dict[st
         print(f"{variant}: {level.output_tokens_per_s.median:.1f} tokens/s at concurrency {level.concurrency}")
 
 
-def requested(recipe: Recipe) -> dict[str, Any]:
+def requested(recipe: Recipe, variant: str) -> dict[str, Any]:
     """What the figures depend on besides the artifact: a benchmark under other settings is stale."""
-    return {"benchmark": recipe.benchmark.model_dump(mode="json"), "serve": recipe.serve.model_dump(mode="json")}
+    return {"benchmark": recipe.benchmark.model_dump(mode="json"), "serve": recipe.serve_for(variant).model_dump(mode="json")}
 
 
 def _write_unmeasured(name: str, recipe: Recipe, variant: str, reason: str) -> None:

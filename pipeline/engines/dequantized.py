@@ -7,6 +7,8 @@ Four bits, eight values to an int32, nibble i of a word being `word >> 4 * i & 1
     AWQ gemm  qweight [in, out/8] and qzeros packed along out, the eight columns of a word in AWQ_ORDER, scales as above
               (mit-han-lab/llm-awq; casper-hansen/AutoAWQ utils/packing_utils.py)
 
+compressed-tensors is in pipeline/engines/compressed.py.
+
 weight[o, i] = (quantized[i, o] - zero[g, o]) * scale[g, o], where g is the group of input i: g_idx[i], else i // group_size.
 """
 
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pipeline.checkpoint import source_tensors
+from pipeline.engines import compressed
 from pipeline.engines.reference import ReferenceEngine
 from pipeline.errors import ArtifactError
 
@@ -34,7 +37,7 @@ AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # nibble i of a word holds column AWQ_ORDE
 
 
 class Packing(NamedTuple):
-    """How the 4-bit layers are stored; `group_size` in input features, -1 for one group."""
+    """How the quantized layers are stored; `group_size` in input features, -1 for one group, 0 where the layers say it."""
 
     method: str
     format: str
@@ -47,6 +50,10 @@ def packing(artifact: Path) -> Packing | None:
     config = json.loads((artifact / "config.json").read_text()).get("quantization_config")
     if config is None:
         return None
+    if config.get("quant_method") == "compressed-tensors":
+        if wrong := compressed.check(config):
+            raise ArtifactError(f"{artifact}: quantization_config: found {wrong}.")
+        return Packing("compressed-tensors", config["format"], 0, False)
     known = FORMATS.get(config.get("quant_method"), ())
     # GPTQModel says checkpoint_format, AutoAWQ version; AutoGPTQ said nothing while there was only v1.
     stored = str(config.get("checkpoint_format") or config.get("version") or (*known, "")[0]).lower()
@@ -105,14 +112,20 @@ def weights(artifact: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
     how, tensors = packing(artifact), source_tensors(artifact)
     files = {path: safe_open(path, "pt") for path in {tensor.file for tensor in tensors.values()}}
+    main, others = _parts(how)
     for name, tensor in tensors.items():
         layer, _, kind = name.rpartition(".")
-        if how and kind == "qweight":
-            names = {part: f"{layer}.{part}" for part in PARTS if f"{layer}.{part}" in tensors}
-            parts = {part: files[tensors[full].file].get_tensor(full) for part, full in names.items()}
-            arrays = {part: (value.float() if part == "scales" else value).numpy() for part, value in parts.items()}
-            yield f"{layer}.weight", torch.from_numpy(dequantize(layer, arrays, how))
-        elif how and kind in PARTS and f"{layer}.qweight" in tensors:
+        packed = kind == main and tensor.dtype not in FLOATS
+        if how and packed:
+            names = {part: f"{layer}.{part}" for part in (main, *others) if f"{layer}.{part}" in tensors}
+            found = {part: files[tensors[full].file].get_tensor(full) for part, full in names.items()}
+            arrays = {part: (value.float() if value.is_floating_point() else value).numpy() for part, value in found.items()}
+            if how.method == "compressed-tensors":
+                weight = compressed.dequantize(layer, arrays.pop(main), arrays)
+            else:
+                weight = dequantize(layer, arrays, how)
+            yield f"{layer}.weight", torch.from_numpy(weight)
+        elif kind in others and f"{layer}.{main}" in tensors:
             continue
         elif tensor.dtype in FLOATS:
             yield name, files[tensor.file].get_tensor(name).float()
@@ -120,6 +133,15 @@ def weights(artifact: Path) -> Iterator[tuple[str, torch.Tensor]]:
             raise ArtifactError(
                 f"{layer}: found {kind} of type {tensor.dtype}, expected a float or a layer of {how or 'no packing'}."
             )
+
+
+def _parts(how: Packing | None) -> tuple[str, tuple[str, ...]]:
+    """The part that a packed layer is known by, and those that may be beside it."""
+    if how is None:
+        return "", ()
+    if how.method == "compressed-tensors":
+        return compressed.MAIN[how.format], compressed.PARTS
+    return PARTS[0], PARTS[1:]
 
 
 class DequantizedEngine(ReferenceEngine):

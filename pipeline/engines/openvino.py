@@ -62,7 +62,7 @@ class OpenVinoEngine:
 
     def distributions(self, sequences: list[list[int]], visit: Visit) -> None:
         self._pipeline, self._purpose = None, ""
-        with PagedModel(self._artifact, self._serve, PRECISIONS[self._serve.precision]) as model:
+        with PagedModel(self._artifact, self._serve, self._precision()) as model:
             model.distributions(sequences, visit)
 
     def submit(self, key: int, prompt: list[int], max_tokens: int, stop_at_eos: bool) -> None:
@@ -106,7 +106,11 @@ class OpenVinoEngine:
         }
 
     def _properties(self) -> dict[str, Any]:
-        return {"INFERENCE_NUM_THREADS": len(cores(self._serve)), **PRECISIONS[self._serve.precision]}
+        return {"INFERENCE_NUM_THREADS": len(cores(self._serve)), **self._precision()}
+
+    def _precision(self) -> dict[str, Any]:
+        cache = {"KV_CACHE_PRECISION": self._serve.kv_cache} if self._serve.kv_cache else {}
+        return PRECISIONS[self._serve.precision] | cache
 
     def _open(self, purpose: str) -> Any:
         """The pipeline for scoring or for decoding; one at a time, so that memory holds one model and one cache."""

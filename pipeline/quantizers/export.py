@@ -27,6 +27,13 @@ def export(source: Path) -> Any:
     )
 
 
+def exported(folder: Path) -> Any:
+    """The unquantized artifact of the same recipe, as it was exported: once for all variants."""
+    from optimum.intel import OVModelForCausalLM
+
+    return OVModelForCausalLM.from_pretrained(str(folder), compile=False, trust_remote_code=False, local_files_only=True)
+
+
 def add_tokenizer(source: Path, out: Path) -> None:
     """OpenVINO tokenizer and detokenizer, which the export of a model alone does not make."""
     import openvino

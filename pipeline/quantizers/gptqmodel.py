@@ -6,16 +6,16 @@ import contextlib
 import csv
 import json
 import os
+import re
 import shutil
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoint import linear_shapes
 from pipeline.errors import QuantizeError
-from pipeline.quantizers import METHOD, Outcome, group_size
+from pipeline.quantizers import Outcome, Spec, group_size, tool
 from pipeline.quantizers.export import copy_companions
-from pipeline.recipe import Variant
-from pipeline.records import Samples
 
 BATCH_ROWS = 4
 # GPTQModel's word in the log where AWQ has no scale to search: under grouped-query attention the value projection's columns
@@ -23,15 +23,15 @@ BATCH_ROWS = 4
 NO_SCALE, NO_SCALE_MODULE = "not applicable", "self_attn.o_proj"
 
 
-def quantize(variant: Variant, source: Path, samples: Samples, out: Path) -> Outcome:
+def quantize(spec: Spec, out: Path) -> Outcome:
     """Calibrates, quantizes and saves. Raises QuantizeError if a layer was not calibrated."""
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # with 2 cores or fewer its pool is too small without it
     from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
     from gptqmodel.quantization import FORMAT
     from gptqmodel.quantization import METHOD as METHODS
 
-    source, out = source.resolve(), out.resolve()
-    method = METHOD.get(str(variant.quantizer), str(variant.quantizer))
+    variant, source, out = spec.variant, spec.source.resolve(), out.resolve()
+    method = tool(variant).method
     settings: dict[str, Any] = {"bits": 4, "group_size": group_size(variant), "fallback": None}
     if method == "gptq":
         settings |= {"sym": True, "desc_act": bool(variant.desc_act), "method": METHODS.GPTQ, "format": FORMAT.GPTQ}
@@ -40,15 +40,16 @@ def quantize(variant: Variant, source: Path, samples: Samples, out: Path) -> Out
         settings |= {"sym": bool(variant.symmetric), "method": METHODS.AWQ, "format": FORMAT.GEMM}
         options = {"backend": BACKEND.AWQ_TORCH}  # the default back-end needs CUDA
     offload = out / "offload"
-    config = QuantizeConfig(**settings, device="cpu", offload_to_disk=True, offload_to_disk_path=str(offload))
-    rows = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in samples.ids]
+    skip: dict[str, dict[str, Any]] = {f"-:^{re.escape(name)}$": {} for name in spec.keep}
+    config = QuantizeConfig(**settings, dynamic=skip or None, device="cpu", offload_to_disk=True, offload_to_disk_path=str(offload))
+    rows = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in spec.samples.ids]
     with contextlib.chdir(out):  # it writes a folder of logs where it stands
         model = GPTQModel.load(str(source), config, trust_remote_code=False)
         model.quantize(rows, batch_size=BATCH_ROWS, **options)
         model.save(str(out))
     for folder in (offload, out / "logs"):
         shutil.rmtree(folder, ignore_errors=True)
-    losses = _calibration_log(out / "quant_log.csv", source)
+    losses = _calibration_log(out / "quant_log.csv", linear_shapes(source).keys() - set(spec.keep))
     copy_companions(source, out)
     unscaled = [name for name, loss in losses.items() if loss is None]
     notes = [f"AWQ searched no scale for {len(unscaled)} layers (grouped-query attention): {unscaled[0]}, ..."] if unscaled else []
@@ -66,7 +67,7 @@ def _resolved(out: Path) -> dict[str, Any]:
     return quantization
 
 
-def _calibration_log(log: Path, source: Path) -> dict[str, float | None]:
+def _calibration_log(log: Path, expected: Set[str]) -> dict[str, float | None]:
     """GPTQModel's loss per layer, None where AWQ has no scale to search (the output projection of grouped-query attention).
 
     The log itself does not stay in the artifact: it holds timings. Raises QuantizeError for a layer that fell back or is
@@ -74,9 +75,9 @@ def _calibration_log(log: Path, source: Path) -> dict[str, float | None]:
     """
     entries = list(csv.DictReader(log.read_text().splitlines()))
     log.unlink()
-    prefix = next(iter(linear_shapes(source))).split(".layers.")[0]
+    prefix = next(iter(expected)).split(".layers.")[0]
     losses = {f"{prefix}.layers.{entry['layer']}.{entry['module']}": _loss(entry) for entry in entries}
-    missing = sorted(linear_shapes(source).keys() - losses.keys())
+    missing = sorted(expected - losses.keys())
     if missing:
         raise QuantizeError(f"GPTQModel calibrated {len(losses)} layers and left out {', '.join(missing[:5])}.")
     return losses

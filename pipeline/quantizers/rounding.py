@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.checkpoint import linear_shapes, source_tensors
-from pipeline.quantizers import Outcome, group_size
+from pipeline.quantizers import Outcome, Spec, group_size
 from pipeline.quantizers.export import add_tokenizer, copy_companions, export
-from pipeline.recipe import Variant
-from pipeline.records import Samples
 
 if TYPE_CHECKING:
     import torch
 
 
-def quantize(variant: Variant, source: Path, samples: Samples, out: Path) -> Outcome:
+def quantize(spec: Spec, out: Path) -> Outcome:
+    variant, source = spec.variant, spec.source
     bits, group = int(variant.weights.removeprefix("int")), group_size(variant)
     if variant.engine == "vllm":
         round_checkpoint(source, out, bits, group)

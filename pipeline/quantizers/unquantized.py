@@ -6,12 +6,10 @@ import shutil
 from pathlib import Path
 
 from pipeline.checkpoint import WANTED
-from pipeline.quantizers import Outcome
-from pipeline.recipe import Variant
-from pipeline.records import Samples
+from pipeline.quantizers import Outcome, Spec
 
 
-def quantize(variant: Variant, source: Path, samples: Samples, out: Path) -> Outcome:
-    for path in {path for pattern in WANTED for path in source.glob(pattern)}:
+def quantize(spec: Spec, out: Path) -> Outcome:
+    for path in {path for pattern in WANTED for path in spec.source.glob(pattern)}:
         shutil.copyfile(path, out / path.name)
     return Outcome({"weights": "as in the source"})

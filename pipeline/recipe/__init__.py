@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from pipeline import paths
 from pipeline.errors import RecipeError
 from pipeline.parsing import parse, unknown
-from pipeline.recipe.base import Count, Strict, Weights
+from pipeline.recipe.base import Strict, Weights
 from pipeline.recipe.quality import BY_WEIGHTS, Divergence, Evaluate, Gate, Items, Perplexity
 from pipeline.recipe.source import Calibration, Model, PromptSet
 from pipeline.recipe.speed import Benchmark, Price, Serve, Slo
+from pipeline.recipe.variant import Variant
 
 __all__ = [
     "BY_WEIGHTS",
@@ -47,39 +48,6 @@ __all__ = [
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9._]|-(?!-))*")
 VARIANT_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_]|-(?!-))*")
-
-
-class Variant(Strict):
-    """One artifact: engine, quantizer and its settings. Without a quantizer: the unquantized model on that engine."""
-
-    engine: Literal["openvino", "vllm"]
-    target: Literal["cpu", "cuda", "xpu"] = Field("cpu", description="the device it is made for: speed elsewhere decides nothing")
-    quantizer: str | None = None
-    weights: Weights = "bf16"
-    group_size: Annotated[int, Field(ge=-1)] | None = Field(None, description="-1: one group per channel")
-    symmetric: bool | None = None
-    ratio: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="share of layers in 4 bits")
-    awq: bool | None = None
-    scale_estimation: bool | None = None
-    desc_act: bool | None = None
-    allow_skipped: Count = Field(0, description="how many layers the tool may leave unquantized")
-
-    @model_validator(mode="after")
-    def _quantizer_and_weights_agree(self) -> Self:
-        if (self.quantizer is None) != (self.weights == "bf16"):
-            raise ValueError("a quantizer needs 'weights' of 8 bits or fewer, and low-bit 'weights' need a quantizer")
-        if self.engine == "openvino" and self.target == "cuda":
-            raise ValueError("target: found 'cuda', OpenVINO runs on 'cpu' and 'xpu'")
-        if self.group_size == 0:
-            raise ValueError("group_size: found 0, expected a number of columns, or -1 for one group per channel")
-        if self.quantizer is None and self.settings():
-            raise ValueError(f"{sorted(self.settings())} mean nothing without a quantizer")
-        return self
-
-    def settings(self) -> dict[str, Any]:
-        """The quantizer's settings that the recipe names, as given."""
-        given = self.model_dump(exclude={"engine", "target", "quantizer", "weights", "allow_skipped"})
-        return {key: value for key, value in given.items() if value is not None}
 
 
 class Recipe(Strict):
@@ -117,6 +85,11 @@ class Recipe(Strict):
             if tokens > self.serve.max_model_len:
                 raise ValueError(f"{key} needs serve.max_model_len of at least {tokens}, found {self.serve.max_model_len}")
         return self
+
+    def serve_for(self, variant_name: str) -> Serve:
+        """The settings under which a variant is served: the recipe's, with the variant's own KV cache; also for `reference`."""
+        variant = self.variants.get(variant_name)
+        return self.serve.model_copy(update={"kv_cache": variant.kv_cache}) if variant and variant.kv_cache else self.serve
 
     def baseline(self, variant: Variant) -> str | None:
         """The unquantized variant on the same engine, its noise floor; None for an unquantized variant itself."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.recipe.base import Count, Positive, Share, Strict
+from pipeline.recipe.base import Count, KvCache, Positive, Share, Strict
 
 Milliseconds = Annotated[float, Field(gt=0)]
 
@@ -22,6 +22,7 @@ class Serve(Strict):
     precision: Literal["engine", "bf16"] = Field(
         "engine", description="'bf16': OpenVINO without its dynamic quantization of activations and with a bf16 KV cache"
     )
+    kv_cache: KvCache | None = Field(None, description="precision of OpenVINO's KV cache; default the engine's own")
     eager: bool = Field(False, description="vLLM without torch.compile: starts faster, decodes slower")
 
 

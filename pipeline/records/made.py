@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import Field
+
 from pipeline.records.base import Record
 
 
@@ -56,11 +58,13 @@ class Texts(Record):
 
 
 class Layers(Record):
-    """How the model's linear layers came out; `skipped` are those that the recipe's precision was not applied to."""
+    """How the model's linear layers came out; `skipped` are those that the recipe's precision was not applied to, `kept`
+    those that the recipe wants in 16 bits."""
 
     expected: int
     quantized: int
     skipped: list[str]
+    kept: list[str] = Field(default=[])
 
 
 class Manifest(Record):

@@ -48,7 +48,7 @@ def _variant(name: str, recipe: Recipe, variant: str, reference: Evaluation) -> 
         raise ArtifactError(f"{paths.verdict(name, variant)}: made from another evaluation. Run: dvc repro gate@{name}--{variant}")
     if benchmark.measured and benchmark.artifact_sha256 != evaluation.artifact_sha256:
         raise ArtifactError(f"{paths.benchmark(name, variant)}: of another artifact. Run: dvc repro benchmark@{name}")
-    if benchmark.measured and benchmark.requested != rounds.requested(recipe):
+    if benchmark.measured and benchmark.requested != rounds.requested(recipe, variant):
         raise ArtifactError(
             f"{paths.benchmark(name, variant)}: under other settings than the recipe's. Run: dvc repro report@{name}"
         )

@@ -45,7 +45,8 @@ def make(variant: Variant, source: Path, samples: Samples, out: Path) -> None:
         export(source).save_pretrained(out)
         add_tokenizer(source, out)
         return
-    importlib.import_module(quantizers.row(variant).module).quantize(variant, source, samples, out)
+    spec = quantizers.Spec(variant, source, samples, keep=[])
+    importlib.import_module(quantizers.tool(variant).module).quantize(spec, out)
 
 
 def main() -> None:

@@ -163,7 +163,7 @@ def _as_asked(name: str, item: Item) -> None:
     """The gate refuses an evaluation under other serving settings than the recipe's; here that is what is tried."""
     path = paths.evaluation(name, variant_name(item))
     evaluation = records.read(path, records.Evaluation)
-    evaluation.model_copy(update={"requested": judge.requested(recipes.load(name), item.engine)}).write(path)
+    evaluation.model_copy(update={"requested": judge.requested(recipes.load(name), variant_name(item), item.engine)}).write(path)
 
 
 @contextmanager

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import paths, quantizers
+from pipeline import paths
 from pipeline.errors import RecipeError
+from pipeline.quantizers import refusal
 from pipeline.recipe import Variant
 from pipeline.records import Evaluation, Manifest, Verdict, read
 from tests.conftest import REAL, command
@@ -47,4 +48,4 @@ def test_books_llama_up_to_the_verdict(project: Path) -> None:
 )
 def test_an_awkward_shape_is_refused_with_a_remedy(variant: Variant, expected: str) -> None:
     with pytest.raises(RecipeError, match=expected):
-        quantizers.refuse_shapes(Path("recipes/x.yaml"), "v", variant, REAL / "checkpoints" / "stories260k")
+        refusal.refuse_shapes(Path("recipes/x.yaml"), "v", variant, REAL / "checkpoints" / "stories260k")

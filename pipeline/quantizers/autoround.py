@@ -1,0 +1,53 @@
+"""AutoRound (arXiv 2309.05516, signed gradient descent on the rounding) in the layouts of GPTQ, AWQ and compressed-tensors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.quantizers import Outcome, Spec, group_size
+from pipeline.quantizers.export import copy_companions
+
+FORMATS = {"gptq": "auto_gptq", "awq": "auto_awq", "compressed-tensors": "llm_compressor"}
+ITERATIONS = 200  # AutoRound's own default
+BATCH_ROWS = 8
+SEED = 0
+
+
+def quantize(spec: Spec, out: Path) -> Outcome:
+    """Tunes the rounding block by block, and saves."""
+    import torch
+    from auto_round import AutoRound
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    variant = spec.variant
+    model = AutoModelForCausalLM.from_pretrained(spec.source, dtype="auto", trust_remote_code=False, local_files_only=True)
+    rounder = AutoRound(
+        model,
+        AutoTokenizer.from_pretrained(spec.source),
+        bits=4,
+        group_size=group_size(variant),
+        sym=variant.symmetric is not False,
+        layer_config={name: {"bits": 16} for name in spec.keep},
+        dataset=[torch.tensor([ids]) for ids in spec.samples.ids],
+        seqlen=min(map(len, spec.samples.ids)),
+        nsamples=len(spec.samples.ids),
+        batch_size=BATCH_ROWS,
+        iters=ITERATIONS,
+        device_map="cpu",
+        seed=SEED,
+    )
+    rounder.quantize_and_save(str(out), format=FORMATS[str(variant.format)])
+    _lift(out)
+    copy_companions(spec.source, out)
+    config: dict[str, Any] = json.loads((out / "config.json").read_text())["quantization_config"]
+    return Outcome({**config, "iterations": ITERATIONS, "samples": len(spec.samples.ids)})
+
+
+def _lift(out: Path) -> None:
+    """It saves into a folder of its own below the one that it is given."""
+    for folder in [path for path in out.iterdir() if path.is_dir()]:
+        for path in folder.iterdir():
+            path.rename(out / path.name)
+        folder.rmdir()

@@ -1,0 +1,76 @@
+"""compressed-tensors checkpoints for vLLM, through llm-compressor on the CPU.
+
+W4A16 by GPTQ (arXiv 2210.17323), AWQ (arXiv 2306.00978) or rounding; W8A8 in INT8 with SmoothQuant (arXiv 2211.10438);
+format: https://github.com/vllm-project/compressed-tensors.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.quantizers import Outcome, Spec, group_size
+from pipeline.quantizers.export import copy_companions
+
+OUTPUT = "lm_head"  # vLLM serves it in 16 bits only
+
+
+def quantize(spec: Spec, out: Path) -> Outcome:
+    """Calibrates, quantizes and saves."""
+    from datasets import Dataset
+    from llmcompressor import oneshot
+    from transformers import AutoModelForCausalLM
+
+    _pin_nothing()
+    rows = Dataset.from_list([{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in spec.samples.ids])
+    model = AutoModelForCausalLM.from_pretrained(spec.source, dtype="auto", trust_remote_code=False, local_files_only=True)
+    oneshot(
+        model=model,
+        dataset=rows,
+        recipe=_modifiers(spec),
+        max_seq_length=max(map(len, spec.samples.ids)),
+        num_calibration_samples=len(spec.samples.ids),
+        shuffle_calibration_samples=False,
+        log_dir=None,
+    )
+    model.save_pretrained(out, save_compressed=True)
+    (out / "recipe.yaml").unlink(missing_ok=True)
+    copy_companions(spec.source, out)
+    return Outcome({**_resolved(out), "method": _method(spec), "smooth_quant": spec.variant.smooth_quant, "samples": len(rows)})
+
+
+def _method(spec: Spec) -> str:
+    return spec.variant.method or "gptq"
+
+
+def _modifiers(spec: Spec) -> list[Any]:
+    from compressed_tensors.quantization import preset_name_to_scheme
+    from llmcompressor.modifiers.awq import AWQModifier
+    from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
+    from llmcompressor.modifiers.smoothquant import SmoothQuantModifier
+
+    variant = spec.variant
+    symmetric = variant.symmetric is not False
+    if variant.activations:
+        scheme = preset_name_to_scheme("W8A8", ["Linear"])
+    else:
+        scheme = preset_name_to_scheme("W4A16" if symmetric else "W4A16_ASYM", ["Linear"])
+        scheme.weights.group_size = group_size(variant)
+    kind = {"gptq": GPTQModifier, "awq": AWQModifier, "rtn": QuantizationModifier}[_method(spec)]
+    smooth = [SmoothQuantModifier(smoothing_strength=variant.smooth_quant)] if variant.smooth_quant else []
+    return [*smooth, kind(config_groups={"group_0": scheme}, ignore=list(dict.fromkeys([OUTPUT, *spec.keep])))]
+
+
+def _pin_nothing() -> None:
+    """llm-compressor 0.14's AWQ pins memory for a GPU without asking whether there is one, and dies where there is none."""
+    import torch
+    from llmcompressor.pipelines.cache import IntermediatesCache
+
+    if not torch.accelerator.is_available():
+        IntermediatesCache.pin_memory = lambda *_, **__: None
+
+
+def _resolved(out: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((out / "config.json").read_text())["quantization_config"]
+    return config

@@ -1,0 +1,159 @@
+"""Is what a variant asks for made and served? Decided from the table, before any work."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from pipeline.checkpoint import linear_shapes
+from pipeline.errors import RecipeError
+from pipeline.quantizers import group_size, keeping, tool
+from pipeline.quantizers.table import REFUSED, SERVED, TOOLS, Refused, Served, Values
+from pipeline.recipe import Recipe, Variant
+
+DEFINING = ("activations", "format")  # settings without a default: a line that has one is about it
+DIVISOR = 32  # vLLM's kernels need in and out features in multiples of this
+
+
+def refuse(file: Path, recipe: Recipe, device: str | None = None) -> None:
+    """Raises RecipeError for every variant that no tool makes or no engine serves, with the nearest that is.
+
+    `device` is where the engines run; None asks only whether it is served on any.
+    """
+    wrong = {name: said for name, variant in recipe.variants.items() if (said := problem(variant, device))}
+    if wrong:
+        raise RecipeError("\n".join(f"{file}: variants.{name}.{said}" for name, said in wrong.items()))
+
+
+def problem(variant: Variant, device: str | None) -> str:
+    """What is wrong with a variant, beginning with the key; empty if it is made and served."""
+    quantizer = variant.quantizer
+    if quantizer is None:
+        return ""
+    if quantizer not in TOOLS:
+        close = difflib.get_close_matches(quantizer, TOOLS, 1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        return f"quantizer: found {quantizer!r}, expected one of {', '.join(TOOLS)}.{hint}"
+    lines = [line for line in SERVED if line.quantizer == TOOLS[quantizer].method or line.quantizer == quantizer]
+    if variant.engine == "openvino":
+        device = device and "cpu"  # the only one that OpenVINO is driven on
+    there = [line for line in lines if line.engine == variant.engine and (device is None or device in line.devices)]
+    return _engine(variant, lines) or _tried(variant, device) or _weights(variant, there, device) or _settings(variant, there)
+
+
+def _engine(variant: Variant, lines: list[Served]) -> str:
+    engines = list(dict.fromkeys(line.engine for line in lines))
+    if variant.engine in engines:
+        return ""
+    fits = dict.fromkeys(line.quantizer for line in SERVED if line.engine == variant.engine and not TOOLS[line.quantizer].simulated)
+    return (
+        f"quantizer: {variant.quantizer!r} artifacts are not served by {variant.engine!r}, expected engine "
+        f"{' or '.join(engines)}. For {variant.engine!r} use quantizer {' or '.join(fits)}."
+    )
+
+
+def _tried(variant: Variant, device: str | None) -> str:
+    """What is known not to work, with its own reason."""
+    for line in REFUSED:
+        if _refuses(line, variant, device):
+            key = next(iter(line.when))
+            return f"{key}: found {_yaml(getattr(variant, key))}; {line.why}{_on(line, device)}. Use {line.use}."
+    return ""
+
+
+def _refuses(line: Refused, variant: Variant, device: str | None) -> bool:
+    quantizer = str(variant.quantizer)
+    if not {quantizer, TOOLS[quantizer].method} & set(line.quantizers) or line.engine != variant.engine:
+        return False
+    if device is None and len(line.devices) == 1:
+        return False  # served on another
+    return (device is None or device in line.devices) and all(
+        allowed is None or getattr(variant, key) in allowed for key, allowed in line.when.items()
+    )
+
+
+def _on(line: Refused, device: str | None) -> str:
+    return f" (the engines run on {device!r} here)" if device and len(line.devices) == 1 else ""
+
+
+def _weights(variant: Variant, there: list[Served], device: str | None) -> str:
+    known = list(dict.fromkeys(line.weights for line in there))
+    if variant.weights in known:
+        return ""
+    engine = f"{variant.engine!r} on {device!r}" if device else repr(variant.engine)
+    return (
+        f"weights: found {variant.weights!r}; of {variant.quantizer!r}, {engine} serves {' or '.join(known)} only. "
+        f"Use weights {known[-1]}."
+    )
+
+
+def _settings(variant: Variant, there: list[Served]) -> str:
+    """Against the line that asks for the least changes: unknown keys first, then values that it does not take."""
+    least = min((_differences(variant, line) for line in there if line.weights == variant.weights), key=len)
+    return least[0] if least else ""
+
+
+def _differences(variant: Variant, line: Served) -> list[str]:
+    """A sentence for each setting that the line does not take."""
+    found = []
+    for key, value in variant.settings().items():
+        if key not in line.settings:
+            has = ", ".join(line.settings) or "none"
+            found.append(
+                f"{key}: {variant.quantizer!r} has no such setting for {line.weights} weights"
+                f"{_with(line)}. It has: {has}. Remove it."
+            )
+        elif (allowed := line.settings[key]) is not None and value not in allowed:
+            found.append(f"{key}: found {_yaml(value)}, expected {_choice(allowed)}. Use {_yaml(allowed[0])}.")
+    found += [
+        f"{key}: missing, expected {_choice(allowed)}. Add {key}: {_yaml(allowed[0])}."
+        for key, allowed in line.settings.items()
+        if key in DEFINING and allowed is not None and getattr(variant, key) is None
+    ]
+    return found
+
+
+def _with(line: Served) -> str:
+    given = {key: line.settings[key] for key in DEFINING if key in line.settings}
+    return f" with {' and '.join(f'{key} {_choice(values)}' for key, values in given.items())}" if given else ""
+
+
+def _choice(allowed: Values) -> str:
+    return " or ".join(_yaml(value) for value in allowed or ())
+
+
+def _yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def refuse_shapes(file: Path, name: str, variant: Variant, source: Path) -> None:
+    """Raises RecipeError naming every layer whose shape the variant's group size or engine cannot take."""
+    if variant.quantizer is None or (variant.weights == "int8" and variant.group_size is None):
+        return
+    group = group_size(variant)
+    try:
+        kept = keeping(variant, source)
+    except RecipeError as error:
+        raise RecipeError(f"{file}: variants.{name}.{error}") from error
+    shapes = {layer: shape for layer, shape in linear_shapes(source).items() if layer not in kept}
+    uneven = {layer: shape for layer, shape in shapes.items() if group > 0 and shape[1] % group}
+    if uneven:
+        sizes = sorted({shape[1] for shape in shapes.values()})
+        fits = [size for size in (128, 64, 32, 16, 8, 4) if all(columns % size == 0 for columns in sizes)]
+        raise RecipeError(
+            f"{file}: variants.{name}.group_size: found {group}, which does not divide the input features of "
+            f"{len(uneven)} of {len(shapes)} layers: {_list(uneven)}. "
+            f"{'Use ' + str(fits[0]) if fits else 'Use -1 (one group per channel)'}."
+        )
+    narrow = {layer: shape for layer, shape in shapes.items() if any(size % DIVISOR for size in shape)}
+    if variant.engine == "vllm" and narrow and not tool(variant).simulated:
+        raise RecipeError(
+            f"{file}: variants.{name}: vLLM serves quantized layers whose features are multiples of {DIVISOR}; not so for "
+            f"{len(narrow)} of {len(shapes)} layers: {_list(narrow)}. Use engine openvino for this model."
+        )
+
+
+def _list(found: dict[str, tuple[int, int]]) -> str:
+    shown = [f"{layer} {list(shape)}" for layer, shape in list(found.items())[:4]]
+    return ", ".join(shown) + (", ..." if len(found) > 4 else "")

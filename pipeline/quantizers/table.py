@@ -1,0 +1,197 @@
+"""What each quantizer can make and which engine serves it on which device: as it was tried, not as it is promised.
+
+`TOOLS` is who makes it; `SERVED` what came out and was served, each line with the values that its settings may take;
+`REFUSED` what a tool or an engine does not do, with the reason and the nearest that works. docs/quantizers.md is
+generated from here, and the contract tests make every example.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+Values = tuple[Any, ...] | None  # the values that a setting may take; None: any that the recipe accepts
+
+GROUPS = (128, 64, 32)  # that vLLM's kernels read
+FLAG = (False, True)
+CPU, CUDA = "cpu", "cuda"
+
+
+@dataclass(frozen=True)
+class Tool:
+    """Who makes a quantizer's artifacts. `method` is the format of a tool that writes several."""
+
+    module: str
+    environment: str
+    packages: tuple[str, ...]
+    answered_by: str
+    method: str = ""
+    simulated: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A line of what works. `example` are the settings that the contract tests take; `note` says what to know."""
+
+    quantizer: str
+    weights: str
+    engine: str
+    devices: tuple[str, ...]
+    settings: dict[str, Values]
+    example: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A line of what does not: settings in `when` with these values, for the reason `why`. `use` is the nearest that works."""
+
+    quantizers: tuple[str, ...]
+    engine: str
+    when: dict[str, Values]
+    why: str
+    use: str
+    devices: tuple[str, ...] = (CPU, CUDA)
+
+
+_GPTQ = Tool("pipeline.quantizers.gptqmodel", "gptq", ("gptqmodel", "torch", "transformers"), "GPTQModel", method="gptq")
+_AWQ = replace(_GPTQ, method="awq")
+OPENVINO = Tool(
+    module="pipeline.quantizers.openvino",
+    environment="openvino",
+    packages=("optimum-intel", "nncf", "openvino", "openvino-tokenizers", "torch", "transformers"),
+    answered_by="optimum-intel with NNCF",
+)
+UNQUANTIZED = {
+    "openvino": Tool(OPENVINO.module, OPENVINO.environment, OPENVINO.packages, "optimum-intel"),
+    "vllm": Tool("pipeline.quantizers.unquantized", "vllm", (), "copy of the source"),
+}
+TOOLS = {
+    "openvino": OPENVINO,
+    "gptq": _GPTQ,
+    "awq": _AWQ,
+    "compressed-tensors": Tool(
+        module="pipeline.quantizers.compressed",
+        environment="compressed",
+        packages=("llmcompressor", "compressed-tensors", "torch", "transformers"),
+        answered_by="llm-compressor",
+    ),
+    "auto-round": Tool(
+        module="pipeline.quantizers.autoround",
+        environment="compressed",
+        packages=("auto-round", "compressed-tensors", "torch", "transformers"),
+        answered_by="AutoRound",
+    ),
+    "auto-gptq": replace(
+        _GPTQ,
+        note="auto-gptq 0.7.1 is at its end of life and refuses to quantize without CUDA; GPTQModel, its maintained "
+        "successor, made this artifact in the same format.",
+    ),
+    "autoawq": replace(
+        _AWQ,
+        note="autoawq 0.2.9 is at its end of life and writes broken models on a CPU; GPTQModel, its maintained "
+        "successor, made this artifact in the same format.",
+    ),
+    "rounding": Tool(
+        module="pipeline.quantizers.rounding",
+        environment="openvino",
+        packages=("torch", "safetensors", "optimum-intel"),
+        answered_by="quantgate",
+        simulated=True,
+        note="Simulated: weights rounded to the nearest level and stored as 16-bit floats. A baseline for the gate's own "
+        "tests, never smaller or faster.",
+    ),
+}
+
+_NNCF_INT4: dict[str, Values] = {
+    "group_size": None,
+    "symmetric": FLAG,
+    "ratio": None,
+    "backup": ("int8_sym", "int8_asym", "none"),
+    "awq": FLAG,
+    "scale_estimation": FLAG,
+    "gptq": FLAG,
+    "lora_correction": FLAG,
+    "keep": None,
+}
+_GPTQ_SETTINGS: dict[str, Values] = {"group_size": None, "symmetric": (True,), "desc_act": None, "keep": None}
+SERVED = (
+    Served("openvino", "int8", "openvino", (CPU,), {"symmetric": FLAG, "keep": None}, {"symmetric": True}),
+    Served(
+        "openvino",
+        "int8",
+        "openvino",
+        (CPU,),
+        {"activations": ("int8",), "symmetric": FLAG, "smooth_quant": None, "keep": None},
+        {"activations": "int8", "smooth_quant": 0.8},
+        note="Static: activations calibrated on the recipe's prompts.",
+    ),
+    Served("openvino", "int4", "openvino", (CPU,), _NNCF_INT4, {"group_size": 64, "awq": True, "scale_estimation": True}),
+    Served("gptq", "int4", "vllm", (CPU, CUDA), {**_GPTQ_SETTINGS, "group_size": (*GROUPS, -1), "desc_act": (False,)}),
+    Served(
+        "gptq",
+        "int4",
+        "vllm",
+        (CPU,),
+        {**_GPTQ_SETTINGS, "group_size": (-1,), "desc_act": FLAG},
+        {"group_size": -1, "desc_act": True},
+    ),
+    Served("awq", "int4", "vllm", (CPU, CUDA), {"group_size": GROUPS, "symmetric": FLAG, "keep": None}),
+    Served(
+        "compressed-tensors",
+        "int4",
+        "vllm",
+        (CPU, CUDA),
+        {"method": ("gptq", "awq", "rtn"), "group_size": GROUPS, "symmetric": FLAG, "keep": None},
+        {"method": "awq"},
+        note="W4A16.",
+    ),
+    Served(
+        "compressed-tensors",
+        "int8",
+        "vllm",
+        (CPU, CUDA),
+        {"activations": ("int8",), "method": ("gptq", "rtn"), "smooth_quant": None, "symmetric": (True,), "keep": None},
+        {"activations": "int8", "smooth_quant": 0.8},
+        note="W8A8: activations quantized per token as they come.",
+    ),
+    Served(
+        "auto-round",
+        "int4",
+        "vllm",
+        (CPU, CUDA),
+        {"format": ("gptq",), "group_size": GROUPS, "symmetric": (True,), "keep": None},
+        {"format": "gptq"},
+    ),
+    Served(
+        "auto-round",
+        "int4",
+        "vllm",
+        (CPU, CUDA),
+        {"format": ("awq",), "group_size": GROUPS, "symmetric": FLAG, "keep": None},
+        {"format": "awq", "symmetric": False},
+    ),
+    Served(
+        "auto-round",
+        "int4",
+        "vllm",
+        (CPU, CUDA),
+        {"format": ("compressed-tensors",), "group_size": GROUPS, "symmetric": (True,), "keep": None},
+        {"format": "compressed-tensors"},
+    ),
+    *(
+        Served("rounding", weights, engine, (CPU, CUDA), {"group_size": None})
+        for engine in ("openvino", "vllm")
+        for weights in ("int8", "int4", "int2")
+    ),
+)  # fmt: skip
+REFUSED = (
+    Refused(("gptq",), "vllm", {"weights": ("int8",)}, "vLLM has no CPU kernel for 8-bit GPTQ", "weights int4", (CPU,)),
+    Refused(("gptq",), "vllm", {"symmetric": (False,)}, "vLLM refuses asymmetric GPTQ", "symmetric true, or quantizer awq"),
+    Refused(("gptq",), "vllm", {"desc_act": (True,), "group_size": (*GROUPS, None)},
+            "vLLM no longer serves it with groups", "desc_act false, or group_size -1"),
+    Refused(("awq",), "vllm", {"group_size": (-1,)}, "AWQ's gemm layout needs groups", "group_size 128"),
+    Refused(("openvino",), "openvino", {"gptq": (True,), "lora_correction": (True,)}, "NNCF does one or the other",
+            "one of the two"),
+)  # fmt: skip

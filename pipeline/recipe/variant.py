@@ -1,0 +1,57 @@
+"""One artifact of a recipe: which engine serves it, and how it is quantized, in the same words for all quantizers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.recipe.base import Count, KvCache, Share, Strict, Weights
+
+NOT_THE_QUANTIZERS = ("engine", "target", "quantizer", "weights", "allow_skipped", "kv_cache")
+
+
+class Variant(Strict):
+    """One artifact: engine, quantizer and its settings. Without a quantizer: the unquantized model on that engine."""
+
+    engine: Literal["openvino", "vllm"]
+    target: Literal["cpu", "cuda", "xpu"] = Field("cpu", description="the device it is made for: speed elsewhere decides nothing")
+    quantizer: str | None = None
+    weights: Weights = "bf16"
+    activations: Literal["int8", "fp8"] | None = Field(None, description="quantized too; default weights only")
+    method: Literal["rtn", "gptq", "awq"] | None = Field(None, description="of a quantizer that has several")
+    format: Literal["gptq", "awq", "compressed-tensors"] | None = Field(None, description="of a quantizer that writes several")
+    group_size: Annotated[int, Field(ge=-1)] | None = Field(None, description="-1: one group per channel")
+    symmetric: bool | None = None
+    keep: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None, description="layers left in 16 bits: names with * for anything, 'first' and 'last' block, 'lm_head'"
+    )
+    ratio: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="share of layers in 4 bits")
+    backup: Literal["int8_sym", "int8_asym", "none"] | None = Field(None, description="precision of what ratio leaves out")
+    awq: bool | None = None
+    scale_estimation: bool | None = None
+    gptq: bool | None = None
+    lora_correction: bool | None = None
+    smooth_quant: Share | None = Field(None, description="SmoothQuant's alpha (arXiv 2211.10438)")
+    desc_act: bool | None = None
+    kv_cache: KvCache | None = Field(None, description="instead of serve.kv_cache")
+    allow_skipped: Count = Field(0, description="how many layers the tool may leave unquantized")
+
+    @model_validator(mode="after")
+    def _quantizer_and_weights_agree(self) -> Self:
+        if (self.quantizer is None) != (self.weights == "bf16"):
+            raise ValueError("a quantizer needs 'weights' of 8 bits or fewer, and low-bit 'weights' need a quantizer")
+        if self.engine == "openvino" and self.target == "cuda":
+            raise ValueError("target: found 'cuda', OpenVINO runs on 'cpu' and 'xpu'")
+        if self.group_size == 0:
+            raise ValueError("group_size: found 0, expected a number of columns, or -1 for one group per channel")
+        if self.quantizer is None and self.settings():
+            raise ValueError(f"{sorted(self.settings())} mean nothing without a quantizer")
+        if self.engine != "openvino" and self.kv_cache:
+            raise ValueError(f"kv_cache: found {self.kv_cache!r}; only OpenVINO's is set by variant. Remove it")
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        """The quantizer's settings that the recipe names, as given."""
+        given = self.model_dump(exclude=set(NOT_THE_QUANTIZERS))
+        return {key: value for key, value in given.items() if value is not None}
