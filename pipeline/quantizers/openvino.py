@@ -17,7 +17,7 @@ from pipeline.records import Samples
 
 def quantize(variant: Variant, source: Path, samples: Samples, out: Path) -> Outcome:
     """Exports, compresses and saves the model with its converted tokenizer and detokenizer."""
-    model = export(source)
+    model = export(source, out.parent)
     if variant.quantizer is None:
         model.save_pretrained(out)
         resolved: dict[str, Any] = {"weights": "16-bit, as exported"}

@@ -26,7 +26,7 @@ def quantize(variant: Variant, source: Path, samples: Samples, out: Path) -> Out
         rounded.mkdir()
         round_checkpoint(source, rounded, bits, group)
         copy_companions(source, rounded)
-        export(rounded).save_pretrained(out)
+        export(rounded, out.parent).save_pretrained(out)
         shutil.rmtree(rounded)
         add_tokenizer(source, out)
     return Outcome({"bits": bits, "group_size": group, "symmetric": False})
