@@ -43,7 +43,7 @@ def make(job: dict[str, Any]) -> dict[str, Any]:
     model.save_pretrained(checkpoint)
     del model
     copy_companions(TOKENIZER, checkpoint)
-    export(checkpoint).save_pretrained(exported)
+    export(checkpoint, exported.parent).save_pretrained(exported)
     add_tokenizer(checkpoint, exported)
     rng = np.random.default_rng(job["seed"])
     for number, windows in enumerate(job["rounds"]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,22 @@ def copy_companions(source: Path, out: Path) -> None:
         shutil.copyfile(path, out / path.name)
 
 
-def export(source: Path) -> Any:
-    """The source as an uncompressed OpenVINO model in memory; load_in_8bit=False stops the silent INT8 above 1e9."""
+def export(source: Path, scratch: Path) -> Any:
+    """The source as an uncompressed OpenVINO model; load_in_8bit=False stops the silent INT8 above 1e9.
+
+    optimum-intel keeps a whole copy in a temporary folder as long as the process lives, and for ever where that is killed:
+    `scratch` is where it may lie, a folder that the stage clears.
+    """
     from optimum.intel import OVModelForCausalLM
 
     print(f"openvino: exporting {source}", flush=True)
-    return OVModelForCausalLM.from_pretrained(
-        str(source), export=True, load_in_8bit=False, compile=False, trust_remote_code=False, local_files_only=True
-    )
+    tempfile.tempdir, usual = str(scratch), tempfile.tempdir
+    try:
+        return OVModelForCausalLM.from_pretrained(
+            str(source), export=True, load_in_8bit=False, compile=False, trust_remote_code=False, local_files_only=True
+        )
+    finally:
+        tempfile.tempdir = usual
 
 
 def exported(folder: Path) -> Any:

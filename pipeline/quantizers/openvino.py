@@ -21,7 +21,7 @@ ON_DATA = ("awq", "scale_estimation", "gptq", "lora_correction")  # settings tha
 
 def quantize(spec: Spec, out: Path) -> Outcome:
     """Exports or takes what is exported, quantizes and saves the model with its converted tokenizer and detokenizer."""
-    model = exported(spec.exported) if spec.exported else export(spec.source)
+    model = exported(spec.exported) if spec.exported else export(spec.source, out.parent)
     if spec.variant.quantizer is None:
         model.save_pretrained(out)
         resolved: dict[str, Any] = {"weights": "16-bit, as exported"}

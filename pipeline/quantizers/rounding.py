@@ -25,7 +25,7 @@ def quantize(spec: Spec, out: Path) -> Outcome:
         rounded.mkdir()
         round_checkpoint(source, rounded, bits, group)
         copy_companions(source, rounded)
-        export(rounded).save_pretrained(out)
+        export(rounded, out.parent).save_pretrained(out)
         shutil.rmtree(rounded)
         add_tokenizer(source, out)
     return Outcome({"bits": bits, "group_size": group, "symmetric": False})

@@ -42,7 +42,7 @@ def make(variant: Variant, source: Path, samples: Samples, out: Path) -> None:
     """The damaged arithmetic is in the checkpoint already where the claim is `rounding`: export as it is."""
     out.mkdir()
     if variant.quantizer == "rounding":
-        export(source).save_pretrained(out)
+        export(source, out.parent).save_pretrained(out)
         add_tokenizer(source, out)
         return
     spec = quantizers.Spec(variant, source, samples, keep=[])
