@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.checkpoint import linear_shapes, source_tensors
 from pipeline.errors import ArtifactError
-from pipeline.layers import read_ir
+from pipeline.layers import IR_LOW_BIT, IR_PASSING, ir_consumer, read_ir
 
 # Largest relative (Frobenius) error of a layer by the precision it claims: two to four times what rounding and GPTQ were
 # seen to cost (docs/decisions.md). Embeddings and the output projection are never stored in fewer than 8 bits.
@@ -151,15 +151,19 @@ def _from_ir(artifact: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 def _weight_name(node: Any) -> str | None:
     """The source's name of the matrix that a subgraph of constants makes; None if it is none."""
-    names, stack = [], [node]
+    constants, stack = [], [node]
     while stack:
         current = stack.pop()
         kind = current.get_type_name()
         if kind == "Constant":
-            names.append(current.get_friendly_name())
-        elif kind in ("Convert", "Subtract", "Multiply", "Reshape", "Transpose"):
+            constants.append(current)
+        elif kind in IR_PASSING:
             stack += [current.input_value(i).get_node() for i in range(current.get_input_size())]
         else:
             return None
-    stored = [name for name in names if name.endswith((".weight", "._openvino_orig_weight"))]
-    return stored[0].removeprefix("self.").replace("._openvino_orig_weight", ".weight") if stored else None
+    names = [constant.get_friendly_name() for constant in constants]
+    if stored := [name for name in names if name.endswith((".weight", "._openvino_orig_weight"))]:
+        return stored[0].removeprefix("self.").replace("._openvino_orig_weight", ".weight")
+    low = [constant for constant in constants if constant.get_element_type().get_type_name() in IR_LOW_BIT]
+    layer = ir_consumer(low[0]) if low else None
+    return f"{layer}.weight" if layer else None

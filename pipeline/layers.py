@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from pipeline.tensors import not_finite
 IR_LOW_BIT = {"u4": "int4", "i4": "int4", "nf4": "int4", "u8": "int8", "i8": "int8"}
 IR_OPTIONS = {"ACTIVATIONS_SCALE_FACTOR": ("8.0",), "KV_CACHE_PRECISION": ("f16",)}  # that optimum-intel 2.2.0 writes
 IR_FLOAT = ("f16", "bf16", "f32")
+IR_PASSING = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose")  # between a stored weight and who reads it
+IR_READERS = ("MatMul", "Gather")
 IR_WEIGHT_SUFFIXES = ("._openvino_orig_weight", ".weight")
 
 
@@ -131,13 +134,34 @@ def _from_ir(artifact: Path) -> Iterator[tuple[str, Layer]]:
         # `data` of a bfloat16 constant is its bits under the name of float16; get_data converts.
         if kind in IR_FLOAT and not numpy.isfinite(operation.get_data(dtype=numpy.float32)).all():
             raise ArtifactError(f"{artifact}: constant {name} holds NaN or infinite values.")
-        suffix = next((s for s in IR_WEIGHT_SUFFIXES if name.endswith(s)), None)
         shape = list(operation.get_output_shape(0))
-        if suffix is None or ".layers." not in name or len(shape) < 2:
+        layer = _named(name) or (ir_consumer(operation) if kind in IR_LOW_BIT else None)
+        if layer is None or ".layers." not in layer or len(shape) < 2:
             continue
         if kind not in (*IR_LOW_BIT, *IR_FLOAT):
             raise ArtifactError(f"{artifact}: constant {name} has type {kind}, expected a float or an integer weight.")
         columns = 1
         for size in shape[1:]:
             columns *= size
-        yield name.removesuffix(suffix).removeprefix("self."), Layer(IR_LOW_BIT.get(kind, "bf16"), (shape[0], columns))
+        yield layer, Layer(IR_LOW_BIT.get(kind, "bf16"), (shape[0], columns))
+
+
+def _named(constant: str) -> str | None:
+    """The layer whose weight a constant is, by its name."""
+    suffix = next((suffix for suffix in IR_WEIGHT_SUFFIXES if constant.endswith(suffix)), None)
+    return constant.removesuffix(suffix).removeprefix("self.") if suffix else None
+
+
+def ir_consumer(constant: Any) -> str | None:
+    """The layer that multiplies with a constant, where that has lost its name (static quantization); None for anything else.
+
+    Operations keep the name of the module that they were traced from: `__module.model.layers.0.mlp.up_proj/.../MatMul`.
+    """
+    operation = constant
+    while operation.get_type_name() not in IR_READERS:
+        users = [target.get_node() for target in operation.output(0).get_target_inputs()]
+        if not users or operation.get_type_name() not in ("Constant", *IR_PASSING):
+            return None
+        operation = users[0]
+    traced = re.match(r"__module\.(.+?)/", operation.get_friendly_name())
+    return traced.group(1) if traced else None

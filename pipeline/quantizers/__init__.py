@@ -61,7 +61,7 @@ def keeping(variant: Variant, source: Path) -> list[str]:
     """
     names = list(linear_shapes(source))
     blocks = list(dict.fromkeys(layers.block(name) for name in names))
-    special = {"first": f"*.{blocks[0]}.*", "last": f"*.{blocks[-1]}.*"}
+    special = {"first": f"{blocks[0]}.*", "last": f"{blocks[-1]}.*"}
     found = []
     for word in variant.keep or []:
         if word == "lm_head":

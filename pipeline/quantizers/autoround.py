@@ -41,8 +41,17 @@ def quantize(spec: Spec, out: Path) -> Outcome:
     rounder.quantize_and_save(str(out), format=FORMATS[str(variant.format)])
     _lift(out)
     copy_companions(spec.source, out)
-    config: dict[str, Any] = json.loads((out / "config.json").read_text())["quantization_config"]
-    return Outcome({**config, "iterations": ITERATIONS, "samples": len(spec.samples.ids)})
+    return Outcome({**_resolved(out), "iterations": ITERATIONS, "samples": len(spec.samples.ids)})
+
+
+def _resolved(out: Path) -> dict[str, Any]:
+    """The settings as AutoRound wrote them, less a list of its own that makes vLLM take kept layers for quantized ones."""
+    (out / "quantization_config.json").unlink(missing_ok=True)
+    config = json.loads((out / "config.json").read_text())
+    quantization: dict[str, Any] = config["quantization_config"]
+    quantization.pop("modules_in_block_to_quantize", None)
+    (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    return quantization
 
 
 def _lift(out: Path) -> None:

@@ -1,7 +1,7 @@
 """OpenVINO IR through optimum-intel and NNCF: unquantized, weights in 8 or 4 bits, or weights and activations in 8 bits.
 
-NNCF weight compression and post-training quantization: https://docs.openvino.ai; AWQ: arXiv 2306.00978; GPTQ: arXiv
-2210.17323; SmoothQuant: arXiv 2211.10438. One process makes one artifact: a second export in a process gives the same
+NNCF weight compression and post-training quantization: https://docs.openvino.ai; AWQ: arXiv 2306.00978;
+SmoothQuant: arXiv 2211.10438. One process makes one artifact: a second export in a process gives the same
 weights but other automatic names.
 """
 
@@ -16,7 +16,7 @@ from pipeline.quantizers import Outcome, Spec, group_size
 from pipeline.quantizers.export import add_tokenizer, export, exported
 from pipeline.recipe import Variant
 
-ON_DATA = ("awq", "scale_estimation", "gptq", "lora_correction")  # settings that look at the calibration set
+ON_DATA = ("awq", "scale_estimation", "lora_correction")  # settings that look at the calibration set
 
 
 def quantize(spec: Spec, out: Path) -> Outcome:

@@ -13,6 +13,7 @@ from pipeline.quantizers.table import REFUSED, SERVED, TOOLS, Refused, Served, V
 from pipeline.recipe import Recipe, Variant
 
 DEFINING = ("activations", "format")  # settings without a default: a line that has one is about it
+FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # into one matrix each, by vLLM
 DIVISOR = 32  # vLLM's kernels need in and out features in multiples of this
 
 
@@ -136,6 +137,11 @@ def refuse_shapes(file: Path, name: str, variant: Variant, source: Path) -> None
         kept = keeping(variant, source)
     except RecipeError as error:
         raise RecipeError(f"{file}: variants.{name}.{error}") from error
+    if variant.engine == "vllm" and (half := _half_kept(kept, list(linear_shapes(source)))):
+        raise RecipeError(
+            f"{file}: variants.{name}.keep: vLLM fuses {half[0]} with {', '.join(half[1:])}, so that all of them are kept or none. "
+            "Name them all."
+        )
     shapes = {layer: shape for layer, shape in linear_shapes(source).items() if layer not in kept}
     uneven = {layer: shape for layer, shape in shapes.items() if group > 0 and shape[1] % group}
     if uneven:
@@ -152,6 +158,17 @@ def refuse_shapes(file: Path, name: str, variant: Variant, source: Path) -> None
             f"{file}: variants.{name}: vLLM serves quantized layers whose features are multiples of {DIVISOR}; not so for "
             f"{len(narrow)} of {len(shapes)} layers: {_list(narrow)}. Use engine openvino for this model."
         )
+
+
+def _half_kept(kept: list[str], layers: list[str]) -> list[str]:
+    """A kept layer and those that vLLM multiplies in one with it, where they are not kept; empty if there is none."""
+    for layer in kept:
+        head, _, last = layer.rpartition(".")
+        partners = next((group for group in FUSED if last in group), ())
+        others = [name for part in partners if (name := f"{head}.{part}") in layers and name not in kept]
+        if others:
+            return [layer, *others]
+    return []
 
 
 def _list(found: dict[str, tuple[int, int]]) -> str:

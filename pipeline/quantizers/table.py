@@ -69,6 +69,12 @@ UNQUANTIZED = {
 }
 TOOLS = {
     "openvino": OPENVINO,
+    "neural-compressor": Tool(
+        module="pipeline.quantizers.neural",
+        environment="openvino",
+        packages=("neural-compressor", "optimum-intel", "openvino", "openvino-tokenizers", "torch", "transformers"),
+        answered_by="Intel Neural Compressor",
+    ),
     "gptq": _GPTQ,
     "awq": _AWQ,
     "compressed-tensors": Tool(
@@ -111,7 +117,6 @@ _NNCF_INT4: dict[str, Values] = {
     "backup": ("int8_sym", "int8_asym", "none"),
     "awq": FLAG,
     "scale_estimation": FLAG,
-    "gptq": FLAG,
     "lora_correction": FLAG,
     "keep": None,
 }
@@ -128,6 +133,15 @@ SERVED = (
         note="Static: activations calibrated on the recipe's prompts.",
     ),
     Served("openvino", "int4", "openvino", (CPU,), _NNCF_INT4, {"group_size": 64, "awq": True, "scale_estimation": True}),
+    Served(
+        "neural-compressor",
+        "int8",
+        "openvino",
+        (CPU,),
+        {"activations": ("int8",), "keep": None},
+        {"activations": "int8"},
+        note="Static: activations calibrated on the recipe's prompts.",
+    ),
     Served("gptq", "int4", "vllm", (CPU, CUDA), {**_GPTQ_SETTINGS, "group_size": (*GROUPS, -1), "desc_act": (False,)}),
     Served(
         "gptq",
@@ -187,11 +201,11 @@ SERVED = (
     ),
 )  # fmt: skip
 REFUSED = (
+    Refused(("openvino",), "openvino", {"gptq": (True,)},
+            "NNCF 3.4.0, as optimum-intel 2.2.0 calls it, dies ('Cannot reset state of a stateless model')", "scale_estimation true"),
     Refused(("gptq",), "vllm", {"weights": ("int8",)}, "vLLM has no CPU kernel for 8-bit GPTQ", "weights int4", (CPU,)),
     Refused(("gptq",), "vllm", {"symmetric": (False,)}, "vLLM refuses asymmetric GPTQ", "symmetric true, or quantizer awq"),
     Refused(("gptq",), "vllm", {"desc_act": (True,), "group_size": (*GROUPS, None)},
             "vLLM no longer serves it with groups", "desc_act false, or group_size -1"),
     Refused(("awq",), "vllm", {"group_size": (-1,)}, "AWQ's gemm layout needs groups", "group_size 128"),
-    Refused(("openvino",), "openvino", {"gptq": (True,), "lora_correction": (True,)}, "NNCF does one or the other",
-            "one of the two"),
 )  # fmt: skip

@@ -1,0 +1,78 @@
+"""Layers of compressed-tensors checkpoints back to float32, against packing and arithmetic written out one value at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.engines import compressed
+from pipeline.errors import ArtifactError
+
+ROWS, COLUMNS, GROUPS = 16, 24, 3
+RANDOM = np.random.default_rng(0)
+VALUES = RANDOM.integers(-8, 8, (ROWS, COLUMNS))
+SCALES = RANDOM.random((ROWS, GROUPS)).astype(np.float32)
+ZEROS = RANDOM.integers(-8, 8, (ROWS, GROUPS))
+SHAPE = np.array([ROWS, COLUMNS])
+
+
+def packed(values: np.ndarray) -> np.ndarray:
+    """Eight along a row to a word, the first in the lowest bits, each stored plus 8."""
+    words = np.zeros((len(values), values.shape[1] // 8), np.uint32)
+    for row, column in np.ndindex(values.shape):
+        words[row, column // 8] |= np.uint32(int(values[row, column]) + 8) << np.uint32(4 * (column % 8))
+    return words.view(np.int32)
+
+
+def expected(values: np.ndarray, zeros: np.ndarray) -> list[list[float]]:
+    size = COLUMNS // GROUPS
+    return [
+        [float((int(values[i, j]) - int(zeros[i, j // size])) * SCALES[i, j // size]) for j in range(COLUMNS)] for i in range(ROWS)
+    ]
+
+
+def test_four_bits_in_groups() -> None:
+    parts = {"weight_scale": SCALES, "weight_shape": SHAPE}
+    found = compressed.dequantize("l", packed(VALUES), parts)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected(VALUES, np.zeros_like(ZEROS)), rtol=1e-6)
+
+
+def test_four_bits_with_zero_points_packed_along_the_outputs() -> None:
+    parts = {"weight_scale": SCALES, "weight_shape": SHAPE, "weight_zero_point": packed(ZEROS.T).T}
+    np.testing.assert_allclose(compressed.dequantize("l", packed(VALUES), parts), expected(VALUES, ZEROS), rtol=1e-6)
+
+
+def test_eight_bits_per_channel() -> None:
+    values = RANDOM.integers(-128, 128, (ROWS, COLUMNS)).astype(np.int8)
+    found = compressed.dequantize("l", values, {"weight_scale": SCALES[:, :1]})
+    np.testing.assert_allclose(found, values.astype(np.float64) * SCALES[:, :1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"weight_scale": SCALES[:4]}, "expected weight_scale"),
+        ({"weight_scale": np.ones((ROWS, 5), np.float32)}, "divide the columns"),
+        ({"weight_shape": SHAPE[::-1]}, "expected weight_shape"),
+        ({"weight_zero_point": packed(ZEROS.T)}, "expected weight_zero_point"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(change: dict[str, Any], words: str) -> None:
+    parts = {"weight_scale": SCALES, "weight_shape": SHAPE} | change
+    with pytest.raises(ArtifactError, match=words):
+        compressed.dequantize("model.layers.0.q", packed(VALUES), parts)
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    weights = {"num_bits": 4, "type": "int", "actorder": None} | changes
+    return {"format": "pack-quantized", "config_groups": {"group_0": {"weights": weights}}}
+
+
+def test_only_what_is_understood_is_read() -> None:
+    assert compressed.check(config()) is None
+    assert "expected 4 bits" in str(compressed.check(config(num_bits=3)))
+    assert "groups in order" in str(compressed.check(config(actorder="group")))
+    assert "expected one of pack-quantized" in str(compressed.check({**config(), "format": "nvfp4-pack-quantized"}))

@@ -1,0 +1,68 @@
+"""Which layers a recipe keeps in 16 bits, by the words that it has for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import quantizers
+from pipeline.errors import ArtifactError, RecipeError
+from pipeline.layers import Layer, compare
+from pipeline.quantizers import refusal
+from pipeline.recipe import Variant
+from tests.build import write_safetensors
+
+BLOCKS = 3
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    names = [f"model.layers.{block}.{part}.weight" for block in range(BLOCKS) for part in ("self_attn.q_proj", "mlp.down_proj")]
+    write_safetensors(tmp_path / "model.safetensors", {name: ("F32", np.zeros((32, 32))) for name in names})
+    return tmp_path
+
+
+def variant(*keep: str) -> Variant:
+    return Variant(engine="vllm", quantizer="gptq", weights="int4", group_size=32, keep=list(keep))
+
+
+@pytest.mark.parametrize(
+    ("keep", "expected"),
+    [
+        (["first"], ["model.layers.0.mlp.down_proj", "model.layers.0.self_attn.q_proj"]),
+        (["last", "lm_head"], ["model.layers.2.mlp.down_proj", "model.layers.2.self_attn.q_proj", "lm_head"]),
+        (["*.1.mlp.*"], ["model.layers.1.mlp.down_proj"]),
+        (["*.down_proj", "first"], [*(f"model.layers.{n}.mlp.down_proj" for n in range(3)), "model.layers.0.self_attn.q_proj"]),
+    ],
+)
+def test_the_words_for_layers(source: Path, keep: list[str], expected: list[str]) -> None:
+    assert quantizers.keeping(variant(*keep), source) == expected
+
+
+def test_a_word_for_no_layer_is_an_error_before_any_work(source: Path) -> None:
+    with pytest.raises(
+        RecipeError, match=r"r.yaml: variants.v.keep: found '\*.up_proj', which no layer is called; expected 'first'"
+    ):
+        refusal.refuse_shapes(Path("r.yaml"), "v", variant("*.up_proj"), source)
+
+
+def test_half_of_what_vllm_fuses_is_refused(tmp_path: Path) -> None:
+    names = [f"model.layers.0.self_attn.{part}.weight" for part in ("q_proj", "k_proj", "v_proj")]
+    write_safetensors(tmp_path / "model.safetensors", {name: ("F32", np.zeros((32, 32))) for name in names})
+    with pytest.raises(RecipeError, match=r"vLLM fuses .*q_proj with .*k_proj, .*v_proj, so that all of them are kept or none"):
+        refusal.refuse_shapes(Path("r.yaml"), "v", variant("*.q_proj"), tmp_path)
+    refusal.refuse_shapes(Path("r.yaml"), "v", variant("*.self_attn.*"), tmp_path)
+
+
+def test_a_layer_that_was_to_be_kept_and_was_not_is_an_error(source: Path) -> None:
+    found = {
+        f"model.layers.{n}.{part}": Layer("int4", (32, 32)) for n in range(3) for part in ("self_attn.q_proj", "mlp.down_proj")
+    }
+    kept = frozenset({"model.layers.0.mlp.down_proj"})
+    with pytest.raises(ArtifactError, match=r"down_proj: stored in int4, the recipe keeps it in 16 bits"):
+        compare(found, source, {"int4"}, kept)
+    found["model.layers.0.mlp.down_proj"] = Layer("bf16", (32, 32))
+    counted = compare(found, source, {"int4"}, kept)
+    assert (counted.expected, counted.quantized, counted.skipped, counted.kept) == (6, 5, [], ["model.layers.0.mlp.down_proj"])
