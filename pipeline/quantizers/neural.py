@@ -44,14 +44,7 @@ def quantize(spec: Spec, out: Path) -> Outcome:
         raise QuantizeError(f"Neural Compressor observed {len(found)} layers and left out {', '.join(missing[:5])}.")
     for name in wanted:
         model.set_submodule(name, fake_quantized(model.get_submodule(name), found[name]))
-    export_from_model(
-        model,
-        output=out,
-        task="text-generation-with-past",
-        stateful=True,
-        ov_config=OVConfig(dtype="fp32"),
-        patch_16bit_model=False,
-    )
+    export_from_model(model, output=out, task="text-generation-with-past", stateful=True, ov_config=OVConfig(dtype="fp32"))
     add_tokenizer(spec.source, out)
     ranges = {name: {"input_scale": found[name].scale, "input_zero_point": found[name].zero} for name in wanted}
     return Outcome({"bits": 8, "activations": "uint8 per tensor", "weights": "int8 per channel", "samples": len(spec.samples.ids),
@@ -106,7 +99,7 @@ def fake_quantized(linear: torch.nn.Linear, found: Found) -> torch.nn.Module:
     """The layer with its input and its weight rounded to what INT8 can say of them."""
     import torch
 
-    class FakeQuantized(torch.nn.Module):
+    class FakeQuantized(torch.nn.Module):  # type: ignore[misc]  # torch is not installed where mypy runs
         def __init__(self) -> None:
             super().__init__()
             self.weight, self.bias = linear.weight, linear.bias
@@ -124,7 +117,7 @@ def fake_quantized(linear: torch.nn.Linear, found: Found) -> torch.nn.Module:
 def _Logits(model: Any) -> Any:
     import torch
 
-    class Logits(torch.nn.Module):
+    class Logits(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.model = model

@@ -202,7 +202,7 @@ SERVED = (
 )  # fmt: skip
 REFUSED = (
     Refused(("openvino",), "openvino", {"gptq": (True,)},
-            "NNCF 3.4.0, as optimum-intel 2.2.0 calls it, dies ('Cannot reset state of a stateless model')", "scale_estimation true"),
+            "NNCF 3.4.0 under optimum-intel 2.2.0 dies ('Cannot reset state of a stateless model')", "scale_estimation true"),
     Refused(("gptq",), "vllm", {"weights": ("int8",)}, "vLLM has no CPU kernel for 8-bit GPTQ", "weights int4", (CPU,)),
     Refused(("gptq",), "vllm", {"symmetric": (False,)}, "vLLM refuses asymmetric GPTQ", "symmetric true, or quantizer awq"),
     Refused(("gptq",), "vllm", {"desc_act": (True,), "group_size": (*GROUPS, None)},
