@@ -163,7 +163,7 @@ def _weight_name(node: Any) -> str | None:
             return None
     names = [constant.get_friendly_name() for constant in constants]
     if stored := [name for name in names if name.endswith((".weight", "._openvino_orig_weight"))]:
-        return stored[0].removeprefix("self.").replace("._openvino_orig_weight", ".weight")
+        return str(stored[0]).removeprefix("self.").replace("._openvino_orig_weight", ".weight")
     low = [constant for constant in constants if constant.get_element_type().get_type_name() in IR_LOW_BIT]
     layer = ir_consumer(low[0]) if low else None
     return f"{layer}.weight" if layer else None

@@ -91,7 +91,7 @@ def run_work(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, allo
     (tmp_path / "samples.json").write_text(json.dumps(samples))
     variant = Variant(engine="vllm", quantizer="gptq", weights="int4", allow_skipped=allow_skipped)
     job = {"variant": variant.model_dump(), "checkpoint": str(source), "out": str(tmp_path / "out"),
-           "samples": str(tmp_path / "samples.json")}  # fmt: skip
+           "samples": str(tmp_path / "samples.json"), "exported": None}  # fmt: skip
     return quantizers.work(job)
 
 
