@@ -99,7 +99,7 @@ def fake_quantized(linear: torch.nn.Linear, found: Found) -> torch.nn.Module:
     """The layer with its input and its weight rounded to what INT8 can say of them."""
     import torch
 
-    class FakeQuantized(torch.nn.Module):  # type: ignore[misc]  # type: ignore[misc]  # torch is not installed where mypy runs
+    class FakeQuantized(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.weight, self.bias = linear.weight, linear.bias
@@ -117,7 +117,7 @@ def fake_quantized(linear: torch.nn.Linear, found: Found) -> torch.nn.Module:
 def _Logits(model: Any) -> Any:
     import torch
 
-    class Logits(torch.nn.Module):  # type: ignore[misc]  # type: ignore[misc]
+    class Logits(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.model = model
