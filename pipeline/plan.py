@@ -24,9 +24,12 @@ DEFAULT_WINDOWS = 141  # WikiText-2 test in windows of 2048
 DEFAULT_ITEMS = 2500
 USUAL_VOCABULARY = 128_256
 REQUESTS_PER_ITEM, TOKENS_PER_REQUEST = 4, 64
-QUANTIZE_S_PER_PARAMETER = {"openvino": 1e-7, "gptqmodel": 8e-7, "unquantized": 1e-9, "rounding": 1e-7}
-QUANTIZE_MEMORY_PER_PARAMETER = {"openvino": 4.5, "gptqmodel": 3.0, "unquantized": 0.0, "rounding": 4.5}
-QUANTIZE_MEMORY_BYTES = {"openvino": 3.1e9, "gptqmodel": 0.8e9, "unquantized": 0.1e9, "rounding": 3.1e9}
+QUANTIZE_S_PER_PARAMETER = {"openvino": 1e-7, "gptqmodel": 8e-7, "compressed": 8e-7, "autoround": 8e-6, "neural": 3e-7,
+                            "unquantized": 1e-9, "rounding": 1e-7}  # fmt: skip
+QUANTIZE_MEMORY_PER_PARAMETER = {"openvino": 4.5, "gptqmodel": 3.0, "compressed": 4.0, "autoround": 6.0, "neural": 12.0,
+                                 "unquantized": 0.0, "rounding": 4.5}  # fmt: skip
+QUANTIZE_MEMORY_BYTES = {"openvino": 3.1e9, "gptqmodel": 0.8e9, "compressed": 0.8e9, "autoround": 0.8e9, "neural": 3.1e9,
+                         "unquantized": 0.1e9, "rounding": 3.1e9}  # fmt: skip
 
 
 class Estimate(NamedTuple):

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import quantizers
+from pipeline import plan, quantizers
 from pipeline.errors import ArtifactError, RecipeError
 from pipeline.layers import Layer, compare
 from pipeline.quantizers import refusal
+from pipeline.quantizers.table import TOOLS, UNQUANTIZED
 from pipeline.recipe import Variant
 from tests.build import write_safetensors
 
@@ -66,3 +67,9 @@ def test_a_layer_that_was_to_be_kept_and_was_not_is_an_error(source: Path) -> No
     found["model.layers.0.mlp.down_proj"] = Layer("bf16", (32, 32))
     counted = compare(found, source, {"int4"}, kept)
     assert (counted.expected, counted.quantized, counted.skipped, counted.kept) == (6, 5, [], ["model.layers.0.mlp.down_proj"])
+
+
+def test_the_plan_has_an_estimate_for_every_tool() -> None:
+    names = {made_by.module.rsplit(".", 1)[1] for made_by in (*TOOLS.values(), *UNQUANTIZED.values())}
+    for estimates in (plan.QUANTIZE_S_PER_PARAMETER, plan.QUANTIZE_MEMORY_PER_PARAMETER, plan.QUANTIZE_MEMORY_BYTES):
+        assert names == estimates.keys()

@@ -195,8 +195,8 @@ SERVED = (
         {"format": "compressed-tensors"},
     ),
     *(
-        Served("rounding", weights, engine, (CPU, CUDA), {"group_size": None})
-        for engine in ("openvino", "vllm")
+        Served("rounding", weights, engine, devices, {"group_size": None})
+        for engine, devices in (("openvino", (CPU,)), ("vllm", (CPU, CUDA)))
         for weights in ("int8", "int4", "int2")
     ),
 )  # fmt: skip
