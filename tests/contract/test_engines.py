@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pipeline import engines, environments
-from tests.conftest import ROOT
+from pipeline import engines
+from tests.contract.conftest import TINY, run_probe
 from tests.contract.probe import SERVE, probe, sequences
 
-TINY = ROOT / "recipes" / "tiny" / "checkpoint"
 # bfloat16 keeps 8 bits of precision; mean absolute difference in nats per token that execution in it may cost.
 TOLERANCE = {"reference": 1e-4, "openvino": 0.1, "vllm": 0.1}
 REAL = [pytest.param(name, marks=pytest.mark.engine) for name in ("reference", "openvino", "vllm")]
-
-
-def run_probe(environment: str, *arguments: str, out: Path) -> dict[str, Any]:
-    command = [str(environments.python(environment)), "-m", "tests.contract.probe", *arguments, str(out)]
-    subprocess.run(command, cwd=ROOT, check=True)
-    found: dict[str, Any] = json.loads(out.read_text())
-    return found
-
-
-@pytest.fixture(scope="session")
-def torch_scores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run_probe("openvino", "torch", str(TINY), out=tmp_path_factory.mktemp("torch") / "scores.json")
 
 
 @pytest.fixture(scope="session")

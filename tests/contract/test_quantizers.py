@@ -16,13 +16,17 @@ from pipeline import engines, layers, paths, process, quantizers
 from pipeline.quantizers import refusal
 from pipeline.quantizers.table import REFUSED, SERVED, Refused, Served
 from pipeline.recipe import Variant
-from tests.contract.test_engines import TINY, run_probe
+from tests.contract.conftest import TINY, run_probe
 
 pytestmark = pytest.mark.engine
 # The rest of the table's first lines are in the tiny recipe, which the integration tests run whole.
-FAST = {("openvino", "int8", "int8", None), ("compressed-tensors", "int8", "int8", None), ("auto-round", "int4", None, "gptq")}
-APART = {"int8": 0.1, "int4": 0.6, "int2": 8.0}  # mean absolute difference in nats per token from the reference's scores
-ENGINE_APART = 0.12  # between the engine's scores and those of the artifact's weights in float32
+FAST = {("openvino", "int8", "int8"), ("compressed-tensors", "int8", "int8")}
+# Mean absolute difference in nats per token from the reference's scores: wide, since random ids are nothing that activations
+# were calibrated on. Whether the quality is good enough is the gate's question; here a wrong layer would show.
+APART = {"int8": 0.1, "int4": 1.0, "int2": 8.0}
+ACTIVATIONS_APART = 1.0
+# Between the engine's scores and those of the artifact's weights in float32: without and with quantized activations.
+ENGINE_APART, ENGINE_ACTIVATIONS_APART = 0.12, 0.5
 
 
 def name(line: Served) -> str:
@@ -30,7 +34,7 @@ def name(line: Served) -> str:
 
 
 def is_fast(line: Served) -> bool:
-    return (line.quantizer, line.weights, line.example.get("activations"), line.example.get("format")) in FAST
+    return (line.quantizer, line.weights, line.example.get("activations")) in FAST
 
 
 LINES = [
@@ -65,8 +69,9 @@ def test_it_is_made_and_served(line: Served, tiny_run: Path, reference: np.ndarr
     found = run_probe(engines.ENGINES[line.engine].environment, line.engine, str(out), out=tmp_path / "found.json")
     served, weights = (np.concatenate([np.array(row) for row in found[key]]) for key in ("scores", "weights"))
     likely = reference > -8
-    assert np.abs(served - reference)[likely].mean() < APART[line.weights]
-    assert np.abs(served - weights)[likely].mean() < ENGINE_APART * (2 if line.example.get("activations") else 1)
+    activations = "activations" in line.example
+    assert np.abs(served - reference)[likely].mean() < (ACTIVATIONS_APART if activations else APART[line.weights])
+    assert np.abs(served - weights)[likely].mean() < (ENGINE_ACTIVATIONS_APART if activations else ENGINE_APART)
 
 
 @pytest.mark.parametrize("line", REFUSED, ids=lambda line: f"{line.quantizers[0]}-{'-'.join(line.when)}")

@@ -20,7 +20,7 @@ VARIANTS = ("ov-bf16", "ov-int8", "ov-int4", "vllm-bf16", "gptq-int4", "awq-int4
 
 
 def test_benchmarks_hold_every_load_and_every_request(run: Path) -> None:
-    trace = read(paths.trace("tiny"), Trace)
+    trace, asked = read(paths.trace("tiny"), Trace), load("tiny").benchmark.output_tokens
     for name in VARIANTS:
         record, raw = read(paths.benchmark("tiny", name), Benchmark), read(paths.timings("tiny", name), Timings)
         engine = "vllm" if name in ("vllm-bf16", "gptq-int4", "awq-int4") else "openvino"
@@ -33,7 +33,7 @@ def test_benchmarks_hold_every_load_and_every_request(run: Path) -> None:
             assert level.ttft_ms and level.tpot_ms and level.ttft_ms.estimate.median > level.tpot_ms.estimate.median > 0
             assert list(level.ttft_ms.percentiles) == ["p50", "p90", "p95"]  # 80 requests do not support the 99th
         assert record.trace_sha256 == trace.sha256
-        assert {request.wanted for replay in raw.replays["deployed"] for request in replay.requests} == {32}
+        assert {request.wanted for replay in raw.replays["deployed"] for request in replay.requests} == {asked}
         assert levels(raw.replays["deployed"], load("tiny").benchmark.slo) == deployed.levels
         assert deployed.peak_memory_bytes > record.size_bytes
         assert len(record.costs) == 3
