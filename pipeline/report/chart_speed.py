@@ -152,7 +152,7 @@ def resources(summary: dict[str, Any]) -> list[parts.Figure]:
     found = [
         _bars("size", "Size on disk", "MB", "Everything in the artifact's folder.", sizes),
         _bars("memory", "Peak memory", "MB", "The most that the engine held while it was timed.", memory),
-        _bars("load", "Time to load", "seconds", "Until the first token; the line is the interval.", load),
+        _bars("load", "Time to load", "seconds", "Until the first token.", load),
     ]
     return [figure for figure in found if figure]
 
@@ -170,11 +170,13 @@ def _bars(key: str, title: str, unit: str, caption: str, points: list[Point]) ->
     bars = base.mark_bar(color=theme.COLOURS["c1"].light, height=14).encode(x=x, y=y, description="label:N")
     text = base.mark_text(align="left", dx=5, color=theme.INK, aria=False).encode(x=alt.X("length:Q"), y=y, text="shown:N")
     spread = base.transform_filter("isValid(datum.low)").mark_rule(color=theme.INK, aria=False).encode(x="low:Q", x2="high:Q", y=y)
-    layers = [bars, *([spread] if any(point.get("low") is not None for point in points) else []), text]
+    spread_known = any(point.get("low") is not None for point in points)
+    layers = [bars, *([spread] if spread_known else []), text]
     layered = theme.layered(*layers, height=ROW * len(points), padding={"left": 0, "right": 78, "top": 4, "bottom": 4})
     small = theme.draw(layered, f"bars-{key}", theme.NARROW, label)
     columns = [parts.Column("Variant"), parts.Column(f"{title} ({unit})" if key == "load" else title, True)]
     rows = [[parts.cell(point["variant"]), parts.cell(point["written"], point["x"])] for point in points]
+    caption += " The line is the interval." if spread_known else ""
     return parts.Figure(f"bars-{key}", title, caption, Markup(), small, parts.Table(title, columns, rows))
 
 

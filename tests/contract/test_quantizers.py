@@ -23,8 +23,8 @@ pytestmark = pytest.mark.engine
 FAST = {("openvino", "int8", "int8"), ("compressed-tensors", "int8", "int8")}
 # Mean absolute difference in nats per token from the reference's scores: wide, since random ids are nothing that activations
 # were calibrated on. Whether the quality is good enough is the gate's question; here a wrong layer would show.
-APART = {"int8": 0.1, "int4": 1.0, "int2": 8.0}
-ACTIVATIONS_APART = 1.0
+APART = {"int8": 0.1, "int4": 2.5, "int2": 8.0}
+ACTIVATIONS_APART = 2.0
 # Between the engine's scores and those of the artifact's weights in float32: without and with quantized activations.
 ENGINE_APART, ENGINE_ACTIVATIONS_APART = 0.12, 0.5
 
