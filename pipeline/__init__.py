@@ -9,7 +9,7 @@ The data's way, one module or folder a step; a later one may import an earlier o
     artifact      hash, verify, move into place
     checkpoint    pin and fetch: safetensors only, shards against their index
     calibration   prompts -> token ids; evaluation texts -> windows of token ids
-    quantizers/   one file per tool; __init__ is the table of what is served where
+    quantizers/   one file per tool; table is what is served where, refusal holds a recipe against it
     engines/      one file per engine; __init__ is the protocol and the table
     fidelity      are the artifact's weights the source's
     loadcheck     is the artifact whole, and does its engine load it

@@ -152,6 +152,17 @@ def _named(constant: str) -> str | None:
     return constant.removesuffix(suffix).removeprefix("self.") if suffix else None
 
 
+def ir_output_is_float(artifact: Path, layer: str) -> bool:
+    """Whether an IR holds the weight of the output projection, which may be the embedding's too, as a float."""
+    for operation in read_ir(artifact).get_ops():
+        if operation.get_type_name() == "MatMul" and f"{layer}/" in operation.get_friendly_name():
+            stored = operation.input_value(1).get_node()
+            while stored.get_type_name() in IR_PASSING:
+                stored = stored.input_value(0).get_node()
+            return stored.get_element_type().get_type_name() in IR_FLOAT
+    raise ArtifactError(f"{artifact}: no MatMul of {layer}. Quantize again.")
+
+
 def ir_consumer(constant: Any) -> str | None:
     """The layer that multiplies with a constant, where that has lost its name (static quantization); None for anything else.
 

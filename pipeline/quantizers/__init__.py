@@ -1,6 +1,6 @@
 """Quantizers: what they have in common, and the job of making one artifact; the table beside this, one file per tool.
 
-A tool's module has `quantize(spec, source, samples, out) -> Outcome` and imports its heavy packages only inside. What is
+A tool's module has `quantize(spec, out) -> Outcome` and imports its heavy packages only inside. What is
 possible at all says pipeline/quantizers/table.py; refusal.py holds a recipe against it before any work.
 """
 
@@ -20,6 +20,7 @@ from pipeline.quantizers.table import OPENVINO, TOOLS, UNQUANTIZED, Tool
 from pipeline.recipe import Recipe, Variant
 from pipeline.records import Samples, read
 
+OUTPUT = "lm_head"
 RATIO_SLACK = 0.1  # whole layers are chosen, so a small model cannot meet a ratio exactly
 
 
@@ -34,6 +35,10 @@ class Spec:
     samples: Samples
     keep: list[str]
     exported: Path | None = None
+
+    def rows(self) -> list[dict[str, list[int]]]:
+        """The calibration set as tools take it."""
+        return [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in self.samples.ids]
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ def keeping(variant: Variant, source: Path) -> list[str]:
     special = {"first": f"{blocks[0]}.*", "last": f"{blocks[-1]}.*"}
     found = []
     for word in variant.keep or []:
-        if word == "lm_head":
+        if word == OUTPUT:
             found.append(word)
             continue
         matched = [name for name in names if fnmatch.fnmatchcase(name, special.get(word, word))]
@@ -77,10 +82,6 @@ def keeping(variant: Variant, source: Path) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _folder(name: str | None) -> Path | None:
-    return None if name is None else Path(name)
-
-
 def starts_from(recipe: Recipe, variant: Variant) -> str | None:
     """The variant whose artifact another one is made from: one export serves all of NNCF's."""
     return recipe.baseline(variant) if variant.quantizer is not None and tool(variant) is OPENVINO else None
@@ -91,7 +92,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     variant = Variant.model_validate(job["variant"])
     made_by = tool(variant)
     source, out = Path(job["checkpoint"]), Path(job["out"])
-    spec = Spec(variant, source, read(Path(job["samples"]), Samples), keeping(variant, source), _folder(job["exported"]))
+    exported = Path(job["exported"]) if job["exported"] else None
+    spec = Spec(variant, source, read(Path(job["samples"]), Samples), keeping(variant, source), exported)
     outcome: Outcome = importlib.import_module(made_by.module).quantize(spec, out)
     accepted: set[str] = {"bf16"} if made_by.simulated else {variant.weights}
     ratio = 1.0 if variant.ratio is None else variant.ratio
@@ -99,6 +101,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         accepted.add("bf16" if variant.backup == "none" else "int8")
     found = layers.inspect(out, variant.engine)
     counted = layers.compare(found, source, accepted, frozenset(spec.keep))
+    if OUTPUT in spec.keep and variant.engine == "openvino" and not layers.ir_output_is_float(out, OUTPUT):
+        raise QuantizeError(f"{made_by.answered_by} quantized {OUTPUT}, which the recipe keeps in 16 bits.")
     if ratio < 1 and (share := layers.int4_share(found)) < ratio - RATIO_SLACK:
         raise QuantizeError(f"{made_by.answered_by} put {share:.0%} of the weights in int4, the recipe's ratio is {ratio:.0%}.")
     if len(counted.skipped) > variant.allow_skipped:

@@ -10,10 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.quantizers import Outcome, Spec, group_size
+from pipeline.quantizers import OUTPUT, Outcome, Spec, group_size
 from pipeline.quantizers.export import copy_companions
-
-OUTPUT = "lm_head"  # vLLM serves it in 16 bits only
 
 
 def quantize(spec: Spec, out: Path) -> Outcome:
@@ -23,11 +21,10 @@ def quantize(spec: Spec, out: Path) -> Outcome:
     from transformers import AutoModelForCausalLM
 
     _pin_nothing()
-    rows = Dataset.from_list([{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in spec.samples.ids])
     model = AutoModelForCausalLM.from_pretrained(spec.source, dtype="auto", trust_remote_code=False, local_files_only=True)
     oneshot(
         model=model,
-        dataset=rows,
+        dataset=Dataset.from_list(spec.rows()),
         recipe=_modifiers(spec),
         max_seq_length=max(map(len, spec.samples.ids)),
         num_calibration_samples=len(spec.samples.ids),
@@ -37,7 +34,9 @@ def quantize(spec: Spec, out: Path) -> Outcome:
     model.save_pretrained(out, save_compressed=True)
     (out / "recipe.yaml").unlink(missing_ok=True)
     copy_companions(spec.source, out)
-    return Outcome({**_resolved(out), "method": _method(spec), "smooth_quant": spec.variant.smooth_quant, "samples": len(rows)})
+    config: dict[str, Any] = json.loads((out / "config.json").read_text())["quantization_config"]
+    own = {"method": _method(spec), "smooth_quant": spec.variant.smooth_quant, "samples": len(spec.samples.ids)}
+    return Outcome({**config, **own})
 
 
 def _method(spec: Spec) -> str:
@@ -50,7 +49,7 @@ def _modifiers(spec: Spec) -> list[Any]:
     from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
     from llmcompressor.modifiers.smoothquant import SmoothQuantModifier
 
-    variant = spec.variant
+    variant, left = spec.variant, dict.fromkeys([OUTPUT, *spec.keep])  # vLLM serves the output projection in 16 bits only
     symmetric = variant.symmetric is not False
     if variant.activations:
         scheme = preset_name_to_scheme("W8A8", ["Linear"])
@@ -59,7 +58,7 @@ def _modifiers(spec: Spec) -> list[Any]:
         scheme.weights.group_size = group_size(variant)
     kind = {"gptq": GPTQModifier, "awq": AWQModifier, "rtn": QuantizationModifier}[_method(spec)]
     smooth = [SmoothQuantModifier(smoothing_strength=variant.smooth_quant)] if variant.smooth_quant else []
-    return [*smooth, kind(config_groups={"group_0": scheme}, ignore=list(dict.fromkeys([OUTPUT, *spec.keep])))]
+    return [*smooth, kind(config_groups={"group_0": scheme}, ignore=list(left))]
 
 
 def _pin_nothing() -> None:
@@ -69,8 +68,3 @@ def _pin_nothing() -> None:
 
     if not torch.accelerator.is_available():
         IntermediatesCache.pin_memory = lambda *_, **__: None
-
-
-def _resolved(out: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((out / "config.json").read_text())["quantization_config"]
-    return config

@@ -42,7 +42,7 @@ def quantize(spec: Spec, out: Path) -> Outcome:
     offload = out / "offload"
     skip: dict[str, dict[str, Any]] = {f"-:^{re.escape(name)}$": {} for name in spec.keep}
     config = QuantizeConfig(**settings, dynamic=skip or None, device="cpu", offload_to_disk=True, offload_to_disk_path=str(offload))
-    rows = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in spec.samples.ids]
+    rows = spec.rows()
     with contextlib.chdir(out):  # it writes a folder of logs where it stands
         model = GPTQModel.load(str(source), config, trust_remote_code=False)
         model.quantize(rows, batch_size=BATCH_ROWS, **options)

@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.errors import QuantizeError
-from pipeline.quantizers import Outcome, Spec
+from pipeline.quantizers import OUTPUT, Outcome, Spec
 from pipeline.quantizers.export import add_tokenizer
 
 if TYPE_CHECKING:
     import torch
-
-OUTPUT = "lm_head"
 
 
 class Found(NamedTuple):
@@ -60,7 +58,7 @@ def observe(model: Any, rows: list[list[int]]) -> dict[str, Found]:
     length = min(map(len, rows))
     batches = [torch.tensor([row[:length]]) for row in rows]
     with torch.no_grad():
-        prepared = prepare(export(_Logits(model), (batches[0],)), quant_config=INT8StaticQuantConfig())
+        prepared = prepare(export(logits_only(model), (batches[0],)), quant_config=INT8StaticQuantConfig())
         for batch in batches:
             prepared(batch)
         converted = convert(prepared)
@@ -114,7 +112,8 @@ def fake_quantized(linear: torch.nn.Linear, found: Found) -> torch.nn.Module:
     return FakeQuantized()
 
 
-def _Logits(model: Any) -> Any:
+def logits_only(model: Any) -> Any:
+    """The model as torch.export takes it: token ids in, logits out, no cache."""
     import torch
 
     class Logits(torch.nn.Module):  # type: ignore[misc]

@@ -7,15 +7,17 @@ weights but other automatic names.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import QuantizeError
-from pipeline.quantizers import Outcome, Spec, group_size
+from pipeline.quantizers import OUTPUT, Outcome, Spec, group_size
 from pipeline.quantizers.export import add_tokenizer, export, exported
 from pipeline.recipe import Variant
 
+EMBEDDING = "embed_tokens"
 ON_DATA = ("awq", "scale_estimation", "lora_correction")  # settings that look at the calibration set
 
 
@@ -74,16 +76,19 @@ def _run(model: Any, config: Any, calibrated_on: Spec | None, out: Path) -> None
     from datasets import Dataset
     from optimum.intel import OVConfig, OVQuantizer
 
-    rows = None
-    if calibrated_on:
-        rows = Dataset.from_list([{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in calibrated_on.samples.ids])
+    rows = Dataset.from_list(calibrated_on.rows()) if calibrated_on else None
     ov_config = OVConfig(quantization_config=config)
     OVQuantizer.from_pretrained(model).quantize(ov_config=ov_config, calibration_dataset=rows, save_directory=out)
 
 
 def _ignored(spec: Spec) -> dict[str, list[str]] | None:
-    """NNCF's patterns over the names of operations, which hold the layer's name between dots and a slash."""
-    return {"patterns": [rf".*\b{re.escape(name)}/.*" for name in spec.keep]} if spec.keep else None
+    """NNCF's patterns over the names of operations, which hold the layer's name between dots and a slash.
+
+    An output projection that is the embedding's matrix stays as it is only if the embedding does.
+    """
+    tied = json.loads((spec.source / "config.json").read_text()).get("tie_word_embeddings")
+    names = [*spec.keep, *([EMBEDDING] if OUTPUT in spec.keep and tied else [])]
+    return {"patterns": [rf".*\b{re.escape(name)}/.*" for name in names]} if names else None
 
 
 def _fake_quantizes(out: Path) -> int:

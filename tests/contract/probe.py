@@ -1,6 +1,7 @@
 """Runs inside a tool environment: puts one engine through the contract's motions and writes what came out as JSON.
 
 python -m tests.contract.probe ENGINE ARTIFACT OUT.json
+python -m tests.contract.probe weights ENGINE ARTIFACT PRECISION OUT.json     (relative error of each weight, or refused)
 python -m tests.contract.probe torch SOURCE OUT.json     (log-probabilities straight from transformers)
 """
 
@@ -15,10 +16,11 @@ from typing import Any
 
 import numpy
 
-from pipeline import engines
+from pipeline import engines, fidelity
 from pipeline.recipe import Serve
 
 SERVE = Serve(max_model_len=256, max_num_seqs=8, max_num_batched_tokens=256, kv_cache_gib=1, eager=True)
+SOURCE = Path("recipes/tiny/checkpoint")
 LOWEST, HIGHEST = 2, 31  # ids that every vocabulary here has, the special ones left out
 
 
@@ -76,9 +78,13 @@ def torch_scores(source: Path) -> dict[str, Any]:
     return {"scores": scores, "best": best}
 
 
-def main(name: str, artifact: str, out: str) -> None:
+def main(name: str, *given: str) -> None:
+    *asked, out = given
+    artifact = asked[1] if name == "weights" else asked[0]
     if name == "torch":
         found = torch_scores(Path(artifact))
+    elif name == "weights":
+        found = dict(fidelity.check(Path(artifact), SOURCE, engine=asked[0], weights=asked[2]))
     else:
         with engines.open_engine(name, Path(artifact), SERVE) as engine:
             found = probe(engine)
