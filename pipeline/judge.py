@@ -9,7 +9,7 @@ from typing import Any
 from pipeline import artifact, checkpoint, engines, gate, paths, process, records, stages
 from pipeline.errors import ArtifactError, EvaluationError, WorkerCrashed
 from pipeline.gate import limits
-from pipeline.recipe import Items, Recipe, Variant
+from pipeline.recipe import Items, Recipe
 
 UNMEASURED: dict[str, Any] = {"versions": {}, "load_check": None, "logprobs_sha256": "", "views": {}, "tasks": []}
 Spans = dict[str, tuple[int, Items]]  # for each task, the part of its draw to measure
@@ -29,30 +29,34 @@ def reference(name: str) -> None:
         stored = artifact.digest(artifact.hash_files(logprobs))
         artifact.install(logprobs, paths.logprobs(name))
     done.value["logprobs_sha256"] = stored
-    _write(name, "reference", recipe, "reference", artifact.digest(pinned.files), done, None)
+    found = record(name, "reference", recipe, artifact.digest(pinned.files), done, None)
+    found.write(paths.evaluation(name, "reference"))
 
 
 def evaluate(name: str, variant_name: str) -> None:
     """A damaged artifact, or one that its engine cannot run, is a finding and recorded as such: the gate fails it."""
     recipe, variant = stages.open_variant(name, variant_name)
     source, pinned = checkpoint.open_pinned(name, recipe.model)
-    manifest = records.read(paths.manifest(name, variant_name), records.Manifest)
-    model = paths.model(name, variant_name)
-    sha256 = artifact.digest(manifest.files)
-    stored = stored_logprobs(name)
-    job = _job(name, recipe, variant_name, variant.engine, model, source, whole(recipe.evaluate.tasks))
-    job |= {"logprobs": str(paths.logprobs(name)), "stored_types": manifest.stored_types, "weights": manifest.weights}
-    failure = None
+    place, failure = paths.place(name, variant_name), None
+    manifest, stored = records.read(place.manifest, records.Manifest), stored_logprobs(name)
+    job = evaluation_job(name, variant_name, recipe, place, source)
     with artifact.stage_folder(f"evaluate@{name}--{variant_name}") as folder:
         try:
             _require_source(manifest, artifact.digest(pinned.files))
-            artifact.verify(model, manifest.files)
+            artifact.verify(place.model, manifest.files)
             done = process.run(engines.ENGINES[variant.engine].environment, "evaluate", job, folder)
             done.value["logprobs_sha256"] = stored
         except (ArtifactError, EvaluationError, WorkerCrashed) as error:
             done, failure = process.Finished(dict(UNMEASURED), 0, 0), str(error)
             print(f"{variant_name}: not measured: {error}", file=sys.stderr)
-    _write(name, variant_name, recipe, variant.engine, sha256, done, failure)
+    record(name, variant_name, recipe, artifact.digest(manifest.files), done, failure).write(place.evaluation)
+
+
+def evaluation_job(name: str, variant_name: str, recipe: Recipe, place: paths.Place, source: Path) -> dict[str, Any]:
+    """What a worker needs to know to evaluate the artifact."""
+    manifest = records.read(place.manifest, records.Manifest)
+    job = _job(name, recipe, variant_name, manifest.engine, place.model, source, whole(recipe.evaluate.tasks))
+    return job | {"logprobs": str(paths.logprobs(name)), "stored_types": manifest.stored_types, "weights": manifest.weights}
 
 
 def _require_source(manifest: records.Manifest, pinned: str) -> None:
@@ -99,9 +103,12 @@ def requested(recipe: Recipe, variant_name: str, engine: str) -> dict[str, Any]:
     return {"evaluate": recipe.evaluate.model_dump(), "serve": serve, "calibration": recipe.calibration.model_dump()}
 
 
-def _write(
-    name: str, variant_name: str, recipe: Recipe, engine: str, sha256: str, done: process.Finished, failure: str | None
-) -> None:
+def record(
+    name: str, variant_name: str, recipe: Recipe, sha256: str, done: process.Finished, failure: str | None
+) -> records.Evaluation:
+    """The evaluation of what was measured; says its figures."""
+    variant = recipe.variants.get(variant_name)
+    engine = variant.engine if variant else "reference"
     evaluation = records.Evaluation(
         recipe=name,
         variant=variant_name,
@@ -113,24 +120,30 @@ def _write(
         peak_memory_bytes=done.peak_memory_bytes,
         **done.value,
     )
-    evaluation.write(paths.evaluation(name, variant_name))
     found = [f"perplexity {p.text} {p.value:.4f} ({label})" for label, view in evaluation.views.items() for p in view.perplexity]
     found += [f"{task.name} {task.mean:.4f}" for task in evaluation.tasks]
     print(f"{variant_name}: {', '.join(found)} ({done.wall_s:.0f} s)")
+    return evaluation
 
 
 def decide(name: str, variant_name: str) -> None:
-    """Writes the verdict; with gate.on_inconclusive: extend, draws more items first where they can decide it."""
-    recipe, variant = stages.open_variant(name, variant_name)
-    _start_extension(name, variant_name, recipe)
-    verdict = verdict_of(name, recipe, variant, variant_name)
-    while recipe.gate.on_inconclusive == "extend" and _undecided_by_items(verdict) and _extend(name, variant_name, recipe, variant):
-        verdict = verdict_of(name, recipe, variant, variant_name)
+    """The gate stage: writes the verdict."""
+    recipe, _ = stages.open_variant(name, variant_name)
+    verdict = settle(name, variant_name, recipe, paths.place(name, variant_name))
     verdict.write(paths.verdict(name, variant_name))
     records.write_text(paths.gate(name, variant_name), f"{verdict.status}\n")
     print(f"{variant_name}: {verdict.status}")
     for check in verdict.checks:
         print(f"  {check.status}: {check.name}: {check.reason}")
+
+
+def settle(name: str, variant_name: str, recipe: Recipe, place: paths.Place) -> records.Verdict:
+    """The verdict; with gate.on_inconclusive: extend, draws more items first where they can decide it."""
+    _start_extension(recipe, place)
+    verdict = verdict_of(name, variant_name, recipe, place)
+    while recipe.gate.on_inconclusive == "extend" and _undecided_by_items(verdict) and _extend(name, variant_name, recipe, place):
+        verdict = verdict_of(name, variant_name, recipe, place)
+    return verdict
 
 
 def _undecided_by_items(verdict: records.Verdict) -> bool:
@@ -139,12 +152,11 @@ def _undecided_by_items(verdict: records.Verdict) -> bool:
     return verdict.status == "INCONCLUSIVE" and undecided == {"accuracy_drop"}
 
 
-def _start_extension(name: str, variant_name: str, recipe: Recipe) -> None:
+def _start_extension(recipe: Recipe, place: paths.Place) -> None:
     """Items added earlier are kept if they are of the same artifact and settings."""
-    path = paths.extension(name, variant_name)
-    evaluation = records.read(paths.evaluation(name, variant_name), records.Evaluation)
-    if recipe.gate.on_inconclusive == "extend" and path.is_file():
-        found = records.read(path, records.Extension)
+    evaluation = records.read(place.evaluation, records.Evaluation)
+    if recipe.gate.on_inconclusive == "extend" and place.extension.is_file():
+        found = records.read(place.extension, records.Extension)
         if _extends(found, evaluation):
             return
     records.Extension(
@@ -153,7 +165,7 @@ def _start_extension(name: str, variant_name: str, recipe: Recipe) -> None:
         versions=evaluation.versions,
         tasks=[],
         wall_s=0,
-    ).write(path)
+    ).write(place.extension)
 
 
 def _extends(extension: records.Extension, evaluation: records.Evaluation) -> bool:
@@ -165,9 +177,9 @@ def _extends(extension: records.Extension, evaluation: records.Evaluation) -> bo
     )
 
 
-def _extend(name: str, variant_name: str, recipe: Recipe, variant: Variant) -> bool:
+def _extend(name: str, variant_name: str, recipe: Recipe, place: paths.Place) -> bool:
     """Doubles the items of every task up to its cap. Returns whether there were any left to add."""
-    measured = evaluation_of(name, variant_name)
+    measured = evaluation_of(name, variant_name, place)
     spans: Spans = {}
     for task in measured.tasks:
         most, now = recipe.evaluate.extend_to.get(task.name, 0), len(task.items)
@@ -175,13 +187,13 @@ def _extend(name: str, variant_name: str, recipe: Recipe, variant: Variant) -> b
             spans[task.name] = (now, min(2 * now, most))
     if not spans:
         return False
-    model, _ = stages.verified(name, variant_name)
+    model, _ = stages.verified(place)
     source, _ = checkpoint.open_pinned(name, recipe.model)
     print(f"{variant_name}: inconclusive; adding items: {', '.join(f'{t} {a} to {b}' for t, (a, b) in spans.items())}", flush=True)
     with artifact.stage_folder(f"gate@{name}--{variant_name}") as folder:
-        job = _job(name, recipe, variant_name, variant.engine, model, source, spans)
-        done = process.run(engines.ENGINES[variant.engine].environment, "extend", job, folder)
-    extension = records.read(paths.extension(name, variant_name), records.Extension)
+        job = _job(name, recipe, variant_name, measured.engine, model, source, spans)
+        done = process.run(engines.ENGINES[measured.engine].environment, "extend", job, folder)
+    extension = records.read(place.extension, records.Extension)
     if done.value["versions"] != extension.versions:
         raise EvaluationError(
             f"{variant_name}: measured with {extension.versions}, this environment has {done.value['versions']}. "
@@ -189,9 +201,7 @@ def _extend(name: str, variant_name: str, recipe: Recipe, variant: Variant) -> b
         )
     added = [records.Task.model_validate(task) for task in done.value["tasks"]]
     tasks = _joined(extension.tasks, added)
-    extension.model_copy(update={"tasks": tasks, "wall_s": extension.wall_s + done.wall_s}).write(
-        paths.extension(name, variant_name)
-    )
+    extension.model_copy(update={"tasks": tasks, "wall_s": extension.wall_s + done.wall_s}).write(place.extension)
     return True
 
 
@@ -203,21 +213,21 @@ def _joined(tasks: list[records.Task], more: list[records.Task]) -> list[records
     return list(found.values())
 
 
-def evaluation_of(name: str, variant_name: str) -> records.Evaluation:
+def evaluation_of(name: str, variant_name: str, place: paths.Place) -> records.Evaluation:
     """The evaluation with the items added later. Raises ArtifactError if those are of another artifact."""
-    evaluation = records.read(paths.evaluation(name, variant_name), records.Evaluation)
-    path = paths.extension(name, variant_name)
-    extension = records.read(path, records.Extension)
+    evaluation = records.read(place.evaluation, records.Evaluation)
+    extension = records.read(place.extension, records.Extension)
     if not _extends(extension, evaluation):
-        raise ArtifactError(f"{path}: of another artifact or recipe. Run: dvc repro gate@{name}--{variant_name}")
+        raise ArtifactError(f"{place.extension}: of another artifact or recipe. Run: dvc repro gate@{name}--{variant_name}")
     return evaluation.model_copy(update={"tasks": _joined(evaluation.tasks, extension.tasks)})
 
 
-def verdict_of(name: str, recipe: Recipe, variant: Variant, variant_name: str) -> records.Verdict:
+def verdict_of(name: str, variant_name: str, recipe: Recipe, place: paths.Place) -> records.Verdict:
     """Raises ArtifactError if an evaluation is missing, or not of this recipe as it is now."""
+    variant = recipe.variants[variant_name]
     baseline = recipe.baseline(variant)
     reference = records.read(paths.evaluation(name, "reference"), records.Evaluation)
-    candidate = evaluation_of(name, variant_name)
+    candidate = evaluation_of(name, variant_name, place)
     floor = records.read(paths.evaluation(name, baseline), records.Evaluation) if baseline else None
     _require_current(reference, recipe, name, "reference", "reference")
     _require_current(candidate, recipe, name, variant_name, variant.engine)
@@ -239,8 +249,8 @@ def _require_current(evaluation: records.Evaluation, recipe: Recipe, name: str, 
 def recheck(name: str, variant_name: str) -> None:
     """Decides again from the raw evaluations. Raises ArtifactError unless the stored verdict is the same, bit for bit."""
     path = paths.verdict(name, variant_name)
-    opened = stages.open_variant(name, variant_name)
-    stored, again = records.read_text(path), verdict_of(name, *opened, variant_name).dumps()
+    recipe, _ = stages.open_variant(name, variant_name)
+    stored, again = records.read_text(path), verdict_of(name, variant_name, recipe, paths.place(name, variant_name)).dumps()
     if stored != again:
         raise ArtifactError(f"{path}: not what the evaluations and the recipe give now. Run: dvc repro gate@{name}--{variant_name}")
     print(f"{variant_name}: the stored verdict is what the evaluations give, bit for bit")

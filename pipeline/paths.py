@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.errors import RecipeError
 
@@ -10,6 +11,24 @@ ARTIFACTS = Path("artifacts")
 RECIPES = Path("recipes")
 PROMPT_SETS = Path("calibration")
 TEMPORARY = ARTIFACTS / ".tmp"
+
+
+class Place(NamedTuple):
+    """Where one artifact lies, and what is known of it."""
+
+    model: Path
+    manifest: Path
+    evaluation: Path
+    extension: Path
+
+
+def place(recipe: str, variant: str) -> Place:
+    return Place(model(recipe, variant), manifest(recipe, variant), evaluation(recipe, variant), extension(recipe, variant))
+
+
+def rungs(recipe: str, variant: str) -> Path:
+    """Folder of all that was made and measured while a ladder was climbed, each rung under a hash of what it depends on."""
+    return ARTIFACTS / "rungs" / recipe / variant
 
 
 def recipe(name: str) -> Path:
@@ -99,20 +118,19 @@ def require_project() -> None:
 
 
 PRODUCERS = {"checkpoints": "pin", "calibration": "calibrate", "evaluations": "evaluate", "manifests": "quantize",
-             "verdicts": "gate", "extensions": "gate", "gates": "gate", "traces": "trace", "reports": "report"}  # fmt: skip
+             "verdicts": "gate", "extensions": "gate", "gates": "gate", "traces": "trace", "reports": "report",
+             "benchmarks": "benchmark", "timings": "benchmark"}  # fmt: skip
+OF_A_RECIPE = ("checkpoints", "calibration", "traces", "reports", "benchmarks", "timings")  # one stage makes those of all variants
 
 
 def producer(path: Path) -> str:
     """The command that makes a record, from where it lies: artifacts/KIND/RECIPE[/VARIANT].json."""
     kind, *rest = path.parts[1:]
-    if kind in ("benchmarks", "timings"):
-        return f"dvc repro benchmark@{rest[0]}"
     if kind == "http":
         return f"quantgate benchmark {rest[0]} --http {path.stem}"
-    if kind in ("checkpoints", "traces", "reports"):
+    if kind in OF_A_RECIPE:
         return f"dvc repro {PRODUCERS[kind]}@{rest[0].split('.json')[0]}"
-    if kind == "calibration":
-        return f"dvc repro calibrate@{rest[0]}"
     if path.stem == "reference":
         return f"dvc repro reference@{rest[0]}"
-    return f"dvc repro {PRODUCERS[kind]}@{rest[0]}--{path.stem}"
+    climbed = kind in ("evaluations", "manifests") and rungs(rest[0], path.stem).is_dir()
+    return f"dvc repro {'climb' if climbed else PRODUCERS[kind]}@{rest[0]}--{path.stem}"

@@ -28,10 +28,10 @@ def require(name: str, variant_name: str | None) -> None:
 
 def _current_verdict(name: str, recipe: Recipe, variant_name: str) -> records.Verdict:
     """The verdict, decided again from the evaluations and the recipe as they are now. A stale one is no verdict."""
-    path, variant = paths.verdict(name, variant_name), recipe.variants[variant_name]
+    path, place = paths.verdict(name, variant_name), paths.place(name, variant_name)
     verdict = records.read(path, records.Verdict)
-    stages.verified(name, variant_name)
-    now = judge.verdict_of(name, recipe, variant, variant_name)
+    stages.verified(place)
+    now = judge.verdict_of(name, variant_name, recipe, place)
     stale = [what for what, holds in _holds(name, recipe, variant_name, verdict).items() if not holds]
     if now.dumps() != verdict.dumps():
         stale.append("the verdict is not what the evaluations give")

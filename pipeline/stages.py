@@ -71,7 +71,12 @@ def calibrate(name: str) -> None:
 
 
 def quantize(name: str, variant_name: str) -> None:
-    recipe, variant = open_variant(name, variant_name)
+    make(name, variant_name, open_variant(name, variant_name)[0], paths.place(name, variant_name))
+
+
+def make(name: str, variant_name: str, recipe: Recipe, place: paths.Place) -> records.Manifest:
+    """Makes the artifact of a variant at a place. Raises QuantizeError, RecipeError, ArtifactError."""
+    variant = recipe.variants[variant_name]
     tool = quantizers.tool(variant)
     source, pinned = checkpoint.open_pinned(name, recipe.model)
     refusal.refuse_shapes(paths.recipe(name), variant_name, variant, source)
@@ -79,7 +84,7 @@ def quantize(name: str, variant_name: str) -> None:
         print(f"note: {tool.note}", file=sys.stderr)
     samples = records.read(paths.samples(name), records.Samples)
     base = quantizers.starts_from(recipe, variant)
-    exported = verified(name, base)[0] if base else None
+    exported = verified(paths.place(name, base))[0] if base else None
     with artifact.stage_folder(f"quantize@{name}--{variant_name}") as folder:
         _require_disk(folder, pinned)
         out = folder / "out"
@@ -108,11 +113,12 @@ def quantize(name: str, variant_name: str) -> None:
             peak_memory_bytes=done.peak_memory_bytes,
             **done.value,
         )
-        artifact.install(out, paths.model(name, variant_name))
-        manifest.write(paths.manifest(name, variant_name))
+        artifact.install(out, place.model)
+        manifest.write(place.manifest)
     types = ", ".join(f"{count} {kind}" for kind, count in sorted(manifest.stored_types.items()))
     print(f"{variant_name}: layers stored as {types}; "
           f"{manifest.size_bytes / 1e6:.1f} MB, {done.wall_s:.0f} s, {done.peak_memory_bytes / 1e9:.2f} GB")  # fmt: skip
+    return manifest
 
 
 def report(name: str) -> None:
@@ -122,12 +128,11 @@ def report(name: str) -> None:
     print(f"report: {paths.report(name, 'html')}")
 
 
-def verified(name: str, variant_name: str) -> tuple[Path, records.Manifest]:
+def verified(place: paths.Place) -> tuple[Path, records.Manifest]:
     """The artifact's folder and manifest, every file hashed again: DVC's own state is no proof."""
-    manifest = records.read(paths.manifest(name, variant_name), records.Manifest)
-    folder = paths.model(name, variant_name)
-    artifact.verify(folder, manifest.files)
-    return folder, manifest
+    manifest = records.read(place.manifest, records.Manifest)
+    artifact.verify(place.model, manifest.files)
+    return place.model, manifest
 
 
 def _require_disk(folder: Path, pinned: records.Checkpoint) -> None:

@@ -95,7 +95,7 @@ def _refuse(name: str, variant_name: str, variant: Variant, url: str | None) -> 
 
 
 def _on_own_server(name: str, recipe: Recipe, variant_name: str, folder: Path) -> tuple[Found, dict[str, Any]]:
-    model, manifest = stages.verified(name, variant_name)
+    model, manifest = stages.verified(paths.place(name, variant_name))
     device = environments.device()
     with serving.served(model, recipe.serve, variant_name, folder) as server:
         print(f"vllm serve: ready after {server.load_s:.0f} s", flush=True)

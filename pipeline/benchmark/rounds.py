@@ -142,7 +142,7 @@ class _Pool:
         return session
 
     def _start(self, turn: Turn) -> Session:
-        model, manifest = stages.verified(self._name, turn.variant)
+        model, manifest = stages.verified(paths.place(self._name, turn.variant))
         needed = MEMORY_PER_SIZE * manifest.size_bytes + self._recipe.serve.kv_cache_gib * (1 << 30) + ENGINE_BYTES
         while self._open and psutil.virtual_memory().available < needed:
             self._finish(next(iter(self._open)))

@@ -41,7 +41,7 @@ def summarize(name: str, recipe: Recipe) -> dict[str, Any]:
 
 def _variant(name: str, recipe: Recipe, variant: str, reference: Evaluation) -> dict[str, Any]:
     manifest = read(paths.manifest(name, variant), Manifest)
-    evaluation = evaluation_of(name, variant)
+    evaluation = evaluation_of(name, variant, paths.place(name, variant))
     verdict = read(paths.verdict(name, variant), Verdict)
     benchmark = read(paths.benchmark(name, variant), Benchmark)
     if verdict.candidate_sha256 != evaluation.artifact_sha256 or verdict.reference_sha256 != reference.artifact_sha256:
