@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     stage("calibrate", "stages:calibrate", "turn prompts and evaluation texts into token ids", variant=False)
     stage("reference", "judge:reference", "evaluate the source in float32", variant=False)
     stage("quantize", "stages:quantize", "make one artifact", variant=True)
+    stage("climb", "climb:climb", "make a ladder's rungs until one passes the gate", variant=True)
     stage("evaluate", "judge:evaluate", "measure one artifact on its engine", variant=True)
     gate = stage("gate", "judge:decide", "write the verdict of one artifact", variant=True)
     gate.add_argument("--recheck", action="store_true", help="only say whether the stored verdict is what the evaluations give")
@@ -128,7 +129,7 @@ def _require(options: argparse.Namespace) -> None:
 def _plan(options: argparse.Namespace) -> None:
     from pipeline import plan, stages
 
-    recipe = stages.open_recipe(options.recipe)
+    recipe = stages.open_unclimbed(options.recipe)
     stages.refuse_local(options.recipe, recipe)
     plan.show(options.recipe, recipe)
 

@@ -38,14 +38,14 @@ def _render() -> str:
     loaded = {name: recipes.load(name) for name in recipes.names()}
     for name, recipe in loaded.items():
         refusal.refuse(paths.recipe(name), recipe)
+    found = [(name, recipe, *item) for name, recipe in loaded.items() for item in recipe.variants.items()]
     data = {
         "recipes": {name: _recipe(name, recipe) for name, recipe in loaded.items()},
-        "variants": {
-            f"{name}--{variant_name}": _variant(name, variant_name, variant, recipe) | {"tasks": _tasks(recipe)}
-            for name, recipe in loaded.items()
-            for variant_name, variant in recipe.variants.items()
-        },
-    }
+        "variants": {_key(name, variant): _judged(name, variant, of, recipe) for name, recipe, variant, of in found},
+        "made": {_key(name, variant): _made(name, variant, of, recipe) for name, recipe, variant, of in found if not of.ladder},
+        "ladders": {_key(name, variant): _judged(name, variant, of, recipe) | {"tasks": _tasks(recipe)}
+                    for name, recipe, variant, of in found if of.ladder},
+    }  # fmt: skip
     stream = StringIO()
     yaml = YAML()
     yaml.default_flow_style = False
@@ -62,21 +62,28 @@ def _tasks(recipe: recipes.Recipe) -> str:
     return recipe.evaluate.task_path or NOTHING_LOCAL
 
 
-def _variant(name: str, variant_name: str, variant: recipes.Variant, recipe: recipes.Recipe) -> dict[str, Any]:
-    """`base` is what it is made from besides the checkpoint, `floor` the unquantized variant whose evaluation is the noise
-    floor; an unquantized one names itself.
-    """
+def _key(name: str, variant_name: str) -> str:
+    return f"{name}--{variant_name}"
+
+
+def _judged(name: str, variant_name: str, variant: recipes.Variant, recipe: recipes.Recipe) -> dict[str, Any]:
+    """`floor` is the unquantized variant whose evaluation is the noise floor; an unquantized one names itself."""
+    return {"recipe": name, "variant": variant_name, "floor": recipe.baseline(variant) or variant_name}
+
+
+def _made(name: str, variant_name: str, variant: recipes.Variant, recipe: recipes.Recipe) -> dict[str, Any]:
+    """`base` is what it is made from besides the checkpoint."""
     tool, base = quantizers.tool(variant), quantizers.starts_from(recipe, variant)
     return {
         "recipe": name,
         "variant": variant_name,
         "engine": variant.engine,
-        "floor": recipe.baseline(variant) or variant_name,
         "base": str(paths.model(name, base)) if base else NOTHING_LOCAL,
         "tool": tool.module.rsplit(".", 1)[1],
         "weights_engine": _source(engines.ENGINES[variant.engine].weights),
         "tool_pins": environments.pins_file(tool.environment).stem,
         "engine_pins": environments.pins_file(engines.ENGINES[variant.engine].environment).stem,
+        "tasks": _tasks(recipe),
     }
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from pipeline import checkpoint, engines, machine, paths, power, quantizers
 from pipeline.errors import CheckpointError
-from pipeline.recipe import Recipe, Variant
+from pipeline.recipe import Recipe, Variant, ladder, rungs
 from pipeline.records import Checkpoint, Texts, read
 
 BYTES = {"bf16": 2.0, "int8": 1.05, "int4": 0.65, "int2": 2.0}  # per parameter, embeddings and scales included
@@ -91,7 +91,7 @@ def _shortages(rows: list[Estimate]) -> list[str]:
 
 
 def estimate(name: str, recipe: Recipe, parameters: int) -> list[Estimate]:
-    """One row a stage, in the order in which DVC runs them."""
+    """One row a stage, in the order in which DVC runs them; of a ladder all rungs, though it may end at the first."""
     tokens = _evaluation_tokens(name, recipe)
     positions = recipe.evaluate.divergence.positions
     rows = [
@@ -100,14 +100,21 @@ def estimate(name: str, recipe: Recipe, parameters: int) -> list[Estimate]:
         _evaluation("reference", "reference", 4.0, parameters, tokens)._replace(disk_bytes=4.0 * positions * _vocabulary(recipe)),
     ]
     for variant_name, variant in recipe.variants.items():
-        made_by = quantizers.tool(variant)
-        tool = made_by.module.rsplit(".", 1)[1]
-        size = _size_per_parameter(variant)
-        memory = QUANTIZE_MEMORY_PER_PARAMETER[tool] * parameters + QUANTIZE_MEMORY_BYTES[tool]
-        seconds = 15 + QUANTIZE_S_PER_PARAMETER[tool] * parameters
-        rows.append(Estimate(f"quantize {variant_name}", made_by.environment, size * parameters, memory, seconds))
-        rows.append(_evaluation(f"evaluate {variant_name}", variant.engine, size, parameters, tokens, recipe))
+        for rung in rungs(variant):
+            label = f"{variant_name}, {ladder.words(rung)}" if variant.ladder else variant_name
+            rows += _variant(label, rung, recipe, parameters, tokens)
     return [*rows, _benchmark(recipe, parameters)]
+
+
+def _variant(label: str, variant: Variant, recipe: Recipe, parameters: int, tokens: float) -> list[Estimate]:
+    made_by = quantizers.tool(variant)
+    tool, size = made_by.module.rsplit(".", 1)[1], _size_per_parameter(variant)
+    memory = QUANTIZE_MEMORY_PER_PARAMETER[tool] * parameters + QUANTIZE_MEMORY_BYTES[tool]
+    seconds = 15 + QUANTIZE_S_PER_PARAMETER[tool] * parameters
+    return [
+        Estimate(f"quantize {label}", made_by.environment, size * parameters, memory, seconds),
+        _evaluation(f"evaluate {label}", variant.engine, size, parameters, tokens, recipe),
+    ]
 
 
 def _evaluation(stage: str, engine: str, size: float, parameters: int, tokens: float, recipe: Recipe | None = None) -> Estimate:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from pipeline import artifact, environments, gate, process
 from pipeline.gate import statistics
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, rungs
 
 FLIPS = (0.02, 0.04, 0.10)
 POWER = 0.8
@@ -28,7 +28,7 @@ class Power(NamedTuple):
 
 def of(recipe: Recipe, items: dict[str, int | None]) -> list[Power]:
     """One row a task and one for all pooled, which the gate decides on. An unknown number of items stays unknown."""
-    used = {variant.weights: gate.limits.of(recipe, variant) for variant in recipe.variants.values()}
+    used = {rung.weights: gate.limits.of(recipe, rung) for variant in recipe.variants.values() for rung in rungs(variant)}
     counts = list(items.values())
     known = [count for count in counts if count is not None]
     rows = [

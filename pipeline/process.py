@@ -90,14 +90,14 @@ def _died(verb: str, environment: str, code: int, wall_s: float) -> StageError |
 class Session:
     """A worker that stays: it answers what it is asked, a line of JSON each way, until it is closed."""
 
-    def __init__(self, environment: str, verb: str, job: dict[str, Any], request: Path) -> None:
+    def __init__(self, environment: str, verb: str, job: dict[str, Any], request: Path, offline: bool = True) -> None:
         request.write_text(json.dumps(job))
         answers, theirs = os.pipe()
         self._what = (verb, environment)
         self._start = time.monotonic()
         command = _command(environment, verb, request, f"fd:{theirs}")
         self._process = subprocess.Popen(
-            command, env=_surroundings(offline=True), stdin=subprocess.PIPE, pass_fds=(theirs,), text=True, process_group=0
+            command, env=_surroundings(offline), stdin=subprocess.PIPE, pass_fds=(theirs,), text=True, process_group=0
         )
         group = str(self._process.pid)
         self._reaper = subprocess.Popen([sys.executable, "-m", "pipeline.reaper", str(os.getpid()), group], process_group=0)

@@ -19,7 +19,15 @@ SPARE_DISK = 1.2  # of the source's size must be free before a quantizer starts:
 
 
 def open_recipe(name: str) -> Recipe:
-    """The recipe, parsed and possible. Raises RecipeError."""
+    """The recipe, parsed and possible, each ladder as the rung that it was climbed to, or its first. Raises RecipeError."""
+    recipe = open_unclimbed(name)
+    for variant_name, variant in recipe.variants.items():
+        recipe = recipe.with_variant(variant_name, _reached(name, variant_name, variant))
+    return recipe
+
+
+def open_unclimbed(name: str) -> Recipe:
+    """The recipe as it was written, parsed and possible. Raises RecipeError."""
     paths.require_project()
     recipe = recipes.load(name)
     refusal.refuse(paths.recipe(name), recipe, environments.device())
@@ -27,6 +35,12 @@ def open_recipe(name: str) -> Recipe:
         if prompts is not None:
             recipes.load_prompt_set(prompts)
     return recipe
+
+
+def _reached(name: str, variant_name: str, variant: Variant) -> Variant:
+    rungs, path = recipes.rungs(variant), paths.manifest(name, variant_name)
+    climb = records.read(path, records.Manifest).climb if len(rungs) > 1 and path.is_file() else None
+    return rungs[0] if climb is None else next((rung for rung in rungs if rung.model_dump() == climb.reached), rungs[0])
 
 
 def open_variant(name: str, variant: str) -> tuple[Recipe, Variant]:
@@ -41,7 +55,9 @@ def refuse_local(name: str, recipe: Recipe) -> None:
     if recipe.model.path is not None:
         source = checkpoint.fetch(recipe.model)
         for variant_name, variant in recipe.variants.items():
-            refusal.refuse_shapes(paths.recipe(name), variant_name, variant, source)
+            if variant.ladder != "auto":
+                for rung in recipes.rungs(variant):
+                    refusal.refuse_shapes(paths.recipe(name), variant_name, rung, source)
 
 
 def pin(name: str) -> None:

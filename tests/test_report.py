@@ -27,11 +27,6 @@ FILE = records.File(path="w", size_bytes=1000, sha256="s")
 WEIGHTS = {size: records.File(path="w", size_bytes=size, sha256=hashlib.sha256(b"x" * size).hexdigest()) for size in (1000, 2000)}
 
 
-def level(speed: float) -> records.Level:
-    spread = records.Spread(median=speed, minimum=speed - 1, maximum=speed + 1, n=3)
-    return records.Level(concurrency=1, requests=8, failed=2, ttft_ms=spread, tpot_ms=spread, output_tokens_per_s=spread)
-
-
 def manifest(variant: str, quantizer: str | None, size: int) -> records.Manifest:
     return records.Manifest(
         recipe="tiny", variant=variant, engine="openvino", device="cpu", quantizer=quantizer, answered_by="NNCF",

@@ -71,6 +71,18 @@ def measure(
     return perplexities, divergences
 
 
+def glance(model: Distributions, texts: Texts, plan: PlannedDivergence, folder: Path, windows: int) -> dict[str, list[list[float]]]:
+    """KL in nats at `windows` of the compared windows of each text, [windows][positions], by text."""
+    found = {}
+    for text in texts.texts:
+        picked = chosen(text, len(texts.texts), plan)
+        some = [picked.windows[place * len(picked.windows) // windows] for place in range(min(windows, len(picked.windows)))]
+        comparison = _Comparison(folder / f"{text.name}.npy", text, picked)
+        score(model, text, some, comparison, "first look at")
+        found[text.name] = [comparison.kl_nats(window) for window in some]
+    return found
+
+
 def score(model: Distributions, text: Text, indices: list[int], listener: Listener, label: str) -> Perplexity:
     """Perplexity over the windows of these numbers; `listener` gets every piece of their distributions."""
     rows = [text.windows[index] for index in indices]
@@ -155,6 +167,9 @@ class _Comparison:
             heapq.heappush(self._worst, (float(np.nan_to_num(kl[row], nan=np.inf, posinf=np.inf)), window, positions[row], about))
         self._worst = heapq.nlargest(WORST, self._worst)
         heapq.heapify(self._worst)
+
+    def kl_nats(self, window: int) -> list[float]:
+        return self._kl[window]
 
     def result(self, decode: Decode) -> Divergence:
         windows = [

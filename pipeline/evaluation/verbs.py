@@ -6,6 +6,7 @@ alone did. Both are compared with the float32 reference, whose next-token distri
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,15 @@ AGREEMENT_NATS = 0.02  # mean per token; the two ways differ by how rows are bat
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
     """Worker verb: returns the measured parts of an Evaluation as JSON. Raises ArtifactError, EvaluationError."""
+    return next(_evaluate(job, 0, iter(())))
+
+
+def climb(job: dict[str, Any], asked: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Worker verb of a session: first a Glance as JSON, then, if asked to go on, what `work` returns; one load serves both."""
+    return _evaluate(job, job["glance"], asked)
+
+
+def _evaluate(job: dict[str, Any], glance: int, asked: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     artifact, source, logprobs = Path(job["artifact"]), Path(job["checkpoint"]), Path(job["logprobs"])
     evaluate, serve = Evaluate.model_validate(job["evaluate"]), Serve.model_validate(job["serve"])
     texts = read(Path(job["texts"]), Texts)
@@ -30,6 +40,10 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     checked = loadcheck.check_files(artifact, source, job["engine"], job["stored_types"], job["weights"])
     with engines.open_engine(job["engine"], artifact, serve) as engine:
         checked = checked.model_copy(update={"generated": loadcheck.check_generates(engine, source)})
+        if glance:
+            yield {"kl_nats": text.glance(engine, texts, plan, logprobs, glance)}
+            if next(asked, None) is None:
+                return
         perplexity, divergence = text.measure(engine, texts, plan, logprobs, decode, everything=True, label="deployed")
         _require_agreement(engine, texts, perplexity)
         measured_tasks = tasks.measure(engine, source, evaluate, serve, prepared)
@@ -37,7 +51,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     with engines.open_weights(job["engine"], artifact, serve) as model:
         perplexity, divergence = text.measure(model, texts, plan, logprobs, decode, everything=False, label="weights")
         weights = View(settings={"precision": "float32"}, perplexity=perplexity, divergence=divergence)
-    return {
+    yield {
         "versions": versions(job["engine"]),
         "load_check": checked.model_dump(),
         "views": {"deployed": deployed.model_dump(), "weights": weights.model_dump()},

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.gate import statistics
 from pipeline.gate.limits import FLOORS, Limits, failed, status, words
 from pipeline.gate.statistics import Estimate
-from pipeline.records import Check, DivergedWindow, Divergence, Evaluation, Perplexity, Tails, View, Window
+from pipeline.records import Check, DivergedWindow, Divergence, Evaluation, Perplexity, Status, Tails, View, Window
 
 TAILS = (0.001, 0.01, 0.05, 0.5, 0.95, 0.99, 0.999)
 P99 = 0.99
@@ -53,6 +53,14 @@ def _text(
         _check(f"{check} {name}", check, getattr(measured, check), getattr(noise, check, None), limits)
         for check in Measured._fields
     ]
+
+
+def first_look(kl_nats: list[list[float]], limits: Limits) -> tuple[Estimate, Status]:
+    """Mean KL at a few windows, [windows][positions], and what it says of the limit: FAIL where more windows will not help."""
+    sums, counts = [sum(group) for group in kl_nats], [float(len(group)) for group in kl_nats]
+    found = statistics.ratio(sums, counts, limits.confidence)
+    finite = all(map(math.isfinite, sums))
+    return found, status(found.low, found.high, limits.mean_kl) if finite else "FAIL"
 
 
 def _measure(view: str, reference: Perplexity, texts: int, candidate: Evaluation, limits: Limits) -> Measured:

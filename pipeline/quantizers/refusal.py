@@ -10,7 +10,8 @@ from pipeline.checkpoint import linear_shapes
 from pipeline.errors import RecipeError
 from pipeline.quantizers import group_size, keeping, tool
 from pipeline.quantizers.table import REFUSED, SERVED, TOOLS, Refused, Served, Values
-from pipeline.recipe import Recipe, Variant
+from pipeline.recipe import Recipe, Variant, rungs
+from pipeline.recipe.ladder import words
 
 DEFINING = ("activations", "format")  # settings without a default: a line that has one is about it
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # into one matrix each, by vLLM
@@ -22,9 +23,14 @@ def refuse(file: Path, recipe: Recipe, device: str | None = None) -> None:
 
     `device` is where the engines run; None asks only whether it is served on any.
     """
-    wrong = {name: said for name, variant in recipe.variants.items() if (said := problem(variant, device))}
+    wrong = [
+        f"{file}: variants.{name}.{'' if variant.ladder is None else f'ladder: {words(rung)}: '}{said}"
+        for name, variant in recipe.variants.items()
+        for rung in rungs(variant)
+        if (said := problem(rung, device))
+    ]
     if wrong:
-        raise RecipeError("\n".join(f"{file}: variants.{name}.{said}" for name, said in wrong.items()))
+        raise RecipeError("\n".join(wrong))
 
 
 def problem(variant: Variant, device: str | None) -> str:

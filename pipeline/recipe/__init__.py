@@ -17,6 +17,7 @@ from pipeline import paths
 from pipeline.errors import RecipeError
 from pipeline.parsing import parse, unknown
 from pipeline.recipe.base import Strict, Weights
+from pipeline.recipe.ladder import rungs
 from pipeline.recipe.quality import BY_WEIGHTS, Divergence, Evaluate, Gate, Items, Perplexity
 from pipeline.recipe.source import Calibration, Model, PromptSet
 from pipeline.recipe.speed import Benchmark, Price, Serve, Slo
@@ -43,6 +44,7 @@ __all__ = [
     "load",
     "load_prompt_set",
     "names",
+    "rungs",
     "schema",
 ]
 
@@ -64,12 +66,9 @@ class Recipe(Strict):
         for name, variant in self.variants.items():
             if not VARIANT_NAME.fullmatch(name):
                 raise ValueError(f"variant name {name!r}: use a-z, 0-9, _ and single dashes (DVC reads names as keys)")
-            for limit in BY_WEIGHTS:
-                if variant.weights not in getattr(self.gate, limit):
-                    raise ValueError(f"gate.{limit} has no limit for {variant.weights!r}, which variant {name!r} needs")
-            if self.gate.speedup and variant.quantizer and variant.weights not in self.gate.speedup:
-                raise ValueError(f"gate.speedup has no limit for {variant.weights!r}, which variant {name!r} needs")
-        baselines = {variant.engine for variant in self.variants.values() if variant.quantizer is None}
+            for rung in rungs(variant):
+                self._require_limits(name, rung)
+        baselines = {variant.engine for variant in self.variants.values() if variant.is_baseline}
         for engine in sorted({variant.engine for variant in self.variants.values()} - baselines):
             raise ValueError(
                 f"variants has none without a quantizer for engine {engine!r}, the noise floor and speed baseline of the "
@@ -86,6 +85,17 @@ class Recipe(Strict):
                 raise ValueError(f"{key} needs serve.max_model_len of at least {tokens}, found {self.serve.max_model_len}")
         return self
 
+    def _require_limits(self, name: str, variant: Variant) -> None:
+        for limit in BY_WEIGHTS:
+            if variant.weights not in getattr(self.gate, limit):
+                raise ValueError(f"gate.{limit} has no limit for {variant.weights!r}, which variant {name!r} needs")
+        if self.gate.speedup and variant.quantizer and variant.weights not in self.gate.speedup:
+            raise ValueError(f"gate.speedup has no limit for {variant.weights!r}, which variant {name!r} needs")
+
+    def with_variant(self, name: str, variant: Variant) -> Recipe:
+        """The recipe with other settings for one variant: a rung of its ladder."""
+        return self.model_copy(update={"variants": {**self.variants, name: variant}})
+
     def serve_for(self, variant_name: str) -> Serve:
         """The settings under which a variant is served: the recipe's, with the variant's own KV cache; also for `reference`."""
         variant = self.variants.get(variant_name)
@@ -93,9 +103,9 @@ class Recipe(Strict):
 
     def baseline(self, variant: Variant) -> str | None:
         """The unquantized variant on the same engine, its noise floor; None for an unquantized variant itself."""
-        if variant.quantizer is None:
+        if variant.is_baseline:
             return None
-        return next(name for name, other in self.variants.items() if (other.engine, other.quantizer) == (variant.engine, None))
+        return next(name for name, other in self.variants.items() if other.engine == variant.engine and other.is_baseline)
 
 
 def load(name: str) -> Recipe:

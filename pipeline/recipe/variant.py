@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from pipeline.recipe.base import Count, KvCache, Share, Strict, Weights
 
-NOT_THE_QUANTIZERS = ("engine", "target", "quantizer", "weights", "allow_skipped", "kv_cache")
+NOT_THE_QUANTIZERS = ("engine", "target", "quantizer", "weights", "allow_skipped", "kv_cache", "ladder", "goal")
 
 
 class Variant(Strict):
@@ -35,21 +35,34 @@ class Variant(Strict):
     smooth_quant: Share | None = Field(None, description="SmoothQuant's alpha (arXiv 2211.10438)")
     desc_act: bool | None = None
     kv_cache: KvCache | None = Field(None, description="instead of serve.kv_cache")
+    ladder: Annotated[list[str | dict[str, Any]], Field(min_length=1)] | Literal["auto"] | None = Field(
+        None, description="ways to quantize, of which the first that passes the gate is taken (pipeline/recipe/ladder.py)"
+    )
+    goal: Literal["smallest", "fastest"] | None = Field(None, description="of a ladder: the order to try; default as written")
     allow_skipped: Count = Field(0, description="how many layers the tool may leave unquantized")
 
     @model_validator(mode="after")
     def _quantizer_and_weights_agree(self) -> Self:
-        if (self.quantizer is None) != (self.weights == "bf16"):
+        if self.ladder is not None and self.weights != "bf16":
+            raise ValueError(f"weights: found {self.weights!r} beside a ladder, whose rungs give theirs. Remove it")
+        if self.ladder is None and self.goal is not None:
+            raise ValueError(f"goal: found {self.goal!r}, which needs a ladder. Add ladder: auto, or remove it")
+        if self.ladder is None and (self.quantizer is None) != (self.weights == "bf16"):
             raise ValueError("a quantizer needs 'weights' of 8 bits or fewer, and low-bit 'weights' need a quantizer")
         if self.engine == "openvino" and self.target == "cuda":
             raise ValueError("target: found 'cuda', OpenVINO runs on 'cpu' and 'xpu'")
         if self.group_size == 0:
             raise ValueError("group_size: found 0, expected a number of columns, or -1 for one group per channel")
-        if self.quantizer is None and self.settings():
+        if self.ladder is None and self.quantizer is None and self.settings():
             raise ValueError(f"{sorted(self.settings())} mean nothing without a quantizer")
         if self.engine != "openvino" and self.kv_cache:
             raise ValueError(f"kv_cache: found {self.kv_cache!r}; only OpenVINO's is set by variant. Remove it")
         return self
+
+    @property
+    def is_baseline(self) -> bool:
+        """Unquantized: the noise floor and the speed baseline of its engine."""
+        return self.quantizer is None and self.ladder is None
 
     def settings(self) -> dict[str, Any]:
         """The quantizer's settings that the recipe names, as given."""

@@ -2,12 +2,13 @@
 
 from pipeline.records.base import Record, read, read_text, write_text
 from pipeline.records.judged import Check, Status, Tails, TaskComparison, Verdict
-from pipeline.records.made import Checkpoint, File, Layers, Manifest, Samples, Text, Texts
+from pipeline.records.made import Checkpoint, Climb, File, Layers, Manifest, Samples, Step, Text, Texts
 from pipeline.records.measured import (
     DivergedWindow,
     Divergence,
     Evaluation,
     Extension,
+    Glance,
     Item,
     LoadCheck,
     Perplexity,
@@ -35,6 +36,7 @@ __all__ = [
     "Benchmark",
     "Check",
     "Checkpoint",
+    "Climb",
     "Cost",
     "DivergedWindow",
     "Divergence",
@@ -42,6 +44,7 @@ __all__ = [
     "Evaluation",
     "Extension",
     "File",
+    "Glance",
     "Item",
     "Latency",
     "Layers",
@@ -56,6 +59,7 @@ __all__ = [
     "RequestTiming",
     "Samples",
     "Status",
+    "Step",
     "Tails",
     "Task",
     "TaskComparison",

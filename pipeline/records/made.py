@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from pipeline.records.base import Record
+from pipeline.records.timed import Estimate
 
 
 class File(Record):
@@ -67,6 +68,29 @@ class Layers(Record):
     kept: list[str] = Field(default=[])
 
 
+class Step(Record):
+    """One rung of a ladder as it was tried. `rung` in words; `mean_kl` at the few positions that were looked at first, with the
+    bound below which it hardly lies and the limit, of the worst text; `status` is the gate's, or NOT MADE, or FAIL at first look.
+    """
+
+    rung: str
+    status: str
+    reason: str
+    size_bytes: int | None = None
+    output_tokens_per_s: Estimate | None = None
+    mean_kl: float | None = None
+    mean_kl_low: float | None = None
+    mean_kl_limit: float | None = None
+
+
+class Climb(Record):
+    """The way up a ladder: the rungs that were tried, in order; `reached` are the settings of the one that this artifact is of."""
+
+    goal: str | None
+    steps: list[Step]
+    reached: dict[str, Any]
+
+
 class Manifest(Record):
     recipe: str
     variant: str
@@ -86,6 +110,7 @@ class Manifest(Record):
     files: list[File]
     wall_s: float
     peak_memory_bytes: int
+    climb: Climb | None = None
 
     @property
     def size_bytes(self) -> int:

@@ -74,6 +74,12 @@ class Divergence(Record):
     worst: list[WorstToken]
 
 
+class Glance(Record):
+    """Divergence at a few windows of each text, as deployed: what a rung is first judged by. KL in nats, [windows][positions]."""
+
+    kl_nats: dict[str, list[list[float]]]
+
+
 class View(Record):
     """One way to run an artifact: `deployed`, as it serves, or `weights`, in float32. The reference's is `reference`."""
 

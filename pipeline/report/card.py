@@ -150,10 +150,15 @@ def _made(summary: dict[str, Any], row: dict[str, Any]) -> list[str]:
         ["settings", setting(scalars)],
         ["linear layers", f"{stored}; {len(manifest['layers']['skipped'])} skipped"],
         *([["calibration", f"{calibration['rows']} rows from {calibration['prompts']}, seed {calibration['seed']}"]] * quantized),
+        *([["ladder", _way(manifest["climb"])]] if manifest["climb"] else []),
         ["versions", _versions(manifest["versions"])],
         ["measured with", _versions(row["evaluation"]["versions"])],
     ]
     return [table(["", ""], lines), *(f"- {note}" for note in manifest["notes"])]
+
+
+def _way(climb: dict[str, Any]) -> str:
+    return "; then ".join(f"{step['rung']}: {step['status']}" for step in climb["steps"])
 
 
 def _versions(found: dict[str, str]) -> str:

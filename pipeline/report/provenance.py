@@ -107,13 +107,33 @@ def made(row: dict[str, Any]) -> list[Table]:
     settings = {name: (_asked(requested, name), _asked(resolved, name)) for name in dict.fromkeys([*requested, *resolved])}
     columns = [Column("Setting"), Column("Requested"), Column("Resolved")]
     rows = [[cell(name), Cell(asked, kind="text"), Cell(given, kind="text")] for name, (asked, given) in settings.items()]
-    found = [Table("Quantizer's settings", columns, rows)] if rows else []
+    found = [_way(manifest["climb"])] if manifest.get("climb") else []
+    found += [Table("Quantizer's settings", columns, rows)] if rows else []
     for view, given in (dig(row, "evaluation", "settings") or {}).items():
         found.append(_pairs(f"Scored in the view \u201c{view}\u201d with", {key: setting(value) for key, value in given.items()}))
     for profile, timed in (dig(row, "benchmark", "profiles") or {}).items():
         given = {key: setting(value) for key, value in (timed.get("settings") or {}).items()}
         found.append(_pairs(f"Timed in the profile \u201c{profile}\u201d with", given))
     return [table for table in found if table.rows]
+
+
+def _way(climb: dict[str, Any]) -> Table:
+    """The rungs of a ladder that were tried, in order."""
+    columns = [Column("Rung"), Column("Outcome"), Column("Size", True), Column("Mean KL at first look (nats)", True),
+               Column("Output tokens/s", True), Column("Why")]  # fmt: skip
+    rows = [
+        [
+            cell(step["rung"]),
+            cell(step["status"]),
+            Cell(size(step["size_bytes"])),
+            Cell(number(step["mean_kl"])),
+            Cell(number(dig(step, "output_tokens_per_s", "median"))),
+            Cell(step["reason"], kind="text"),
+        ]
+        for step in climb["steps"]
+    ]
+    order = {None: "in the recipe's order", "smallest": "the smallest first", "fastest": "the fastest first"}[climb["goal"]]
+    return Table(f"Way up the ladder, {order}", columns, rows)
 
 
 def _asked(settings: dict[str, Any], name: str) -> str:

@@ -1,0 +1,114 @@
+"""A variant as a ladder: several ways to quantize, of which the first that passes the gate is shipped.
+
+    ladder: [int4 g128, int4 g64, int4 g64 ratio 0.8, int4 g64 awq+se, int8]
+    ladder: auto
+
+A rung is a mapping of a variant's own keys, or a line of words: int4 or int8 (int4 if unsaid), g and the group size, `sym`,
+`asym`, `se` (scale_estimation), the name of a quantizer or of a setting that is on or off, and other keys followed by their
+value. What the variant itself says holds for every rung.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from pipeline.recipe.base import Weights
+from pipeline.recipe.variant import Variant
+
+AUTO = {
+    "openvino": ["int4 g128", "int4 g64", "int4 g128 awq+se", "int4 g64 awq+se", "int4 g64 ratio 0.8 awq+se", "int8"],
+    "vllm": ["gptq g128", "awq g128", "gptq g64", "awq g64", "gptq g32", "compressed-tensors int8 activations int8"],
+}
+FASTER = {"openvino": ["int8 activations int8 smooth_quant 0.8"], "vllm": []}
+DEFAULT = {"openvino": "openvino"}  # the quantizer, where an engine has an obvious one
+WORDS = {"se": ("scale_estimation", True), "sym": ("symmetric", True), "asym": ("symmetric", False)}
+SWITCHES = [name for name, field in Variant.model_fields.items() if bool in get_args(field.annotation)]
+QUANTIZERS_THERE = (("vllm", "awq"), ("vllm", "gptq"))  # and settings of OpenVINO's
+FIXED = {"engine", "target", "ladder", "goal"}
+BITS = {"bf16": 16, "int8": 8, "int4": 4, "int2": 2}
+SCALE_BITS, ZERO_POINT_BITS = 16, 4
+
+
+def rungs(variant: Variant) -> list[Variant]:
+    """The ways to make a variant, in the order in which they are tried; one for a variant that is no ladder.
+
+    Raises ValueError naming the rung.
+    """
+    if variant.ladder is None:
+        return [variant]
+    common = variant.model_dump(exclude={"ladder", "goal"}, exclude_unset=True)
+    steps: list[Any] = _auto(variant) if variant.ladder == "auto" else list(variant.ladder)
+    made = [_rung(step, common, variant.engine, number) for number, step in enumerate(steps, 1)]
+    return sorted(made, key=bits_per_weight) if variant.goal == "smallest" else made
+
+
+def _auto(variant: Variant) -> list[str]:
+    return AUTO[variant.engine] + (FASTER[variant.engine] if variant.goal == "fastest" else [])
+
+
+def _rung(step: str | dict[str, Any], common: dict[str, Any], engine: str, number: int) -> Variant:
+    own = _words(step, engine) if isinstance(step, str) else step
+    if fixed := sorted(FIXED & own.keys()):
+        raise ValueError(f"ladder: rung {number}, {step!r}: {fixed[0]} is the same for all rungs. Give it beside the ladder")
+    try:
+        default = {"quantizer": DEFAULT.get(engine), "weights": "int4"}
+        return Variant.model_validate({**default, **common, **own})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = "".join(f"{part}: " for part in first["loc"])
+        found = "" if first["type"] == "value_error" else f"found {first['input']!r}. "
+        raise ValueError(f"ladder: rung {number}, {step!r}: {key}{found}{first['msg'].removeprefix('Value error, ')}") from error
+
+
+def _words(line: str, engine: str) -> dict[str, Any]:
+    """A word that is none of a variant's is taken for a quantizer's name, which is checked later with all others."""
+    found: dict[str, Any] = {}
+    words = re.split(r"[\s+]+", line.strip())
+    while words:
+        word = words.pop(0)
+        if word in get_args(Weights):
+            found["weights"] = word
+        elif size := re.fullmatch(r"g(-?\d+)", word):
+            found["group_size"] = int(size[1])
+        elif word in WORDS:
+            found |= dict([WORDS[word]])
+        elif word in SWITCHES and (engine, word) not in QUANTIZERS_THERE:
+            found[word] = True
+        elif word in Variant.model_fields and words and (engine, word) not in QUANTIZERS_THERE:
+            found[word] = _value(words.pop(0))
+        else:
+            found["quantizer"] = word
+    return found
+
+
+def _value(word: str) -> Any:
+    try:
+        return json.loads(word)
+    except ValueError:
+        return word
+
+
+def bits_per_weight(variant: Variant) -> float:
+    """Of the quantized layers, with their scales and zero-points: an estimate that orders rungs by size before they are made."""
+    low = float(BITS[variant.weights])
+    if variant.weights == "int4" and variant.group_size != -1:
+        low += (SCALE_BITS + (0 if variant.symmetric else ZERO_POINT_BITS)) / (variant.group_size or 128)
+    share = 1.0 if variant.ratio is None else variant.ratio
+    return share * low + (1 - share) * (BITS["bf16"] if variant.backup == "none" else BITS["int8"])
+
+
+def words(variant: Variant) -> str:
+    """A rung as a line, for tables and the terminal."""
+    parts: list[str] = [variant.quantizer or "", variant.weights]
+    for key, value in variant.settings().items():
+        if key == "group_size":
+            parts.append(f"g{value}")
+        elif value is True:
+            parts.append("se" if key == "scale_estimation" else key)
+        else:
+            parts.append(f"{key} {str(value).lower() if isinstance(value, bool) else value}")
+    return " ".join(parts)

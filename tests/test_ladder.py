@@ -1,0 +1,119 @@
+"""Ladders: what a rung says, the order in which rungs are tried, and which rung a recipe stands for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import paths, stages
+from pipeline.errors import RecipeError
+from pipeline.gate import limits, texts
+from pipeline.recipe import Variant, load, rungs
+from pipeline.recipe.ladder import AUTO, FASTER, bits_per_weight, words
+from pipeline.records import Climb
+from tests.timed_summaries import manifest
+
+OV = {"engine": "openvino"}
+THE_ISSUES = ["int4 g128", "int4 g64", "int4 g64 ratio 0.8", "awq+se", "int8"]
+
+
+def settings(variant: Variant) -> dict[str, object]:
+    return {"quantizer": variant.quantizer, "weights": variant.weights, **variant.settings()}
+
+
+def test_words_are_a_variants_own_settings() -> None:
+    found = rungs(Variant(**OV, keep=["last"], ladder=THE_ISSUES))
+    common = {"quantizer": "openvino", "weights": "int4", "keep": ["last"]}
+    assert [settings(rung) for rung in found] == [
+        common | {"group_size": 128},
+        common | {"group_size": 64},
+        common | {"group_size": 64, "ratio": 0.8},
+        common | {"awq": True, "scale_estimation": True},
+        common | {"weights": "int8"},
+    ]
+
+
+def test_a_mapping_and_its_words_are_the_same_rung() -> None:
+    line = "int8 activations int8 smooth_quant 0.8 sym"
+    mapping = {"weights": "int8", "activations": "int8", "smooth_quant": 0.8, "symmetric": True}
+    by_words, by_mapping = rungs(Variant(**OV, ladder=[line, mapping]))
+    assert by_words == by_mapping
+    assert words(by_words) == "openvino int8 activations int8 symmetric smooth_quant 0.8"
+
+
+def test_for_vllm_awq_and_gptq_are_quantizers() -> None:
+    found = rungs(Variant(engine="vllm", ladder=["gptq g-1 desc_act", "awq g64", "compressed-tensors int8 activations int8"]))
+    assert [rung.quantizer for rung in found] == ["gptq", "awq", "compressed-tensors"]
+    assert found[0].settings() == {"group_size": -1, "desc_act": True}
+
+
+def test_the_smallest_is_tried_first_and_equal_ones_as_written() -> None:
+    found = rungs(
+        Variant(**OV, goal="smallest", ladder=["int8", "int4 g64", "int4 g128 awq", "int4 g64 ratio 0.5", "int4 g128 se"])
+    )
+    assert [words(rung) for rung in found] == [
+        "openvino int4 g128 awq",
+        "openvino int4 g128 se",
+        "openvino int4 g64",
+        "openvino int4 g64 ratio 0.5",
+        "openvino int8",
+    ]
+    assert [round(bits_per_weight(rung), 5) for rung in found] == [4.15625, 4.15625, 4.3125, 6.15625, 8.0]
+
+
+@pytest.mark.parametrize("engine", AUTO)
+@pytest.mark.parametrize("goal", [None, "smallest", "fastest"])
+def test_automatic_ladders_are_served(engine: str, goal: str | None, project: Path) -> None:
+    recipe = Path("recipes/tiny.yaml")
+    given = f", goal: {goal}" if goal else ""
+    recipe.write_text(f"{recipe.read_text()}  small: {{engine: {engine}, ladder: auto{given}}}\n")
+    found = rungs(stages.open_unclimbed("tiny").variants["small"])
+    assert len(found) == len(AUTO[engine]) + (len(FASTER[engine]) if goal == "fastest" else 0)
+
+
+@pytest.mark.parametrize(
+    ("variant", "said"),
+    [
+        ("{engine: openvino, ladder: [int4 g128, int4 gx]}", "variants.small.ladder: gx int4: quantizer: found 'gx'"),
+        ("{engine: openvino, ladder: [{weights: int3}]}", "rung 1, {'weights': 'int3'}: weights: found 'int3'"),
+        ("{engine: openvino, ladder: [{engine: vllm}]}", "engine is the same for all rungs"),
+        ("{engine: openvino, weights: int4, ladder: auto}", "weights: found 'int4' beside a ladder"),
+        ("{engine: openvino, goal: smallest}", "goal: found 'smallest', which needs a ladder"),
+        ("{engine: openvino, ladder: [ratio 2]}", "rung 1, 'ratio 2': ratio: found 2"),
+        (
+            "{engine: vllm, ladder: [gptq g128 asym]}",
+            "variants.small.ladder: gptq int4 g128 symmetric false: symmetric: found false",
+        ),
+    ],
+)
+def test_an_impossible_ladder_is_refused_by_rung(variant: str, said: str, project: Path) -> None:
+    recipe = Path("recipes/tiny.yaml")
+    recipe.write_text(f"{recipe.read_text()}  small: {variant}\n")
+    with pytest.raises(RecipeError) as error:
+        stages.open_unclimbed("tiny")
+    assert said in str(error.value)
+
+
+def test_a_recipe_stands_for_the_rung_that_was_reached(project: Path) -> None:
+    recipe = Path("recipes/tiny.yaml")
+    recipe.write_text(f"{recipe.read_text()}  small: {{engine: openvino, ladder: [int4 g128, int4 g64, int8]}}\n")
+    first, second, _ = rungs(load("tiny").variants["small"])
+    assert stages.open_recipe("tiny").variants["small"] == first
+    path = paths.manifest("tiny", "small")
+    climb = Climb(goal=None, steps=[], reached=second.model_dump())
+    manifest("small", "openvino", "openvino", "int4", {}).model_copy(update={"climb": climb}).write(path)
+    assert stages.open_recipe("tiny").variants["small"] == second
+    other = Climb(goal=None, steps=[], reached=second.model_dump() | {"group_size": 32})  # of a ladder before it was changed
+    manifest("small", "openvino", "openvino", "int4", {}).model_copy(update={"climb": other}).write(path)
+    assert stages.open_recipe("tiny").variants["small"] == first
+
+
+def test_the_first_look_gives_up_only_where_the_bound_is_beyond_the_limit(project: Path) -> None:
+    held_to = limits.of(load("tiny"), Variant(**OV, quantizer="openvino", weights="int4"))
+    assert held_to.mean_kl == 0.02
+    spread = [[0.01, 0.05], [0.03, 0.01], [0.02, 0.06], [0.0, 0.02]]  # mean 0.025, and may well be less
+    assert texts.first_look(spread, held_to)[1] == "INCONCLUSIVE"
+    assert texts.first_look([[0.025, 0.0251]] * 3 + [[0.0249, 0.025]], held_to)[1] == "FAIL"
+    assert texts.first_look([[0.001, 0.002]] * 4, held_to)[1] == "PASS"
+    assert texts.first_look([[float("nan"), 0.0]] * 4, held_to)[1] == "FAIL"
