@@ -12,9 +12,9 @@ from pipeline import environments
 
 pytestmark = pytest.mark.engine
 WHERE = {
-    "control": ("driver", "engines", "random_project", "scoring", "three_ways"),
-    "openvino": ("bandwidth", "driver", "random_model", "scoring_worker"),
-    "vllm": ("driver", "scoring_worker"),
+    "control": ("driver", "engines", "quality", "random_project", "scoring", "three_ways"),
+    "openvino": ("bandwidth", "driver", "quality_worker", "random_model", "scoring_worker"),
+    "vllm": ("driver", "quality_worker", "scoring_worker"),
 }
 
 
