@@ -11,7 +11,9 @@ from pipeline.errors import RecipeError
 from pipeline.gate import limits, texts
 from pipeline.recipe import Variant, load, rungs
 from pipeline.recipe.ladder import AUTO, FASTER, bits_per_weight, words
-from pipeline.records import Climb
+from pipeline.records import Climb, Step
+from pipeline.report import card, provenance
+from tests import timed_summaries
 from tests.timed_summaries import manifest
 
 OV = {"engine": "openvino"}
@@ -117,3 +119,20 @@ def test_the_first_look_gives_up_only_where_the_bound_is_beyond_the_limit(projec
     assert texts.first_look([[0.025, 0.0251]] * 3 + [[0.0249, 0.025]], held_to)[1] == "FAIL"
     assert texts.first_look([[0.001, 0.002]] * 4, held_to)[1] == "PASS"
     assert texts.first_look([[float("nan"), 0.0]] * 4, held_to)[1] == "FAIL"
+
+
+def test_report_and_card_show_the_way() -> None:
+    first = Step(rung="openvino int4 g128", status="FAIL at first look", reason="mean KL is 0.5", size_bytes=2_000_000, mean_kl=0.5,
+                 mean_kl_low=0.4, mean_kl_limit=0.1)  # fmt: skip
+    last = Step(rung="openvino int8", status="PASS", reason="all checks passed", size_bytes=3_000_000, mean_kl=0.001)
+    rows = timed_summaries.variants()
+    rows["ov-int8"]["manifest"]["climb"] = Climb(goal="smallest", steps=[first, last], reached={}).model_dump(mode="json")
+    table = provenance.made(rows["ov-int8"])[0]
+    assert table.caption == "Way up the ladder, the smallest first"
+    assert [[cell.text for cell in row][:4] for row in table.rows] == [
+        ["openvino int4 g128", "FAIL at first look", "2 MB", "0.5"],
+        ["openvino int8", "PASS", "3 MB", "0.001"],
+    ]
+    assert "openvino int4 g128: FAIL at first look; then openvino int8: PASS" in card.render(
+        timed_summaries.summary(rows), "ov-int8"
+    )
