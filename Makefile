@@ -13,7 +13,7 @@ repro: setup
 	@dvc repro --keep-going require@$(RECIPE)
 
 test: setup check
-	@python -m pytest -q
+	@python -m pytest -q --durations=12
 
 test-all: setup check
 	@python -m pytest -q -rA -m ""

