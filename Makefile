@@ -13,14 +13,14 @@ repro: setup
 	@dvc repro --keep-going require@$(RECIPE)
 
 test: setup check
-	@python -m pytest -q --durations=12
+	@python -m pytest -q -n 2 --dist loadgroup --durations=12
 
 test-all: setup check
 	@python -m pytest -q -rA -m ""
 
 unit:
 	@$(PYTHON) -m pipeline.environments control
-	@python -m pytest -q -m "not engine"
+	@python -m pytest -q -n 2 -m "not engine"
 
 check:
 	@ruff check .

@@ -29,6 +29,14 @@ HTTP_BENCHMARK = "quantgate benchmark tiny --http gptq-int4"
 TWO_BIT = "  rounded-int2: {engine: openvino, quantizer: rounding, weights: int2, group_size: 128}\n"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`make test` has two processes: all that look at the one run of the tiny recipe are for the first, which begins with it."""
+    for item in items:
+        if "tiny_run" in item.fixturenames:  # type: ignore[attr-defined]
+            item.add_marker(pytest.mark.xdist_group("tiny"))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("real") and not REAL.is_dir():
         pytest.skip(f"no real data at {REAL} (QUANTGATE_REAL_DATA)")
