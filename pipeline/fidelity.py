@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.checkpoint import linear_shapes, source_tensors
+from pipeline.checkpoint import EMBEDDINGS, OUTPUTS, linear_shapes, source_tensors
 from pipeline.errors import ArtifactError
 from pipeline.layers import IR_LOW_BIT, IR_PASSING, ir_consumer, read_ir
 
@@ -116,9 +116,10 @@ def _pairs(artifact: Path, source: Path, engine: str) -> Iterator[tuple[str, np.
     from safetensors import safe_open
 
     tensors = source_tensors(source)
-    tied = next((name for name in tensors if name.endswith("embed_tokens.weight")), None)
+    embeddings, outputs = (tuple(f"{name}.weight" for name in names) for names in (EMBEDDINGS, OUTPUTS))
+    tied = next((name for name in tensors if name.endswith(embeddings)), None)
     for name, ours in _from_ir(artifact) if engine == "openvino" else _from_safetensors(artifact):
-        tensor = tensors.get(name) or (tensors.get(tied) if tied and name.endswith("lm_head.weight") else None)
+        tensor = tensors.get(name) or (tensors.get(tied) if tied and name.endswith(outputs) else None)
         if tensor is None or tensor.shape != ours.shape:
             expected = f"{list(tensor.shape)}" if tensor else "no such matrix"
             raise ArtifactError(f"{artifact}: {name}: found shape {list(ours.shape)}, the source has {expected}.")

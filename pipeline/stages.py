@@ -41,7 +41,7 @@ def refuse_local(name: str, recipe: Recipe) -> None:
     if recipe.model.path is not None:
         source = checkpoint.fetch(recipe.model)
         for variant_name, variant in recipe.variants.items():
-            refusal.refuse_shapes(paths.recipe(name), variant_name, variant, source)
+            refusal.refuse_model(paths.recipe(name), variant_name, variant, source, environments.device())
 
 
 def pin(name: str) -> None:
@@ -74,7 +74,7 @@ def quantize(name: str, variant_name: str) -> None:
     recipe, variant = open_variant(name, variant_name)
     tool = quantizers.tool(variant)
     source, pinned = checkpoint.open_pinned(name, recipe.model)
-    refusal.refuse_shapes(paths.recipe(name), variant_name, variant, source)
+    refusal.refuse_model(paths.recipe(name), variant_name, variant, source, environments.device())
     if tool.note:
         print(f"note: {tool.note}", file=sys.stderr)
     samples = records.read(paths.samples(name), records.Samples)
@@ -103,6 +103,7 @@ def quantize(name: str, variant_name: str) -> None:
             requested=variant.settings(),
             checkpoint_sha256=artifact.digest(pinned.files),
             samples_sha256=samples.sha256,
+            coverage=samples.coverage if variant.quantizer else {},
             files=artifact.hash_files(out),
             wall_s=done.wall_s,
             peak_memory_bytes=done.peak_memory_bytes,

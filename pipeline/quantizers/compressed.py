@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.quantizers import OUTPUT, Outcome, Spec, group_size
+from pipeline.quantizers import Outcome, Spec, group_size
 from pipeline.quantizers.export import copy_companions
 
 
@@ -49,7 +49,7 @@ def _modifiers(spec: Spec) -> list[Any]:
     from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
     from llmcompressor.modifiers.smoothquant import SmoothQuantModifier
 
-    variant, left = spec.variant, dict.fromkeys([OUTPUT, *spec.keep])  # vLLM serves the output projection in 16 bits only
+    variant, left = spec.variant, dict.fromkeys([spec.output, *spec.keep])  # vLLM serves the output projection in 16 bits only
     symmetric = variant.symmetric is not False
     if variant.activations:
         scheme = preset_name_to_scheme("W8A8", ["Linear"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import json
 from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoint import linear_shapes
 from pipeline.errors import RecipeError
 from pipeline.quantizers import group_size, keeping, tool
+from pipeline.quantizers.families import UNSERVED
 from pipeline.quantizers.table import REFUSED, SERVED, TOOLS, Refused, Served, Values
 from pipeline.recipe import Recipe, Variant
 
@@ -126,6 +128,15 @@ def _choice(allowed: Values) -> str:
 
 def _yaml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def refuse_model(file: Path, name: str, variant: Variant, source: Path, device: str | None = None) -> None:
+    """Raises RecipeError where the source's family is known not to be made or served so, or its shapes do not fit."""
+    family = json.loads((source / "config.json").read_text()).get("model_type")
+    for line in UNSERVED if variant.quantizer else ():
+        if family in line.models and _refuses(line, variant, device):
+            raise RecipeError(f"{file}: variants.{name}: the model is of the family {family!r}; {line.why}. Use {line.use}.")
+    refuse_shapes(file, name, variant, source)
 
 
 def refuse_shapes(file: Path, name: str, variant: Variant, source: Path) -> None:

@@ -45,7 +45,10 @@ class Served:
 
 @dataclass(frozen=True)
 class Refused:
-    """A line of what does not: settings in `when` with these values, for the reason `why`. `use` is the nearest that works."""
+    """A line of what does not: settings in `when` with these values, for the reason `why`. `use` is the nearest that works.
+
+    With `models` (the model_type of config.json) it is about these families only: see families.py.
+    """
 
     quantizers: tuple[str, ...]
     engine: str
@@ -53,6 +56,7 @@ class Refused:
     why: str
     use: str
     devices: tuple[str, ...] = (CPU, CUDA)
+    models: tuple[str, ...] = ()
 
 
 _GPTQ = Tool("pipeline.quantizers.gptqmodel", "gptq", ("gptqmodel", "torch", "transformers"), "GPTQModel", method="gptq")

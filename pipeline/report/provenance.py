@@ -108,12 +108,19 @@ def made(row: dict[str, Any]) -> list[Table]:
     columns = [Column("Setting"), Column("Requested"), Column("Resolved")]
     rows = [[cell(name), Cell(asked, kind="text"), Cell(given, kind="text")] for name, (asked, given) in settings.items()]
     found = [Table("Quantizer's settings", columns, rows)] if rows else []
+    found.append(_pairs("Calibration tokens of each expert", dict(experts(row))))
     for view, given in (dig(row, "evaluation", "settings") or {}).items():
         found.append(_pairs(f"Scored in the view \u201c{view}\u201d with", {key: setting(value) for key, value in given.items()}))
     for profile, timed in (dig(row, "benchmark", "profiles") or {}).items():
         given = {key: setting(value) for key, value in (timed.get("settings") or {}).items()}
         found.append(_pairs(f"Timed in the profile \u201c{profile}\u201d with", given))
     return [table for table in found if table.rows]
+
+
+def experts(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Of a mixture of experts: each block with the calibration tokens that its experts 0, 1, ... are sent."""
+    coverage = dig(row, "manifest", "coverage") or {}
+    return [(block, ", ".join(map(str, counts))) for block, counts in coverage.items()]
 
 
 def _asked(settings: dict[str, Any], name: str) -> str:
