@@ -18,10 +18,12 @@ def quantize(spec: Spec, out: Path) -> Outcome:
     """Calibrates, quantizes and saves."""
     from datasets import Dataset
     from llmcompressor import oneshot
+    from llmcompressor.modeling.moe.linearize import load_quantizable_moe
     from transformers import AutoModelForCausalLM
 
     _pin_nothing()
-    model = AutoModelForCausalLM.from_pretrained(spec.source, dtype="auto", trust_remote_code=False, local_files_only=True)
+    with load_quantizable_moe(AutoModelForCausalLM):  # experts, which transformers holds in one tensor, as layers again
+        model = AutoModelForCausalLM.from_pretrained(spec.source, dtype="auto", trust_remote_code=False, local_files_only=True)
     oneshot(
         model=model,
         dataset=Dataset.from_list(spec.rows()),

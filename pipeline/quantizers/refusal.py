@@ -133,10 +133,16 @@ def _yaml(value: Any) -> str:
 def refuse_model(file: Path, name: str, variant: Variant, source: Path, device: str | None = None) -> None:
     """Raises RecipeError where the source's family is known not to be made or served so, or its shapes do not fit."""
     family = json.loads((source / "config.json").read_text()).get("model_type")
-    for line in UNSERVED if variant.quantizer else ():
-        if family in line.models and _refuses(line, variant, device):
-            raise RecipeError(f"{file}: variants.{name}: the model is of the family {family!r}; {line.why}. Use {line.use}.")
+    if line := unserved(variant, family, device):
+        why = f"{line.why}{_on(line, device)}"
+        raise RecipeError(f"{file}: variants.{name}: the model's family is {family!r}; {why}. Use {line.use}.")
     refuse_shapes(file, name, variant, source)
+
+
+def unserved(variant: Variant, family: str | None, device: str | None) -> Refused | None:
+    """Why a model of this family (model_type of config.json) is not made or served so; None if it is, or was not tried."""
+    lines = UNSERVED if variant.quantizer else ()
+    return next((line for line in lines if family in line.models and _refuses(line, variant, device)), None)
 
 
 def refuse_shapes(file: Path, name: str, variant: Variant, source: Path) -> None:
@@ -174,12 +180,20 @@ def refuse_shapes(file: Path, name: str, variant: Variant, source: Path) -> None
 def _half_kept(kept: list[str], layers: list[str]) -> list[str]:
     """A kept layer and those that vLLM multiplies in one with it, where they are not kept; empty if there is none."""
     for layer in kept:
-        head, _, last = layer.rpartition(".")
-        partners = next((group for group in FUSED if last in group), ())
-        others = [name for part in partners if (name := f"{head}.{part}") in layers and name not in kept]
+        others = [name for name in _fused_with(layer, layers) if name not in kept]
         if others:
             return [layer, *others]
     return []
+
+
+def _fused_with(layer: str, layers: list[str]) -> list[str]:
+    """All experts of a block are one layer to vLLM, and so are some projections."""
+    block, experts, _ = layer.partition(".experts.")
+    if experts:
+        return [name for name in layers if name.startswith(block + experts)]
+    head, _, last = layer.rpartition(".")
+    partners = next((group for group in FUSED if last in group), ())
+    return [name for part in partners if (name := f"{head}.{part}") in layers]
 
 
 def _list(found: dict[str, tuple[int, int]]) -> str:
