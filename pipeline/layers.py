@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.checkpoint import linear_shapes, source_tensors
+from pipeline.checkpoint import is_router, linear_shapes, source_tensors
 from pipeline.errors import ArtifactError
 from pipeline.records import Layers
 from pipeline.tensors import not_finite
@@ -29,8 +29,15 @@ class Layer(NamedTuple):
 
 
 def inspect(artifact: Path, engine: str) -> dict[str, Layer]:
-    """The weights of the linear layers in the decoder blocks, by layer name. Raises ArtifactError for NaN or Inf."""
-    return dict(_from_ir(artifact) if engine == "openvino" else _from_safetensors(artifact))
+    """The weights of the linear layers in the decoder blocks, by layer name, less a mixture's routers.
+
+    Raises ArtifactError for NaN or Inf, and for a router that is quantized.
+    """
+    found = dict(_from_ir(artifact) if engine == "openvino" else _from_safetensors(artifact))
+    routers = {name: layer.type for name, layer in found.items() if is_router(name)}
+    if quantized := [f"{name} ({kind})" for name, kind in routers.items() if kind != "bf16"]:
+        raise ArtifactError(f"{artifact}: routers of experts are not to be quantized: {', '.join(quantized[:5])}.")
+    return {name: layer for name, layer in found.items() if name not in routers}
 
 
 def block(layer: str) -> str:

@@ -156,7 +156,7 @@ def refuse_shapes(file: Path, name: str, variant: Variant, source: Path) -> None
         raise RecipeError(f"{file}: variants.{name}.{error}") from error
     if variant.engine == "vllm" and (half := _half_kept(kept, list(linear_shapes(source)))):
         raise RecipeError(
-            f"{file}: variants.{name}.keep: vLLM fuses {half[0]} with {', '.join(half[1:])}, so that all of them are kept or none. "
+            f"{file}: variants.{name}.keep: vLLM fuses {half[0]} with {', '.join(half[1:5])}, so that all are kept or none. "
             "Name them all."
         )
     shapes = {layer: shape for layer, shape in linear_shapes(source).items() if layer not in kept}
