@@ -19,6 +19,7 @@ from pipeline.records import Checkpoint, read
 from pipeline.tensors import Tensor, not_finite, read_header
 
 WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.txt", "LICENSE*", "README.md")
+MIXTRAL = {"block_sparse_moe": "mlp", "w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack")
 NEEDED = ("config.json", "tokenizer_config.json", "tokenizer.json")
 EMBEDDINGS, OUTPUTS = ("embed_tokens", "embed_in"), ("lm_head", "embed_out")  # the second of each: GPT-NeoX
@@ -144,7 +145,8 @@ def source_tensors(folder: Path) -> dict[str, Tensor]:
 def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
     """Weight shapes [out, in] of the linear layers inside the decoder blocks: what a quantizer is expected to cover.
 
-    Each expert of a mixture has its own; the routers that choose among them are left out. Raises CheckpointError for other layouts.
+    Layers go by the names of transformers' modules. Each expert of a mixture has its own; the routers that choose among them
+    are left out. Raises CheckpointError for other layouts.
     """
     tensors = source_tensors(folder)
     stacked = [name for name, tensor in tensors.items() if ".experts." in name and len(tensor.shape) == 3]
@@ -154,13 +156,18 @@ def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
             "Mixtral and Qwen-MoE, with a matrix for each expert ('*.experts.N.*.weight')."
         )
     shapes = {
-        name.removesuffix(".weight"): (tensor.shape[0], tensor.shape[1])
+        module_name(name).removesuffix(".weight"): (tensor.shape[0], tensor.shape[1])
         for name, tensor in sorted(tensors.items())
         if name.endswith(".weight") and len(tensor.shape) == 2 and ".layers." in name and not is_router(name)
     }
     if not shapes:
         raise CheckpointError(f"{folder}: no linear layers named '*.layers.N.*.weight'. Expected a decoder that is laid out so.")
     return shapes
+
+
+def module_name(tensor: str) -> str:
+    """What transformers calls the module or weight that a checkpoint stores under this name: Mixtral's has an older one."""
+    return ".".join(MIXTRAL.get(part, part) for part in tensor.split(".")) if ".block_sparse_moe." in tensor else tensor
 
 
 def output_layer(folder: Path) -> str:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.checkpoint import EMBEDDINGS, OUTPUTS, linear_shapes, source_tensors
+from pipeline.checkpoint import EMBEDDINGS, OUTPUTS, linear_shapes, module_name, source_tensors
 from pipeline.errors import ArtifactError
 from pipeline.layers import IR_LOW_BIT, IR_PASSING, ir_consumer, read_ir
 
@@ -115,7 +115,7 @@ def _pairs(artifact: Path, source: Path, engine: str) -> Iterator[tuple[str, np.
     """
     from safetensors import safe_open
 
-    tensors = source_tensors(source)
+    tensors = {module_name(name): tensor for name, tensor in source_tensors(source).items()}
     embeddings, outputs = (tuple(f"{name}.weight" for name in names) for names in (EMBEDDINGS, OUTPUTS))
     tied = next((name for name in tensors if name.endswith(embeddings)), None)
     for name, ours in _from_ir(artifact) if engine == "openvino" else _from_safetensors(artifact):
@@ -132,7 +132,7 @@ def _from_safetensors(artifact: Path) -> Iterator[tuple[str, np.ndarray]]:
 
     for name, tensor in weights(artifact):
         if name.endswith(".weight") and tensor.ndim == 2:
-            yield name, tensor.numpy()
+            yield module_name(name), tensor.numpy()
 
 
 def _from_ir(artifact: Path) -> Iterator[tuple[str, np.ndarray]]:

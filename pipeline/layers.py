@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.checkpoint import is_router, linear_shapes, source_tensors
+from pipeline.checkpoint import is_router, linear_shapes, module_name, source_tensors
 from pipeline.errors import ArtifactError
 from pipeline.records import Layers
 from pipeline.tensors import not_finite
@@ -80,7 +80,7 @@ def stored_types(found: dict[str, Layer]) -> dict[str, int]:
 
 
 def _from_safetensors(artifact: Path) -> Iterator[tuple[str, Layer]]:
-    tensors = source_tensors(artifact)
+    tensors = {module_name(name): tensor for name, tensor in source_tensors(artifact).items()}
     for name, tensor in tensors.items():
         if bad := not_finite(tensor):
             raise ArtifactError(f"{artifact}: tensor {name} holds {bad} NaN or infinite values.")
