@@ -175,6 +175,11 @@ def output_layer(folder: Path) -> str:
     return next((name for name in OUTPUTS if f"{name}.weight" in source_tensors(folder)), OUTPUTS[0])
 
 
+def routers(folder: Path) -> list[str]:
+    """The layers that choose among experts."""
+    return sorted(module_name(name).removesuffix(".weight") for name in source_tensors(folder) if is_router(name))
+
+
 def is_router(name: str) -> bool:
     """Whether a layer, or its weight, chooses experts."""
     return bool(set(name.removesuffix(".weight").split(".")) & set(ROUTERS))

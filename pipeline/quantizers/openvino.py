@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pipeline.checkpoint import EMBEDDINGS
+from pipeline.checkpoint import EMBEDDINGS, routers
 from pipeline.errors import QuantizeError
 from pipeline.quantizers import Outcome, Spec, group_size
 from pipeline.quantizers.export import add_tokenizer, export, exported
@@ -88,7 +88,7 @@ def _ignored(spec: Spec) -> dict[str, list[str]] | None:
     """
     tied = json.loads((spec.source / "config.json").read_text()).get("tie_word_embeddings")
     tied_names = ["|".join(EMBEDDINGS)] if spec.output in spec.keep and tied else []
-    names = [*map(re.escape, spec.keep), *tied_names]
+    names = [*map(re.escape, [*spec.keep, *routers(spec.source)]), *tied_names]
     return {"patterns": [rf".*\b({name})/.*" for name in names]} if names else None
 
 
