@@ -51,7 +51,7 @@ def served() -> list[tuple[str, ...]]:
 
 
 def refused(lines: tuple[Refused, ...] = REFUSED) -> list[tuple[str, ...]]:
-    return [(", ".join(line.quantizers), _where(line), _asked(line), line.why, line.use) for line in lines]
+    return [(", ".join(line.quantizers) or "any, and none", _where(line), _asked(line), line.why, line.use) for line in lines]
 
 
 def models() -> list[tuple[str, ...]]:

@@ -11,7 +11,7 @@ from pipeline.checkpoint import linear_shapes
 from pipeline.errors import RecipeError
 from pipeline.quantizers import group_size, keeping, tool
 from pipeline.quantizers.families import UNSERVED
-from pipeline.quantizers.table import REFUSED, SERVED, TOOLS, Refused, Served, Values
+from pipeline.quantizers.table import GIVEN, REFUSED, SERVED, TOOLS, Refused, Served, Values
 from pipeline.recipe import Recipe, Variant
 
 DEFINING = ("activations", "format")  # settings without a default: a line that has one is about it
@@ -72,8 +72,12 @@ def _refuses(line: Refused, variant: Variant, device: str | None) -> bool:
     if device is None and len(line.devices) == 1:
         return False  # served on another
     return (device is None or device in line.devices) and all(
-        allowed is None or getattr(variant, key) in allowed for key, allowed in line.when.items()
+        _asks(getattr(variant, key), allowed) for key, allowed in line.when.items()
     )
+
+
+def _asks(value: Any, refused: Values) -> bool:
+    return value is not None if refused is GIVEN else refused is None or value in refused
 
 
 def _on(line: Refused, device: str | None) -> str:
@@ -141,8 +145,11 @@ def refuse_model(file: Path, name: str, variant: Variant, source: Path, device: 
 
 def unserved(variant: Variant, family: str | None, device: str | None) -> Refused | None:
     """Why a model of this family (model_type of config.json) is not made or served so; None if it is, or was not tried."""
-    lines = UNSERVED if variant.quantizer else ()
-    return next((line for line in lines if family in line.models and _refuses(line, variant, device)), None)
+    for line in UNSERVED:
+        anyhow = not line.quantizers and line.engine == variant.engine
+        if family in line.models and (anyhow or (variant.quantizer and _refuses(line, variant, device))):
+            return line
+    return None
 
 
 def refuse_shapes(file: Path, name: str, variant: Variant, source: Path) -> None:
