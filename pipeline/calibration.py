@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline.artifact import hash_file
 from pipeline.errors import CalibrationError
+from pipeline.quantizers import coverage
 from pipeline.recipe import Calibration, Perplexity, PromptSet
 from pipeline.records import Samples, Text, Texts
 
@@ -54,6 +55,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         overlap=share,
         overlap_limit=calibration.max_overlap,
         ids=rows,
+        coverage=coverage.count(Path(job["checkpoint"]), rows),
     )
     samples.write(Path(job["out"]) / "samples.json")
     Texts(texts=[windows(tokenizer, name, text, perplexity) for name, text in texts.items()]).write(Path(job["out"]) / "texts.json")

@@ -19,8 +19,11 @@ from pipeline.records import Checkpoint, read
 from pipeline.tensors import Tensor, not_finite, read_header
 
 WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.txt", "LICENSE*", "README.md")
+MIXTRAL = {"block_sparse_moe": "mlp", "w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack")
 NEEDED = ("config.json", "tokenizer_config.json", "tokenizer.json")
+EMBEDDINGS, OUTPUTS = ("embed_tokens", "embed_in"), ("lm_head", "embed_out")  # the second of each: GPT-NeoX
+ROUTERS = ("gate", "router", "shared_expert_gate")  # a mixture's choice of experts: small, sensitive, never quantized
 
 
 def pin(model: Model) -> Checkpoint:
@@ -140,15 +143,46 @@ def source_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
-    """Weight shapes [out, in] of the linear layers inside the decoder blocks: what a quantizer is expected to cover."""
+    """Weight shapes [out, in] of the linear layers inside the decoder blocks: what a quantizer is expected to cover.
+
+    Layers go by the names of transformers' modules. Each expert of a mixture has its own; the routers that choose among them
+    are left out. Raises CheckpointError for other layouts.
+    """
+    tensors = source_tensors(folder)
+    stacked = [name for name, tensor in tensors.items() if ".experts." in name and len(tensor.shape) == 3]
+    if stacked:
+        raise CheckpointError(
+            f"{folder}: {stacked[0]} holds all experts in one tensor {list(tensors[stacked[0]].shape)}. Expected the layout of "
+            "Mixtral and Qwen-MoE, with a matrix for each expert ('*.experts.N.*.weight')."
+        )
     shapes = {
-        name.removesuffix(".weight"): (tensor.shape[0], tensor.shape[1])
-        for name, tensor in sorted(source_tensors(folder).items())
-        if name.endswith(".weight") and len(tensor.shape) == 2 and ".layers." in name
+        module_name(name).removesuffix(".weight"): (tensor.shape[0], tensor.shape[1])
+        for name, tensor in sorted(tensors.items())
+        if name.endswith(".weight") and len(tensor.shape) == 2 and ".layers." in name and not is_router(name)
     }
     if not shapes:
         raise CheckpointError(f"{folder}: no linear layers named '*.layers.N.*.weight'. Expected a decoder that is laid out so.")
     return shapes
+
+
+def module_name(tensor: str) -> str:
+    """What transformers calls the module or weight that a checkpoint stores under this name: Mixtral's has an older one."""
+    return ".".join(MIXTRAL.get(part, part) for part in tensor.split(".")) if ".block_sparse_moe." in tensor else tensor
+
+
+def output_layer(folder: Path) -> str:
+    """The name of the output projection, also where it is the embedding's matrix."""
+    return next((name for name in OUTPUTS if f"{name}.weight" in source_tensors(folder)), OUTPUTS[0])
+
+
+def routers(folder: Path) -> list[str]:
+    """The layers that choose among experts."""
+    return sorted(module_name(name).removesuffix(".weight") for name in source_tensors(folder) if is_router(name))
+
+
+def is_router(name: str) -> bool:
+    """Whether a layer, or its weight, chooses experts."""
+    return bool(set(name.removesuffix(".weight").split(".")) & set(ROUTERS))
 
 
 def _refuse_unsafe(folder: Path) -> None:

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.checkpoint import linear_shapes, source_tensors
+from pipeline.checkpoint import EMBEDDINGS, OUTPUTS, linear_shapes, module_name, source_tensors
 from pipeline.errors import ArtifactError
-from pipeline.layers import IR_LOW_BIT, IR_PASSING, ir_consumer, read_ir
+from pipeline.layers import IR_LOW_BIT, IR_PASSING, ir_consumer, ir_experts, read_ir
 
 # Largest relative (Frobenius) error of a layer by the precision it claims: two to four times what rounding and GPTQ were
 # seen to cost (docs/decisions.md). Embeddings and the output projection are never stored in fewer than 8 bits.
@@ -115,10 +115,11 @@ def _pairs(artifact: Path, source: Path, engine: str) -> Iterator[tuple[str, np.
     """
     from safetensors import safe_open
 
-    tensors = source_tensors(source)
-    tied = next((name for name in tensors if name.endswith("embed_tokens.weight")), None)
+    tensors = {module_name(name): tensor for name, tensor in source_tensors(source).items()}
+    embeddings, outputs = (tuple(f"{name}.weight" for name in names) for names in (EMBEDDINGS, OUTPUTS))
+    tied = next((name for name in tensors if name.endswith(embeddings)), None)
     for name, ours in _from_ir(artifact) if engine == "openvino" else _from_safetensors(artifact):
-        tensor = tensors.get(name) or (tensors.get(tied) if tied and name.endswith("lm_head.weight") else None)
+        tensor = tensors.get(name) or (tensors.get(tied) if tied and name.endswith(outputs) else None)
         if tensor is None or tensor.shape != ours.shape:
             expected = f"{list(tensor.shape)}" if tensor else "no such matrix"
             raise ArtifactError(f"{artifact}: {name}: found shape {list(ours.shape)}, the source has {expected}.")
@@ -131,7 +132,7 @@ def _from_safetensors(artifact: Path) -> Iterator[tuple[str, np.ndarray]]:
 
     for name, tensor in weights(artifact):
         if name.endswith(".weight") and tensor.ndim == 2:
-            yield name, tensor.numpy()
+            yield module_name(name), tensor.numpy()
 
 
 def _from_ir(artifact: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -146,7 +147,9 @@ def _from_ir(artifact: Path) -> Iterator[tuple[str, np.ndarray]]:
             continue
         converted = openvino.opset13.convert(operation.input_value(place), "f32")
         part = openvino.Model([openvino.opset13.result(converted)], [], "weight")
-        yield name, np.array(core.compile_model(part, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([])[0])
+        value = np.array(core.compile_model(part, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([])[0])
+        experts = ir_experts(name, len(value))
+        yield from zip(experts, value, strict=True) if experts else [(name, value)]
 
 
 def _weight_name(node: Any) -> str | None:
@@ -165,5 +168,6 @@ def _weight_name(node: Any) -> str | None:
     if stored := [name for name in names if name.endswith((".weight", "._openvino_orig_weight"))]:
         return str(stored[0]).removeprefix("self.").replace("._openvino_orig_weight", ".weight")
     low = [constant for constant in constants if constant.get_element_type().get_type_name() in IR_LOW_BIT]
-    layer = ir_consumer(low[0]) if low else None
+    stacked = [constant for constant in constants if len(constant.get_output_shape(0)) == 3]  # the experts of a block
+    layer = ir_consumer((low or stacked)[0]) if low or stacked else None
     return f"{layer}.weight" if layer else None

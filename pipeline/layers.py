@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.checkpoint import linear_shapes, source_tensors
+from pipeline.checkpoint import is_router, linear_shapes, module_name, source_tensors
 from pipeline.errors import ArtifactError
 from pipeline.records import Layers
 from pipeline.tensors import not_finite
@@ -18,6 +19,8 @@ IR_OPTIONS = {"ACTIVATIONS_SCALE_FACTOR": ("8.0",), "KV_CACHE_PRECISION": ("f16"
 IR_FLOAT = ("f16", "bf16", "f32")
 IR_PASSING = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose")  # between a stored weight and who reads it
 IR_READERS = ("MatMul", "Gather")
+# optimum-intel multiplies with all experts of a block at once, three times, in this order; their weights are [experts, out, in].
+IR_EXPERTS = {"MatMul": "gate_proj", "MatMul_1": "up_proj", "MatMul_2": "down_proj"}
 IR_WEIGHT_SUFFIXES = ("._openvino_orig_weight", ".weight")
 
 
@@ -29,8 +32,15 @@ class Layer(NamedTuple):
 
 
 def inspect(artifact: Path, engine: str) -> dict[str, Layer]:
-    """The weights of the linear layers in the decoder blocks, by layer name. Raises ArtifactError for NaN or Inf."""
-    return dict(_from_ir(artifact) if engine == "openvino" else _from_safetensors(artifact))
+    """The weights of the linear layers in the decoder blocks, by layer name, less a mixture's routers.
+
+    Raises ArtifactError for NaN or Inf, and for a router that is quantized.
+    """
+    found = dict(_from_ir(artifact) if engine == "openvino" else _from_safetensors(artifact))
+    routers = {name: layer.type for name, layer in found.items() if is_router(name)}
+    if quantized := [f"{name} ({kind})" for name, kind in routers.items() if kind != "bf16"]:
+        raise ArtifactError(f"{artifact}: routers of experts are not to be quantized: {', '.join(quantized[:5])}.")
+    return {name: layer for name, layer in found.items() if name not in routers}
 
 
 def block(layer: str) -> str:
@@ -73,7 +83,7 @@ def stored_types(found: dict[str, Layer]) -> dict[str, int]:
 
 
 def _from_safetensors(artifact: Path) -> Iterator[tuple[str, Layer]]:
-    tensors = source_tensors(artifact)
+    tensors = {module_name(name): tensor for name, tensor in source_tensors(artifact).items()}
     for name, tensor in tensors.items():
         if bad := not_finite(tensor):
             raise ArtifactError(f"{artifact}: tensor {name} holds {bad} NaN or infinite values.")
@@ -135,15 +145,15 @@ def _from_ir(artifact: Path) -> Iterator[tuple[str, Layer]]:
         if kind in IR_FLOAT and not numpy.isfinite(operation.get_data(dtype=numpy.float32)).all():
             raise ArtifactError(f"{artifact}: constant {name} holds NaN or infinite values.")
         shape = list(operation.get_output_shape(0))
-        layer = _named(name) or (ir_consumer(operation) if kind in IR_LOW_BIT else None)
-        if layer is None or ".layers." not in layer or len(shape) < 2:
+        layer = _named(name) or (ir_consumer(operation) if kind in IR_LOW_BIT or ir_multiplied(operation) else None)
+        if layer is None or ".layers." not in layer or len(shape) < 2 or name.endswith("/zero_point"):
             continue
         if kind not in (*IR_LOW_BIT, *IR_FLOAT):
             raise ArtifactError(f"{artifact}: constant {name} has type {kind}, expected a float or an integer weight.")
-        columns = 1
-        for size in shape[1:]:
-            columns *= size
-        yield layer, Layer(IR_LOW_BIT.get(kind, "bf16"), (shape[0], columns))
+        experts = ir_experts(layer, shape[0])
+        rows, *columns = shape[1:] if experts else shape
+        for one in experts or [layer]:
+            yield one, Layer(IR_LOW_BIT.get(kind, "bf16"), (rows, math.prod(columns)))
 
 
 def _named(constant: str) -> str | None:
@@ -166,7 +176,8 @@ def ir_output_is_float(artifact: Path, layer: str) -> bool:
 def ir_consumer(constant: Any) -> str | None:
     """The layer that multiplies with a constant, where that has lost its name (static quantization); None for anything else.
 
-    Operations keep the name of the module that they were traced from: `__module.model.layers.0.mlp.up_proj/.../MatMul`.
+    Operations keep the name of the module that they were traced from: `__module.model.layers.0.mlp.up_proj/.../MatMul`. For all
+    experts of a block it is `model.layers.0.mlp.experts.*.up_proj`.
     """
     operation = constant
     while operation.get_type_name() not in IR_READERS:
@@ -174,5 +185,21 @@ def ir_consumer(constant: Any) -> str | None:
         if not users or operation.get_type_name() not in ("Constant", *IR_PASSING):
             return None
         operation = users[0]
-    traced = re.match(r"__module\.(.+?)/", operation.get_friendly_name())
-    return traced.group(1) if traced else None
+    traced = re.match(r"__module\.(.+?)/(?:.*/)?(.*)", operation.get_friendly_name())
+    if traced is None:
+        return None
+    layer, product = traced.groups()
+    return f"{layer}.*.{IR_EXPERTS.get(product)}" if layer.endswith(".experts") else str(layer)
+
+
+def ir_multiplied(constant: Any) -> bool:
+    """Whether a constant, as it is or converted, is a matrix for each expert: a scale would be multiplied with a weight first."""
+    users = [target.get_node() for target in constant.output(0).get_target_inputs()]
+    if len(users) == 1 and users[0].get_type_name() == "Convert":
+        return ir_multiplied(users[0])
+    return len(constant.get_output_shape(0)) == 3 and any(user.get_type_name() == "MatMul" for user in users)
+
+
+def ir_experts(layer: str, count: int) -> list[str]:
+    """The names of each expert's layer, for the name of all of them; empty for any other layer."""
+    return [layer.replace(".*.", f".{expert}.") for expert in range(count)] if ".experts.*." in layer else []

@@ -57,7 +57,7 @@ def refuse_local(name: str, recipe: Recipe) -> None:
         for variant_name, variant in recipe.variants.items():
             if variant.ladder != "auto":
                 for rung in recipes.rungs(variant):
-                    refusal.refuse_shapes(paths.recipe(name), variant_name, rung, source)
+                    refusal.refuse_model(paths.recipe(name), variant_name, rung, source, environments.device())
 
 
 def pin(name: str) -> None:
@@ -95,7 +95,7 @@ def make(name: str, variant_name: str, recipe: Recipe, place: paths.Place) -> re
     variant = recipe.variants[variant_name]
     tool = quantizers.tool(variant)
     source, pinned = checkpoint.open_pinned(name, recipe.model)
-    refusal.refuse_shapes(paths.recipe(name), variant_name, variant, source)
+    refusal.refuse_model(paths.recipe(name), variant_name, variant, source, environments.device())
     if tool.note:
         print(f"note: {tool.note}", file=sys.stderr)
     samples = records.read(paths.samples(name), records.Samples)
@@ -124,6 +124,7 @@ def make(name: str, variant_name: str, recipe: Recipe, place: paths.Place) -> re
             requested=variant.settings(),
             checkpoint_sha256=artifact.digest(pinned.files),
             samples_sha256=samples.sha256,
+            coverage=samples.coverage if variant.quantizer else {},
             files=artifact.hash_files(out),
             wall_s=done.wall_s,
             peak_memory_bytes=done.peak_memory_bytes,

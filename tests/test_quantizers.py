@@ -52,7 +52,7 @@ def test_a_word_for_no_layer_is_an_error_before_any_work(source: Path) -> None:
 def test_half_of_what_vllm_fuses_is_refused(tmp_path: Path) -> None:
     names = [f"model.layers.0.self_attn.{part}.weight" for part in ("q_proj", "k_proj", "v_proj")]
     write_safetensors(tmp_path / "model.safetensors", {name: ("F32", np.zeros((32, 32))) for name in names})
-    with pytest.raises(RecipeError, match=r"vLLM fuses .*q_proj with .*k_proj, .*v_proj, so that all of them are kept or none"):
+    with pytest.raises(RecipeError, match=r"vLLM fuses .*q_proj with .*k_proj, .*v_proj, so that all are kept or none"):
         refusal.refuse_shapes(Path("r.yaml"), "v", variant("*.q_proj"), tmp_path)
     refusal.refuse_shapes(Path("r.yaml"), "v", variant("*.self_attn.*"), tmp_path)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from pipeline import artifact, checkpoint, judge, paths, records, stages
+from pipeline import artifact, checkpoint, environments, judge, paths, records, stages
 from pipeline import recipe as recipes
 from pipeline.climb import measure
 from pipeline.climb.rung import Rung
@@ -50,7 +50,7 @@ def _rungs(name: str, variant_name: str, recipe: Recipe, variant: Variant) -> li
     found = []
     for rung in recipes.rungs(variant):
         try:
-            refusal.refuse_shapes(paths.recipe(name), variant_name, rung, source)
+            refusal.refuse_model(paths.recipe(name), variant_name, rung, source, environments.device())
         except RecipeError as error:
             if variant.ladder != "auto":
                 raise

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import layers
-from pipeline.checkpoint import linear_shapes
+from pipeline.checkpoint import linear_shapes, output_layer
 from pipeline.errors import QuantizeError, RecipeError
+from pipeline.quantizers import coverage
 from pipeline.quantizers.table import OPENVINO, TOOLS, UNQUANTIZED, Tool
 from pipeline.recipe import Recipe, Variant
 from pipeline.records import Samples, read
 
-OUTPUT = "lm_head"
+OUTPUT = "lm_head"  # as recipes call the output projection
 RATIO_SLACK = 0.1  # whole layers are chosen, so a small model cannot meet a ratio exactly
 
 
@@ -35,6 +36,11 @@ class Spec:
     samples: Samples
     keep: list[str]
     exported: Path | None = None
+
+    @property
+    def output(self) -> str:
+        """The output projection's name."""
+        return output_layer(self.source)
 
     def rows(self) -> list[dict[str, list[int]]]:
         """The calibration set as tools take it."""
@@ -70,7 +76,7 @@ def keeping(variant: Variant, source: Path) -> list[str]:
     found = []
     for word in variant.keep or []:
         if word == OUTPUT:
-            found.append(word)
+            found.append(output_layer(source))
             continue
         matched = [name for name in names if fnmatch.fnmatchcase(name, special.get(word, word))]
         if not matched:
@@ -94,6 +100,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     source, out = Path(job["checkpoint"]), Path(job["out"])
     exported = Path(job["exported"]) if job["exported"] else None
     spec = Spec(variant, source, read(Path(job["samples"]), Samples), keeping(variant, source), exported)
+    routed = spec.samples.coverage if variant.quantizer else {}
     outcome: Outcome = importlib.import_module(made_by.module).quantize(spec, out)
     accepted: set[str] = {"bf16"} if made_by.simulated else {variant.weights}
     ratio = 1.0 if variant.ratio is None else variant.ratio
@@ -101,8 +108,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         accepted.add("bf16" if variant.backup == "none" else "int8")
     found = layers.inspect(out, variant.engine)
     counted = layers.compare(found, source, accepted, frozenset(spec.keep))
-    if OUTPUT in spec.keep and variant.engine == "openvino" and not layers.ir_output_is_float(out, OUTPUT):
-        raise QuantizeError(f"{made_by.answered_by} quantized {OUTPUT}, which the recipe keeps in 16 bits.")
+    if spec.output in spec.keep and variant.engine == "openvino" and not layers.ir_output_is_float(out, spec.output):
+        raise QuantizeError(f"{made_by.answered_by} quantized {spec.output}, which the recipe keeps in 16 bits.")
     if ratio < 1 and (share := layers.int4_share(found)) < ratio - RATIO_SLACK:
         raise QuantizeError(f"{made_by.answered_by} put {share:.0%} of the weights in int4, the recipe's ratio is {ratio:.0%}.")
     if len(counted.skipped) > variant.allow_skipped:
@@ -112,7 +119,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         )
     return {
         "resolved": outcome.resolved,
-        "notes": [*([made_by.note] if made_by.note else []), *outcome.notes],
+        "notes": [*([made_by.note] if made_by.note else []), *outcome.notes, *coverage.notes(routed)],
         "layers": counted.model_dump(),
         "stored_types": layers.stored_types(found),
         "versions": {name: version(name) for name in made_by.packages},

@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.quantizers import OUTPUT, Outcome, Spec, group_size
+from pipeline.checkpoint import OUTPUTS
+from pipeline.quantizers import Outcome, Spec, group_size
 from pipeline.quantizers.export import copy_companions
 
 
@@ -18,10 +19,12 @@ def quantize(spec: Spec, out: Path) -> Outcome:
     """Calibrates, quantizes and saves."""
     from datasets import Dataset
     from llmcompressor import oneshot
+    from llmcompressor.modeling.moe.linearize import linearize_moe
     from transformers import AutoModelForCausalLM
 
     _pin_nothing()
     model = AutoModelForCausalLM.from_pretrained(spec.source, dtype="auto", trust_remote_code=False, local_files_only=True)
+    model = linearize_moe(model)  # experts, which transformers holds in one tensor, as layers again
     oneshot(
         model=model,
         dataset=Dataset.from_list(spec.rows()),
@@ -49,7 +52,7 @@ def _modifiers(spec: Spec) -> list[Any]:
     from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
     from llmcompressor.modifiers.smoothquant import SmoothQuantModifier
 
-    variant, left = spec.variant, dict.fromkeys([OUTPUT, *spec.keep])  # vLLM serves the output projection in 16 bits only
+    variant, left = spec.variant, dict.fromkeys([*OUTPUTS, *spec.keep])  # vLLM serves the output projection in 16 bits only
     symmetric = variant.symmetric is not False
     if variant.activations:
         scheme = preset_name_to_scheme("W8A8", ["Linear"])

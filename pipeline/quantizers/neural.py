@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.errors import QuantizeError
-from pipeline.quantizers import OUTPUT, Outcome, Spec
+from pipeline.quantizers import Outcome, Spec
 from pipeline.quantizers.export import add_tokenizer
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def quantize(spec: Spec, out: Path) -> Outcome:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(spec.source, dtype=torch.float32, trust_remote_code=False, local_files_only=True)
-    wanted = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and name != OUTPUT]
+    wanted = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and name != spec.output]
     wanted = [name for name in wanted if name not in spec.keep]
     found = observe(model, spec.samples.ids)
     missing = [name for name in wanted if name not in found]

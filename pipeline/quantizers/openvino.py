@@ -12,12 +12,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+from pipeline.checkpoint import EMBEDDINGS, routers
 from pipeline.errors import QuantizeError
-from pipeline.quantizers import OUTPUT, Outcome, Spec, group_size
+from pipeline.quantizers import Outcome, Spec, group_size
 from pipeline.quantizers.export import add_tokenizer, export, exported
 from pipeline.recipe import Variant
 
-EMBEDDING = "embed_tokens"
 ON_DATA = ("awq", "scale_estimation", "lora_correction")  # settings that look at the calibration set
 
 
@@ -87,8 +87,9 @@ def _ignored(spec: Spec) -> dict[str, list[str]] | None:
     An output projection that is the embedding's matrix stays as it is only if the embedding does.
     """
     tied = json.loads((spec.source / "config.json").read_text()).get("tie_word_embeddings")
-    names = [*spec.keep, *([EMBEDDING] if OUTPUT in spec.keep and tied else [])]
-    return {"patterns": [rf".*\b{re.escape(name)}/.*" for name in names]} if names else None
+    tied_names = ["|".join(EMBEDDINGS)] if spec.output in spec.keep and tied else []
+    names = [*map(re.escape, [*spec.keep, *routers(spec.source)]), *tied_names]
+    return {"patterns": [rf".*\b({name})/.*" for name in names]} if names else None
 
 
 def _fake_quantizes(out: Path) -> int:

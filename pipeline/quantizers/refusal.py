@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import json
 from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoint import linear_shapes
 from pipeline.errors import RecipeError
 from pipeline.quantizers import group_size, keeping, tool
-from pipeline.quantizers.table import REFUSED, SERVED, TOOLS, Refused, Served, Values
+from pipeline.quantizers.families import UNSERVED
+from pipeline.quantizers.table import GIVEN, REFUSED, SERVED, TOOLS, Refused, Served, Values
 from pipeline.recipe import Recipe, Variant, rungs
 from pipeline.recipe.ladder import words
 
@@ -76,8 +78,12 @@ def _refuses(line: Refused, variant: Variant, device: str | None) -> bool:
     if device is None and len(line.devices) == 1:
         return False  # served on another
     return (device is None or device in line.devices) and all(
-        allowed is None or getattr(variant, key) in allowed for key, allowed in line.when.items()
+        _asks(getattr(variant, key), allowed) for key, allowed in line.when.items()
     )
+
+
+def _asks(value: Any, refused: Values) -> bool:
+    return value is not None if refused is GIVEN else refused is None or value in refused
 
 
 def _on(line: Refused, device: str | None) -> str:
@@ -134,6 +140,24 @@ def _yaml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
+def refuse_model(file: Path, name: str, variant: Variant, source: Path, device: str | None = None) -> None:
+    """Raises RecipeError where the source's family is known not to be made or served so, or its shapes do not fit."""
+    family = json.loads((source / "config.json").read_text()).get("model_type")
+    if line := unserved(variant, family, device):
+        why = f"{line.why}{_on(line, device)}"
+        raise RecipeError(f"{file}: variants.{name}: the model's family is {family!r}; {why}. Use {line.use}.")
+    refuse_shapes(file, name, variant, source)
+
+
+def unserved(variant: Variant, family: str | None, device: str | None) -> Refused | None:
+    """Why a model of this family (model_type of config.json) is not made or served so; None if it is, or was not tried."""
+    for line in UNSERVED:
+        anyhow = not line.quantizers and line.engine == variant.engine
+        if family in line.models and (anyhow or (variant.quantizer and _refuses(line, variant, device))):
+            return line
+    return None
+
+
 def refuse_shapes(file: Path, name: str, variant: Variant, source: Path) -> None:
     """Raises RecipeError naming every layer whose shape the variant's group size or engine cannot take."""
     if variant.quantizer is None or (variant.weights == "int8" and variant.group_size is None):
@@ -145,7 +169,7 @@ def refuse_shapes(file: Path, name: str, variant: Variant, source: Path) -> None
         raise RecipeError(f"{file}: variants.{name}.{error}") from error
     if variant.engine == "vllm" and (half := _half_kept(kept, list(linear_shapes(source)))):
         raise RecipeError(
-            f"{file}: variants.{name}.keep: vLLM fuses {half[0]} with {', '.join(half[1:])}, so that all of them are kept or none. "
+            f"{file}: variants.{name}.keep: vLLM fuses {half[0]} with {', '.join(half[1:5])}, so that all are kept or none. "
             "Name them all."
         )
     shapes = {layer: shape for layer, shape in linear_shapes(source).items() if layer not in kept}
@@ -169,12 +193,20 @@ def refuse_shapes(file: Path, name: str, variant: Variant, source: Path) -> None
 def _half_kept(kept: list[str], layers: list[str]) -> list[str]:
     """A kept layer and those that vLLM multiplies in one with it, where they are not kept; empty if there is none."""
     for layer in kept:
-        head, _, last = layer.rpartition(".")
-        partners = next((group for group in FUSED if last in group), ())
-        others = [name for part in partners if (name := f"{head}.{part}") in layers and name not in kept]
+        others = [name for name in _fused_with(layer, layers) if name not in kept]
         if others:
             return [layer, *others]
     return []
+
+
+def _fused_with(layer: str, layers: list[str]) -> list[str]:
+    """All experts of a block are one layer to vLLM, and so are some projections."""
+    block, experts, _ = layer.partition(".experts.")
+    if experts:
+        return [name for name in layers if name.startswith(block + experts)]
+    head, _, last = layer.rpartition(".")
+    partners = next((group for group in FUSED if last in group), ())
+    return [name for part in partners if (name := f"{head}.{part}") in layers]
 
 
 def _list(found: dict[str, tuple[int, int]]) -> str:

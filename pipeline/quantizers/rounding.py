@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.checkpoint import linear_shapes, source_tensors
+from pipeline.checkpoint import linear_shapes, module_name, source_tensors
 from pipeline.quantizers import Outcome, Spec, group_size
 from pipeline.quantizers.export import add_tokenizer, copy_companions, export
 
@@ -38,7 +38,8 @@ def round_checkpoint(source: Path, out: Path, bits: int, group: int) -> None:
     layers = {f"{name}.weight" for name in linear_shapes(source)}
     for shard in sorted({tensor.file for tensor in source_tensors(source).values()}):
         tensors = {
-            name: round_to_nearest(tensor, bits, group) if name in layers else tensor for name, tensor in load_file(shard).items()
+            name: round_to_nearest(tensor, bits, group) if module_name(name) in layers else tensor
+            for name, tensor in load_file(shard).items()
         }
         save_file(tensors, out / shard.name, metadata={"format": "pt"})
     for name in ("config.json", "model.safetensors.index.json"):

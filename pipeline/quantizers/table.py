@@ -15,6 +15,7 @@ Values = tuple[Any, ...] | None  # the values that a setting may take; None: any
 GROUPS = (128, 64, 32)  # that vLLM's kernels read
 FLAG = (False, True)
 CPU, CUDA = "cpu", "cuda"
+GIVEN: Values = ("given",)  # in Refused.when: any value, but one
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,10 @@ class Served:
 
 @dataclass(frozen=True)
 class Refused:
-    """A line of what does not: settings in `when` with these values, for the reason `why`. `use` is the nearest that works."""
+    """A line of what does not: settings in `when` with these values, for the reason `why`. `use` is the nearest that works.
+
+    With `models` (the model_type of config.json) it is about these families only: see families.py.
+    """
 
     quantizers: tuple[str, ...]
     engine: str
@@ -53,6 +57,7 @@ class Refused:
     why: str
     use: str
     devices: tuple[str, ...] = (CPU, CUDA)
+    models: tuple[str, ...] = ()
 
 
 _GPTQ = Tool("pipeline.quantizers.gptqmodel", "gptq", ("gptqmodel", "torch", "transformers"), "GPTQModel", method="gptq")

@@ -30,7 +30,9 @@ class Checkpoint(Record):
 
 
 class Samples(Record):
-    """Calibration set: `ids` is [samples, tokens] token ids; sha256 is over them and their order."""
+    """Calibration set: `ids` is [samples, tokens] token ids; sha256 is over them and their order. `coverage`: of a mixture of
+    experts, how many of the tokens each expert of each block is sent by the source model.
+    """
 
     prompts: str
     seed: int
@@ -39,6 +41,7 @@ class Samples(Record):
     overlap: float
     overlap_limit: float
     ids: list[list[int]]
+    coverage: dict[str, list[int]] = Field(default={})
 
 
 class Text(Record):
@@ -107,6 +110,7 @@ class Manifest(Record):
     versions: dict[str, str]
     checkpoint_sha256: str
     samples_sha256: str | None
+    coverage: dict[str, list[int]] = Field(default={})
     files: list[File]
     wall_s: float
     peak_memory_bytes: int

@@ -109,6 +109,7 @@ def made(row: dict[str, Any]) -> list[Table]:
     rows = [[cell(name), Cell(asked, kind="text"), Cell(given, kind="text")] for name, (asked, given) in settings.items()]
     found = [_way(manifest["climb"])] if manifest.get("climb") else []
     found += [Table("Quantizer's settings", columns, rows)] if rows else []
+    found.append(_pairs("Calibration tokens of each expert", dict(experts(row))))
     for view, given in (dig(row, "evaluation", "settings") or {}).items():
         found.append(_pairs(f"Scored in the view \u201c{view}\u201d with", {key: setting(value) for key, value in given.items()}))
     for profile, timed in (dig(row, "benchmark", "profiles") or {}).items():
@@ -134,6 +135,12 @@ def _way(climb: dict[str, Any]) -> Table:
     ]
     order = {None: "in the recipe's order", "smallest": "the smallest first", "fastest": "the fastest first"}[climb["goal"]]
     return Table(f"Way up the ladder, {order}", columns, rows)
+
+
+def experts(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Of a mixture of experts: each block with the calibration tokens that its experts 0, 1, ... are sent."""
+    coverage = dig(row, "manifest", "coverage") or {}
+    return [(block, ", ".join(map(str, counts))) for block, counts in coverage.items()]
 
 
 def _asked(settings: dict[str, Any], name: str) -> str:
