@@ -145,11 +145,15 @@ def _work(environment: str, job: dict[str, Any], folder: Path) -> dict[str, Any]
 
 
 def better(one: Contender, other: Contender) -> bool:
-    """Is `one` no larger, and its mean KL surely smaller? Paired by window, one-sided."""
+    """Is `one` no larger, its mean KL surely smaller, and its perplexity not surely larger? Paired by window, one-sided."""
     if one.bits > other.bits * SAME_BYTES:
         return False
-    differences = [theirs - ours for ours, theirs in zip(one.kl, other.kl, strict=True)]
-    return statistics.ratio(differences, one.positions, CONFIDENCE).low > 0
+    closer = _lead(one.kl, other.kl, one.positions).low > 0
+    return closer and _lead(one.loss, other.loss, one.tokens).high >= 0
+
+
+def _lead(ours: list[float], theirs: list[float], counts: list[float]) -> statistics.Estimate:
+    return statistics.ratio([b - a for a, b in zip(ours, theirs, strict=True)], counts, CONFIDENCE)
 
 
 def _page(name: str, found: list[Contender], wall_s: float) -> str:
@@ -162,7 +166,7 @@ def _page(name: str, found: list[Contender], wall_s: float) -> str:
         f"{sum(made[0].positions):.0f} positions, and the ratio of perplexities over {len(made[0].kl)} windows, one-sided 95 % "
         "bounds clustered by window. Bits are those of the linear layers in the blocks, scales and zero-points included. `ours`: "
         "quantizer and weights alone, everything else at our defaults; `own`: the tool itself at its defaults, on the same samples "
-        "where it wants any. Better: no more bytes and surely a smaller mean KL (paired by window).",
+        "where it wants any. Better: no more bytes, surely a smaller mean KL, and not surely a larger perplexity (paired by window).",
     ]
     for engine in dict.fromkeys(one.engine for one in made):
         group = [one for one in made if one.engine == engine]
