@@ -38,8 +38,8 @@ OUR_DEFAULTS = {
 OTHERS = {
     "openvino": ["int4 g128 sym", "int4 g128 awq", "int4 g128 se", "int4 g128 awq+se", "int4 g32", "int4 g32 awq+se"],
     "vllm": [
-        "gptq g32", "awq g32", "awq g128 sym", "compressed-tensors g128 method awq", "compressed-tensors g128 method rtn",
-        "auto-round g128 format gptq sym", "auto-round g128 format awq asym", "auto-round g32 format gptq sym",
+        "gptq g32", "awq g32", "compressed-tensors g128 method awq", "compressed-tensors g128 method rtn",
+        "auto-round g128 format gptq sym", "auto-round g128 format awq asym",
     ],
 }  # fmt: skip
 TOOLS_OWN = {"optimum-cli": ("openvino", "openvino"), "gptqmodel": ("gptq", "vllm"), "auto-round": ("compressed", "vllm")}
