@@ -35,6 +35,8 @@ UNSERVED = (
             "method gptq", models=("gpt_neox",)),
     Refused(("compressed-tensors",), "vllm", {"smooth_quant": GIVEN}, "llm-compressor 0.14.0.1 has no SmoothQuant mapping for "
             "GPT-NeoX", "it without smooth_quant", models=("gpt_neox",)),
+    Refused(("neural-compressor",), "openvino", {}, "Neural Compressor 3.10 quantizes linear layers, and transformers 5 holds "
+            "experts in one tensor", "quantizer openvino with activations int8", models=EXPERTS),
     Refused(("gptq", "awq", "compressed-tensors", "auto-round"), "vllm", {}, "vLLM 0.32.0 has kernels for quantized experts on "
             "CPUs with AMX only", "engine openvino", (CPU,), models=EXPERTS),
 )  # fmt: skip
