@@ -29,8 +29,8 @@ UNSERVED = (
             "without a layer type in Gemma 3)", "quantizer gptq, or compressed-tensors with method awq", models=GEMMA),
     Refused(("gptq", "awq"), "vllm", {}, "GPTQModel 7.6.0 stores gate_up_proj as two layers, which the checkpoint does not have",
             "quantizer compressed-tensors", models=("phi3",)),
-    Refused((), "vllm", {}, "vLLM 0.32.0 serves it through transformers' classes, which it changes in its process, so that the scores "
-            "of the weights alone cannot be had there", "engine openvino", models=("gpt_neox",)),
+    Refused((), "vllm", {}, "vLLM 0.32.0 serves it through transformers' classes, which it changes in its process, so that "
+            "the scores of the weights alone cannot be had there", "engine openvino", models=("gpt_neox",)),
     Refused(("neural-compressor",), "openvino", {}, "Neural Compressor 3.10 quantizes linear layers, and transformers 5 holds "
             "experts in one tensor", "quantizer openvino with activations int8", models=EXPERTS),
     Refused(("gptq", "awq", "compressed-tensors", "auto-round"), "vllm", {}, "vLLM 0.32.0 has kernels for quantized experts on "
