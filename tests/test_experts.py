@@ -86,8 +86,6 @@ def test_a_family_that_is_not_served_is_refused_with_reason_and_remedy(tmp_path:
         for family in line.models:
             (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
             given = {key: values[0] if values else None for key, values in line.when.items()}
-            if given.get("smooth_quant"):
-                given = {"smooth_quant": 0.5}
             asked = {"engine": line.engine, "quantizer": [*line.quantizers, "openvino"][0], "weights": "int4", **given}
             with pytest.raises(RecipeError) as error:
                 refusal.refuse_model(Path("r.yaml"), "v", Variant.model_validate(asked), tmp_path, line.devices[0])

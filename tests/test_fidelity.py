@@ -55,6 +55,18 @@ def test_factors_of_rows_and_columns_are_no_error(weight: np.ndarray) -> None:
     assert not refused(fidelity.compare(weight, rounded(moved, 4)), "int4")
 
 
+def test_an_output_projection_may_be_scaled_by_column_as_smoothquant_does(weight: np.ndarray) -> None:
+    factors = np.random.default_rng(1).uniform(0.3, 3, (1, 512)).astype(np.float32)
+    assert fidelity._plain(weight, weight * factors) > 0.3
+    assert fidelity._plain(weight, weight * factors, scaled=True) < 1e-5
+    turned = weight * factors
+    turned[:, 7] *= -1
+    assert fidelity._plain(weight, turned, scaled=True) == 1.0
+    empty = weight.copy()
+    empty[:, 3] = 0
+    assert fidelity._plain(empty, empty, scaled=True) == 0.0
+
+
 @pytest.mark.parametrize("claims", ["int8", "int4"])
 def test_zero_points_off_by_one_are_seen(weight: np.ndarray, claims: str) -> None:
     bits = int(claims[3:])

@@ -5,7 +5,7 @@ tests/contract/test_families.py makes them all on a CPU and holds UNSERVED to wh
 
 from __future__ import annotations
 
-from pipeline.quantizers.table import CPU, GIVEN, Refused
+from pipeline.quantizers.table import CPU, Refused
 
 # model_type of config.json, and the models that have it
 FAMILIES = {
@@ -29,12 +29,10 @@ UNSERVED = (
             "without a layer type in Gemma 3)", "quantizer gptq, or compressed-tensors with method awq", models=GEMMA),
     Refused(("gptq", "awq"), "vllm", {}, "GPTQModel 7.6.0 stores gate_up_proj as two layers, which the checkpoint does not have",
             "quantizer compressed-tensors", models=("phi3",)),
-    Refused(("gptq", "awq"), "vllm", {}, "GPTQModel 7.6.0 knows the output projection by another name than transformers 5.19 "
-            "('Offloaded tensor lm_head.weight not found')", "quantizer compressed-tensors with method gptq", models=("gpt_neox",)),
-    Refused(("compressed-tensors",), "vllm", {"method": ("awq",)}, "llm-compressor 0.14.0.1 has no AWQ mapping for GPT-NeoX",
-            "method gptq", models=("gpt_neox",)),
-    Refused(("compressed-tensors",), "vllm", {"smooth_quant": GIVEN}, "llm-compressor 0.14.0.1 has no SmoothQuant mapping for "
-            "GPT-NeoX", "it without smooth_quant", models=("gpt_neox",)),
+    Refused((), "vllm", {}, "vLLM 0.32.0 serves it through transformers' classes, which it changes in its process, so that "
+            "the scores of the weights alone cannot be had there", "engine openvino", models=("gpt_neox",)),
+    Refused(("neural-compressor",), "openvino", {}, "Neural Compressor 3.10 quantizes linear layers, and transformers 5 holds "
+            "experts in one tensor", "quantizer openvino with activations int8", models=EXPERTS),
     Refused(("gptq", "awq", "compressed-tensors", "auto-round"), "vllm", {}, "vLLM 0.32.0 has kernels for quantized experts on "
             "CPUs with AMX only", "engine openvino", (CPU,), models=EXPERTS),
 )  # fmt: skip

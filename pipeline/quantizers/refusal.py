@@ -11,7 +11,7 @@ from pipeline.checkpoint import linear_shapes
 from pipeline.errors import RecipeError
 from pipeline.quantizers import group_size, keeping, tool
 from pipeline.quantizers.families import UNSERVED
-from pipeline.quantizers.table import GIVEN, REFUSED, SERVED, TOOLS, Refused, Served, Values
+from pipeline.quantizers.table import REFUSED, SERVED, TOOLS, Refused, Served, Values
 from pipeline.recipe import Recipe, Variant, rungs
 from pipeline.recipe.ladder import words
 
@@ -78,12 +78,8 @@ def _refuses(line: Refused, variant: Variant, device: str | None) -> bool:
     if device is None and len(line.devices) == 1:
         return False  # served on another
     return (device is None or device in line.devices) and all(
-        _asks(getattr(variant, key), allowed) for key, allowed in line.when.items()
+        allowed is None or getattr(variant, key) in allowed for key, allowed in line.when.items()
     )
-
-
-def _asks(value: Any, refused: Values) -> bool:
-    return value is not None if refused is GIVEN else refused is None or value in refused
 
 
 def _on(line: Refused, device: str | None) -> str:

@@ -15,7 +15,6 @@ Values = tuple[Any, ...] | None  # the values that a setting may take; None: any
 GROUPS = (128, 64, 32)  # that vLLM's kernels read
 FLAG = (False, True)
 CPU, CUDA = "cpu", "cuda"
-GIVEN: Values = ("given",)  # in Refused.when: any value, but one
 
 
 @dataclass(frozen=True)

