@@ -123,3 +123,10 @@ def test_schema_describes_every_section() -> None:
     schema = json.loads(recipe.schema())
     assert set(schema["required"]) == {"model", "calibration", "evaluate", "gate", "serve", "benchmark", "variants"}
     assert schema["additionalProperties"] is False
+
+
+def test_a_variants_own_kv_cache_goes_before_the_recipes(project: Path) -> None:
+    text = TINY.replace("quantizer: openvino, weights: int8}", "quantizer: openvino, weights: int8, kv_cache: u8}")
+    loaded = load(project, text.replace("serve: {", "serve: {kv_cache: bf16, "))
+    assert loaded.serve_for("ov-int8") == loaded.serve.model_copy(update={"kv_cache": "u8"})
+    assert loaded.serve_for("ov-int4").kv_cache == "bf16"

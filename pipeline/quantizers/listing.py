@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.quantizers.table import REFUSED, SERVED, TOOLS, Refused, Served, Values
 
-HEAD = ("quantizer", "made by", "weights", "settings", "engine", "devices", "note")
+HEAD = ("quantizer", "made by", "weights", "settings", "engine", "devices", "note", "the same again")
 REFUSED_HEAD = ("quantizer", "engine", "asked for", "why not", "use instead")
 INTRODUCTION = """\
 # Quantizers
@@ -26,23 +26,13 @@ def as_markdown() -> str:
 
 
 def served() -> list[tuple[str, ...]]:
-    return [
-        (
-            line.quantizer,
-            TOOLS[line.quantizer].answered_by,
-            line.weights,
-            _settings(line),
-            line.engine,
-            ", ".join(line.devices),
-            line.note,
-        )
-        for line in SERVED
-    ]
+    return [_served(line) for line in SERVED]
 
 
 def _served(line: Served) -> tuple[str, ...]:
     made_by, devices = TOOLS[line.quantizer].answered_by, ", ".join(line.devices)
-    return (line.quantizer, made_by, line.weights, _settings(line), line.engine, devices, line.note)
+    again = "; ".join(f"{name}: {why}" for name, why in line.varies.items()) or "same bytes"
+    return (line.quantizer, made_by, line.weights, _settings(line), line.engine, devices, line.note, again)
 
 
 def refused() -> list[tuple[str, ...]]:
