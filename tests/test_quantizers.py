@@ -66,9 +66,9 @@ def test_the_same_words_name_the_layers_in_8_bits(source: Path) -> None:
     assert quantizers.in_int8(variant("last"), source) == []
 
 
-def test_a_layer_cannot_have_8_bits_and_16(source: Path) -> None:
-    with pytest.raises(RecipeError, match=r"int8_layers: model.layers.0.mlp.down_proj is kept in 16 bits too"):
-        quantizers.in_int8(mixed("*.down_proj", keep=["first"]), source)
+def test_what_is_kept_goes_before_what_gets_8_bits(source: Path) -> None:
+    found = quantizers.in_int8(mixed("*.down_proj", keep=["first"]), source)
+    assert found == ["model.layers.1.mlp.down_proj", "model.layers.2.mlp.down_proj"]
 
 
 def test_the_output_projection_is_no_layer_for_8_bits(source: Path) -> None:

@@ -72,14 +72,12 @@ def keeping(variant: Variant, source: Path) -> list[str]:
 
 
 def in_int8(variant: Variant, source: Path) -> list[str]:
-    """The layers that `int8_layers` means, in the words of `keep`. Raises RecipeError also for one that `keep` means too.
+    """The layers that `int8_layers` means, in the words of `keep`, less those that are kept. Raises RecipeError likewise.
 
     The output projection is none of them: OpenVINO's has 8 bits already, vLLM serves it in 16 only.
     """
-    found = _named("int8_layers", variant.int8_layers or [], source)
-    if both := sorted(set(found) & set(keeping(variant, source))):
-        raise RecipeError(f"int8_layers: {both[0]} is kept in 16 bits too (keep). Name it once.")
-    return found
+    kept = keeping(variant, source)
+    return [name for name in _named("int8_layers", variant.int8_layers or [], source) if name not in kept]
 
 
 def _named(key: str, words: list[str], source: Path) -> list[str]:

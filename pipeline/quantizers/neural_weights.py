@@ -1,8 +1,8 @@
 """Weights in 4 bits by Intel Neural Compressor, by rounding or GPTQ (arXiv 2210.17323), in GPTQ's layout for vLLM.
 
-Neural Compressor packs a layer as AutoGPTQ does, with a bias that the source does not have and a scale for 8-bit floats
-beside it, for which vLLM has no place; and it writes no method into config.json. So the checkpoint is put together here:
-the source's tensors, and the packed parts in the place of the weights that they stand for.
+Neural Compressor packs a layer as AutoGPTQ does, but saves a bias that the source does not have and a scale for 8-bit
+floats beside it, for which vLLM has no place. So the checkpoint is put together here: the source's tensors, and the packed
+parts in the place of the weights that they stand for.
 """
 
 from __future__ import annotations

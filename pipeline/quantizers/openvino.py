@@ -47,7 +47,7 @@ def _compress_weights(model: Any, spec: Spec) -> dict[str, Any]:
     calibrated = settings.get("ratio", 1.0) < 1 or any(settings.get(name) for name in ON_DATA)
     samples = {"dataset": _dataset(model, spec), "subset_size": len(spec.samples.ids)} if calibrated else {}
     enums = {"mode": nncf.CompressWeightsMode(settings["mode"])}
-    if settings.get("backup_mode"):
+    if "backup_mode" in settings:
         enums["backup_mode"] = nncf.BackupMode(settings["backup_mode"])
     ignored = [*_kept(spec), *spec.int8]
     compressed = nncf.compress_weights(model.model, **{**settings, **enums}, **samples, ignored_scope=_scope(ignored))
@@ -72,7 +72,7 @@ def _settings(variant: Variant) -> dict[str, Any]:
         "mode": f"int4_{symmetric}" if variant.weights == "int4" else variant.weights,
         "group_size": group_size(variant),
         "ratio": 1.0 if variant.ratio is None else variant.ratio,
-        "backup_mode": variant.backup,
+        "backup_mode": variant.backup or "int8_asym",  # NNCF's own for MXFP4 is 8-bit floats, four times less exact
         **{name: True for name in ON_DATA if getattr(variant, name)},
     }
 
