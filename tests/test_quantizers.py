@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ import pytest
 from pipeline import plan, quantizers
 from pipeline.errors import ArtifactError, RecipeError
 from pipeline.layers import Layer, compare, share
-from pipeline.quantizers import refusal
-from pipeline.quantizers.table import TOOLS, UNQUANTIZED
+from pipeline.quantizers import listing, refusal
+from pipeline.quantizers.table import SERVED, TOOLS, UNQUANTIZED
 from pipeline.recipe import Variant
 from tests.build import write_safetensors
 
@@ -107,6 +108,12 @@ def test_a_layer_that_was_to_be_kept_and_was_not_is_an_error(source: Path) -> No
     found["model.layers.0.mlp.down_proj"] = Layer("bf16", (32, 32))
     counted = compare(found, source, {"int4"}, kept)
     assert (counted.expected, counted.quantized, counted.skipped, counted.kept) == (6, 5, [], ["model.layers.0.mlp.down_proj"])
+
+
+def test_the_table_prints_what_differs_when_made_again() -> None:
+    varying = replace(SERVED[0], varies={"config.json": "a path", "log": "timings"})
+    assert listing._served(varying)[-1] == "config.json: a path; log: timings"
+    assert listing._served(SERVED[0])[-1] == "same bytes"
 
 
 def test_the_plan_has_an_estimate_for_every_tool() -> None:

@@ -137,7 +137,7 @@ SERVED = (
         "int4",
         "openvino",
         (CPU,),
-        {**_NNCF, "symmetric": FLAG, "lora_correction": FLAG},
+        {**_NNCF, "symmetric": FLAG, "gptq": (False,), "lora_correction": FLAG},
         {"group_size": 64, "awq": True, "scale_estimation": True},
     ),
     Served("openvino", "int4", "openvino", (CPU,), {**_NNCF, "symmetric": FLAG, "gptq": (True,)}, {"group_size": 64, "gptq": True}),
