@@ -12,7 +12,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pipeline.checkpoint import linear_shapes
 from pipeline.errors import QuantizeError
 from pipeline.quantizers import OUTPUT, Outcome, Spec, group_size
 from pipeline.quantizers.export import add_tokenizer, export, exported
@@ -49,13 +48,13 @@ def _compress_weights(model: Any, spec: Spec) -> dict[str, Any]:
     enums = {"mode": nncf.CompressWeightsMode(settings["mode"])}
     if "backup_mode" in settings:
         enums["backup_mode"] = nncf.BackupMode(settings["backup_mode"])
-    ignored = [*_kept(spec), *spec.int8]
-    compressed = nncf.compress_weights(model.model, **{**settings, **enums}, **samples, ignored_scope=_scope(ignored))
+    scope = nncf.IgnoredScope(**_patterns([*_kept(spec), *spec.int8]))
+    compressed = nncf.compress_weights(model.model, **{**settings, **enums}, **samples, ignored_scope=scope)
     resolved = {**settings, "calibrated": calibrated, "keep": spec.keep, "nncf": _recorded(compressed, "weight_compression")}
     if spec.int8:
         mode = _int8(spec.variant)
-        others = [name for name in linear_shapes(spec.source) if name not in spec.int8]
-        scope = _scope([*others, EMBEDDING, OUTPUT])
+        others = rf"(?!.*\b({'|'.join(map(re.escape, spec.int8))})[/.])"  # a dot: constants have names too
+        scope = nncf.IgnoredScope(patterns=[others])
         compressed = nncf.compress_weights(compressed, mode=nncf.CompressWeightsMode(mode), ignored_scope=scope)
         resolved |= {"int8_layers": spec.int8, "int8_mode": mode}
     _drop_cache_precision(compressed)
@@ -105,7 +104,7 @@ def _quantize_activations(model: Any, spec: Spec) -> dict[str, Any]:
 
     alpha = spec.variant.smooth_quant
     settings = {"bits": 8, "sym": bool(spec.variant.symmetric), "num_samples": len(spec.samples.ids), "smooth_quant_alpha": alpha}
-    config = OVConfig(quantization_config=OVQuantizationConfig(**settings, ignored_scope=_patterns(_kept(spec))))
+    config = OVConfig(quantization_config=OVQuantizationConfig(**settings, ignored_scope=_patterns(_kept(spec)) or None))
     OVQuantizer.from_pretrained(model).quantize(ov_config=config, calibration_dataset=_dataset(model, spec))
     quantized = sum(operation.get_type_name() == "FakeQuantize" for operation in model.model.get_ops())
     if not quantized:
@@ -119,15 +118,9 @@ def _kept(spec: Spec) -> list[str]:
     return [*spec.keep, *([EMBEDDING] if OUTPUT in spec.keep and tied else [])]
 
 
-def _scope(names: list[str]) -> Any:
-    import nncf
-
-    return nncf.IgnoredScope(**(_patterns(names) or {}))
-
-
-def _patterns(names: list[str]) -> dict[str, list[str]] | None:
+def _patterns(names: list[str]) -> dict[str, list[str]]:
     """NNCF's patterns over the names of operations, which hold the layer's name between dots and a slash."""
-    return {"patterns": [rf".*\b{re.escape(name)}/.*" for name in names]} if names else None
+    return {"patterns": [rf".*\b{re.escape(name)}/.*" for name in names]} if names else {}
 
 
 def _drop_cache_precision(model: Any) -> None:
