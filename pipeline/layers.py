@@ -14,7 +14,7 @@ from pipeline.errors import ArtifactError
 from pipeline.records import Layers
 from pipeline.tensors import not_finite
 
-IR_LOW_BIT = {"u4": "int4", "i4": "int4", "nf4": "int4", "u8": "int8", "i8": "int8"}
+IR_LOW_BIT = {"u4": "int4", "i4": "int4", "nf4": "nf4", "f4e2m1": "mxfp4", "u8": "int8", "i8": "int8"}
 IR_OPTIONS = {"ACTIVATIONS_SCALE_FACTOR": ("8.0",), "KV_CACHE_PRECISION": ("f16",)}  # that optimum-intel 2.2.0 writes
 IR_FLOAT = ("f16", "bf16", "f32")
 IR_PASSING = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose")  # between a stored weight and who reads it
@@ -25,7 +25,7 @@ IR_WEIGHT_SUFFIXES = ("._openvino_orig_weight", ".weight")
 
 
 class Layer(NamedTuple):
-    """Type ("bf16" stands for any 16 or 32 bit float, "int8", "int4") and logical shape [out, in] of a stored weight."""
+    """Type in a recipe's words ("bf16" stands for any 16 or 32 bit float) and logical shape [out, in] of a stored weight."""
 
     type: str
     shape: tuple[int, int]
@@ -49,10 +49,17 @@ def block(layer: str) -> str:
     return f"{head}.layers.{tail.split('.')[0]}"
 
 
-def compare(found: dict[str, Layer], source: Path, accepted: set[str], kept: frozenset[str] = frozenset()) -> Layers:
-    """Counts the layers stored in one of the accepted types and names those that are not; those to be `kept` are apart.
+def compare(
+    found: dict[str, Layer],
+    source: Path,
+    accepted: set[str],
+    kept: frozenset[str] = frozenset(),
+    int8: frozenset[str] = frozenset(),
+) -> Layers:
+    """Counts the layers stored in one of the accepted types and names those that are not.
 
-    Raises ArtifactError if a layer is missing, was added, has another shape than in the source, or was not kept.
+    Those to be `kept` are apart; those in `int8` are to have 8 bits, whatever is accepted of the others.
+    Raises ArtifactError if a layer is missing, was added, has another shape than in the source, was not kept or has no 8 bits.
     """
     expected = linear_shapes(source)
     wrong = [f"{name}: missing" for name in expected if name not in found]
@@ -64,17 +71,21 @@ def compare(found: dict[str, Layer], source: Path, accepted: set[str], kept: fro
     ]
     wrong += [f"{name}: stored in {found[name].type}, the recipe keeps it in 16 bits"
               for name in expected if name in kept and name in found and found[name].type != "bf16"]  # fmt: skip
+    wrong += [f"{name}: stored in {found[name].type}, the recipe wants int8 (int8_layers)"
+              for name in expected if name in int8 and name in found and found[name].type != "int8"]  # fmt: skip
     if wrong:
         raise ArtifactError(f"the artifact's layers differ from those of {source}: {'; '.join(wrong[:5])}.")
     inside = sorted(kept & expected.keys())
-    skipped = [f"{name} ({layer.type})" for name, layer in found.items() if layer.type not in accepted and name not in kept]
-    return Layers(expected=len(expected), quantized=len(expected) - len(skipped) - len(inside), skipped=skipped, kept=inside)
+    others = {name: layer for name, layer in found.items() if name not in kept | int8}
+    skipped = [f"{name} ({layer.type})" for name, layer in others.items() if layer.type not in accepted]
+    quantized = len(expected) - len(skipped) - len(inside)
+    return Layers(expected=len(expected), quantized=quantized, skipped=skipped, kept=inside, int8=sorted(int8))
 
 
-def int4_share(found: dict[str, Layer]) -> float:
-    """Share of the weights of these layers that are stored in 4 bits."""
+def share(found: dict[str, Layer], stored: str) -> float:
+    """Share of the weights of these layers that are stored in a type."""
     sizes = {layer: found[layer].shape[0] * found[layer].shape[1] for layer in found}
-    return sum(size for layer, size in sizes.items() if found[layer].type == "int4") / sum(sizes.values())
+    return sum(size for layer, size in sizes.items() if found[layer].type == stored) / sum(sizes.values())
 
 
 def stored_types(found: dict[str, Layer]) -> dict[str, int]:

@@ -76,3 +76,13 @@ def test_only_what_is_understood_is_read() -> None:
     assert "expected 4 bits" in str(compressed.check(config(num_bits=3)))
     assert "groups in order" in str(compressed.check(config(actorder="group")))
     assert "expected one of pack-quantized" in str(compressed.check({**config(), "format": "nvfp4-pack-quantized"}))
+
+
+def test_layers_of_two_widths_say_their_format_each() -> None:
+    eight = {"format": "int-quantized", "weights": {"num_bits": 8, "type": "int", "actorder": None}}
+    four = {"format": "pack-quantized", **config()["config_groups"]["group_0"]}
+    both = {"format": "mixed-precision", "config_groups": {"group_0": four, "group_1": eight}}
+    assert compressed.check(both) is None
+    both["config_groups"]["group_1"] = {**eight, "format": "float-quantized"}
+    assert "format 'float-quantized', expected one of" in str(compressed.check(both))
+    assert compressed.check({"format": "pack-quantized"}) == "no config_groups"

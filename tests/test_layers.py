@@ -75,7 +75,9 @@ def test_a_layer_of_another_shape_is_refused(tmp_path: Path, source: Path) -> No
         layers.compare(layers.inspect(artifact, "vllm"), source, {"int4"})
 
 
-def run_work(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, allow_skipped: int) -> dict[str, Any]:
+def run_work(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, allow_skipped: int, quantizer: str = "gptq"
+) -> dict[str, Any]:
     """The worker verb with a tool that leaves a layer out without a word."""
 
     def quantize(spec: quantizers.Spec, out: Path) -> quantizers.Outcome:
@@ -85,11 +87,11 @@ def run_work(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, allo
     module = types.ModuleType("a_careless_tool")
     module.quantize = quantize  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "a_careless_tool", module)
-    careless = replace(quantizers.TOOLS["gptq"], module="a_careless_tool", packages=("numpy",))
-    monkeypatch.setitem(quantizers.TOOLS, "gptq", careless)
+    careless = replace(quantizers.TOOLS[quantizer], module="a_careless_tool", packages=("numpy",))
+    monkeypatch.setitem(quantizers.TOOLS, quantizer, careless)
     samples = {"prompts": "p", "seed": 0, "prompts_used": 1, "sha256": "", "overlap": 0, "overlap_limit": 0, "ids": []}
     (tmp_path / "samples.json").write_text(json.dumps(samples))
-    variant = Variant(engine="vllm", quantizer="gptq", weights="int4", allow_skipped=allow_skipped)
+    variant = Variant(engine="vllm", quantizer=quantizer, weights="int4", allow_skipped=allow_skipped)
     job = {"variant": variant.model_dump(), "checkpoint": str(source), "out": str(tmp_path / "out"),
            "samples": str(tmp_path / "samples.json"), "exported": None}  # fmt: skip
     return quantizers.work(job)
@@ -104,3 +106,15 @@ def test_unless_the_recipe_allows_it(tmp_path: Path, source: Path, monkeypatch: 
     done = run_work(tmp_path, source, monkeypatch, allow_skipped=1)
     assert done["layers"]["quantized"] == 1
     assert done["stored_types"] == {"bf16": 1, "int4": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("auto-gptq", "refuses to quantize without CUDA"), ("autoawq", "writes broken models on a CPU")]
+)
+def test_the_manifest_says_who_answered_an_old_name_and_why(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, name: str, why: str
+) -> None:
+    notes = run_work(tmp_path, source, monkeypatch, allow_skipped=1, quantizer=name)["notes"]
+    assert len(notes) == 1
+    assert why in notes[0]
+    assert "GPTQModel, its maintained successor, made this artifact" in notes[0]

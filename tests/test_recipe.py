@@ -40,7 +40,11 @@ def test_params_yaml_is_in_date(root: Path) -> None:
         ("samples: 64", "samples: 0", ["calibration.samples", "found 0", "greater than 0"]),
         ("engine: vllm, quantizer: gptq", "engine: vlm, quantizer: gptq", ["gptq-int4.engine", "Did you mean 'vllm'?"]),
         ("quantizer: gptq", "quantizer: gptqq", ["variants.gptq-int4.quantizer", "found 'gptqq'", "Did you mean 'gptq'?"]),
-        ("engine: vllm, quantizer: gptq", "engine: openvino, quantizer: gptq", ["not served by 'openvino'", "quantizer openvino"]),
+        ("engine: vllm, quantizer: gptq", "engine: openvino, quantizer: gptq", ["does not convert", "Use quantizer openvino"]),
+        ("engine: openvino, quantizer: openvino, weights: int8", "engine: vllm, quantizer: openvino, weights: int8",
+         ["not served by 'vllm'", "use quantizer neural-compressor or gptq"]),
+        ("quantizer: awq", "quantizer: awq, int8_layers: [last]",
+         ["awq-int4.int8_layers: found ['last']", "no CPU kernel for 8-bit weights alone", "Use quantizer compressed-tensors"]),
         ("weights: int4, group_size: 128}\n  awq", "weights: int8}\n  awq", ["weights: found 'int8'", "Use weights int4"]),
         ("quantizer: gptq, weights: int4", "quantizer: gptq, weights: int4, symmetric: false", ["symmetric: found false"]),
         ("quantizer: gptq, weights: int4", "quantizer: gptq, weights: int4, desc_act: true", ["Use desc_act false"]),
@@ -123,3 +127,10 @@ def test_schema_describes_every_section() -> None:
     schema = json.loads(recipe.schema())
     assert set(schema["required"]) == {"model", "calibration", "evaluate", "gate", "serve", "benchmark", "variants"}
     assert schema["additionalProperties"] is False
+
+
+def test_a_variants_own_kv_cache_goes_before_the_recipes(project: Path) -> None:
+    text = TINY.replace("quantizer: openvino, weights: int8}", "quantizer: openvino, weights: int8, kv_cache: u8}")
+    loaded = load(project, text.replace("serve: {", "serve: {kv_cache: bf16, "))
+    assert loaded.serve_for("ov-int8") == loaded.serve.model_copy(update={"kv_cache": "u8"})
+    assert loaded.serve_for("ov-int4").kv_cache == "bf16"

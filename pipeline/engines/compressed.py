@@ -17,20 +17,27 @@ import numpy as np
 
 from pipeline.errors import ArtifactError
 
-MAIN = {"pack-quantized": "weight_packed", "int-quantized": "weight"}  # by format: the part that a layer is known by
+MAIN = ("weight_packed", "weight")  # the parts that a layer is known by
+BITS = {"pack-quantized": 4, "int-quantized": 8}  # by format
 PARTS = ("weight_scale", "weight_zero_point", "weight_shape")  # beside it
-OFFSET, NIBBLES, INT8 = 8, 8, 8
+OFFSET, NIBBLES = 8, 8
 
 
 def check(config: dict[str, Any]) -> str | None:
-    """What is wrong with a quantization_config, or None: 4 bits packed in groups, or 8 bits per channel, in one group."""
+    """What is wrong with a quantization_config, or None: 4 bits packed in groups, 8 bits per channel, or layers of both."""
     groups = list(config.get("config_groups", {}).values())
-    if len(groups) != 1 or config.get("format") not in MAIN:
-        return f"format {config.get('format')!r} in {len(groups)} groups, expected one of {', '.join(MAIN)}"
-    weights = groups[0].get("weights") or {}
-    bits = {"pack-quantized": 4, "int-quantized": INT8}[config["format"]]
-    if weights.get("num_bits") != bits or weights.get("type") != "int" or weights.get("actorder") == "group":
-        return f"weights {weights}, expected {bits} bits, type int, groups in order"
+    if not groups:
+        return "no config_groups"
+    return next((said for group in groups if (said := _check_group(group, config.get("format")))), None)
+
+
+def _check_group(group: dict[str, Any], usual: str | None) -> str | None:
+    """Where layers are stored in several formats, each group says its own."""
+    stored, weights = group.get("format") or usual, group.get("weights") or {}
+    if stored not in BITS:
+        return f"format {stored!r}, expected one of {', '.join(BITS)}"
+    if weights.get("num_bits") != BITS[stored] or weights.get("type") != "int" or weights.get("actorder") == "group":
+        return f"weights {weights}, expected {BITS[stored]} bits, type int, groups in order"
     return None
 
 

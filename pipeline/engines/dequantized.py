@@ -112,20 +112,20 @@ def weights(artifact: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
     how, tensors = packing(artifact), source_tensors(artifact)
     files = {path: safe_open(path, "pt") for path in {tensor.file for tensor in tensors.values()}}
-    main, others = _parts(how)
+    mains, others = _parts(how)
     for name, tensor in tensors.items():
         layer, _, kind = name.rpartition(".")
-        packed = kind == main and tensor.dtype not in FLOATS
+        packed = kind in mains and tensor.dtype not in FLOATS
         if how and packed:
-            names = {part: f"{layer}.{part}" for part in (main, *others) if f"{layer}.{part}" in tensors}
+            names = {part: f"{layer}.{part}" for part in (kind, *others) if f"{layer}.{part}" in tensors}
             found = {part: files[tensors[full].file].get_tensor(full) for part, full in names.items()}
             arrays = {part: (value.float() if value.is_floating_point() else value).numpy() for part, value in found.items()}
             if how.method == "compressed-tensors":
-                weight = compressed.dequantize(layer, arrays.pop(main), arrays)
+                weight = compressed.dequantize(layer, arrays.pop(kind), arrays)
             else:
                 weight = dequantize(layer, arrays, how)
             yield f"{layer}.weight", torch.from_numpy(weight)
-        elif kind in others and f"{layer}.{main}" in tensors:
+        elif kind in others and any(f"{layer}.{main}" in tensors for main in mains):
             continue
         elif tensor.dtype in FLOATS:
             yield name, files[tensor.file].get_tensor(name).float()
@@ -135,13 +135,11 @@ def weights(artifact: Path) -> Iterator[tuple[str, torch.Tensor]]:
             )
 
 
-def _parts(how: Packing | None) -> tuple[str, tuple[str, ...]]:
-    """The part that a packed layer is known by, and those that may be beside it."""
+def _parts(how: Packing | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The parts that a packed layer is known by, and those that may be beside them."""
     if how is None:
-        return "", ()
-    if how.method == "compressed-tensors":
-        return compressed.MAIN[how.format], compressed.PARTS
-    return PARTS[0], PARTS[1:]
+        return (), ()
+    return (compressed.MAIN, compressed.PARTS) if how.method == "compressed-tensors" else (PARTS[:1], PARTS[1:])
 
 
 class DequantizedEngine(ReferenceEngine):

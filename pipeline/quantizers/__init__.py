@@ -27,8 +27,8 @@ RATIO_SLACK = 0.1  # whole layers are chosen, so a small model cannot meet a rat
 
 @dataclass(frozen=True)
 class Spec:
-    """What a tool is to do. `keep` are the names of the layers that stay in 16 bits; `exported` is the folder of the recipe's
-    unquantized OpenVINO artifact, for tools that start from it.
+    """What a tool is to do. `keep` are the names of the layers that stay in 16 bits, `int8` of those that get 8 where the others
+    have 4; `exported` is the folder of the recipe's unquantized OpenVINO artifact, for tools that start from it.
     """
 
     variant: Variant
@@ -36,6 +36,7 @@ class Spec:
     samples: Samples
     keep: list[str]
     exported: Path | None = None
+    int8: list[str] = field(default_factory=list)
 
     @property
     def output(self) -> str:
@@ -60,8 +61,9 @@ def tool(variant: Variant) -> Tool:
 
 
 def group_size(variant: Variant) -> int:
-    """The group size in force: the recipe's, or 128 (the default of GPTQ, AWQ and NNCF publications)."""
-    return 128 if variant.group_size is None else variant.group_size
+    """The group size in force: the recipe's, or 128 (the default of GPTQ, AWQ and NNCF publications), MXFP4's own 32."""
+    usual = 32 if variant.weights == "mxfp4" else 128
+    return usual if variant.group_size is None else variant.group_size
 
 
 def keeping(variant: Variant, source: Path) -> list[str]:
@@ -70,19 +72,31 @@ def keeping(variant: Variant, source: Path) -> list[str]:
     `first` and `last` are the first and the last decoder block; `lm_head` the output projection, where it has weights of
     its own; everything else is a name, with * for any part of it.
     """
+    words = variant.keep or []
+    inside = [word for word in words if word != OUTPUT]
+    return [*_named("keep", inside, source), *([output_layer(source)] if OUTPUT in words else [])]
+
+
+def in_int8(variant: Variant, source: Path) -> list[str]:
+    """The layers that `int8_layers` means, in the words of `keep`, less those that are kept. Raises RecipeError likewise.
+
+    The output projection is none of them: OpenVINO's has 8 bits already, vLLM serves it in 16 only.
+    """
+    kept = keeping(variant, source)
+    return [name for name in _named("int8_layers", variant.int8_layers or [], source) if name not in kept]
+
+
+def _named(key: str, words: list[str], source: Path) -> list[str]:
     names = list(linear_shapes(source))
     blocks = list(dict.fromkeys(layers.block(name) for name in names))
     special = {"first": f"{blocks[0]}.*", "last": f"{blocks[-1]}.*"}
-    found = []
-    for word in variant.keep or []:
-        if word == OUTPUT:
-            found.append(output_layer(source))
-            continue
+    found: list[str] = []
+    for word in words:
         matched = [name for name in names if fnmatch.fnmatchcase(name, special.get(word, word))]
         if not matched:
             raise RecipeError(
-                f"keep: found {word!r}, which no layer is called; expected 'first', 'last', 'lm_head' or a name such as "
-                f"{names[0]!r}, with * for any part of it."
+                f"{key}: found {word!r}, which no layer is called; expected 'first', 'last'"
+                f"{f', {OUTPUT!r}' if key == 'keep' else ''} or a name such as {names[0]!r}, with * for any part of it."
             )
         found += matched
     return list(dict.fromkeys(found))
@@ -99,19 +113,23 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     made_by = tool(variant)
     source, out = Path(job["checkpoint"]), Path(job["out"])
     exported = Path(job["exported"]) if job["exported"] else None
-    spec = Spec(variant, source, read(Path(job["samples"]), Samples), keeping(variant, source), exported)
-    routed = spec.samples.coverage if variant.quantizer else {}
+    samples = read(Path(job["samples"]), Samples)
+    spec = Spec(variant, source, samples, keeping(variant, source), exported, in_int8(variant, source))
+    routed = samples.coverage if variant.quantizer else {}
     outcome: Outcome = importlib.import_module(made_by.module).quantize(spec, out)
     accepted: set[str] = {"bf16"} if made_by.simulated else {variant.weights}
     ratio = 1.0 if variant.ratio is None else variant.ratio
     if ratio < 1:
         accepted.add("bf16" if variant.backup == "none" else "int8")
     found = layers.inspect(out, variant.engine)
-    counted = layers.compare(found, source, accepted, frozenset(spec.keep))
+    counted = layers.compare(found, source, accepted, frozenset(spec.keep), frozenset(spec.int8))
     if spec.output in spec.keep and variant.engine == "openvino" and not layers.ir_output_is_float(out, spec.output):
         raise QuantizeError(f"{made_by.answered_by} quantized {spec.output}, which the recipe keeps in 16 bits.")
-    if ratio < 1 and (share := layers.int4_share(found)) < ratio - RATIO_SLACK:
-        raise QuantizeError(f"{made_by.answered_by} put {share:.0%} of the weights in int4, the recipe's ratio is {ratio:.0%}.")
+    free = {name: layer for name, layer in found.items() if name not in (*spec.keep, *spec.int8)}
+    if ratio < 1 and (share := layers.share(free, variant.weights)) < ratio - RATIO_SLACK:
+        raise QuantizeError(
+            f"{made_by.answered_by} put {share:.0%} of the weights in {variant.weights}, the recipe's ratio is {ratio:.0%}."
+        )
     if len(counted.skipped) > variant.allow_skipped:
         raise QuantizeError(
             f"{made_by.answered_by} left {len(counted.skipped)} of {counted.expected} layers out of {variant.weights}: "

@@ -55,13 +55,15 @@ def _modifiers(spec: Spec) -> list[Any]:
     variant, left = spec.variant, dict.fromkeys([*OUTPUTS, *spec.keep])  # vLLM serves the output projection in 16 bits only
     symmetric = variant.symmetric is not False
     if variant.activations:
-        scheme = preset_name_to_scheme("W8A8", ["Linear"])
+        groups = {"group_0": preset_name_to_scheme("W8A8", ["Linear"])}
     else:
-        scheme = preset_name_to_scheme("W4A16" if symmetric else "W4A16_ASYM", ["Linear"])
-        scheme.weights.group_size = group_size(variant)
+        groups = {"group_0": preset_name_to_scheme("W4A16" if symmetric else "W4A16_ASYM", ["Linear"])}
+        groups["group_0"].weights.group_size = group_size(variant)
+    if spec.int8:  # with activations in 8 bits: vLLM has no kernel for 8-bit weights alone on a CPU
+        groups["group_1"] = preset_name_to_scheme("W8A8", spec.int8)
     kind = {"gptq": GPTQModifier, "awq": AWQModifier, "rtn": QuantizationModifier}[_method(spec)]
     smooth = [SmoothQuantModifier(smoothing_strength=variant.smooth_quant)] if variant.smooth_quant else []
-    return [*smooth, kind(config_groups={"group_0": scheme}, ignore=list(left))]
+    return [*smooth, kind(config_groups=groups, ignore=list(left))]
 
 
 def _pin_nothing() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.checkpoint import linear_shapes
 from pipeline.errors import RecipeError
-from pipeline.quantizers import group_size, keeping, tool
+from pipeline.quantizers import group_size, in_int8, keeping, tool
 from pipeline.quantizers.families import UNSERVED
 from pipeline.quantizers.table import REFUSED, SERVED, TOOLS, Refused, Served, Values
 from pipeline.recipe import Recipe, Variant, rungs
@@ -48,7 +48,7 @@ def problem(variant: Variant, device: str | None) -> str:
     if variant.engine == "openvino":
         device = device and "cpu"  # the only one that OpenVINO is driven on
     there = [line for line in lines if line.engine == variant.engine and (device is None or device in line.devices)]
-    return _engine(variant, lines) or _tried(variant, device) or _weights(variant, there, device) or _settings(variant, there)
+    return _tried(variant, device) or _engine(variant, lines) or _weights(variant, there, device) or _settings(variant, there)
 
 
 def _engine(variant: Variant, lines: list[Served]) -> str:
@@ -78,8 +78,12 @@ def _refuses(line: Refused, variant: Variant, device: str | None) -> bool:
     if device is None and len(line.devices) == 1:
         return False  # served on another
     return (device is None or device in line.devices) and all(
-        allowed is None or getattr(variant, key) in allowed for key, allowed in line.when.items()
+        _asks(getattr(variant, key), allowed) for key, allowed in line.when.items()
     )
+
+
+def _asks(given: Any, refused: Values) -> bool:
+    return given is not None if refused is None else given in refused
 
 
 def _on(line: Refused, device: str | None) -> str:
@@ -160,16 +164,17 @@ def refuse_shapes(file: Path, name: str, variant: Variant, source: Path) -> None
         return
     group = group_size(variant)
     try:
-        kept = keeping(variant, source)
+        kept, int8 = keeping(variant, source), in_int8(variant, source)
     except RecipeError as error:
         raise RecipeError(f"{file}: variants.{name}.{error}") from error
-    if variant.engine == "vllm" and (half := _half_kept(kept, list(linear_shapes(source)))):
-        raise RecipeError(
-            f"{file}: variants.{name}.keep: vLLM fuses {half[0]} with {', '.join(half[1:5])}, so that all are kept or none. "
-            "Name them all."
-        )
+    for key, named in (("keep", kept), ("int8_layers", int8)):
+        if variant.engine == "vllm" and (half := _half_named(named, list(linear_shapes(source)))):
+            raise RecipeError(
+                f"{file}: variants.{name}.{key}: vLLM fuses {half[0]} with {', '.join(half[1:5])}, so that all of them are "
+                "named or none. Name them all."
+            )
     shapes = {layer: shape for layer, shape in linear_shapes(source).items() if layer not in kept}
-    uneven = {layer: shape for layer, shape in shapes.items() if group > 0 and shape[1] % group}
+    uneven = {layer: shape for layer, shape in shapes.items() if group > 0 and shape[1] % group and layer not in int8}
     if uneven:
         sizes = sorted({shape[1] for shape in shapes.values()})
         fits = [size for size in (128, 64, 32, 16, 8, 4) if all(columns % size == 0 for columns in sizes)]
@@ -186,10 +191,10 @@ def refuse_shapes(file: Path, name: str, variant: Variant, source: Path) -> None
         )
 
 
-def _half_kept(kept: list[str], layers: list[str]) -> list[str]:
-    """A kept layer and those that vLLM multiplies in one with it, where they are not kept; empty if there is none."""
-    for layer in kept:
-        others = [name for name in _fused_with(layer, layers) if name not in kept]
+def _half_named(named: list[str], layers: list[str]) -> list[str]:
+    """A named layer and those that vLLM multiplies in one with it, where they are not named; empty if there is none."""
+    for layer in named:
+        others = [name for name in _fused_with(layer, layers) if name not in named]
         if others:
             return [layer, *others]
     return []

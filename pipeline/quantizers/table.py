@@ -32,7 +32,10 @@ class Tool:
 
 @dataclass(frozen=True)
 class Served:
-    """A line of what works. `example` are the settings that the contract tests take; `note` says what to know."""
+    """A line of what works. `example` are the settings that the contract tests take; `note` says what to know.
+
+    `varies` are the files that differ when the same is made again on the same machine, and why; empty: none does.
+    """
 
     quantizer: str
     weights: str
@@ -41,13 +44,14 @@ class Served:
     settings: dict[str, Values]
     example: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+    varies: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Refused:
-    """A line of what does not: settings in `when` with these values, for the reason `why`. `use` is the nearest that works.
+    """A line of what does not: settings in `when` with these values (None: any that is given), for the reason `why`.
 
-    With `models` (the model_type of config.json) it is about these families only: see families.py.
+    `use` is the nearest that works. With `models` (the model_type of config.json) it is about these families only: see families.py.
     """
 
     quantizers: tuple[str, ...]
@@ -114,16 +118,9 @@ TOOLS = {
     ),
 }
 
-_NNCF_INT4: dict[str, Values] = {
-    "group_size": None,
-    "symmetric": FLAG,
-    "ratio": None,
-    "backup": ("int8_sym", "int8_asym", "none"),
-    "awq": FLAG,
-    "scale_estimation": FLAG,
-    "lora_correction": FLAG,
-    "keep": None,
-}
+_MIXED: dict[str, Values] = {"ratio": None, "backup": ("int8_sym", "int8_asym", "none"), "keep": None, "int8_layers": None}
+_ON_DATA: dict[str, Values] = {"awq": FLAG, "scale_estimation": FLAG}
+_NNCF: dict[str, Values] = {"group_size": None, **_ON_DATA, **_MIXED}
 _GPTQ_SETTINGS: dict[str, Values] = {"group_size": None, "symmetric": (True,), "desc_act": None, "keep": None}
 SERVED = (
     Served("openvino", "int8", "openvino", (CPU,), {"symmetric": FLAG, "keep": None}, {"symmetric": True}),
@@ -136,7 +133,17 @@ SERVED = (
         {"activations": "int8", "smooth_quant": 0.8},
         note="Static: activations calibrated on the recipe's prompts.",
     ),
-    Served("openvino", "int4", "openvino", (CPU,), _NNCF_INT4, {"group_size": 64, "awq": True, "scale_estimation": True}),
+    Served(
+        "openvino",
+        "int4",
+        "openvino",
+        (CPU,),
+        {**_NNCF, "symmetric": FLAG, "gptq": (False,), "lora_correction": FLAG},
+        {"group_size": 64, "awq": True, "scale_estimation": True},
+    ),
+    Served("openvino", "int4", "openvino", (CPU,), {**_NNCF, "symmetric": FLAG, "gptq": (True,)}, {"group_size": 64, "gptq": True}),
+    Served("openvino", "nf4", "openvino", (CPU,), {**_NNCF, "gptq": FLAG}, {"group_size": 64, "scale_estimation": True}),
+    Served("openvino", "mxfp4", "openvino", (CPU,), {"group_size": (32,), **_MIXED}),
     Served(
         "neural-compressor",
         "int8",
@@ -145,6 +152,18 @@ SERVED = (
         {"activations": ("int8",), "keep": None},
         {"activations": "int8"},
         note="Static: activations calibrated on the recipe's prompts.",
+    ),
+    *(
+        Served(
+            "neural-compressor",
+            "int4",
+            "vllm",
+            (CPU, CUDA),
+            {"method": (method,), "group_size": GROUPS, "symmetric": (True,), "keep": None},
+            {"method": method},
+            note="In GPTQ's layout.",
+        )
+        for method in ("gptq", "rtn")
     ),
     Served("gptq", "int4", "vllm", (CPU, CUDA), {**_GPTQ_SETTINGS, "group_size": (*GROUPS, -1), "desc_act": (False,)}),
     Served(
@@ -161,9 +180,9 @@ SERVED = (
         "int4",
         "vllm",
         (CPU, CUDA),
-        {"method": ("gptq", "awq", "rtn"), "group_size": GROUPS, "symmetric": FLAG, "keep": None},
+        {"method": ("gptq", "awq", "rtn"), "group_size": GROUPS, "symmetric": FLAG, "keep": None, "int8_layers": None},
         {"method": "awq"},
-        note="W4A16.",
+        note="W4A16, layers in int8_layers W8A8.",
     ),
     Served(
         "compressed-tensors",
@@ -205,11 +224,18 @@ SERVED = (
     ),
 )  # fmt: skip
 REFUSED = (
-    Refused(("openvino",), "openvino", {"gptq": (True,)},
-            "NNCF 3.4.0 under optimum-intel 2.2.0 dies ('Cannot reset state of a stateless model')", "scale_estimation true"),
+    Refused(("openvino",), "openvino", {"gptq": (True,), "lora_correction": (True,)},
+            "NNCF does not combine the two", "gptq true alone"),
     Refused(("gptq",), "vllm", {"weights": ("int8",)}, "vLLM has no CPU kernel for 8-bit GPTQ", "weights int4", (CPU,)),
     Refused(("gptq",), "vllm", {"symmetric": (False,)}, "vLLM refuses asymmetric GPTQ", "symmetric true, or quantizer awq"),
     Refused(("gptq",), "vllm", {"desc_act": (True,), "group_size": (*GROUPS, None)},
             "vLLM no longer serves it with groups", "desc_act false, or group_size -1"),
     Refused(("awq",), "vllm", {"group_size": (-1,)}, "AWQ's gemm layout needs groups", "group_size 128"),
+    Refused(("gptq", "awq", "auto-round"), "vllm", {"int8_layers": None},
+            "vLLM has no CPU kernel for 8-bit weights alone", "quantizer compressed-tensors, which makes them W8A8", (CPU,)),
+    Refused(("neural-compressor",), "vllm", {"method": ("awq",)},
+            "Neural Compressor 3.10 leaves a factor before each layer, for which no engine has a place; with folding=True it is "
+            "plain rounding, bit for bit", "method gptq, or quantizer awq"),
+    Refused(("auto-round", "gptq", "awq", "compressed-tensors"), "openvino", {"engine": ("openvino",)},
+            "optimum-intel 2.2.0 does not convert its checkpoints", "quantizer openvino"),
 )  # fmt: skip

@@ -3,7 +3,7 @@
     ladder: [int4 g128, int4 g64, int4 g64 ratio 0.8, int4 g64 awq+se, int8]
     ladder: auto
 
-A rung is a mapping of a variant's own keys, or a line of words: int4 or int8 (int4 if unsaid), g and the group size, `sym`,
+A rung is a mapping of a variant's own keys, or a line of words: the weights (int4 if unsaid), g and the group size, `sym`,
 `asym`, `se` (scale_estimation), the name of a quantizer or of a setting that is on or off, and other keys followed by their
 value. What the variant itself says holds for every rung.
 """
@@ -29,8 +29,9 @@ WORDS = {"se": ("scale_estimation", True), "sym": ("symmetric", True), "asym": (
 SWITCHES = [name for name, field in Variant.model_fields.items() if bool in get_args(field.annotation)]
 QUANTIZERS_THERE = (("vllm", "awq"), ("vllm", "gptq"))  # and settings of OpenVINO's
 FIXED = {"engine", "target", "ladder", "goal"}
-BITS = {"bf16": 16, "int8": 8, "int4": 4, "int2": 2}
-SCALE_BITS, ZERO_POINT_BITS = 16, 4
+BITS = {"bf16": 16, "int8": 8, "int4": 4, "nf4": 4, "mxfp4": 4, "int2": 2}
+SCALE_BITS = {"int4": 16, "nf4": 16, "mxfp4": 8}  # of a group
+ZERO_POINT_BITS = 4
 
 
 def rungs(variant: Variant) -> list[Variant]:
@@ -94,9 +95,12 @@ def _value(word: str) -> Any:
 
 def bits_per_weight(variant: Variant) -> float:
     """Of the quantized layers, with their scales and zero-points: an estimate that orders rungs by size before they are made."""
+    group = variant.group_size or (32 if variant.weights == "mxfp4" else 128)
     low = float(BITS[variant.weights])
-    if variant.weights == "int4" and variant.group_size != -1:
-        low += (SCALE_BITS + (0 if variant.symmetric else ZERO_POINT_BITS)) / (variant.group_size or 128)
+    if variant.weights in SCALE_BITS and group > 0:
+        low += (
+            SCALE_BITS[variant.weights] + (ZERO_POINT_BITS if variant.weights == "int4" and not variant.symmetric else 0)
+        ) / group
     share = 1.0 if variant.ratio is None else variant.ratio
     return share * low + (1 - share) * (BITS["bf16"] if variant.backup == "none" else BITS["int8"])
 

@@ -22,7 +22,7 @@ class Serve(Strict):
     precision: Literal["engine", "bf16"] = Field(
         "engine", description="'bf16': OpenVINO without its dynamic quantization of activations and with a bf16 KV cache"
     )
-    kv_cache: KvCache | None = Field(None, description="precision of OpenVINO's KV cache; default the engine's own")
+    kv_cache: KvCache | None = Field(None, description="of OpenVINO's KV cache, default its own; f32 only where it computes in f32")
     eager: bool = Field(False, description="vLLM without torch.compile: starts faster, decodes slower")
 
 

@@ -26,6 +26,9 @@ class Variant(Strict):
     keep: Annotated[list[str], Field(min_length=1)] | None = Field(
         None, description="layers left in 16 bits: names with * for anything, 'first' and 'last' block, 'lm_head'"
     )
+    int8_layers: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None, description="layers in 8 bits where the others have 4, in the words of keep, which goes before"
+    )
     ratio: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="share of layers in 4 bits")
     backup: Literal["int8_sym", "int8_asym", "none"] | None = Field(None, description="precision of what ratio leaves out")
     awq: bool | None = None

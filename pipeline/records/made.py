@@ -63,12 +63,13 @@ class Texts(Record):
 
 class Layers(Record):
     """How the model's linear layers came out; `skipped` are those that the recipe's precision was not applied to, `kept`
-    those that the recipe wants in 16 bits."""
+    those that the recipe wants in 16 bits, `int8` those that it wants in 8 where the others have 4."""
 
     expected: int
     quantized: int
     skipped: list[str]
     kept: list[str] = Field(default=[])
+    int8: list[str] = Field(default=[])
 
 
 class Step(Record):

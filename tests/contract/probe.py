@@ -2,6 +2,7 @@
 
 python -m tests.contract.probe ENGINE ARTIFACT OUT.json
 python -m tests.contract.probe weights ENGINE ARTIFACT PRECISION OUT.json     (relative error of each weight, or refused)
+python -m tests.contract.probe cache ENGINE ARTIFACT PRECISION OUT.json     (scores and settings with such a KV cache)
 python -m tests.contract.probe torch SOURCE OUT.json     (log-probabilities straight from transformers)
 """
 
@@ -80,11 +81,15 @@ def torch_scores(source: Path) -> dict[str, Any]:
 
 def main(name: str, *given: str) -> None:
     *asked, out = given
-    artifact = asked[1] if name == "weights" else asked[0]
+    artifact = asked[1] if name in {"weights", "cache"} else asked[0]
     if name == "torch":
         found = torch_scores(Path(artifact))
     elif name == "weights":
         found = dict(fidelity.check(Path(artifact), SOURCE, engine=asked[0], weights=asked[2]))
+    elif name == "cache":
+        with engines.open_engine(asked[0], Path(artifact), SERVE.model_copy(update={"kv_cache": asked[2]})) as engine:
+            distributions, _ = gathered(engine, sequences())
+            found = {"scores": distributions, "settings": engine.settings()}
     else:
         with engines.open_engine(name, Path(artifact), SERVE) as engine:
             found = probe(engine)
