@@ -40,7 +40,7 @@ def test_params_yaml_is_in_date(root: Path) -> None:
         ("samples: 64", "samples: 0", ["calibration.samples", "found 0", "greater than 0"]),
         ("engine: vllm, quantizer: gptq", "engine: vlm, quantizer: gptq", ["gptq-int4.engine", "Did you mean 'vllm'?"]),
         ("quantizer: gptq", "quantizer: gptqq", ["variants.gptq-int4.quantizer", "found 'gptqq'", "Did you mean 'gptq'?"]),
-        ("engine: vllm, quantizer: gptq", "engine: openvino, quantizer: gptq", ["does not convert", "Use quantizer openvino"]),
+        ("engine: vllm, quantizer: gptq", "engine: openvino, quantizer: gptq", ["engine: found 'openvino'", "quantizer openvino"]),
         ("engine: openvino, quantizer: openvino, weights: int8", "engine: vllm, quantizer: openvino, weights: int8",
          ["not served by 'vllm'", "use quantizer neural-compressor or gptq"]),
         ("quantizer: awq", "quantizer: awq, int8_layers: [last]",

@@ -237,5 +237,6 @@ REFUSED = (
             "Neural Compressor 3.10 leaves a factor before each layer, for which no engine has a place; with folding=True it is "
             "plain rounding, bit for bit", "method gptq, or quantizer awq"),
     Refused(("auto-round", "gptq", "awq", "compressed-tensors"), "openvino", {"engine": ("openvino",)},
-            "optimum-intel 2.2.0 does not convert its checkpoints", "quantizer openvino"),
+            "optimum-intel 2.2.0 does not convert such checkpoints without gptqmodel or compressed-tensors beside it, and "
+            "gptqmodel needs another transformers", "quantizer openvino"),
 )  # fmt: skip
