@@ -20,6 +20,12 @@ FAMILIES = {
     "mixtral": "Mixtral (experts)",
     "qwen3_moe": "Qwen 3 (experts)",
 }
+# By quantizer and format: the families that no run has been through yet, not refused either.
+UNTRIED = {
+    ("auto-round", "gptq"): ("qwen3", "mistral", "phi3", "gemma2"),
+    ("auto-round", "awq"): ("qwen2", "qwen3", "mistral", "phi3", "gemma2", "gemma3_text"),
+    ("auto-round", "compressed-tensors"): ("qwen2", "qwen3", "mistral", "phi3", "gemma2", "gemma3_text"),
+}
 GEMMA, EXPERTS = ("gemma2", "gemma3_text"), ("mixtral", "qwen3_moe")
 # Without quantizers: whatever makes it, and unquantized too.
 UNSERVED = (

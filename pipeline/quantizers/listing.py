@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.quantizers import refusal
-from pipeline.quantizers.families import FAMILIES, UNSERVED
+from pipeline.quantizers.families import FAMILIES, UNSERVED, UNTRIED
 from pipeline.quantizers.table import CPU, REFUSED, SERVED, TOOLS, Refused, Served, Values
 from pipeline.recipe import Variant
 
@@ -56,9 +56,15 @@ def models() -> list[tuple[str, ...]]:
         if CPU in line.devices and not TOOLS[line.quantizer].simulated:
             asked = {"engine": line.engine, "quantizer": line.quantizer, "weights": line.weights, **line.example}
             variant = Variant.model_validate(asked)
-            works = ["no" if refusal.unserved(variant, family, CPU) else "yes" for family in FAMILIES]
+            works = [_works(variant, family) for family in FAMILIES]
             rows.append((line.quantizer, line.weights, _example(line), *works))
     return rows
+
+
+def _works(variant: Variant, family: str) -> str:
+    if refusal.unserved(variant, family, CPU):
+        return "no"
+    return "not tried" if family in UNTRIED.get((str(variant.quantizer), str(variant.format)), ()) else "yes"
 
 
 def unserved() -> list[tuple[str, ...]]:

@@ -28,13 +28,13 @@ from tests.contract.test_quantizers import ENGINE_ACTIVATIONS_APART, ENGINE_APAR
 from tests.families import FAMILIES
 
 pytestmark = pytest.mark.engine
-FAST = {("qwen3", "openvino", "int4"), ("qwen3_moe", "openvino", "int4")}
+FAST = {"qwen3-openvino-int8-openvino-symmetric=True", "qwen3_moe-openvino-int8-openvino-symmetric=True"}
 ROWS, TOKENS, VOCABULARY = 16, 128, 1024
 BASE = Variant(engine="openvino")
 
 
 def marks(family: str, line: Served) -> Any:
-    return () if (family, line.quantizer, line.weights) in FAST else pytest.mark.thorough
+    return () if f"{family}-{name(line)}" in FAST else pytest.mark.thorough
 
 
 MATRIX = [
@@ -131,7 +131,9 @@ def test_calibration_tokens_of_each_expert_against_the_routers_logits(checkpoint
     probe = [str(environments.python("openvino")), "-m", "tests.contract.coverage_probe"]
     subprocess.run([*probe, str(checkpoints / "qwen3_moe"), str(ids), str(out)], cwd=ROOT, check=True)
     found = json.loads(out.read_text())
-    assert found["ours"] == found["theirs"]
+    assert found["ours"].keys() == found["theirs"].keys()
+    moved = sum(abs(a - b) for block, counts in found["ours"].items() for a, b in zip(counts, found["theirs"][block], strict=True))
+    assert moved < 0.005 * 4 * ROWS * TOKENS  # logits in bfloat16 tie now and then
     assert [sum(counts) for counts in found["ours"].values()] == [2 * ROWS * TOKENS] * 2
 
 
