@@ -19,7 +19,7 @@ from pipeline.layers import IR_LOW_BIT, IR_PASSING, ir_consumer, ir_experts, rea
 
 # Largest relative (Frobenius) error of a layer by the precision it claims: two to four times what rounding and GPTQ were
 # seen to cost (docs/decisions.md). Embeddings and the output projection are never stored in fewer than 8 bits.
-LIMITS = {"bf16": 0.005, "int8": 0.03, "int4": 0.3, "nf4": 0.3, "mxfp4": 0.3, "int2": 0.9}
+LIMITS = {"bf16": 0.005, "int8": 0.03, "int4": 0.3, "nf4": 0.3, "mxfp4": 0.3, "fp8": 0.06, "int2": 0.9}
 OTHERS = {weights: 0.005 if weights == "bf16" else 0.03 for weights in LIMITS}
 # In standard errors of a mean of independent rounding errors: seen at most 5.3 for one group and 1.1 over a layer.
 GROUP_BIAS, LAYER_BIAS = 12.0, 2.0

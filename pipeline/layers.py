@@ -15,6 +15,7 @@ from pipeline.records import Layers
 from pipeline.tensors import not_finite
 
 IR_LOW_BIT = {"u4": "int4", "i4": "int4", "nf4": "nf4", "f4e2m1": "mxfp4", "u8": "int8", "i8": "int8"}
+STORED = {"I8": "int8", "F8_E4M3": "fp8"}  # by safetensors' name
 IR_OPTIONS = {"ACTIVATIONS_SCALE_FACTOR": ("8.0",), "KV_CACHE_PRECISION": ("f16",)}  # that optimum-intel 2.2.0 writes
 IR_FLOAT = ("f16", "bf16", "f32")
 IR_PASSING = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose")  # between a stored weight and who reads it
@@ -103,7 +104,7 @@ def _from_safetensors(artifact: Path) -> Iterator[tuple[str, Layer]]:
             continue
         layer, _, kind = name.rpartition(".")
         if kind == "weight" and len(tensor.shape) == 2:
-            yield layer, Layer("int8" if tensor.dtype == "I8" else "bf16", (tensor.shape[0], tensor.shape[1]))
+            yield layer, Layer(STORED.get(tensor.dtype, "bf16"), (tensor.shape[0], tensor.shape[1]))
         elif kind == "qweight":
             yield layer, _packed(layer, tensors)
         elif kind == "weight_packed":
@@ -111,14 +112,15 @@ def _from_safetensors(artifact: Path) -> Iterator[tuple[str, Layer]]:
 
 
 def _packed(layer: str, tensors: dict[str, Any]) -> Layer:
-    """GPTQ packs 8 rows of [in, out] into one int32, AWQ 8 columns; the scales [groups, out] tell which."""
+    """GPTQ packs rows of [in, out] into one int32, AWQ columns; scales [groups, out] tell which, zero-points how many bits."""
     rows, columns = tensors[f"{layer}.qweight"].shape
     companions = (f"{layer}.scales", f"{layer}.qzeros")
     missing = [name for name in companions if name not in tensors]
     if missing or tensors[f"{layer}.qweight"].dtype != "I32":
-        raise ArtifactError(f"{layer}: not a 4-bit GPTQ or AWQ layer: {missing or 'qweight is no int32'}.")
+        raise ArtifactError(f"{layer}: not a GPTQ or AWQ layer: {missing or 'qweight is no int32'}.")
     out = tensors[f"{layer}.scales"].shape[1]
-    return Layer("int4", (out, rows * 8)) if columns == out else Layer("int4", (out, rows))
+    bits = 32 * tensors[f"{layer}.qzeros"].shape[1] // out
+    return Layer(f"int{bits}", (out, rows * 32 // bits) if columns == out else (out, rows))
 
 
 def read_ir(artifact: Path) -> Any:

@@ -17,7 +17,7 @@ from pipeline.recipe import Recipe, Variant, ladder, rungs
 from pipeline.records import Checkpoint, Texts, read
 
 # Per parameter, embeddings and scales included.
-BYTES = {"bf16": 2.0, "int8": 1.05, "int4": 0.65, "nf4": 0.65, "mxfp4": 0.65, "int2": 2.0}
+BYTES = {"bf16": 2.0, "int8": 1.05, "int4": 0.65, "nf4": 0.65, "mxfp4": 0.65, "fp8": 1.05, "int2": 2.0}
 ENGINE_OVERHEAD_BYTES = {"openvino": 0.6e9, "vllm": 1.5e9, "reference": 0.6e9}
 START_S = {"openvino": 10, "vllm": 30, "reference": 10}
 FLOPS_PER_CORE = 60e9

@@ -17,8 +17,15 @@ from pipeline.errors import CheckpointError
 MAX_HEADER_BYTES = 100_000_000
 BITS = {"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
         "F8_E4M3": 8, "F8_E5M2": 8, "I8": 8, "U8": 8, "BOOL": 8}  # fmt: skip
-# A float whose exponent bits are all ones is NaN or infinite (IEEE 754, section 3.4).
-EXPONENT = {"F32": ("<u4", 0x7F800000), "F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80), "F64": ("<u8", 0x7FF0 << 48)}
+# A float whose exponent bits are all ones is NaN or infinite (IEEE 754, section 3.4); one of F8_E4M3 whose bits are all ones is
+# NaN, and it has no infinity (arXiv 2209.05433).
+EXPONENT = {
+    "F8_E4M3": ("u1", 0x7F),
+    "F32": ("<u4", 0x7F800000),
+    "F16": ("<u2", 0x7C00),
+    "BF16": ("<u2", 0x7F80),
+    "F64": ("<u8", 0x7FF0 << 48),
+}
 BLOCK_VALUES = 1 << 24
 
 

@@ -62,6 +62,18 @@ def stored(how: Packing, **change: Any) -> dict[str, np.ndarray]:
     return {**parts, "scales": SCALES, **change}
 
 
+def test_eight_bits_of_gptq() -> None:
+    """Four values to a word, packed byte by byte; v1 stores a zero less one."""
+    values, zeros = RNG.integers(0, 256, (IN, OUT)), RNG.integers(1, 256, (IN // GROUP, OUT))
+    qweight = values.T.astype(np.uint8).copy().view(np.int32).T  # a word's four bytes, the lowest first, lie along the inputs
+    parts = {"qweight": qweight, "qzeros": (zeros - 1).astype(np.uint8).view(np.int32), "scales": SCALES}
+    found = dequantize(LAYER, parts, Packing("gptq", "gptq", GROUP, False, bits=8))
+    wanted = [
+        [(int(values[i, o]) - int(zeros[i // GROUP, o])) * float(SCALES[i // GROUP, o]) for i in range(IN)] for o in range(OUT)
+    ]
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
 def expected(group: np.ndarray) -> np.ndarray:
     """[OUT, IN], one weight at a time."""
     rows = [[(int(VALUES[i, o]) - int(ZEROS[group[i], o])) * float(SCALES[group[i], o]) for i in range(IN)] for o in range(OUT)]
@@ -119,7 +131,8 @@ def test_the_layout_is_read_from_the_config(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        {"quant_method": "gptq", "bits": 8, "group_size": 128},
+        {"quant_method": "gptq", "bits": 3, "group_size": 128},
+        {"quant_method": "awq", "version": "gemm", "bits": 8, "group_size": 128},
         {"quant_method": "awq", "version": "gemv", "bits": 4, "group_size": 128},
         {"quant_method": "gptq", "checkpoint_format": "marlin", "bits": 4, "group_size": 128},
         {"quant_method": "fp8", "bits": 4, "group_size": 128},

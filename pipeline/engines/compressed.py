@@ -3,6 +3,7 @@
     pack-quantized   weight_packed [out, in/8] int32, eight 4-bit values along in; weight_scale [out, groups]; perhaps
                      weight_zero_point [out/8, groups], packed along out; weight_shape says [out, in]
     int-quantized    weight [out, in] int8; weight_scale [out, 1]
+    float-quantized  weight [out, in] in 8-bit floats (E4M3); weight_scale [out, 1]
 
 A packed value is stored plus 8. weight[o, i] = (quantized[o, i] - zero[o, g]) * scale[o, g], g = i // group_size
 (vllm-project/compressed-tensors, compressors/pack_quantized and quantization/lifecycle/forward.py).
@@ -18,7 +19,7 @@ import numpy as np
 from pipeline.errors import ArtifactError
 
 MAIN = ("weight_packed", "weight")  # the parts that a layer is known by
-BITS = {"pack-quantized": 4, "int-quantized": 8}  # by format
+KINDS = {"pack-quantized": (4, "int"), "int-quantized": (8, "int"), "float-quantized": (8, "float")}  # by format: bits, type
 PARTS = ("weight_scale", "weight_zero_point", "weight_shape")  # beside it
 OFFSET, NIBBLES = 8, 8
 
@@ -34,10 +35,10 @@ def check(config: dict[str, Any]) -> str | None:
 def _check_group(group: dict[str, Any], usual: str | None) -> str | None:
     """Where layers are stored in several formats, each group says its own."""
     stored, weights = group.get("format") or usual, group.get("weights") or {}
-    if stored not in BITS:
-        return f"format {stored!r}, expected one of {', '.join(BITS)}"
-    if weights.get("num_bits") != BITS[stored] or weights.get("type") != "int" or weights.get("actorder") == "group":
-        return f"weights {weights}, expected {BITS[stored]} bits, type int, groups in order"
+    if stored not in KINDS:
+        return f"format {stored!r}, expected one of {', '.join(KINDS)}"
+    if (weights.get("num_bits"), weights.get("type")) != KINDS[stored] or weights.get("actorder") == "group":
+        return f"weights {weights}, expected {KINDS[stored][0]} bits, type {KINDS[stored][1]}, groups in order"
     return None
 
 

@@ -1,6 +1,6 @@
 """The weights of a vLLM artifact alone, in float32 torch: what quantization itself did, with no engine's precision in between.
 
-Four bits, eight values to an int32, nibble i of a word being `word >> 4 * i & 15`:
+Four bits, eight values to an int32, value i of a word being `word >> 4 * i & 15`; GPTQ also eight bits, four values to an int32:
 
     GPTQ      qweight [in/8, out] packed along in, qzeros [groups, out/8] along out, scales [groups, out], perhaps g_idx [in]
               (AutoGPTQ/AutoGPTQ nn_modules/qlinear; v1 stores a zero less one: ModelCloud/GPTQModel utils/model.py)
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 FORMATS = {"gptq": ("gptq", "gptq_v2"), "awq": ("gemm",)}  # by quant_method; the first is what a config means that says none
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
 FLOATS = ("F32", "F16", "BF16")
-GPTQ_ORDER = (0, 1, 2, 3, 4, 5, 6, 7)
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # nibble i of a word holds column AWQ_ORDER[i]
+ONES = {4: np.uint32(0x11111111), 8: np.uint32(0x01010101)}  # a one in every value of a word
 
 
 class Packing(NamedTuple):
@@ -43,6 +43,12 @@ class Packing(NamedTuple):
     format: str
     group_size: int
     desc_act: bool
+    bits: int = 4
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Which value of its word each place holds, from the lowest bits."""
+        return AWQ_ORDER if self.method == "awq" else tuple(range(32 // self.bits))
 
 
 def packing(artifact: Path) -> Packing | None:
@@ -58,18 +64,26 @@ def packing(artifact: Path) -> Packing | None:
     # GPTQModel says checkpoint_format, AutoAWQ version; AutoGPTQ said nothing while there was only v1.
     stored = str(config.get("checkpoint_format") or config.get("version") or (*known, "")[0]).lower()
     size = config.get("group_size")
-    if config.get("bits") != 4 or stored not in known or not isinstance(size, int) or (size < 1 and size != -1):
+    bits = config.get("bits")
+    if (
+        bits not in (4, *(8,) * (known == FORMATS["gptq"]))
+        or stored not in known
+        or not isinstance(size, int)
+        or (size < 1 and size != -1)
+    ):
         found = {key: config.get(key) for key in ("quant_method", "checkpoint_format", "version", "bits", "group_size")}
-        raise ArtifactError(f"{artifact}: quantization_config: found {found}, expected 4 bits, a group_size and one of {FORMATS}.")
-    return Packing(config["quant_method"], stored, size, bool(config.get("desc_act")))
+        raise ArtifactError(
+            f"{artifact}: quantization_config: found {found}, expected 4 bits (GPTQ also 8), a group_size and one of {FORMATS}."
+        )
+    return Packing(config["quant_method"], stored, size, bool(config.get("desc_act")), bits)
 
 
 def unpack(packed: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
-    """int32 [rows, n] -> int8 [rows, 8 n] of 0..15; nibble i of a word is value order[i] of its eight."""
+    """int32 [rows, n] -> int16 [rows, len(order) n]; value i of a word, from its lowest bits, is order[i] of those it holds."""
     words = np.ascontiguousarray(packed).view(np.uint32)
-    values = np.empty((*words.shape, 8), np.int8)
-    for nibble, place in enumerate(order):
-        values[..., place] = words >> 4 * nibble & 15
+    values, bits = np.empty((*words.shape, len(order)), np.int16), 32 // len(order)
+    for number, place in enumerate(order):
+        values[..., place] = words >> bits * number & (1 << bits) - 1
     return values.reshape(len(words), -1)
 
 
@@ -80,11 +94,11 @@ def dequantize(layer: str, parts: Mapping[str, np.ndarray], how: Packing) -> np.
         raise ArtifactError(f"{layer}: found {types}, expected int32 qweight, int32 qzeros and float scales.")
     qweight, qzeros, scales = (parts[name] for name in PARTS[:3])
     awq, out = how.method == "awq", scales.shape[-1]
-    inputs = len(qweight) * (1 if awq else 8)
+    inputs, each = len(qweight) * (1 if awq else len(how.order)), len(how.order)
     size = inputs if how.group_size == -1 else how.group_size
     groups = -(-inputs // size)
-    packed = (inputs, out // 8) if awq else (inputs // 8, out)
-    expected = {"qweight": packed, "qzeros": (groups, out // 8), "scales": (groups, out), "g_idx": (inputs,)}
+    packed = (inputs, out // each) if awq else (inputs // each, out)
+    expected = {"qweight": packed, "qzeros": (groups, out // each), "scales": (groups, out), "g_idx": (inputs,)}
     found = {name: part.shape for name, part in parts.items()}
     if found != {name: expected[name] for name in found} or (how.desc_act and groups > 1 and "g_idx" not in found):
         raise ArtifactError(f"{layer}: found {found}, expected {expected} for {how}; g_idx only needed with desc_act.")
@@ -93,9 +107,9 @@ def dequantize(layer: str, parts: Mapping[str, np.ndarray], how: Packing) -> np.
         raise ArtifactError(f"{layer}: g_idx: found {group.min()} to {group.max()}, expected groups 0 to {groups - 1}.")
     if how.format == "gptq":
         # On whole words, as GPTQModel took the one away: what a zero of 0 borrowed from its neighbour goes back to it.
-        qzeros = (np.ascontiguousarray(qzeros).view(np.uint32) + np.uint32(0x11111111)).view(np.int32)
-    zeros = unpack(qzeros, AWQ_ORDER if awq else GPTQ_ORDER)
-    quantized = unpack(qweight, AWQ_ORDER).T if awq else unpack(qweight.T, GPTQ_ORDER)
+        qzeros = (np.ascontiguousarray(qzeros).view(np.uint32) + ONES[how.bits]).view(np.int32)
+    zeros = unpack(qzeros, how.order)
+    quantized = unpack(qweight, how.order).T if awq else unpack(qweight.T, how.order)
     weight: np.ndarray = (quantized - zeros.T[:, group]).astype(np.float32, order="C")
     weight *= scales.astype(np.float32).T[:, group]
     return weight

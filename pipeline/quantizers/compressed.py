@@ -1,6 +1,7 @@
 """compressed-tensors checkpoints for vLLM, through llm-compressor on the CPU.
 
-W4A16 by GPTQ (arXiv 2210.17323), AWQ (arXiv 2306.00978) or rounding; W8A8 in INT8 with SmoothQuant (arXiv 2211.10438);
+W4A16 by GPTQ (arXiv 2210.17323), AWQ (arXiv 2306.00978) or rounding; W8A8 in INT8 with SmoothQuant (arXiv 2211.10438), or in 8-bit
+floats;
 format: https://github.com/vllm-project/compressed-tensors.
 """
 
@@ -43,7 +44,7 @@ def quantize(spec: Spec, out: Path) -> Outcome:
 
 
 def _method(spec: Spec) -> str:
-    return spec.variant.method or "gptq"
+    return spec.variant.method or ("rtn" if spec.variant.weights == "fp8" else "gptq")
 
 
 def _modifiers(spec: Spec) -> list[Any]:
@@ -55,7 +56,7 @@ def _modifiers(spec: Spec) -> list[Any]:
     variant, left = spec.variant, dict.fromkeys([*OUTPUTS, *spec.keep])  # vLLM serves the output projection in 16 bits only
     symmetric = variant.symmetric is not False
     if variant.activations:
-        groups = {"group_0": preset_name_to_scheme("W8A8", ["Linear"])}
+        groups = {"group_0": preset_name_to_scheme("FP8_DYNAMIC" if variant.weights == "fp8" else "W8A8", ["Linear"])}
     else:
         groups = {"group_0": preset_name_to_scheme("W4A16" if symmetric else "W4A16_ASYM", ["Linear"])}
         groups["group_0"].weights.group_size = group_size(variant)

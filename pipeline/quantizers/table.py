@@ -14,6 +14,7 @@ Values = tuple[Any, ...] | None  # the values that a setting may take; None: any
 
 GROUPS = (128, 64, 32)  # that vLLM's kernels read
 FLAG = (False, True)
+NO_GPU = "Made here, and its weights compared; not served: no GPU was at hand."
 CPU, CUDA = "cpu", "cuda"
 
 
@@ -174,6 +175,7 @@ SERVED = (
         {**_GPTQ_SETTINGS, "group_size": (-1,), "desc_act": FLAG},
         {"group_size": -1, "desc_act": True},
     ),
+    Served("gptq", "int8", "vllm", (CUDA,), {**_GPTQ_SETTINGS, "group_size": (*GROUPS, -1), "desc_act": (False,)}, note=NO_GPU),
     Served("awq", "int4", "vllm", (CPU, CUDA), {"group_size": GROUPS, "symmetric": FLAG, "keep": None}),
     Served(
         "compressed-tensors",
@@ -192,6 +194,15 @@ SERVED = (
         {"activations": ("int8",), "method": ("gptq", "rtn"), "smooth_quant": None, "symmetric": (True,), "keep": None},
         {"activations": "int8", "smooth_quant": 0.8},
         note="W8A8: activations quantized per token as they come.",
+    ),
+    Served(
+        "compressed-tensors",
+        "fp8",
+        "vllm",
+        (CUDA,),
+        {"activations": ("fp8",), "method": ("rtn",), "keep": None},
+        {"activations": "fp8"},
+        note=f"FP8 dynamic: activations quantized per token as they come. {NO_GPU}",
     ),
     Served(
         "auto-round",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Weights = Literal["bf16", "int8", "int4", "nf4", "mxfp4", "int2"]
+Weights = Literal["bf16", "int8", "int4", "nf4", "mxfp4", "fp8", "int2"]
 KvCache = Literal["u8", "bf16", "f16", "f32"]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]

@@ -29,7 +29,7 @@ WORDS = {"se": ("scale_estimation", True), "sym": ("symmetric", True), "asym": (
 SWITCHES = [name for name, field in Variant.model_fields.items() if bool in get_args(field.annotation)]
 QUANTIZERS_THERE = (("vllm", "awq"), ("vllm", "gptq"))  # and settings of OpenVINO's
 FIXED = {"engine", "target", "ladder", "goal"}
-BITS = {"bf16": 16, "int8": 8, "int4": 4, "nf4": 4, "mxfp4": 4, "int2": 2}
+BITS = {"bf16": 16, "int8": 8, "int4": 4, "nf4": 4, "mxfp4": 4, "fp8": 8, "int2": 2}
 SCALE_BITS = {"int4": 16, "nf4": 16, "mxfp4": 8}  # of a group
 ZERO_POINT_BITS = 4
 

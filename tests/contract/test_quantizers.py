@@ -85,11 +85,17 @@ def made(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     return get
 
 
-def require_served(variant: Variant, out: Path, folder: Path) -> None:
-    """The weights are the source's, and the engine's scores are those of the weights."""
+def require_weights(variant: Variant, out: Path, folder: Path) -> None:
+    """The weights are the source's."""
     environment = engines.ENGINES[variant.engine].environment
     errors = run_probe(environment, "weights", variant.engine, str(out), variant.weights, out=folder / "errors.json")
     assert errors.keys() >= {f"{layer}.weight" for layer in layers.linear_shapes(TINY)}
+
+
+def require_served(variant: Variant, out: Path, folder: Path) -> None:
+    """The weights are the source's, and the engine's scores are those of the weights."""
+    require_weights(variant, out, folder)
+    environment = engines.ENGINES[variant.engine].environment
     found = run_probe(environment, variant.engine, str(out), out=folder / "found.json")
     served, weights = (np.concatenate([np.array(row) for row in found[key]]) for key in ("scores", "weights"))
     apart = ENGINE_ACTIVATIONS_APART if variant.activations or (variant.engine == "vllm" and variant.int8_layers) else ENGINE_APART
@@ -104,6 +110,15 @@ def test_it_is_made_and_served(line: Served, made: Made, tmp_path: Path) -> None
     stored = "bf16" if quantizers.tool(variant).simulated else line.weights
     assert finished.value["stored_types"] == {stored: len(layers.linear_shapes(TINY))}
     require_served(variant, out, tmp_path)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("line", [line for line in SERVED if "cpu" not in line.devices], ids=name)
+def test_what_only_a_gpu_serves_is_made_of_the_sources_weights(line: Served, made: Made, tmp_path: Path) -> None:
+    finished, out = made(line)
+    print(f"{name(line)}: {finished.value['stored_types']} in {finished.wall_s:.0f} s")
+    assert finished.value["stored_types"] == {line.weights: len(layers.linear_shapes(TINY))}
+    require_weights(variant_of(line), out, tmp_path)
 
 
 @pytest.mark.parametrize("line", AGAIN)
