@@ -22,7 +22,7 @@ FAMILIES = {
 }
 # By quantizer and format: the families that no run has been through yet, not refused either.
 UNTRIED = {
-    ("auto-round", "gptq"): ("qwen3", "mistral", "phi3", "gemma2"),
+    ("auto-round", "gptq"): ("qwen2", "qwen3", "mistral", "phi3", "gemma2"),
     ("auto-round", "awq"): ("qwen2", "qwen3", "mistral", "phi3", "gemma2", "gemma3_text"),
     ("auto-round", "compressed-tensors"): ("qwen2", "qwen3", "mistral", "phi3", "gemma2", "gemma3_text"),
 }
