@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 FORMATS = {"gptq": ("gptq", "gptq_v2"), "awq": ("gemm",)}  # by quant_method; the first is what a config means that says none
+BITS = {"gptq": (4, 8), "awq": (4,)}
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
 FLOATS = ("F32", "F16", "BF16")
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # nibble i of a word holds column AWQ_ORDER[i]
@@ -63,14 +64,9 @@ def packing(artifact: Path) -> Packing | None:
     known = FORMATS.get(config.get("quant_method"), ())
     # GPTQModel says checkpoint_format, AutoAWQ version; AutoGPTQ said nothing while there was only v1.
     stored = str(config.get("checkpoint_format") or config.get("version") or (*known, "")[0]).lower()
-    size = config.get("group_size")
-    bits = config.get("bits")
-    if (
-        bits not in (4, *(8,) * (known == FORMATS["gptq"]))
-        or stored not in known
-        or not isinstance(size, int)
-        or (size < 1 and size != -1)
-    ):
+    size, bits = config.get("group_size"), config.get("bits")
+    of_a_size = isinstance(size, int) and (size == -1 or size > 0)
+    if bits not in BITS.get(config.get("quant_method"), ()) or stored not in known or not of_a_size:
         found = {key: config.get(key) for key in ("quant_method", "checkpoint_format", "version", "bits", "group_size")}
         raise ArtifactError(
             f"{artifact}: quantization_config: found {found}, expected 4 bits (GPTQ also 8), a group_size and one of {FORMATS}."
