@@ -79,7 +79,7 @@ def _made(name: str, variant_name: str, variant: recipes.Variant, recipe: recipe
         "variant": variant_name,
         "engine": variant.engine,
         "base": str(paths.model(name, base)) if base else NOTHING_LOCAL,
-        "tool": tool.module.rsplit(".", 1)[1],
+        "tool": _source(tool.module),
         "weights_engine": _source(engines.ENGINES[variant.engine].weights),
         "tool_pins": environments.pins_file(tool.environment).stem,
         "engine_pins": environments.pins_file(engines.ENGINES[variant.engine].environment).stem,
@@ -88,4 +88,6 @@ def _made(name: str, variant_name: str, variant: recipes.Variant, recipe: recipe
 
 
 def _source(where: str) -> str:
-    return where.split(":", maxsplit=1)[0].replace(".", "/") + ".py"
+    """The file of a module, or the folder of a package."""
+    path = where.split(":", maxsplit=1)[0].replace(".", "/")
+    return path if (Path(__file__).parent.parent / path).is_dir() else f"{path}.py"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.quantizers.neural import Found, fake_quantized
+from pipeline.quantizers.neural.static import Found, fake_quantized
 
 SCALE, ZERO = 0.02, 131
 

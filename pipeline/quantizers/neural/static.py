@@ -1,4 +1,4 @@
-"""Intel Neural Compressor: for vLLM in neural_weights.py; here static INT8, as a stateful OpenVINO IR that GenAI serves.
+"""Static INT8 by Intel Neural Compressor, as a stateful OpenVINO IR that GenAI serves.
 
 Neural Compressor's PT2E path (`INT8StaticQuantConfig`) observes a torch.export graph that has no KV cache. What it found,
 the scale and zero-point of each linear layer's input and weight, is put around the layers of the model as fake quantization,
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.errors import QuantizeError
-from pipeline.quantizers import Outcome, Spec, neural_weights
+from pipeline.quantizers import Outcome, Spec
 from pipeline.quantizers.export import add_tokenizer
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ class Found(NamedTuple):
 
 def quantize(spec: Spec, out: Path) -> Outcome:
     """Calibrates, bridges, exports and saves. Raises QuantizeError for a layer that was not observed."""
-    if spec.variant.engine == "vllm":
-        return neural_weights.quantize(spec, out)
     import torch
     from optimum.exporters.openvino import export_from_model
     from optimum.intel import OVConfig
