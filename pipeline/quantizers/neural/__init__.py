@@ -10,4 +10,6 @@ from pipeline.quantizers.neural import static, weights
 
 def quantize(spec: Spec, out: Path) -> Outcome:
     """Makes what the variant's engine takes. Raises QuantizeError for a layer that was left out."""
-    return (static if spec.variant.engine == "openvino" else weights).quantize(spec, out)
+    if spec.variant.engine == "openvino":
+        return static.quantize(spec, out)
+    return weights.quantize(spec, out)
