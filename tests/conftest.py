@@ -29,6 +29,7 @@ HTTP_BENCHMARK = "quantgate benchmark tiny --http gptq-int4"
 TWO_BIT = "  rounded-int2: {engine: openvino, quantizer: rounding, weights: int2, group_size: 128}\n"
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`make test` has two processes: all that look at the one run of the tiny recipe are for the first, which begins with it."""
     for item in items:
