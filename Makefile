@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RECIPE ?= tiny
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: setup repro test test-all unit check panel
+.PHONY: setup repro test tests-of-tiny other-tests test-all unit check panel
 
 setup:
 	@$(PYTHON) -m pipeline.environments
@@ -13,14 +13,20 @@ repro: setup
 	@dvc repro --keep-going require@$(RECIPE)
 
 test: setup check
-	@python -m pytest -q -n 2 --dist loadgroup --durations=12
+	@$(MAKE) --no-print-directory -j 2 --output-sync=target tests-of-tiny other-tests
+
+tests-of-tiny:
+	@python -m pytest -q --durations=12 -m "tiny and not thorough"
+
+other-tests:
+	@python -m pytest -q --durations=12 -m "not tiny and not thorough"
 
 test-all: setup check
 	@python -m pytest -q -rA -m ""
 
 unit:
 	@$(PYTHON) -m pipeline.environments control
-	@python -m pytest -q -n 2 -m "not engine"
+	@python -m pytest -q -m "not engine"
 
 check:
 	@ruff check .

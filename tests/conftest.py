@@ -29,13 +29,12 @@ HTTP_BENCHMARK = "quantgate benchmark tiny --http gptq-int4"
 TWO_BIT = "  rounded-int2: {engine: openvino, quantizer: rounding, weights: int2, group_size: 128}\n"
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`make test` has two processes: all that look at the one run of the tiny recipe are for the first, which begins with it."""
+    """`make test` runs those that look at the one run of the tiny recipe in a process of their own, beside all others."""
     for item in items:
         if "tiny_run" in item.fixturenames:  # type: ignore[attr-defined]
-            item.add_marker(pytest.mark.xdist_group("tiny"))
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+            item.add_marker("tiny")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
