@@ -13,7 +13,7 @@ repro: setup
 	@dvc repro --keep-going require@$(RECIPE)
 
 test: setup check
-	@$(MAKE) --no-print-directory -j 2 --output-sync=target tests-of-tiny other-tests
+	@$(MAKE) --no-print-directory -j 2 --output-sync=line tests-of-tiny other-tests
 
 tests-of-tiny:
 	@python -m pytest -q --durations=12 -m "tiny and not thorough"

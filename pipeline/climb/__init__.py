@@ -47,7 +47,7 @@ def climb(name: str, variant_name: str) -> None:
 def _rungs(name: str, variant_name: str, recipe: Recipe, variant: Variant) -> list[Rung]:
     """All rungs of the ladder; of an automatic one, those that the model's shapes allow. Raises RecipeError."""
     source, _ = checkpoint.open_pinned(name, recipe.model)
-    found = []
+    stored, found = judge.stored_logprobs(name), []
     for rung in recipes.rungs(variant):
         try:
             refusal.refuse_model(paths.recipe(name), variant_name, rung, source, environments.device())
@@ -56,7 +56,7 @@ def _rungs(name: str, variant_name: str, recipe: Recipe, variant: Variant) -> li
                 raise
             print(f"{variant_name}: left out {ladder.words(rung)}: {error}")
             continue
-        found.append(Rung.of(name, variant_name, recipe.with_variant(variant_name, rung)))
+        found.append(Rung.of(name, variant_name, recipe.with_variant(variant_name, rung), stored))
     return found
 
 

@@ -28,9 +28,10 @@ class Rung:
     measured: Path
 
     @classmethod
-    def of(cls, name: str, variant_name: str, recipe: Recipe) -> Rung:
+    def of(cls, name: str, variant_name: str, recipe: Recipe, logprobs_sha256: str) -> Rung:
+        """`logprobs_sha256` is of the reference's distributions, gigabytes that are hashed once for all rungs."""
         made = paths.rungs(name, variant_name) / _hash(_made_of(name, variant_name, recipe))
-        return cls(name, variant_name, recipe, made, made / _hash(_measured_by(name, variant_name, recipe)))
+        return cls(name, variant_name, recipe, made, made / _hash([*_measured_by(name, variant_name, recipe), logprobs_sha256]))
 
     @property
     def variant(self) -> Variant:
@@ -77,7 +78,6 @@ def _measured_by(name: str, variant_name: str, recipe: Recipe) -> list[Any]:
     tasks = recipe.evaluate.task_path
     return [
         judge.requested(recipe, variant_name, engine),
-        judge.stored_logprobs(name),
         content(paths.texts(name), *MEASURES, environments.pins_file(engines.ENGINES[engine].environment)),
         content(tasks) if tasks else None,
     ]
