@@ -5,6 +5,8 @@ tests/contract/test_families.py makes them all on a CPU and holds UNSERVED to wh
 
 from __future__ import annotations
 
+from typing import Any
+
 from pipeline.quantizers.table import CPU, Refused
 
 # model_type of config.json, and the models that have it
@@ -20,12 +22,17 @@ FAMILIES = {
     "mixtral": "Mixtral (experts)",
     "qwen3_moe": "Qwen 3 (experts)",
 }
-# By quantizer and format: the families that no run has been through yet, not refused either.
-UNTRIED = {
-    ("auto-round", "gptq"): ("qwen2", "qwen3", "mistral", "phi3", "gemma2"),
-    ("auto-round", "awq"): ("qwen2", "qwen3", "mistral", "phi3", "gemma2", "gemma3_text"),
-    ("auto-round", "compressed-tensors"): ("qwen2", "qwen3", "mistral", "phi3", "gemma2", "gemma3_text"),
-}
+OTHERS = tuple(family for family in FAMILIES if family != "llama")
+# Quantizer, settings, and the families that no run has been through yet; they are not refused either.
+UNTRIED: tuple[tuple[str, dict[str, Any], tuple[str, ...]], ...] = (
+    ("openvino", {"gptq": True}, OTHERS),
+    ("openvino", {"weights": "nf4"}, OTHERS),
+    ("openvino", {"weights": "mxfp4"}, OTHERS),
+    ("neural-compressor", {"weights": "int4"}, OTHERS),
+    ("auto-round", {"format": "gptq"}, ("qwen2", "qwen3", "mistral", "phi3", "gemma2")),
+    ("auto-round", {"format": "awq"}, OTHERS),
+    ("auto-round", {"format": "compressed-tensors"}, OTHERS),
+)
 GEMMA, EXPERTS = ("gemma2", "gemma3_text"), ("mixtral", "qwen3_moe")
 # Without quantizers: whatever makes it, and unquantized too.
 UNSERVED = (

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.padding import Padding
+from rich.text import Text
+
 from pipeline.quantizers import refusal
 from pipeline.quantizers.families import FAMILIES, UNSERVED, UNTRIED
 from pipeline.quantizers.table import CPU, REFUSED, SERVED, TOOLS, Refused, Served, Values
@@ -25,7 +28,7 @@ of settings and put it to its engine; its other values are what the tool and the
 
 
 def show(markdown: bool) -> None:
-    print(as_markdown()) if markdown else _as_tables()
+    print(as_markdown()) if markdown else _as_text()
 
 
 def as_markdown() -> str:
@@ -64,7 +67,12 @@ def models() -> list[tuple[str, ...]]:
 def _works(variant: Variant, family: str) -> str:
     if refusal.unserved(variant, family, CPU):
         return "no"
-    return "not tried" if family in UNTRIED.get((str(variant.quantizer), str(variant.format)), ()) else "yes"
+    untried = [
+        families
+        for quantizer, settings, families in UNTRIED
+        if quantizer == variant.quantizer and all(getattr(variant, key) == value for key, value in settings.items())
+    ]
+    return "not tried" if any(family in families for families in untried) else "yes"
 
 
 def unserved() -> list[tuple[str, ...]]:
@@ -100,22 +108,38 @@ def _rows(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _tables() -> tuple[tuple[str, tuple[str, ...], list[tuple[str, ...]]], ...]:
-    return (
-        ("Served", HEAD, served()),
-        ("Not served", REFUSED_HEAD, refused()),
-        ("Models", MODELS_HEAD, models()),
-        ("Models not served", UNSERVED_HEAD, unserved()),
-    )
-
-
-def _as_tables() -> None:
+def _as_text() -> None:
+    """For a terminal of any width: a heading for each line of the table, and what belongs to it below."""
     from rich.console import Console
-    from rich.table import Table
 
-    console = Console()
-    for title, head, rows in _tables():
-        table = Table(*head, title=title, title_justify="left")
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
+    console = Console(highlight=False)
+    for title, entries in (("Served", _served_text()), ("Not served", _refused_text()), ("Model families", _models_text())):
+        console.rule(f"[bold]{title}", align="left")
+        for head, below in entries:
+            console.print(f"[bold]{head}[/]")
+            for text in filter(None, below):
+                console.print(Padding(Text(text), (0, 0, 0, 4)))
+
+
+def _served_text() -> list[tuple[str, list[str]]]:
+    return [
+        (f"{quantizer} {weights}, for {engine} on {devices} [dim]by {made_by}[/]", [settings, note])
+        for quantizer, made_by, weights, settings, engine, devices, note, _ in served()
+    ]
+
+
+def _refused_text() -> list[tuple[str, list[str]]]:
+    plain = [(f"{who}, {where}: {asked}", [f"{why}. Use {use}."]) for who, where, asked, why, use in refused()]
+    return plain + [
+        (f"{family}: {who}, {where}{f': {asked}' if asked else ''}", [f"{why}. Use {use}."])
+        for family, who, where, asked, why, use in unserved()
+    ]
+
+
+def _models_text() -> list[tuple[str, list[str]]]:
+    def having(word: str, found: tuple[str, ...]) -> str:
+        names = [name for name, answer in zip(FAMILIES, found, strict=True) if answer == word]
+        return f"{word}: {', '.join(names)}" if names else ""
+
+    words = ("yes", "no", "not tried")
+    return [(f"{row[0]} {row[1]} {row[2]}".strip(), [having(word, row[3:]) for word in words]) for row in models()]
