@@ -33,7 +33,7 @@ TWO_BIT = "  rounded-int2: {engine: openvino, quantizer: rounding, weights: int2
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`make test` runs those that look at the one run of the tiny recipe in a process of their own, beside all others."""
     for item in items:
-        if "tiny_run" in item.fixturenames:  # type: ignore[attr-defined]
+        if {"tiny_run", "tiny_artifacts"} & set(item.fixturenames):  # type: ignore[attr-defined]
             item.add_marker("tiny")
 
 
