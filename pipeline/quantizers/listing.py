@@ -44,8 +44,8 @@ def served() -> list[tuple[str, ...]]:
 
 def _served(line: Served) -> tuple[str, ...]:
     made_by, devices = TOOLS[line.quantizer].answered_by, ", ".join(line.devices)
-    again = "; ".join(f"{name}: {why}" for name, why in line.varies.items()) or "same bytes"
-    return (line.quantizer, made_by, line.weights, _settings(line), line.engine, devices, line.note, again)
+    again = "not measured" if line.varies is None else "; ".join(f"{name}: {why}" for name, why in line.varies.items())
+    return (line.quantizer, made_by, line.weights, _settings(line), line.engine, devices, line.note, again or "same bytes")
 
 
 def refused(lines: tuple[Refused, ...] = REFUSED) -> list[tuple[str, ...]]:

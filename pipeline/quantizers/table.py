@@ -35,7 +35,8 @@ class Tool:
 class Served:
     """A line of what works. `example` are the settings that the contract tests take; `note` says what to know.
 
-    `varies` are the files that differ when the same is made again on the same machine, and why; empty: none does.
+    `varies` are the files that differ when the same is made again on the same machine, and why; empty: none does; None: not
+    measured.
     """
 
     quantizer: str
@@ -45,7 +46,7 @@ class Served:
     settings: dict[str, Values]
     example: dict[str, Any] = field(default_factory=dict)
     note: str = ""
-    varies: dict[str, str] = field(default_factory=dict)
+    varies: dict[str, str] | None = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,8 @@ SERVED = (
         {**_GPTQ_SETTINGS, "group_size": (-1,), "desc_act": FLAG},
         {"group_size": -1, "desc_act": True},
     ),
-    Served("gptq", "int8", "vllm", (CUDA,), {**_GPTQ_SETTINGS, "group_size": (*GROUPS, -1), "desc_act": (False,)}, note=NO_GPU),
+    Served("gptq", "int8", "vllm", (CUDA,), {**_GPTQ_SETTINGS, "group_size": (*GROUPS, -1), "desc_act": (False,)}, note=NO_GPU,
+           varies=None),
     Served("awq", "int4", "vllm", (CPU, CUDA), {"group_size": GROUPS, "symmetric": FLAG, "keep": None}),
     Served(
         "compressed-tensors",
@@ -202,6 +204,7 @@ SERVED = (
         (CUDA,),
         {"activations": ("fp8",), "method": ("rtn",), "keep": None},
         {"activations": "fp8"},
+        varies=None,
         note=f"FP8 dynamic: activations quantized per token as they come. {NO_GPU}",
     ),
     Served(
@@ -219,6 +222,7 @@ SERVED = (
         (CPU, CUDA),
         {"format": ("awq",), "group_size": GROUPS, "symmetric": FLAG, "keep": None},
         {"format": "awq", "symmetric": False},
+        varies=None,
     ),
     Served(
         "auto-round",
@@ -227,6 +231,7 @@ SERVED = (
         (CPU, CUDA),
         {"format": ("compressed-tensors",), "group_size": GROUPS, "symmetric": (True,), "keep": None},
         {"format": "compressed-tensors"},
+        varies=None,
     ),
     *(
         Served("rounding", weights, engine, devices, {"group_size": None})
