@@ -24,12 +24,13 @@ from typing import Any
 from tqdm import tqdm
 
 from pipeline import checkpoint, engines, environments, machine, paths, process, quantizers, records, stages
-from pipeline.errors import QuantgateError
+from pipeline.errors import ArtifactError, QuantizeError, WorkerCrashed
 from pipeline.gate import statistics
 from pipeline.process import ENVIRONMENT, OFFLINE
 from pipeline.recipe import Recipe, Variant, rungs
 
 CONFIDENCE = 0.95
+FINDINGS = (QuantizeError, ArtifactError, WorkerCrashed, subprocess.CalledProcessError)  # an interruption is none
 SAME_BYTES = 1.005  # what differs by less has the same bytes: zero-points, and g_idx of GPTQ files
 OUR_DEFAULTS = {
     "openvino": [("openvino", "int4"), ("openvino", "int8")],
@@ -83,7 +84,7 @@ def _measured(name: str, recipe: Recipe, contender: Contender, variant: Variant 
         try:
             _make(name, recipe, contender, variant, Path(temporary))
             _measure(name, recipe, contender, Path(temporary))
-        except (QuantgateError, subprocess.CalledProcessError) as error:
+        except FINDINGS as error:
             contender.failure = " ".join(str(error).split())
     return contender
 
