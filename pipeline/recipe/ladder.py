@@ -22,7 +22,11 @@ from pipeline.recipe.variant import Variant
 AUTO = {
     "openvino": ["int4 g128", "int4 g64", "int4 g128 awq+se", "int4 g64 awq+se", "int4 g64 ratio 0.8 awq+se", "int8"],
     "vllm": [
-        "compressed-tensors g128", "awq g128", "compressed-tensors g64", "awq g64", "compressed-tensors g32",
+        "compressed-tensors g128",
+        "awq g128",
+        "compressed-tensors g64",
+        "awq g64",
+        "compressed-tensors g32",
         "compressed-tensors int8 activations int8",
     ],
 }
