@@ -111,14 +111,8 @@ def _make(name: str, recipe: Recipe, contender: Contender, variant: Variant | No
         _work(TOOLS_OWN[tool][0], {"task": tool, "source": str(source), "samples": str(samples), "artifact": str(out)}, folder)
         return
     base = quantizers.starts_from(recipe, variant)
-    exported = str(stages.verified(paths.place(name, base))[0]) if base else None
-    job = {
-        "variant": variant.model_dump(),
-        "checkpoint": str(source),
-        "samples": str(samples),
-        "exported": exported,
-        "out": str(out),
-    }
+    exported = stages.verified(paths.place(name, base))[0] if base else None
+    job = quantizers.job(variant, source, samples, exported, out)
     process.run(quantizers.tool(variant).environment, "quantize", job, folder)
 
 

@@ -105,13 +105,7 @@ def make(name: str, variant_name: str, recipe: Recipe, place: paths.Place) -> re
         _require_disk(folder, pinned)
         out = folder / "out"
         out.mkdir()
-        job = {
-            "variant": variant.model_dump(),
-            "checkpoint": str(source),
-            "samples": str(paths.samples(name)),
-            "exported": str(exported) if exported else None,
-            "out": str(out),
-        }
+        job = quantizers.job(variant, source, paths.samples(name), exported, out)
         done = process.run(tool.environment, "quantize", job, folder)
         manifest = records.Manifest(
             recipe=name,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import paths
-from pipeline.quantizers.table import SERVED, TOOLS, Served
+from pipeline.quantizers.table import SERVED, TOOLS
 
 
 def main(recipe: str, project: Path) -> None:
@@ -38,13 +38,9 @@ def variants() -> dict[str, dict[str, Any]]:
         name = f"{line.quantizer}-{line.weights}"
         if name in names:
             name = f"{name}-{sum(found.startswith(name) for found in names) + 1}"
-        names[name] = _settings(line)
+        names[name] = line.asked()
     aliases = {name: {"engine": "vllm", "quantizer": name, "weights": "int4"} for name in ("auto-gptq", "autoawq")}
     return names | aliases
-
-
-def _settings(line: Served) -> dict[str, Any]:
-    return {"engine": line.engine, "quantizer": line.quantizer, "weights": line.weights, **line.example}
 
 
 if __name__ == "__main__":

@@ -21,15 +21,15 @@ from pipeline.quantizers import refusal
 from pipeline.recipe import Recipe, Variant, ladder
 from pipeline.records import Climb, Estimate, Step
 
-NOT_MADE, FIRST_LOOK = "NOT MADE", "FAIL at first look"
+UNUSABLE, FIRST_LOOK = "UNUSABLE", "FAIL at first look"
 FINDINGS = (QuantizeError, ArtifactError, EvaluationError, WorkerCrashed)  # about a rung, and no reason to stop
 
 
 def climb(name: str, variant_name: str) -> None:
     """The climb stage: leaves the artifact, manifest and evaluation of the rung that was reached where a variant's are.
 
-    That is the first that passes the gate, or the last that could be made. Raises RecipeError for a rung that cannot be,
-    QuantizeError if none could be made.
+    That is the first that passes the gate, or the last that could be made and run. Raises RecipeError for a rung that cannot be,
+    QuantizeError if none could.
     """
     recipe = stages.open_unclimbed(name)
     variant = recipe.variants.get(variant_name)
@@ -81,12 +81,14 @@ def _up(rungs: list[Rung], speeds: dict[Path, Estimate], folder: Path) -> tuple[
         step = _try(rung, folder).model_copy(update={"output_tokens_per_s": speeds.get(rung.made)})
         print(f"  {step.status}: {step.reason}", flush=True)
         steps.append(step)
-        if step.status != NOT_MADE:
+        if step.status != UNUSABLE:
             reached = rung
         if step.status == "PASS":
             break
     if reached is None:
-        raise QuantizeError(f"no rung of the ladder could be made; the last: {steps[-1].reason if steps else 'there is none'}")
+        raise QuantizeError(
+            f"no rung of the ladder could be made and run; the last: {steps[-1].reason if steps else 'there is none'}"
+        )
     return reached, steps
 
 
@@ -97,7 +99,7 @@ def _try(rung: Rung, folder: Path) -> Step:
         manifest = rung.make()
         look = measure.first_look(rung, folder)
     except FINDINGS as error:
-        return Step(rung=rung.words, status=NOT_MADE, reason=str(error))
+        return Step(rung=rung.words, status=UNUSABLE, reason=str(error))
     seen = Step(rung=rung.words, status=FIRST_LOOK, reason=look.sentence(limit), size_bytes=manifest.size_bytes,
                 mean_kl=look.mean_kl, mean_kl_low=look.low, mean_kl_limit=limit)  # fmt: skip
     if look.hopeless:

@@ -60,10 +60,15 @@ def tool(variant: Variant) -> Tool:
     return UNQUANTIZED[variant.engine] if variant.quantizer is None else TOOLS[variant.quantizer]
 
 
-def group_size(variant: Variant) -> int:
-    """The group size in force: the recipe's, or 128 (the default of GPTQ, AWQ and NNCF publications), MXFP4's own 32."""
-    usual = 32 if variant.weights == "mxfp4" else 128
-    return usual if variant.group_size is None else variant.group_size
+def job(variant: Variant, source: Path, samples: Path, exported: Path | None, out: Path) -> dict[str, Any]:
+    """What `work` takes, as JSON: `samples` is a Samples record, `exported` as in Spec."""
+    return {
+        "variant": variant.model_dump(),
+        "checkpoint": str(source),
+        "samples": str(samples),
+        "exported": str(exported) if exported else None,
+        "out": str(out),
+    }
 
 
 def keeping(variant: Variant, source: Path) -> list[str]:
@@ -115,7 +120,6 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     exported = Path(job["exported"]) if job["exported"] else None
     samples = read(Path(job["samples"]), Samples)
     spec = Spec(variant, source, samples, keeping(variant, source), exported, in_int8(variant, source))
-    routed = samples.coverage if variant.quantizer else {}
     outcome: Outcome = importlib.import_module(made_by.module).quantize(spec, out)
     accepted: set[str] = {"bf16"} if made_by.simulated else {variant.weights}
     ratio = 1.0 if variant.ratio is None else variant.ratio
@@ -135,9 +139,10 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
             f"{made_by.answered_by} left {len(counted.skipped)} of {counted.expected} layers out of {variant.weights}: "
             f"{', '.join(counted.skipped[:5])}. Allowed are {variant.allow_skipped} (allow_skipped)."
         )
+    blind = coverage.notes(samples.coverage) if variant.quantizer else []
     return {
         "resolved": outcome.resolved,
-        "notes": [*([made_by.note] if made_by.note else []), *outcome.notes, *coverage.notes(routed)],
+        "notes": [*([made_by.note] if made_by.note else []), *outcome.notes, *blind],
         "layers": counted.model_dump(),
         "stored_types": layers.stored_types(found),
         "versions": {name: version(name) for name in made_by.packages},

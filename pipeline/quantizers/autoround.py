@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.quantizers import Outcome, Spec, group_size
+from pipeline.quantizers import Outcome, Spec
 from pipeline.quantizers.export import copy_companions
 
 FORMATS = {"gptq": "auto_gptq", "awq": "auto_awq", "compressed-tensors": "llm_compressor"}
@@ -27,7 +27,7 @@ def quantize(spec: Spec, out: Path) -> Outcome:
         model,
         AutoTokenizer.from_pretrained(spec.source),
         bits=4,
-        group_size=group_size(variant),
+        group_size=variant.groups_of,
         sym=variant.symmetric is not False,
         layer_config={name: {"bits": 16} for name in spec.keep},
         dataset=[torch.tensor([ids]) for ids in spec.samples.ids],

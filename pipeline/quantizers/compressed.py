@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoint import OUTPUTS
-from pipeline.quantizers import Outcome, Spec, group_size
+from pipeline.quantizers import Outcome, Spec
 from pipeline.quantizers.export import copy_companions
 
 
@@ -59,7 +59,7 @@ def _modifiers(spec: Spec) -> list[Any]:
         groups = {"group_0": preset_name_to_scheme("FP8_DYNAMIC" if variant.weights == "fp8" else "W8A8", ["Linear"])}
     else:
         groups = {"group_0": preset_name_to_scheme("W4A16" if symmetric else "W4A16_ASYM", ["Linear"])}
-        groups["group_0"].weights.group_size = group_size(variant)
+        groups["group_0"].weights.group_size = variant.groups_of
     if spec.int8:  # with activations in 8 bits: vLLM has no kernel for 8-bit weights alone on a CPU
         groups["group_1"] = preset_name_to_scheme("W8A8", spec.int8)
     kind = {"gptq": GPTQModifier, "awq": AWQModifier, "rtn": QuantizationModifier}[_method(spec)]

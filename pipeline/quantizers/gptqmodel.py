@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.checkpoint import linear_shapes
 from pipeline.errors import QuantizeError
-from pipeline.quantizers import Outcome, Spec, group_size, tool
+from pipeline.quantizers import Outcome, Spec, tool
 from pipeline.quantizers.export import copy_companions
 
 BATCH_ROWS = 4
@@ -32,7 +32,7 @@ def quantize(spec: Spec, out: Path) -> Outcome:
 
     variant, source, out = spec.variant, spec.source.resolve(), out.resolve()
     method = tool(variant).method
-    settings: dict[str, Any] = {"bits": 8 if variant.weights == "int8" else 4, "group_size": group_size(variant), "fallback": None}
+    settings: dict[str, Any] = {"bits": 8 if variant.weights == "int8" else 4, "group_size": variant.groups_of, "fallback": None}
     if method == "gptq":
         settings |= {"sym": True, "desc_act": bool(variant.desc_act), "method": METHODS.GPTQ, "format": FORMAT.GPTQ}
         options = {}

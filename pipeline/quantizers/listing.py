@@ -57,8 +57,7 @@ def models() -> list[tuple[str, ...]]:
     rows = []
     for line in SERVED:
         if CPU in line.devices and not TOOLS[line.quantizer].simulated:
-            asked = {"engine": line.engine, "quantizer": line.quantizer, "weights": line.weights, **line.example}
-            variant = Variant.model_validate(asked)
+            variant = Variant.model_validate(line.asked())
             works = [_works(variant, family) for family in FAMILIES]
             rows.append((line.quantizer, line.weights, _example(line), *works))
     return rows

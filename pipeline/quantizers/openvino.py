@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.checkpoint import EMBEDDINGS, routers, source_tensors
 from pipeline.errors import QuantizeError
-from pipeline.quantizers import Outcome, Spec, group_size
+from pipeline.quantizers import Outcome, Spec
 from pipeline.quantizers.export import add_tokenizer, export, exported
 from pipeline.recipe import Variant
 
@@ -69,7 +69,7 @@ def _settings(variant: Variant) -> dict[str, Any]:
     symmetric = "sym" if variant.symmetric else "asym"
     return {
         "mode": f"int4_{symmetric}" if variant.weights == "int4" else variant.weights,
-        "group_size": group_size(variant),
+        "group_size": variant.groups_of,
         "ratio": 1.0 if variant.ratio is None else variant.ratio,
         "backup_mode": variant.backup or "int8_asym",  # NNCF's own for MXFP4 is 8-bit floats, four times less exact
         **{name: True for name in ON_DATA if getattr(variant, name)},

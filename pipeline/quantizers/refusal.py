@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.checkpoint import linear_shapes
 from pipeline.errors import RecipeError
-from pipeline.quantizers import group_size, in_int8, keeping, tool
+from pipeline.quantizers import in_int8, keeping, tool
 from pipeline.quantizers.families import UNSERVED
 from pipeline.quantizers.table import REFUSED, SERVED, TOOLS, Refused, Served, Values
 from pipeline.recipe import Recipe, Variant, rungs
@@ -162,7 +162,7 @@ def refuse_shapes(file: Path, name: str, variant: Variant, source: Path) -> None
     """Raises RecipeError naming every layer whose shape the variant's group size or engine cannot take."""
     if variant.quantizer is None or (variant.weights == "int8" and variant.group_size is None):
         return
-    group = group_size(variant)
+    group = variant.groups_of
     try:
         kept, int8 = keeping(variant, source), in_int8(variant, source)
     except RecipeError as error:

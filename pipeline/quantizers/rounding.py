@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.checkpoint import linear_shapes, module_name, source_tensors
-from pipeline.quantizers import Outcome, Spec, group_size
+from pipeline.quantizers import Outcome, Spec
 from pipeline.quantizers.export import add_tokenizer, copy_companions, export
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def quantize(spec: Spec, out: Path) -> Outcome:
     variant, source = spec.variant, spec.source
-    bits, group = int(variant.weights.removeprefix("int")), group_size(variant)
+    bits, group = int(variant.weights.removeprefix("int")), variant.groups_of
     if variant.engine == "vllm":
         round_checkpoint(source, out, bits, group)
         copy_companions(source, out)

@@ -48,6 +48,10 @@ class Served:
     note: str = ""
     varies: dict[str, str] | None = field(default_factory=dict)
 
+    def asked(self) -> dict[str, Any]:
+        """The example, as a recipe asks for it."""
+        return {"engine": self.engine, "quantizer": self.quantizer, "weights": self.weights, **self.example}
+
 
 @dataclass(frozen=True)
 class Refused:

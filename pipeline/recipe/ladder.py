@@ -102,12 +102,10 @@ def _value(word: str) -> Any:
 
 def bits_per_weight(variant: Variant) -> float:
     """Of the quantized layers, with their scales and zero-points: an estimate that orders rungs by size before they are made."""
-    group = variant.group_size or (32 if variant.weights == "mxfp4" else 128)
     low = float(BITS[variant.weights])
-    if variant.weights in SCALE_BITS and group > 0:
-        low += (
-            SCALE_BITS[variant.weights] + (ZERO_POINT_BITS if variant.weights == "int4" and not variant.symmetric else 0)
-        ) / group
+    if variant.weights in SCALE_BITS and variant.groups_of > 0:
+        zero_point = ZERO_POINT_BITS if variant.weights == "int4" and not variant.symmetric else 0
+        low += (SCALE_BITS[variant.weights] + zero_point) / variant.groups_of
     share = 1.0 if variant.ratio is None else variant.ratio
     return share * low + (1 - share) * (BITS["bf16"] if variant.backup == "none" else BITS["int8"])
 

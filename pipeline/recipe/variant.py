@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from pipeline.recipe.base import Count, KvCache, Share, Strict, Weights
 
+USUAL_GROUP, MXFP4_GROUP = 128, 32  # of GPTQ, AWQ and NNCF publications; of the format
 NOT_THE_QUANTIZERS = ("engine", "target", "quantizer", "weights", "allow_skipped", "kv_cache", "ladder", "goal")
 
 
@@ -61,6 +62,12 @@ class Variant(Strict):
         if self.engine != "openvino" and self.kv_cache:
             raise ValueError(f"kv_cache: found {self.kv_cache!r}; only OpenVINO's is set by variant. Remove it")
         return self
+
+    @property
+    def groups_of(self) -> int:
+        """The group size in force, in columns: the recipe's, or the usual one of the format."""
+        usual = MXFP4_GROUP if self.weights == "mxfp4" else USUAL_GROUP
+        return usual if self.group_size is None else self.group_size
 
     @property
     def is_baseline(self) -> bool:

@@ -74,7 +74,8 @@ class Layers(Record):
 
 class Step(Record):
     """One rung of a ladder as it was tried. `rung` in words; `mean_kl` at the few positions that were looked at first, with the
-    bound below which it hardly lies and the limit, of the worst text; `status` is the gate's, or NOT MADE, or FAIL at first look.
+    bound below which it hardly lies and the limit, of the worst text; `status` is the gate's, or FAIL at first look, or
+    UNUSABLE: not made, or not run by its engine.
     """
 
     rung: str

@@ -24,7 +24,7 @@ from pipeline.quantizers.table import OPENVINO, SERVED, Served
 from pipeline.recipe import Variant
 from pipeline.records import Samples
 from tests.conftest import ROOT
-from tests.contract.test_quantizers import ENGINE_ACTIVATIONS_APART, ENGINE_APART, LIKELY, name
+from tests.contract.test_quantizers import ENGINE_ACTIVATIONS_APART, ENGINE_APART, LIKELY, name, variant_of
 from tests.families import FAMILIES
 
 pytestmark = pytest.mark.engine
@@ -75,16 +75,10 @@ def make(checkpoints: Path, samples: Path, tmp_path_factory: pytest.TempPathFact
         if variant.quantizer and quantizers.tool(variant) is OPENVINO:
             if family not in exported:
                 _, exported[family] = run(family, BASE, tmp_path_factory.mktemp(family))
-            base = str(exported[family])
+            base = exported[family]
         out = folder / "out"
         out.mkdir()
-        job = {
-            "variant": variant.model_dump(),
-            "checkpoint": str(checkpoints / family),
-            "samples": str(samples),
-            "exported": base,
-            "out": str(out),
-        }
+        job = quantizers.job(variant, checkpoints / family, samples, base, out)
         return process.run(quantizers.tool(variant).environment, "quantize", job, folder, offline=True), out
 
     return run
@@ -92,7 +86,7 @@ def make(checkpoints: Path, samples: Path, tmp_path_factory: pytest.TempPathFact
 
 def check(family: str, line: Served, make: Make, checkpoints: Path, folder: Path) -> str:
     """Makes, serves and compares; what was seen, in a line. Raises what the first thing raises that does not work."""
-    variant, source = as_variant(line), checkpoints / family
+    variant, source = variant_of(line), checkpoints / family
     made, out = make(family, variant, folder)
     assert made.value["stored_types"] == {line.weights: len(linear_shapes(source))}
     python = environments.python(engines.ENGINES[line.engine].environment)
@@ -106,14 +100,10 @@ def check(family: str, line: Served, make: Make, checkpoints: Path, folder: Path
     return f"{made.value['stored_types']} in {made.wall_s:.0f} s, engine {apart:.3f} nats from the weights"
 
 
-def as_variant(line: Served) -> Variant:
-    return Variant(engine=line.engine, quantizer=line.quantizer, weights=line.weights, **line.example)
-
-
 @pytest.mark.parametrize(("family", "line"), MATRIX)
 def test_the_table_is_what_happens(family: str, line: Served, make: Make, checkpoints: Path, tmp_path: Path) -> None:
     try:
-        refusal.refuse_model(Path("recipe.yaml"), "v", as_variant(line), checkpoints / family, "cpu")
+        refusal.refuse_model(Path("recipe.yaml"), "v", variant_of(line), checkpoints / family, "cpu")
     except RecipeError as said:
         if "with AMX only" in str(said) and "amx_tile" in Path("/proc/cpuinfo").read_text():
             pytest.skip("this CPU has AMX, the table's lines come from one without")

@@ -51,7 +51,7 @@ Made = Callable[[Served], tuple[process.Finished, Path]]
 
 
 def variant_of(line: Served) -> Variant:
-    return Variant(engine=line.engine, quantizer=line.quantizer, weights=line.weights, **line.example)
+    return Variant.model_validate(line.asked())
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -62,13 +62,7 @@ def make(variant: Variant, tiny_run: Path, folder: Path) -> tuple[process.Finish
     out = folder / "out"
     out.mkdir()
     base = tiny_run / paths.model("tiny", "ov-bf16") if quantizers.tool(variant) is quantizers.OPENVINO else None
-    job = {
-        "variant": variant.model_dump(),
-        "checkpoint": str(TINY),
-        "samples": str(tiny_run / paths.samples("tiny")),
-        "exported": str(base) if base else None,
-        "out": str(out),
-    }
+    job = quantizers.job(variant, TINY, tiny_run / paths.samples("tiny"), base, out)
     return process.run(quantizers.tool(variant).environment, "quantize", job, folder), out
 
 

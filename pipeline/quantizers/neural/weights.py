@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.checkpoint import linear_shapes, source_tensors
 from pipeline.errors import QuantizeError
-from pipeline.quantizers import Outcome, Spec, group_size
+from pipeline.quantizers import Outcome, Spec
 from pipeline.quantizers.export import copy_companions
 
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
@@ -26,7 +26,7 @@ def quantize(spec: Spec, out: Path) -> Outcome:
     from neural_compressor.torch.quantization import GPTQConfig, RTNConfig, convert, prepare
     from transformers import AutoModelForCausalLM
 
-    method, group = spec.variant.method or "gptq", group_size(spec.variant)
+    method, group = spec.variant.method or "gptq", spec.variant.groups_of
     kind = {"gptq": GPTQConfig, "rtn": RTNConfig}[method]
     model = AutoModelForCausalLM.from_pretrained(spec.source, dtype=torch.float32, trust_remote_code=False, local_files_only=True)
     config = kind(bits=4, use_sym=True, group_size=group, use_layer_wise=False)
