@@ -10,7 +10,10 @@ QuantgateError
 ├── EvaluationError    a measurement could not be made as the recipe demands
 ├── StageError         a worker process was stopped from outside, or another run holds the stage
 ├── WorkerCrashed      a tool or engine died on its own
-└── Rejected           the gate did not pass
+├── SignoffError       an approval, a key or the policy does not allow it
+├── RegistryError      a registry refused, could not be reached, or gave back something else
+├── Tampered           a signature or a hash does not hold
+└── Rejected           the gate did not pass, or nobody approved
 """
 
 from __future__ import annotations
@@ -56,6 +59,18 @@ class StageError(QuantgateError):
 
 class WorkerCrashed(QuantgateError):
     pass
+
+
+class SignoffError(QuantgateError):
+    pass
+
+
+class RegistryError(QuantgateError):
+    pass
+
+
+class Tampered(QuantgateError):
+    exit_code = 3
 
 
 class Rejected(QuantgateError):

@@ -11,6 +11,7 @@ ARTIFACTS = Path("artifacts")
 RECIPES = Path("recipes")
 PROMPT_SETS = Path("calibration")
 TEMPORARY = ARTIFACTS / ".tmp"
+SIGNATURE = "quantgate/bundle.dsse.json"  # in a bundle: the signed list of all its other files
 
 
 class Place(NamedTuple):
