@@ -45,19 +45,25 @@ def digest(files: list[File]) -> str:
 
 def verify(folder: Path, files: list[File]) -> None:
     """Raises ArtifactError naming every missing, added or changed file."""
+    wrong = differences(folder, files, "the manifest")
+    if wrong:
+        listing = "\n  ".join(wrong)
+        raise ArtifactError(f"{folder}: not the artifact that its manifest describes:\n  {listing}\nMake it again: dvc repro")
+
+
+def differences(folder: Path, files: list[File], listed_in: str) -> list[str]:
+    """Every missing, added or changed file, in a line each."""
     expected = {file.path: file for file in files}
     found = {file.path: file for file in hash_files(folder)} if folder.is_dir() else {}
     wrong = [f"{name}: missing" for name in expected.keys() - found.keys()]
-    wrong += [f"{name}: not in the manifest" for name in found.keys() - expected.keys()]
+    wrong += [f"{name}: not in {listed_in}" for name in found.keys() - expected.keys()]
     wrong += [
-        f"{name}: {found[name].size_bytes} bytes, SHA-256 {found[name].sha256[:12]}..., the manifest says "
+        f"{name}: {found[name].size_bytes} bytes, SHA-256 {found[name].sha256[:12]}..., {listed_in} says "
         f"{expected[name].size_bytes} bytes, {expected[name].sha256[:12]}..."
         for name in expected.keys() & found.keys()
         if found[name] != expected[name]
     ]
-    if wrong:
-        listing = "\n  ".join(sorted(wrong))
-        raise ArtifactError(f"{folder}: not the artifact that its manifest describes:\n  {listing}\nMake it again: dvc repro")
+    return sorted(wrong)
 
 
 def install(temporary: Path, target: Path) -> None:

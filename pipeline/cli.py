@@ -8,6 +8,7 @@ import importlib
 import sys
 from collections.abc import Callable
 
+from pipeline import cli_release
 from pipeline.errors import QuantgateError, RecipeError
 
 DESCRIPTION = (
@@ -17,7 +18,7 @@ DESCRIPTION = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code: 0 done, 1 the gate did not pass, 2 something is wrong and the message says what."""
+    """Exit code: 0 done, 1 not passed or not approved, 2 something is wrong and the message says what, 3 tampered with."""
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options) or 0)
@@ -85,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     require = add("require", _require, "exit 1 unless every variant (or the one named) passed")
     require.add_argument("recipe", metavar="RECIPE")
     require.add_argument("variant", metavar="VARIANT", nargs="?")
+    cli_release.add(commands)
     return parser
 
 

@@ -118,6 +118,7 @@ def record(
         failure=failure,
         wall_s=done.wall_s,
         peak_memory_bytes=done.peak_memory_bytes,
+        origin=stages.origin(name, engines.ENGINES[engine].environment),
         **done.value,
     )
     found = [f"perplexity {p.text} {p.value:.4f} ({label})" for label, view in evaluation.views.items() for p in view.perplexity]
@@ -200,12 +201,12 @@ def _extend(name: str, variant_name: str, recipe: Recipe, place: paths.Place) ->
             f"Run: dvc repro -f evaluate@{name}--{variant_name}"
         )
     added = [records.Task.model_validate(task) for task in done.value["tasks"]]
-    tasks = _joined(extension.tasks, added)
+    tasks = joined(extension.tasks, added)
     extension.model_copy(update={"tasks": tasks, "wall_s": extension.wall_s + done.wall_s}).write(place.extension)
     return True
 
 
-def _joined(tasks: list[records.Task], more: list[records.Task]) -> list[records.Task]:
+def joined(tasks: list[records.Task], more: list[records.Task]) -> list[records.Task]:
     found = {task.name: task for task in tasks}
     for task in more:
         before = found.get(task.name)
@@ -219,7 +220,7 @@ def evaluation_of(name: str, variant_name: str, place: paths.Place) -> records.E
     extension = records.read(place.extension, records.Extension)
     if not _extends(extension, evaluation):
         raise ArtifactError(f"{place.extension}: of another artifact or recipe. Run: dvc repro gate@{name}--{variant_name}")
-    return evaluation.model_copy(update={"tasks": _joined(evaluation.tasks, extension.tasks)})
+    return evaluation.model_copy(update={"tasks": joined(evaluation.tasks, extension.tasks)})
 
 
 def verdict_of(name: str, variant_name: str, recipe: Recipe, place: paths.Place) -> records.Verdict:

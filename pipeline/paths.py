@@ -120,17 +120,27 @@ def require_project() -> None:
 
 PRODUCERS = {"checkpoints": "pin", "calibration": "calibrate", "evaluations": "evaluate", "manifests": "quantize",
              "verdicts": "gate", "extensions": "gate", "gates": "gate", "traces": "trace", "reports": "report",
-             "benchmarks": "benchmark", "timings": "benchmark"}  # fmt: skip
-OF_A_RECIPE = ("checkpoints", "calibration", "traces", "reports", "benchmarks", "timings")  # one stage makes those of all variants
+             "benchmarks": "benchmark", "timings": "benchmark", "cards": "report"}  # fmt: skip
+OF_A_RECIPE = (
+    "checkpoints",
+    "calibration",
+    "traces",
+    "reports",
+    "benchmarks",
+    "timings",
+    "cards",
+)  # one stage makes those of all variants
 
 
 def producer(path: Path) -> str:
     """The command that makes a record, from where it lies: artifacts/KIND/RECIPE[/VARIANT].json."""
+    if path.parts[0] != str(ARTIFACTS):
+        return "dvc repro"
     kind, *rest = path.parts[1:]
     if kind == "http":
         return f"quantgate benchmark {rest[0]} --http {path.stem}"
     if kind in OF_A_RECIPE:
-        return f"dvc repro {PRODUCERS[kind]}@{rest[0].split('.json')[0]}"
+        return f"dvc repro {PRODUCERS[kind]}@{rest[0].removesuffix(path.suffix)}"
     if path.stem == "reference":
         return f"dvc repro reference@{rest[0]}"
     climbed = kind in ("evaluations", "manifests") and rungs(rest[0], path.stem).is_dir()

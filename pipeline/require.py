@@ -16,7 +16,7 @@ def require(name: str, variant_name: str | None) -> None:
     if variant_name is not None:
         stages.open_variant(name, variant_name)
     names = [variant_name] if variant_name else list(recipe.variants)
-    statuses = {variant: _current_verdict(name, recipe, variant).status for variant in names}
+    statuses = {variant: current_verdict(name, recipe, variant).status for variant in names}
     show(name, names)
     slow = {variant: performance.of(name, recipe, variant) for variant in names}
     rejected = [f"{variant} ({status})" for variant, status in statuses.items() if status != "PASS"]
@@ -26,7 +26,7 @@ def require(name: str, variant_name: str | None) -> None:
         raise Rejected(f"{name}: not passed: {', '.join(rejected)}. Reasons: {paths.report(name, 'html')}")
 
 
-def _current_verdict(name: str, recipe: Recipe, variant_name: str) -> records.Verdict:
+def current_verdict(name: str, recipe: Recipe, variant_name: str) -> records.Verdict:
     """The verdict, decided again from the evaluations and the recipe as they are now. A stale one is no verdict."""
     path, place = paths.verdict(name, variant_name), paths.place(name, variant_name)
     verdict = records.read(path, records.Verdict)

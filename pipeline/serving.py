@@ -66,11 +66,11 @@ def served(artifact: Path, serve: Serve, name: str, folder: Path, timeout_s: flo
         _stop(server)
 
 
-def command(artifact: Path, serve: Serve, name: str, port: int) -> list[str]:
+def command(artifact: Path, serve: Serve, name: str, port: int, host: str = HOST) -> list[str]:
     python = environments.python("vllm")
     cores = ",".join(map(str, engines.cores(serve)))
     leash = [sys.executable, "-m", "pipeline.leashed", str(os.getpid()), cores]
-    where = ["--host", HOST, "--port", str(port), "--served-model-name", name, "--disable-uvicorn-access-log"]
+    where = ["--host", host, "--port", str(port), "--served-model-name", name, "--disable-uvicorn-access-log"]
     return [*leash, str(python), str(python.with_name("vllm")), "serve", str(artifact), *where, *options(vllm.arguments(serve))]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline import artifact, checkpoint, environments, machine, paths, process, quantizers, records
+from pipeline import artifact, checkpoint, environments, machine, paths, process, quantizers, records, revision
 from pipeline import recipe as recipes
 from pipeline.errors import ArtifactError
 from pipeline.parsing import unknown
@@ -122,6 +122,7 @@ def make(name: str, variant_name: str, recipe: Recipe, place: paths.Place) -> re
             files=artifact.hash_files(out),
             wall_s=done.wall_s,
             peak_memory_bytes=done.peak_memory_bytes,
+            origin=origin(name, tool.environment),
             **done.value,
         )
         artifact.install(out, place.model)
@@ -130,6 +131,16 @@ def make(name: str, variant_name: str, recipe: Recipe, place: paths.Place) -> re
     print(f"{variant_name}: layers stored as {types}; "
           f"{manifest.size_bytes / 1e6:.1f} MB, {done.wall_s:.0f} s, {done.peak_memory_bytes / 1e9:.2f} GB")  # fmt: skip
     return manifest
+
+
+def origin(name: str, environment: str) -> records.Origin:
+    """What the work of a stage rests on, as it is now."""
+    return records.Origin(
+        revision=revision.now(),
+        recipe_sha256=artifact.hash_file(paths.recipe(name), name).sha256,
+        environment=environment,
+        environment_sha256=artifact.hash_file(environments.pins_file(environment), environment).sha256,
+    )
 
 
 def report(name: str) -> None:

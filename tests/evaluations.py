@@ -10,7 +10,7 @@ import numpy as np
 from pipeline import gate
 from pipeline.recipe import Divergence as Plan
 from pipeline.records import Check, DivergedWindow, Divergence, Evaluation, Item, LoadCheck, Perplexity, Task, View, Window
-from tests.timed_summaries import OPENVINO_SETTINGS
+from tests.timed_summaries import OPENVINO_SETTINGS, ORIGIN
 
 TOKENS = 32
 WINDOWS = 20
@@ -60,6 +60,7 @@ def evaluation(views: dict[str, View], tasks: list[Task], variant: str = "v", en
     return Evaluation(
         recipe="r", variant=variant, engine=engine, versions={}, artifact_sha256=variant, requested={}, failure=None,
         load_check=LOADED, logprobs_sha256="of the reference", views=views, tasks=tasks, wall_s=0, peak_memory_bytes=0,
+        origin=ORIGIN,
     )  # fmt: skip
 
 

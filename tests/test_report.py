@@ -33,7 +33,7 @@ def manifest(variant: str, quantizer: str | None, size: int) -> records.Manifest
         weights="int8" if quantizer else "bf16", requested={}, resolved={"bits": 8, "a|b": "c|d"}, notes=["a note"],
         layers=records.Layers(expected=2, quantized=2, skipped=[]), stored_types={"int8": 2}, versions={"nncf": "3.4.0"},
         checkpoint_sha256=digest([FILE]), samples_sha256="", files=[WEIGHTS[size]],
-        wall_s=12, peak_memory_bytes=10**9,
+        wall_s=12, peak_memory_bytes=10**9, origin=make.ORIGIN,
     )  # fmt: skip
 
 

@@ -14,6 +14,9 @@ from pipeline.benchmark import statistics
 from pipeline.recipe import Price
 from pipeline.report.comparison import compare
 
+ORIGIN = records.Origin(
+    revision=records.Revision(commit="c" * 40, changed=[]), recipe_sha256="r", environment="openvino", environment_sha256="e"
+)
 MACHINE = {"cpu": "X", "cores": 2, "instruction_sets": ["avx2", "avx512f"]}
 OPENVINO = {"openvino": "2026.4.1", "openvino-genai": "2026.4.1.0"}
 VLLM = {"vllm": "0.32.0+cpu", "torch": "2.13.0+cpu"}
@@ -105,7 +108,7 @@ def manifest(name: str, engine: str, quantizer: str | None, weights: str, resolv
         answered_by="optimum-intel with NNCF" if engine == "openvino" else "GPTQModel", weights=weights, requested={},
         resolved=resolved, notes=["a note"], layers=records.Layers(expected=21, quantized=21, skipped=[]),
         stored_types={weights: 21}, versions={"nncf": "3.4.0"} if engine == "openvino" else {"gptqmodel": "7.6.0"},
-        checkpoint_sha256="source", samples_sha256="samples", files=[], wall_s=12, peak_memory_bytes=10**9,
+        checkpoint_sha256="source", samples_sha256="samples", files=[], wall_s=12, peak_memory_bytes=10**9, origin=ORIGIN,
     )  # fmt: skip
 
 

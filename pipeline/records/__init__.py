@@ -2,7 +2,7 @@
 
 from pipeline.records.base import Record, read, read_text, write_text
 from pipeline.records.judged import Check, Status, Tails, TaskComparison, Verdict
-from pipeline.records.made import Checkpoint, Climb, File, Layers, Manifest, Samples, Step, Text, Texts
+from pipeline.records.made import Checkpoint, Climb, File, Layers, Manifest, Origin, Revision, Samples, Step, Text, Texts
 from pipeline.records.measured import (
     DivergedWindow,
     Divergence,
@@ -17,6 +17,7 @@ from pipeline.records.measured import (
     Window,
     WorstToken,
 )
+from pipeline.records.signed import Action, Decision, Subject, Waiver
 from pipeline.records.timed import (
     Benchmark,
     Cost,
@@ -33,11 +34,13 @@ from pipeline.records.timed import (
 )
 
 __all__ = [
+    "Action",
     "Benchmark",
     "Check",
     "Checkpoint",
     "Climb",
     "Cost",
+    "Decision",
     "DivergedWindow",
     "Divergence",
     "Estimate",
@@ -51,15 +54,18 @@ __all__ = [
     "Level",
     "LoadCheck",
     "Manifest",
+    "Origin",
     "Performance",
     "Perplexity",
     "Profile",
     "Record",
     "Replay",
     "RequestTiming",
+    "Revision",
     "Samples",
     "Status",
     "Step",
+    "Subject",
     "Tails",
     "Task",
     "TaskComparison",
@@ -70,6 +76,7 @@ __all__ = [
     "TracedRequest",
     "Verdict",
     "View",
+    "Waiver",
     "Window",
     "WorstToken",
     "read",

@@ -16,6 +16,22 @@ class File(Record):
     sha256: str
 
 
+class Revision(Record):
+    """The state of the project's code and recipes: the git commit, and the files that differ from it."""
+
+    commit: str | None
+    changed: list[str]
+
+
+class Origin(Record):
+    """Under what something was made or measured: the project, the recipe and the pinned environment, by their SHA-256."""
+
+    revision: Revision
+    recipe_sha256: str
+    environment: str
+    environment_sha256: str
+
+
 class Checkpoint(Record):
     """The pinned source: where from, and every file's size and hash."""
 
@@ -117,6 +133,7 @@ class Manifest(Record):
     wall_s: float
     peak_memory_bytes: int
     climb: Climb | None = None
+    origin: Origin
 
     @property
     def size_bytes(self) -> int:

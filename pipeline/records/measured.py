@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from pipeline.records.base import Record
+from pipeline.records.made import Origin
 
 
 class Window(Record):
@@ -149,6 +150,7 @@ class Evaluation(Record):
     tasks: list[Task]
     wall_s: float
     peak_memory_bytes: int
+    origin: Origin
 
 
 class Extension(Record):

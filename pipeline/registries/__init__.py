@@ -6,6 +6,7 @@ reads everything back, who fetches checks the signature first and every hash bef
 
 from __future__ import annotations
 
+import builtins
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,14 +49,14 @@ class Registry(Protocol):
     def resolve(self, entry: Entry) -> bytes:
         """The signature of a published bundle: its file paths.SIGNATURE. Raises RegistryError if it is not published."""
 
-    def publish(self, entry: Entry, bundle: Path, files: list[File], progress: Progress) -> None:
+    def publish(self, entry: Entry, bundle: Path, files: builtins.list[File], progress: Progress) -> None:
         """Uploads under a temporary name, reads all back, compares the hashes, and then commits in one step.
 
         `files` are all files of the bundle, its signature included. What an earlier, broken try left is taken up where its
         hashes hold. Raises RegistryError if the entry is published already, or if what arrived is not what was sent.
         """
 
-    def fetch(self, entry: Entry, names: list[str], target: Path, progress: Progress) -> None:
+    def fetch(self, entry: Entry, names: builtins.list[str], target: Path, progress: Progress) -> None:
         """Writes the named files of a published bundle into the folder. The caller checks them."""
 
 

@@ -1,0 +1,44 @@
+"""serve.yaml: the exact settings under which an artifact was measured, and what starts its engine with them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pipeline.bundle.layout import Told
+from pipeline.parsing import parse
+from pipeline.recipe import Serve, Strict
+
+HEADER = "# The settings under which this artifact was measured. `quantgate serve` starts its engine with them.\n"
+
+
+class Settings(Strict):
+    """`serve` are the recipe's words; `measured` what the engine itself said of its settings while it was measured."""
+
+    engine: str
+    device: str
+    serve: Serve
+    measured: dict[str, Any]
+
+
+def render(told: Told) -> str:
+    name = told.manifest.variant
+    serve = told.recipe.with_variant(name, told.variant).serve_for(name)
+    settings = Settings(
+        engine=told.manifest.engine,
+        device=told.benchmark.device or told.manifest.device,
+        serve=serve,
+        measured=told.evaluation.views["deployed"].settings,
+    )
+    stream, yaml = io.StringIO(), YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.dump(settings.model_dump(mode="json"), stream)
+    return HEADER + stream.getvalue()
+
+
+def read(path: Path) -> Settings:
+    """Raises RecipeError naming key and value."""
+    return parse(path, Settings)

@@ -1,0 +1,43 @@
+"""Starts a checked bundle under the settings it was measured with: `vllm serve`, or OpenVINO GenAI's pipeline on the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from pipeline import engines, environments, publish, serving
+from pipeline.bundle import layout
+from pipeline.bundle import serve as served
+from pipeline.bundle.serve import Settings
+from pipeline.errors import EvaluationError
+from pipeline.signoff import policy
+
+
+def serve(what: str, rules_path: Path, host: str, port: int) -> None:
+    """Runs until it is stopped, or its input ends. Raises Tampered or Rejected before anything is started."""
+    with publish.opened(what, policy.load(rules_path)) as (bundle, checked):
+        settings = served.read(bundle / layout.SERVE)
+        print(f"{checked.signed.entry}: {checked.standing.words}", flush=True)
+        name = f"{checked.signed.entry.recipe}-{checked.signed.entry.variant}"
+        command, surroundings = _command(bundle, settings, name, host, port)
+        with subprocess.Popen(command, env=surroundings) as server:
+            try:
+                code = server.wait()
+            except KeyboardInterrupt:
+                server.terminate()
+                return
+    if code:
+        raise EvaluationError(f"{name}: the engine ended with exit code {code}. Its own words are above.")
+
+
+def _command(bundle: Path, settings: Settings, name: str, host: str, port: int) -> tuple[list[str], dict[str, str]]:
+    if settings.engine == "vllm":
+        return serving.command(bundle, settings.serve, name, port, host), serving.surroundings(settings.serve)
+    cores = ",".join(map(str, engines.cores(settings.serve)))
+    leash = [sys.executable, "-m", "pipeline.leashed", str(os.getpid()), cores]
+    python = str(environments.python("openvino"))
+    question = json.dumps({"artifact": str(bundle), "serve": settings.serve.model_dump()})
+    return [*leash, python, "-m", "pipeline.prompting", question], serving.surroundings(settings.serve)

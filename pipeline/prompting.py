@@ -1,0 +1,49 @@
+"""OpenVINO GenAI on the terminal: each line of the input is a prompt, greedily continued. In OpenVINO's environment.
+
+python -m pipeline.prompting '{"artifact": FOLDER, "serve": {...}}'
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from pipeline.engines.openvino import OpenVinoEngine
+from pipeline.recipe import Serve
+
+MAX_TOKENS = 128
+
+
+def main(question: str) -> None:
+    import openvino_genai
+
+    asked = json.loads(question)
+    artifact, serve = Path(asked["artifact"]), Serve.model_validate(asked["serve"])
+    tokenizer = openvino_genai.Tokenizer(str(artifact))
+    with OpenVinoEngine(artifact, serve) as engine:
+        print("ready: one prompt a line", flush=True)
+        for line in sys.stdin:
+            ids = tokenizer.encode(line.rstrip("\n")).input_ids.data[0].tolist()
+            print(tokenizer.decode(_continued(engine, ids, serve.max_model_len - len(ids))), flush=True)
+
+
+def _continued(engine: OpenVinoEngine, ids: list[int], room: int) -> list[int]:
+    """The tokens that follow. Empty for a prompt that does not fit (`room`: tokens left of the model's length)."""
+    if room < 1 or not ids:
+        return []
+    engine.submit(0, ids, min(MAX_TOKENS, room), stop_at_eos=True)
+    tokens: list[int] = []
+    while steps := engine.step():
+        for step in steps:
+            tokens += step.token_ids
+            if step.done:
+                return tokens
+    return tokens
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
+    sys.stdout.flush()
+    os._exit(0)  # OpenVINO's threads can hang while they are torn down

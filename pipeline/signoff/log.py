@@ -1,0 +1,76 @@
+"""The log of a variant's sign-off: signoff/RECIPE/VARIANT.jsonl, one signed statement a line, each naming the one before.
+
+It is only ever appended to. A line that was changed breaks its signature, one that was removed or inserted breaks the chain, and a
+tail that was cut off is missed by git, whose commit holds the earlier log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from pydantic import ValidationError
+from securesystemslib.signer import Signer
+
+from pipeline import artifact, records, revision, signing
+from pipeline.errors import Tampered
+from pipeline.records.signed import Decision
+from pipeline.signing import Opened
+
+PREDICATE = "urn:quantgate:signoff:v1"
+Entry = tuple[Decision, Opened]
+
+
+def path(recipe: str, variant: str) -> Path:
+    return Path("signoff") / recipe / f"{variant}.jsonl"
+
+
+def parse(text: str, what: str) -> list[Entry]:
+    """Every entry, in order, its chain checked and its signature not yet. Raises Tampered."""
+    entries: list[Entry] = []
+    previous = ""
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        where = f"{what}: entry {number}"
+        found = signing.opened(line, where)
+        try:
+            decision = Decision.model_validate(found.statement["predicate"])
+        except ValidationError as error:
+            raise Tampered(f"{where}: not a sign-off: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}") from error
+        if found.statement != _statement(decision):
+            raise Tampered(f"{where}: its subject is not what it decides about.")
+        if decision.previous != previous:
+            raise Tampered(f"{where}: it does not follow the entry before it: one was removed, added or changed.")
+        previous = hashlib.sha256(line.encode()).hexdigest()
+        entries.append((decision, found))
+    return entries
+
+
+def read(recipe: str, variant: str) -> list[Entry]:
+    """The log of the project. Raises Tampered if it is not the committed one with or without new entries."""
+    where = path(recipe, variant)
+    text = where.read_text() if where.is_file() else ""
+    if not text.startswith(revision.committed(where)):
+        raise Tampered(f"{where}: entries that are in the git commit were removed or changed. Run: git checkout -- {where}")
+    return parse(text, str(where))
+
+
+def append(decision: Decision, signer: Signer | None) -> None:
+    """Adds one entry. Raises Tampered if another was added since the decision was made."""
+    where = path(decision.subject.recipe, decision.subject.variant)
+    with artifact.stage_folder(f"signoff@{decision.subject.recipe}--{decision.subject.variant}"):
+        text = where.read_text() if where.is_file() else ""
+        if decision.previous != last(text):
+            raise Tampered(f"{where}: somebody else added an entry meanwhile. Look at it, and decide again.")
+        records.write_text(where, text + signing.sign(_statement(decision), signer))
+
+
+def last(text: str) -> str:
+    """SHA-256 of the last entry; empty without one."""
+    lines = text.splitlines(keepends=True)
+    return hashlib.sha256(lines[-1].encode()).hexdigest() if lines else ""
+
+
+def _statement(decision: Decision) -> dict[str, object]:
+    subject = decision.subject
+    name = f"{subject.recipe}/{subject.variant}"
+    return signing.statement({name: subject.manifest_sha256}, PREDICATE, decision.model_dump(mode="json"))

@@ -1,0 +1,141 @@
+"""Is an artifact signed off? From the log, the policy, what it is about and the time alone."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+
+from securesystemslib.signer import Key
+
+from pipeline import signing
+from pipeline.errors import Tampered
+from pipeline.records import Decision, Subject
+from pipeline.signoff.log import Entry
+from pipeline.signoff.policy import Policy
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is to be signed off: `failing` are the checks that did not pass, by name, with their status."""
+
+    subject: Subject
+    verdict: str
+    failing: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """`words` for people; `reasons` why it is not approved, empty if it is. `until` is when that ends."""
+
+    words: str
+    reasons: list[str]
+    until: datetime.datetime | None = None
+
+    @property
+    def approved(self) -> bool:
+        return not self.reasons
+
+
+def standing(entries: list[Entry], policy: Policy, case: Case, now: datetime.datetime) -> Standing:
+    """Raises Tampered for an entry that is signed with a key of the policy and does not hold, or says it is somebody else's."""
+    known = policy.keys(policy.approvers, now)
+    last: dict[str, Decision] = {}  # everybody's latest word
+    strangers = []
+    for entry in entries:
+        decision, opened = entry
+        if decision.action == "request":
+            continue
+        if set(opened.by) & {key.keyid for key in known.values()}:
+            last[_signer(entry, known, policy)] = decision
+        else:
+            strangers.append(f"the word of {decision.by} does not count: the policy names no such key, or it has ended")
+    rejections, approvals = _rejections(last, case.subject), []
+    reasons = rejections + strangers
+    for by, decision in last.items():
+        if decision.action == "approve":
+            void = _void(decision, policy, case.subject, now)
+            if void:
+                reasons.append(f"the approval of {by} does not count: {void}")
+            else:
+                approvals.append(decision)
+    missing = _missing(approvals, policy) + _unwaived(approvals, case, policy, now)
+    if rejections or missing:
+        return Standing("not signed off", reasons + missing)
+    return _signed_off(approvals, case)
+
+
+def _rejections(last: dict[str, Decision], subject: Subject) -> list[str]:
+    return [
+        f"rejected by {by}: {found.reason}" for by, found in last.items() if found.action == "reject" and _is_about(found, subject)
+    ]
+
+
+def _signed_off(approvals: list[Decision], case: Case) -> Standing:
+    waived = [waiver.until for decision in approvals for waiver in decision.waivers if waiver.check in case.failing]
+    until = min([decision.until for decision in approvals if decision.until] + waived)
+    status = f"{case.verdict}, waived until {min(waived):%Y-%m-%d} ({', '.join(case.failing)})" if waived else case.verdict
+    people = ", ".join(f"{decision.by} ({decision.role})" for decision in approvals)
+    return Standing(f"{status}; approved by {people} until {until:%Y-%m-%d %H:%M} UTC", [], until)
+
+
+def _signer(entry: Entry, known: dict[str, Key], policy: Policy) -> str:
+    decision, opened = entry
+    by = signing.signed_by(opened, known, f"sign-off of {decision.subject.recipe}/{decision.subject.variant}")
+    role = policy.approvers[by].role
+    if (by, role) != (decision.by, decision.role):
+        raise Tampered(f"a sign-off says it is by {decision.by} ({decision.role}); the key is that of {by} ({role}).")
+    return by
+
+
+def _is_about(decision: Decision, subject: Subject) -> bool:
+    """A rejection holds for the same artifact, however often it is measured again."""
+    return decision.subject.manifest_sha256 == subject.manifest_sha256
+
+
+def _void(decision: Decision, policy: Policy, subject: Subject, now: datetime.datetime) -> str:
+    """Why an approval does not count; empty if it does."""
+    ours, theirs, at = subject.evidence, decision.subject.evidence, decision.at
+    changed = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    about = (decision.subject.recipe, decision.subject.variant)
+    until = decision.until or at  # one without an end ended at once
+    longest, longest_waiver = (datetime.timedelta(days=days) for days in (policy.valid_days, policy.waiver_days))
+    wrong = {
+        f"it is of {'/'.join(about)}": about != (subject.recipe, subject.variant),
+        f"it is of other records: {', '.join(changed)} changed since": bool(changed),
+        "it is of another manifest": decision.subject.manifest_sha256 != subject.manifest_sha256,
+        f"it ended {until:%Y-%m-%d %H:%M} UTC": until <= now,
+        f"it is dated {at:%Y-%m-%d %H:%M} UTC, which is not yet": at > now,
+        f"it would hold longer than the policy's {policy.valid_days} days": until > at + longest,
+        f"a waiver in it would hold longer than the policy's {policy.waiver_days} days": any(
+            waiver.until > at + longest_waiver for waiver in decision.waivers
+        ),
+    }
+    return next((words for words, holds in wrong.items() if holds), "")
+
+
+def _missing(approvals: list[Decision], policy: Policy) -> list[str]:
+    found = []
+    if len(approvals) < policy.approvals:
+        found.append(f"{len(approvals)} of {policy.approvals} approvals")
+    absent = [role for role in policy.roles if role not in {decision.role for decision in approvals}]
+    found += [f"nobody approved as {role}" for role in absent]
+    if approvals and not policy.author_alone and all(decision.by in decision.authors for decision in approvals):
+        found.append(f"approved by its author alone ({', '.join(decision.by for decision in approvals)})")
+    return found
+
+
+def _unwaived(approvals: list[Decision], case: Case, policy: Policy, now: datetime.datetime) -> list[str]:
+    waivers = [waiver for decision in approvals for waiver in decision.waivers]
+    alive = {waiver.check for waiver in waivers if waiver.until > now and not unwaivable(waiver.check, policy)}
+    ended = {waiver.check for waiver in waivers if waiver.until <= now}
+    return [
+        f"{check}: {status}, {'its waiver ended' if check in ended else 'and not waived'}"
+        for check, status in case.failing.items()
+        if check not in alive
+    ]
+
+
+def unwaivable(check: str, policy: Policy) -> str:
+    """Why the policy lets nobody waive a check; empty if it may be."""
+    kind = check.split(" ", maxsplit=1)[0]
+    return "" if kind in policy.waivable else f"{kind} may not be waived; the policy allows {', '.join(policy.waivable) or 'none'}"
