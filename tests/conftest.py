@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import environments
+from pipeline.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get("QUANTGATE_REAL_DATA", ROOT.parent / "shared" / "data"))
@@ -102,6 +103,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = make_project(tmp_path / "project")
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture
+def measured(project: Path) -> Recipe:
+    """A project whose stages have all run, by its records."""
+    from tests.measured import build
+
+    return build()
 
 
 @pytest.fixture

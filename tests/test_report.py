@@ -2,93 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import shutil
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from pipeline import artifact, cli, index, judge, paths, recipe, records, report
-from pipeline.benchmark import rounds
+from pipeline import cli, judge, paths, recipe, records, report
 from pipeline.errors import ArtifactError, Rejected
 from pipeline.require import require
-from tests import evaluations as make
-from tests import timed
-from tests.conftest import ROOT
 
 pytestmark = pytest.mark.usefixtures("quick_gate")
-
-VARIANTS = "variants:\n  ov-bf16: {engine: openvino}\n  ov-int8: {engine: openvino, quantizer: openvino, weights: int8}\n"
-FILE = records.File(path="w", size_bytes=1000, sha256="s")
-WEIGHTS = {size: records.File(path="w", size_bytes=size, sha256=hashlib.sha256(b"x" * size).hexdigest()) for size in (1000, 2000)}
-
-
-def manifest(variant: str, quantizer: str | None, size: int) -> records.Manifest:
-    return records.Manifest(
-        recipe="tiny", variant=variant, engine="openvino", device="cpu", quantizer=quantizer, answered_by="NNCF",
-        weights="int8" if quantizer else "bf16", requested={}, resolved={"bits": 8, "a|b": "c|d"}, notes=["a note"],
-        layers=records.Layers(expected=2, quantized=2, skipped=[]), stored_types={"int8": 2}, versions={"nncf": "3.4.0"},
-        checkpoint_sha256=digest([FILE]), samples_sha256="", files=[WEIGHTS[size]],
-        wall_s=12, peak_memory_bytes=10**9, origin=make.ORIGIN,
-    )  # fmt: skip
-
-
-def write_weights(variant: str, size: int) -> None:
-    folder = paths.model("tiny", variant)
-    folder.mkdir(parents=True)
-    (folder / "w").write_bytes(b"x" * size)
-
-
-def digest(files: list[records.File]) -> str:
-    return artifact.digest(files)
-
-
-@pytest.fixture
-def measured(project: Path) -> recipe.Recipe:
-    text = (ROOT / "recipes" / "tiny.yaml").read_text()
-    text = text.replace("texts: [tiny-text]", "texts: [x]")
-    paths.recipe("tiny").write_text(text[: text.index("variants:")] + VARIANTS)
-    shutil.copyfile(paths.prompt_set("tiny-text"), paths.prompt_set("x"))
-    index.write()
-    loaded = recipe.load("tiny")
-    records.Checkpoint(
-        repo=None, revision=None, path="recipes/tiny/checkpoint", architecture="L", dtype="BF16", parameters=5, files=[FILE]
-    ).write(paths.checkpoint("tiny"))
-    records.Samples(prompts="p", seed=0, prompts_used=1, sha256="", overlap=0.001, overlap_limit=0.05, ids=[[1]]).write(
-        paths.samples("tiny")
-    )
-    nll, tasks = np.random.default_rng(0).normal(64, 6, 20), [make.draws(np.ones(100), name) for name in loaded.evaluate.tasks]
-    asked = judge.requested(loaded, "reference", "reference")
-    windows = [[0] * (make.TOKENS + 1)] * 20
-    text_x = records.Text(
-        name="x", bos="first", characters=0, tokens_dropped=0, sha256="hash of x", windows=windows, bytes=[1] * 20
-    )
-    records.Texts(texts=[text_x]).write(paths.texts("tiny"))
-    paths.logprobs("tiny").mkdir(parents=True)
-    (paths.logprobs("tiny") / "x.npy").write_bytes(b"distributions")
-    stored = {"logprobs_sha256": digest(artifact.hash_files(paths.logprobs("tiny")))}
-    own = {"artifact_sha256": digest([FILE]), "recipe": "tiny", "requested": asked, **stored}
-    make.reference(nll, tasks).model_copy(update=own).write(paths.evaluation("tiny", "reference"))
-    for variant, quantizer, size, speed in (("ov-bf16", None, 2000, 100.0), ("ov-int8", "openvino", 1000, 150.0)):
-        made = manifest(variant, quantizer, size)
-        write_weights(variant, size)
-        made.write(paths.manifest("tiny", variant))
-        own = {"artifact_sha256": digest(made.files), "recipe": "tiny", "variant": variant}
-        asked = judge.requested(loaded, variant, "openvino")
-        found = make.candidate(nll + 0.001, tasks, 0.0001, plan=loaded.evaluate.divergence)
-        found.model_copy(update={**own, **stored, "requested": asked, "engine": "openvino"}).write(
-            paths.evaluation("tiny", variant)
-        )
-        asked_speed = rounds.requested(loaded, variant)
-        timed.benchmark(
-            variant, [timed.level(1, [speed - 1, speed, speed + 1])], requested=asked_speed, size_bytes=size, **own
-        ).write(paths.benchmark("tiny", variant))
-        judge.decide("tiny", variant)
-    return recipe.load("tiny")
 
 
 def page() -> str:
