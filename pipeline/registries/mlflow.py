@@ -64,15 +64,13 @@ class Registry:
             for file in left:
                 if not self._read_back(run.info.run_id, file, bundle.parent, progress):
                     raise shared.altered(self.url, file)
-            self.client.set_terminated(run.info.run_id)
+            self.client.update_run(run.info.run_id, status="FINISHED")
             self._commit(entry, run)
 
     def fetch(self, entry: Entry, names: Sequence[str], target: Path, progress: Progress) -> None:
         with self._asking(f"fetching {entry}"):
             run = self._published(entry)
-            target.mkdir(parents=True, exist_ok=True)
             for name in names:
-                shared.inside(name)
                 progress(self._download(run, name, target).stat().st_size)
 
     @contextlib.contextmanager
@@ -140,7 +138,9 @@ class Registry:
             return shared.holds(file, shared.read(self._download(run, file.path, Path(folder))), progress)
 
     def _download(self, run: str, name: str, target: Path) -> Path:
-        return Path(self.client.download_artifacts(run, name, str(target)))
+        folder = (target / shared.inside(name)).parent  # mlflow leaves the folders of the name away
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(self.client.download_artifacts(run, name, str(folder)))
 
     def _commit(self, entry: Entry, run: Any) -> None:
         name = _name(entry)
