@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +20,6 @@ from pipeline.registries import Entry, Progress, Registry
 from pipeline.signoff import policy, verbs
 from pipeline.signoff.policy import Policy
 
-VERSION = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-
 
 def publish(name: str, variant_name: str, url: str, key: str, version: str | None) -> None:
     """Raises ArtifactError for anything stale, Rejected unless signed off, RegistryError if it is there already."""
@@ -30,7 +27,8 @@ def publish(name: str, variant_name: str, url: str, key: str, version: str | Non
     registry = registries.open_registry(url)
     by, signer = signing.signer(key, rules.keys(rules.publishers, now))
     verbs.verify(name, variant_name)
-    entry = Entry(name, variant_name, _version(name, variant_name, version))
+    made = artifact.hash_file(paths.manifest(name, variant_name), "manifest").sha256
+    entry = Entry(name, variant_name, version or made[:12])
     with artifact.stage_folder(f"publish@{name}--{variant_name}") as folder:
         files = assemble.assemble(entry, recipe, signer, by, folder / "bundle")
         check.check(folder / "bundle", rules, now, recheck=True)
@@ -38,14 +36,6 @@ def publish(name: str, variant_name: str, url: str, key: str, version: str | Non
             registry.publish(entry, folder / "bundle", files, progress)
     _require_same(registry, entry, files)
     print(f"published: {url.rstrip('/')}/{entry}")
-
-
-def _version(name: str, variant_name: str, asked: str | None) -> str:
-    """The one asked for, or the beginning of the manifest's hash."""
-    version = asked or artifact.hash_file(paths.manifest(name, variant_name), "manifest").sha256[:12]
-    if not VERSION.fullmatch(version):
-        raise RegistryError(f"--version {version!r}: expected a-z, 0-9, dots, dashes and underscores, 63 at most.")
-    return version
 
 
 def _require_same(registry: Registry, entry: Entry, files: list[File]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from pipeline import cli, judge, paths, recipe, records, report
 from pipeline.errors import ArtifactError, Rejected
 from pipeline.require import require
+from tests.measured import FILE, manifest
 
 pytestmark = pytest.mark.usefixtures("quick_gate")
 

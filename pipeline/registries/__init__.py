@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import builtins
 import importlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -25,16 +26,27 @@ SCHEMES = {
     "hf": "pipeline.registries.hub",
 }
 FOLDER = "pipeline.registries.folder"
-Progress = Callable[[int], None]  # told how many more bytes are done
+Progress = Callable[[int], None]  # told how many more bytes are read back (publish) or written (fetch): each byte once
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True, order=True)
 class Entry:
-    """What a bundle is published as. All three hold [a-z0-9._-] only, so that each is a path part, a tag and a name anywhere."""
+    """What a bundle is published as. All three hold [a-z0-9._-] only, so that each is a path part, a tag and a name anywhere.
+
+    Raises RegistryError for any other name.
+    """
 
     recipe: str
     variant: str
     version: str
+
+    def __post_init__(self) -> None:
+        for part in ("recipe", "variant", "version"):
+            name = getattr(self, part)
+            if not NAME.fullmatch(name):
+                raise RegistryError(f"{part}: found {name!r}, expected a-z, 0-9, '.', '_' and '-', first a letter or digit, "
+                                    "128 at most. Give it such a name.")  # fmt: skip
 
     def __str__(self) -> str:
         return f"{self.recipe}/{self.variant}/{self.version}"
@@ -49,14 +61,22 @@ class Registry(Protocol):
     def resolve(self, entry: Entry) -> bytes:
         """The signature of a published bundle: its file paths.SIGNATURE. Raises RegistryError if it is not published."""
 
-    def publish(self, entry: Entry, bundle: Path, files: builtins.list[File], progress: Progress) -> None:
+<<<<<<< HEAD
+    def publish(self, entry: Entry, bundle: Path, files: Sequence[File], progress: Progress) -> None:
+=======
+    def publish(self, entry: Entry, bundle: Path, files: Sequence[File], progress: Progress) -> None:
+>>>>>>> registries
         """Uploads under a temporary name, reads all back, compares the hashes, and then commits in one step.
 
         `files` are all files of the bundle, its signature included. What an earlier, broken try left is taken up where its
         hashes hold. Raises RegistryError if the entry is published already, or if what arrived is not what was sent.
         """
 
+<<<<<<< HEAD
     def fetch(self, entry: Entry, names: builtins.list[str], target: Path, progress: Progress) -> None:
+=======
+    def fetch(self, entry: Entry, names: Sequence[str], target: Path, progress: Progress) -> None:
+>>>>>>> registries
         """Writes the named files of a published bundle into the folder. The caller checks them."""
 
 
