@@ -6,6 +6,7 @@ python -m benchmarks.quality_worker JOB.json ANSWER.json
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -68,6 +69,7 @@ def optimum_cli(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def gptqmodel(job: dict[str, Any]) -> dict[str, Any]:
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # with 2 cores or fewer its pool is too small without it
     from gptqmodel import GPTQModel, QuantizeConfig
 
     model = GPTQModel.load(job["source"], QuantizeConfig(bits=4, group_size=128, device="cpu"), trust_remote_code=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import environments
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, load
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get("QUANTGATE_REAL_DATA", ROOT.parent / "shared" / "data"))
@@ -105,12 +105,25 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.fixture
-def measured(project: Path) -> Recipe:
-    """A project whose stages have all run, by its records."""
-    from tests.measured import build
+@pytest.fixture(scope="session")
+def measured_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose stages have all run, by its records, with its reports; in git, with a policy and keys beside it."""
+    from tests import measured, release
 
-    return build()
+    folder = make_project(tmp_path_factory.mktemp("measured") / "project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("gc.collect", lambda generation=2: 0)
+        release.start(measured.build())
+    return folder
+
+
+@pytest.fixture
+def measured(measured_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """A copy of that project, as the working folder."""
+    shutil.copytree(measured_once.parent, tmp_path, symlinks=True, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path / "project")
+    return load("tiny")
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
     python -m tests.every_line RECIPE [PROJECT]     then: quantgate index && dvc repro require@every-RECIPE
 
-The model, the texts and the tasks are RECIPE's. Its limits for 8 bits are those for 4: activations in 8 bits cost more than
+The model, the texts and the tasks are RECIPE's. Its limits for 4 bits hold for all: activations in 8 bits cost more than
 weights do, and limits go by the weights.
 """
 
@@ -24,7 +24,7 @@ def main(recipe: str, project: Path) -> None:
     found = yaml.load((project / paths.recipe(recipe)).read_text())
     for limits in found["gate"].values():
         if isinstance(limits, dict) and "int4" in limits:
-            limits |= {"int8": limits["int4"], "int2": limits["int4"]}
+            limits |= {line.weights: limits["int4"] for line in SERVED}
     found["gate"].pop("speedup", None)
     found["variants"] = {"ov-bf16": {"engine": "openvino"}, "vllm-bf16": {"engine": "vllm"}, **variants()}
     (project / paths.recipe(f"every-{recipe}")).write_text(json.dumps(found, indent=1) + "\n")  # JSON is YAML

@@ -14,7 +14,7 @@ from tests import timed
 from tests.conftest import ROOT
 
 VARIANTS = "variants:\n  ov-bf16: {engine: openvino}\n  ov-int8: {engine: openvino, quantizer: openvino, weights: int8}\n"
-FILE = records.File(path="w", size_bytes=1000, sha256="s")
+FILE = records.File(path="w", size_bytes=1000, sha256="5" * 64)
 SHARES = {"w": 8, "config.json": 1, "tokenizer.json": 1}  # of an artifact's size, in tenths
 
 

@@ -41,11 +41,12 @@ def assemble(entry: Entry, recipe: Recipe, signer: Signer, by: str, out: Path) -
     write_text(out / layout.SERVE, serve.render(told))
     write_text(out / layout.STATEMENTS, "".join(signing.sign(said, signer) for said in statements.make(evidence)))
     files = artifact.hash_files(out)
-    _sign(entry, files, signer, by, out)
+    sign(entry, files, signer, by, out)
     return [*files, artifact.hash_file(out / paths.SIGNATURE, paths.SIGNATURE)]
 
 
-def _sign(entry: Entry, files: list[File], signer: Signer, by: str, out: Path) -> None:
+def sign(entry: Entry, files: list[File], signer: Signer, by: str, out: Path) -> None:
+    """Signs the list of the files as the bundle of an entry."""
     predicate = {
         "recipe": entry.recipe,
         "variant": entry.variant,

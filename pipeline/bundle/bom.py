@@ -49,7 +49,9 @@ def make(told: Told) -> str:
     text = json.dumps(document, indent=1) + "\n"
     wrong = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
     if wrong is not None:
-        raise ArtifactError(f"{manifest.recipe}/{manifest.variant}: CycloneDX refuses the bill of materials: {wrong}")
+        raise ArtifactError(
+            f"{manifest.recipe}/{manifest.variant}: CycloneDX refuses the bill of materials: {str(wrong).splitlines()[0]}"
+        )
     return text
 
 

@@ -6,7 +6,6 @@ reads everything back, who fetches checks the signature first and every hash bef
 
 from __future__ import annotations
 
-import builtins
 import importlib
 import re
 from collections.abc import Callable, Sequence
@@ -61,22 +60,14 @@ class Registry(Protocol):
     def resolve(self, entry: Entry) -> bytes:
         """The signature of a published bundle: its file paths.SIGNATURE. Raises RegistryError if it is not published."""
 
-<<<<<<< HEAD
     def publish(self, entry: Entry, bundle: Path, files: Sequence[File], progress: Progress) -> None:
-=======
-    def publish(self, entry: Entry, bundle: Path, files: Sequence[File], progress: Progress) -> None:
->>>>>>> registries
         """Uploads under a temporary name, reads all back, compares the hashes, and then commits in one step.
 
         `files` are all files of the bundle, its signature included. What an earlier, broken try left is taken up where its
         hashes hold. Raises RegistryError if the entry is published already, or if what arrived is not what was sent.
         """
 
-<<<<<<< HEAD
-    def fetch(self, entry: Entry, names: builtins.list[str], target: Path, progress: Progress) -> None:
-=======
     def fetch(self, entry: Entry, names: Sequence[str], target: Path, progress: Progress) -> None:
->>>>>>> registries
         """Writes the named files of a published bundle into the folder. The caller checks them."""
 
 

@@ -1,0 +1,288 @@
+"""Sign-off: who may approve what, and what nobody may."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline import cli, judge, paths, recipe, records, report, signing
+from pipeline.errors import Rejected, SignoffError, Tampered
+from pipeline.signoff import log, verbs
+from tests import release
+from tests.release import ADA, AUTHOR, BOB, PASS, RECIPE, key
+
+pytestmark = pytest.mark.usefixtures("quick_gate")
+
+
+def fails() -> None:
+    """Tightens the recipe's limit until the variant fails that check alone, and commits."""
+    path = paths.recipe(RECIPE)
+    path.write_text(path.read_text().replace("mean_kl: {bf16: 0.001, int8: 0.001", "mean_kl: {bf16: 0.001, int8: 0.00005"))
+    release.commit("a stricter limit")
+    judge.decide(*PASS)
+    found = records.read(paths.benchmark(*PASS), records.Benchmark)
+    unmeasured = {"measured": False, "reason": "the gate says FAIL", "profiles": {}, "machine": {}, "device": None}
+    found.model_copy(update=unmeasured).write(paths.benchmark(*PASS))
+
+
+def later(monkeypatch: pytest.MonkeyPatch, days: int) -> None:
+    now = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
+    monkeypatch.setattr(verbs, "_now", lambda: now)
+
+
+def test_requested_approved_verified_rejected_and_approved_again(
+    measured: recipe.Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["signoff", "verify", *PASS]) == 1
+    assert cli.main(["signoff", "request", *PASS]) == 0
+    assert cli.main(["signoff", "approve", *PASS, "--key", key(ADA)]) == 0
+    assert cli.main(["signoff", "verify", *PASS]) == 0
+    assert "PASS; approved by ada@example.org (reviewer) until" in capsys.readouterr().out
+    assert cli.main(["signoff", "reject", *PASS, "--key", key(BOB), "--reason", "wrong licence"]) == 0
+    assert cli.main(["signoff", "verify", *PASS]) == 1
+    assert "rejected by bob@example.org: wrong licence" in capsys.readouterr().err
+    assert cli.main(["signoff", "approve", *PASS, "--key", key(BOB)]) == 0
+    assert cli.main(["signoff", "show", *PASS]) == 0
+    shown = capsys.readouterr().out
+    assert [word for word in ("request", "approve until", "reject") if word in shown] == ["request", "approve until", "reject"]
+    assert len(log.path(*PASS).read_text().splitlines()) == 4
+
+
+def test_nothing_is_approved_that_was_not_requested(measured: recipe.Recipe) -> None:
+    with pytest.raises(SignoffError, match="no sign-off was requested"):
+        verbs.approve(*PASS, key(ADA), [], "", None)
+
+
+def test_a_key_that_the_policy_does_not_name_approves_nothing(measured: recipe.Recipe) -> None:
+    verbs.request(*PASS, None)
+    signing.make_key(Path("../mallory.pem"))
+    with pytest.raises(SignoffError, match=r"nobody in signoff/policy\.yaml has this key"):
+        verbs.approve(*PASS, "../mallory.pem", [], "", None)
+    with pytest.raises(SignoffError, match=r"nobody in signoff/policy\.yaml has this key"):
+        verbs.approve(*PASS, key(release.CI), [], "", None)  # may publish, not approve
+
+
+def test_a_key_is_never_overwritten_and_is_its_owners_alone(measured: recipe.Recipe) -> None:
+    before = Path(key(ADA)).read_bytes()
+    assert Path(key(ADA)).stat().st_mode & 0o077 == 0
+    with pytest.raises(SignoffError, match="never replaced"):
+        signing.make_key(Path(key(ADA)))
+    assert Path(key(ADA)).read_bytes() == before
+
+
+def test_an_encrypted_key_needs_its_password(measured: recipe.Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(signing.PASSWORD, "correct horse")
+    signing.make_key(Path("../carol.pem"))
+    monkeypatch.delenv(signing.PASSWORD)
+    with pytest.raises(SignoffError, match=signing.PASSWORD):
+        verbs.approve(*PASS, "../carol.pem", [], "", None)
+
+
+def test_the_author_may_not_approve_alone(measured: recipe.Recipe) -> None:
+    release.write_policy(people=(ADA, AUTHOR))
+    release.approve(by=AUTHOR)
+    with pytest.raises(Rejected, match="approved by its author alone"):
+        verbs.verify(*PASS)
+    verbs.approve(*PASS, key(ADA), [], "", None)
+    verbs.verify(*PASS)
+
+
+def test_as_many_approve_as_the_policy_says_and_in_its_roles(measured: recipe.Recipe) -> None:
+    release.write_policy("approvals: 2\nroles: [security]\n", people=(ADA, BOB, "dan@example.org"))
+    release.approve()
+    with pytest.raises(Rejected, match="1 of 2 approvals; nobody approved as security"):
+        verbs.verify(*PASS)
+    verbs.approve(*PASS, key(ADA), [], "", None)  # twice the same person is one approval
+    verbs.approve(*PASS, key("dan@example.org"), [], "", None)
+    with pytest.raises(Rejected, match="not signed off: nobody approved as security"):
+        verbs.verify(*PASS)
+    verbs.approve(*PASS, key(BOB), [], "", None)
+    verbs.verify(*PASS)
+
+
+def test_an_approval_ends(measured: recipe.Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    release.approve()
+    later(monkeypatch, 91)
+    with pytest.raises(Rejected, match=r"the approval of ada@example\.org does not count: it ended"):
+        verbs.verify(*PASS)
+
+
+def test_a_key_ends_with_all_that_it_signed(measured: recipe.Recipe) -> None:
+    release.approve()
+    release.write_policy(until="2026-01-01")
+    with pytest.raises(Rejected, match="the policy names no such key, or it has ended"):
+        verbs.verify(*PASS)
+
+
+@pytest.mark.parametrize("record", ["evaluation", "benchmark"])
+def test_an_approval_is_of_the_records_it_was_given_for(measured: recipe.Recipe, record: str) -> None:
+    release.approve()
+    path = getattr(paths, record)(*PASS)
+    path.write_text(path.read_text() + "\n")
+    with pytest.raises(Rejected, match=f"it is of other records: {record}.json changed since"):
+        verbs.verify(*PASS)
+    with pytest.raises(SignoffError, match=r"no sign-off was requested of the artifact as it is now \(it changed since\)"):
+        verbs.approve(*PASS, key(BOB), [], "", None)
+
+
+def test_an_approval_does_not_move_to_another_variant(measured: recipe.Recipe) -> None:
+    release.approve("ov-bf16")
+    log.path(*PASS).write_bytes(log.path(RECIPE, "ov-bf16").read_bytes())
+    with pytest.raises(Rejected, match="does not count: it is of tiny/ov-bf16"):
+        verbs.verify(*PASS)
+
+
+def dirty_tree() -> None:
+    Path("pipeline/gate/limits.py").write_text("")
+
+
+def dirty_recipe() -> None:
+    paths.recipe(RECIPE).write_text(paths.recipe(RECIPE).read_text() + "\n")
+
+
+def made_dirty() -> None:
+    _origin(paths.manifest(*PASS), records.Manifest)
+
+
+def measured_dirty() -> None:
+    _origin(paths.evaluation(*PASS), records.Evaluation)
+
+
+def _origin(path: Path, record: type[records.Manifest] | type[records.Evaluation]) -> None:
+    found = records.read(path, record)
+    revision = records.Revision(commit="c" * 40, changed=["pipeline/layers.py"])
+    found.model_copy(update={"origin": found.origin.model_copy(update={"revision": revision})}).write(path)
+
+
+def floating() -> None:
+    found = records.read(paths.checkpoint(RECIPE), records.Checkpoint)
+    found.model_copy(update={"path": None, "repo": "a/b", "revision": "main"}).write(paths.checkpoint(RECIPE))
+    text = paths.recipe(RECIPE).read_text()
+    assert "revision" not in text
+
+
+def partial() -> None:
+    path = paths.evaluation(*PASS)
+    found = records.read(path, records.Evaluation)
+    found.model_copy(update={"tasks": found.tasks[1:]}).write(path)
+    judge.decide(*PASS)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (dirty_tree, "the project now: of a dirty tree: pipeline/gate/limits.py differ"),
+        (dirty_recipe, "the project now: of a dirty tree: recipes/tiny.yaml differ"),
+        (made_dirty, "the artifact: of a dirty tree: pipeline/layers.py differ"),
+        (measured_dirty, "its evaluation: of a dirty tree"),
+        (floating, "another checkpoint was pinned"),
+        (partial, "partial evaluation: 0 items of world_facts, the recipe asks for all"),
+    ],
+)
+def test_what_is_never_signed_off(measured: recipe.Recipe, capsys: pytest.CaptureFixture[str], spoil: object, words: str) -> None:
+    verbs.request(*PASS, None)
+    assert callable(spoil)
+    spoil()
+    assert cli.main(["signoff", "request", *PASS]) == 2
+    assert words in capsys.readouterr().err
+    assert cli.main(["signoff", "approve", *PASS, "--key", key(ADA)]) == 2
+    assert words in capsys.readouterr().err
+    assert len(log.path(*PASS).read_text().splitlines()) == 1
+
+
+def test_an_uncommitted_policy_counts_for_nothing(measured: recipe.Recipe) -> None:
+    verbs.request(*PASS, None)
+    path = Path("signoff/policy.yaml")
+    path.write_text(path.read_text() + "valid_days: 9999\n")
+    with pytest.raises(SignoffError, match="not in the git commit as it is"):
+        verbs.approve(*PASS, key(ADA), [], "", None)
+
+
+def test_a_failed_check_needs_a_waiver_and_stays_failed(
+    measured: recipe.Recipe, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails()
+    report.write(RECIPE, recipe.load(RECIPE))
+    verbs.request(*PASS, None)
+    with pytest.raises(SignoffError, match="mean_kl deployed x"):
+        verbs.approve(*PASS, key(ADA), [], "", None)
+    soon = datetime.datetime.now(datetime.UTC).date() + datetime.timedelta(days=10)
+    verbs.approve(*PASS, key(ADA), ["mean_kl"], "ties", soon)
+    assert f"waived until {soon}" in capsys.readouterr().out
+    assert records.read(paths.verdict(*PASS), records.Verdict).status != "PASS"
+    verbs.verify(*PASS)
+    later(monkeypatch, 12)
+    with pytest.raises(Rejected, match="its waiver ended"):
+        verbs.verify(*PASS)
+
+
+@pytest.mark.parametrize(
+    ("waive", "reason", "days", "words"),
+    [
+        ("mean_kl", "", 10, "--waive needs --reason"),
+        ("mean_kl", "ties", None, "--waive needs --reason"),
+        ("mean_kl", "ties", 31, "more than 30 days from now"),
+        ("mean_kl", "ties", -2, "more than 30 days from now"),
+        ("length_ratio", "ties", 10, "no check of that name failed"),
+    ],
+)
+def test_a_waiver_says_why_and_how_long(measured: recipe.Recipe, waive: str, reason: str, days: int | None, words: str) -> None:
+    fails()
+    verbs.request(*PASS, None)
+    until = None if days is None else datetime.datetime.now(datetime.UTC).date() + datetime.timedelta(days=days)
+    with pytest.raises(SignoffError, match=words):
+        verbs.approve(*PASS, key(ADA), [waive], reason, until)
+
+
+def test_a_check_that_the_policy_does_not_name_is_not_waived(measured: recipe.Recipe) -> None:
+    fails()
+    release.write_policy("waivable: [speedup]\n")
+    verbs.request(*PASS, None)
+    soon = datetime.datetime.now(datetime.UTC).date() + datetime.timedelta(days=10)
+    with pytest.raises(SignoffError, match="mean_kl may not be waived; the policy allows speedup"):
+        verbs.approve(*PASS, key(ADA), ["mean_kl"], "ties", soon)
+
+
+def changed(text: str) -> str:
+    return text.replace('"sig": "', '"sig": "AA', 1)
+
+
+def reworded(text: str) -> str:
+    import base64
+
+    lines = text.splitlines(keepends=True)
+    envelope = json.loads(lines[1])
+    payload = base64.b64decode(envelope["payload"]).replace(b'"verdict":"PASS"', b'"verdict":"FAIL"')
+    envelope["payload"] = base64.b64encode(payload).decode()
+    return lines[0] + json.dumps(envelope, sort_keys=True) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("tamper", "words"),
+    [
+        (lambda text: text.splitlines(keepends=True)[1], "entry 1: it does not follow the entry before it"),
+        (lambda text: text + text, "entry 3: it does not follow"),
+        (lambda text: text[:-40] + "\n", "entry 2: not a DSSE envelope"),
+        (changed, "the signature of ada@example.org does not hold"),
+        (reworded, "the signature of ada@example.org does not hold"),
+    ],
+)
+def test_a_log_that_was_tampered_with_is_refused(measured: recipe.Recipe, tamper: object, words: str) -> None:
+    release.approve()
+    assert callable(tamper)
+    log.path(*PASS).write_text(tamper(log.path(*PASS).read_text()))
+    with pytest.raises(Tampered, match=words):
+        verbs.verify(*PASS)
+
+
+def test_a_committed_log_cannot_lose_its_end(measured: recipe.Recipe) -> None:
+    release.approve()
+    approved = log.path(*PASS).read_text()
+    verbs.reject(*PASS, key(BOB), "no")
+    release.commit("rejected")
+    log.path(*PASS).write_text(approved)
+    with pytest.raises(Tampered, match="entries that are in the git commit were removed or changed"):
+        verbs.verify(*PASS)
