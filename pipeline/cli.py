@@ -19,7 +19,7 @@ DESCRIPTION = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 not passed or not approved, 2 something is wrong and the message says what, 3 tampered with."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         return int(options.run(options) or 0)
     except QuantgateError as error:
@@ -38,9 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="quantgate", description=DESCRIPTION)
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(prog="quantgate", description=DESCRIPTION)
+    commands = found.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def add(name: str, run: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     require.add_argument("recipe", metavar="RECIPE")
     require.add_argument("variant", metavar="VARIANT", nargs="?")
     cli_release.add(commands)
-    return parser
+    return found
 
 
 def _stage(function: str, options: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ PROJECT = (
     "recipes",
     "calibration",
     "environments",
+    "signoff",
     "dvc.yaml",
     "params.yaml",
     ".dvc",
@@ -60,6 +61,13 @@ def make_project(folder: Path) -> Path:
     return folder
 
 
+def commit_all() -> None:
+    """Puts the project that is the working folder into git, as somebody's own."""
+    for arguments in (["init", "-q"], ["config", "user.name", "t"], ["config", "user.email", "t@example.org"], ["add", "-A"],
+                      ["commit", "-qm", "first"]):  # fmt: skip
+        subprocess.run(["git", *arguments], check=True)
+
+
 def command(*arguments: str, timeout_s: float = 1200) -> subprocess.CompletedProcess[str]:
     """Runs a command of the control environment in the working folder."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -74,10 +82,10 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_project(tmp_path_factory.mktemp("tiny"))
     recipe = folder / "recipes" / "tiny.yaml"
     recipe.write_text(recipe.read_text() + TWO_BIT)
-    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     before = Path.cwd()
     os.chdir(folder)
     try:
+        commit_all()
         done = command("make", "repro", f"PYTHON={sys.executable}")
     finally:
         os.chdir(before)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from cryptography.hazmat.primitives import serialization
+
 from pipeline import publish, recipe, report, signing
 from pipeline.signoff import verbs
 
@@ -29,26 +31,29 @@ def key(name: str) -> str:
     return f"../{name}.pem"
 
 
-def person(name: str, role: str, until: str = "2999-12-31") -> str:
-    pem = signing.make_key(Path(key(name))) if not Path(key(name)).is_file() else public(name)
+def person(name: str, role: str, pem: str, until: str = "2999-12-31") -> str:
+    """A line of the policy."""
     quoted = pem.strip().replace("\n", "\\n")
     return f'  {name}: {{role: {role}, key: "{quoted}", until: {until}}}\n'
 
 
-def public(name: str) -> str:
-    from cryptography.hazmat.primitives import serialization as form
-
-    private = form.load_pem_private_key(Path(key(name)).read_bytes(), None)
-    return private.public_key().public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo).decode()
+def public(key_file: str) -> str:
+    """The public key of a private one's file, which is made if it is not there; PEM."""
+    if not Path(key_file).is_file():
+        return signing.make_key(Path(key_file))
+    private = serialization.load_pem_private_key(Path(key_file).read_bytes(), None)
+    encoding, form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    return private.public_key().public_bytes(encoding, form).decode()
 
 
 def write_policy(
     rules: str = "approvals: 1\nwaivable: [mean_kl]\n", until: str = "2999-12-31", people: tuple[str, ...] = (ADA, BOB)
 ) -> None:
     """Everybody's role is reviewer, but for Bob's, which is security."""
-    approvers = "".join(person(name, "security" if name == BOB else "reviewer", until) for name in people)
+    roles = {name: "security" if name == BOB else "reviewer" for name in people}
+    approvers = "".join(person(name, role, public(key(name)), until) for name, role in roles.items())
     Path("signoff").mkdir(exist_ok=True)
-    Path("signoff/policy.yaml").write_text(f"{rules}approvers:\n{approvers}publishers:\n{person(CI, 'publisher')}")
+    Path("signoff/policy.yaml").write_text(f"{rules}approvers:\n{approvers}publishers:\n{person(CI, 'publisher', public(key(CI)))}")
     commit("policy")
 
 
