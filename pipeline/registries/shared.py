@@ -45,12 +45,19 @@ def asking(url: str, question: str, *errors: type[Exception]) -> Iterator[None]:
     except RegistryError:
         raise
     except errors as error:
-        said = next((line.strip() for line in clean(str(error)).splitlines() if line.strip()), "no message")
+        said = _first_line(error)
+        if error.__cause__ is not None and str(error.__cause__) not in str(error):
+            said += f" ({_first_line(error.__cause__)})"
         # The cause would show in a traceback what was cleaned away here.
         cause = None if USER.search(url) else error
         raise RegistryError(
-            f"{clean(url)}: {question}: {type(error).__name__}: {said[:LONGEST]}. Check the URL, the server and the credentials."
+            f"{clean(url)}: {question}: {said[:LONGEST]}. Check the URL, the server and the credentials."
         ) from cause
+
+
+def _first_line(error: BaseException) -> str:
+    line = next((line.strip() for line in clean(str(error)).splitlines() if line.strip()), "no message")
+    return f"{type(error).__name__}: {line}".rstrip(".")
 
 
 def ordered(files: Sequence[File]) -> list[File]:
