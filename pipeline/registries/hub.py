@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from pipeline import paths
@@ -58,7 +60,7 @@ class Registry:
                         raise shared.altered(self.url, file)
             try:
                 self.hub.create_tag(repository, tag=entry.version, revision=commit)
-            except huggingface_hub.errors.HfHubHTTPError:
+            except HfHubHTTPError:
                 self._refuse_published(entry)  # another process was first
                 raise
             self.hub.delete_branch(repository, branch=branch)
@@ -95,7 +97,7 @@ class Registry:
         """The commit of each tag; none for a repository that is not there."""
         try:
             return {tag.name: tag.target_commit for tag in self.hub.list_repo_refs(repository).tags}
-        except huggingface_hub.errors.RepositoryNotFoundError:
+        except RepositoryNotFoundError:
             return {}
 
     def _held(self, repository: str, commit: str) -> Entry | None:
@@ -124,7 +126,7 @@ class Registry:
         """One commit of exactly these files; what an earlier try of another bundle left there goes."""
         repository, wanted = self._repository(entry), {file.path for file in files} | {OWN}
         there = [info.path for info in self.hub.list_repo_tree(repository, recursive=True, revision=branch)
-                 if isinstance(info, huggingface_hub.hf_api.RepoFile)]  # fmt: skip
+                 if isinstance(info, RepoFile)]  # fmt: skip
         changes: list[Any] = [huggingface_hub.CommitOperationDelete(path) for path in there if path not in wanted]
         for file in files:
             change = huggingface_hub.CommitOperationAdd(file.path, str(bundle / file.path))
