@@ -107,13 +107,28 @@ def _plain(server: Served, source: Path, place: Path) -> tuple[str, float]:
         seconds = time.perf_counter() - start
         (place / "copy").unlink()
         return "cp, sync", seconds
-    if server.kind in ("s3", "mlflow"):
-        url = (f"{server.environment['AWS_ENDPOINT_URL']}/{registry_servers.BUCKET}/copy" if server.kind == "s3" else
-               f"{server.url.removeprefix('mlflow+')}/api/2.0/mlflow-artifacts/artifacts/copy")  # fmt: skip
-        with source.open("rb") as stream:
-            requests.put(url, data=stream, timeout=600).raise_for_status()
-        return "one PUT", time.perf_counter() - start
-    return "", 0.0
+    with source.open("rb") as stream:
+        url = _upload_url(server, hashlib.file_digest(stream, "sha256").hexdigest())
+    start = time.perf_counter()
+    with source.open("rb") as stream:
+        requests.put(url, data=stream, headers={"Content-Type": "application/octet-stream"}, timeout=600).raise_for_status()
+    seconds = time.perf_counter() - start
+    if server.kind == "hub":  # which takes no object twice
+        (server.folder / url.rsplit("/", 1)[1]).unlink()
+    return "one PUT", seconds
+
+
+def _upload_url(server: Served, sha256: str) -> str:
+    """Where one request puts a file, and nobody looks for it later."""
+    if server.kind == "s3":
+        return f"{server.environment['AWS_ENDPOINT_URL']}/{registry_servers.BUCKET}/copy"
+    if server.kind == "hub":
+        return f"{server.environment['HF_ENDPOINT']}/lfs/{sha256}"
+    address = server.url.split("+", 1)[1]
+    if server.kind == "mlflow":
+        return f"{address}/api/2.0/mlflow-artifacts/artifacts/copy"
+    opened = requests.post(f"{address.split('/team')[0]}/v2/plain/copy/blobs/uploads/", timeout=60)
+    return f"{opened.headers['Location']}&digest=sha256:{sha256}"
 
 
 def _page(found: list[Measured], size: int) -> str:
@@ -123,18 +138,19 @@ def _page(found: list[Measured], size: int) -> str:
         f"`python -m benchmarks.publishing`, {time.strftime('%Y-%m-%d')}. One file of random bytes and its signature, sent, "
         "read back, compared and committed: each byte crosses to the server and back. MB/s: the file's size over all that.",
         "",
-        "| registry | server | seconds | MB/s | plain copy, unchecked | seconds | peak memory, MB | of it after the imports "
+        "| registry | server | seconds | MB/s | plain copy, unchecked | seconds | peak memory, MB | before publishing began "
         f"| under {LIMIT_MB} |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     servers = {"folder": "local disk", "s3": "moto", "oci": "docker-registry", "mlflow": "mlflow server",
                "hub": "stand-in of the tests, Git LFS"}  # fmt: skip
     for each in found:
-        plain = f"{each.plain} | {each.plain_s:.1f}" if each.plain else "- | -"
-        lines.append(f"| {each.kind} | {servers[each.kind]} | {each.seconds:.1f} | {size / 1e6 / each.seconds:.0f} | {plain} "
-                     f"| {each.peak_mb:.0f} | {each.imported_mb:.0f} | {'yes' if each.peak_mb < LIMIT_MB else 'NO'} |")  # fmt: skip
+        met = "yes" if each.peak_mb < LIMIT_MB else "NO"
+        lines.append(f"| {each.kind} | {servers[each.kind]} | {each.seconds:.1f} | {size / 1e6 / each.seconds:.0f} | {each.plain} "
+                     f"| {each.plain_s:.1f} | {each.peak_mb:.0f} | {each.imported_mb:.0f} | {met} |")  # fmt: skip
     lines += ["", f"{host['cpu']}, {host['cores']} cores, {host['system']}; client and server share them; load at the end "
-              f"{os.getloadavg()[0]:.1f}.", ""]  # fmt: skip
+              f"{os.getloadavg()[0]:.1f}. Most of the time with moto is moto's own: it hashes, joins and "
+              "copies in Python.", ""]  # fmt: skip
     return "\n".join(lines)
 
 

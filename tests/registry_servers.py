@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 import requests
 
 from pipeline import environments
@@ -138,3 +139,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def use(server: Served, monkeypatch: pytest.MonkeyPatch) -> Served:
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    # The library read its environment when it was imported.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    return server

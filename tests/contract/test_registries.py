@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,43 +23,19 @@ from pipeline.errors import RegistryError
 from pipeline.records import File
 from pipeline.registries import Entry, Registry, open_registry, split
 from tests import registry_servers
+from tests.bundles import WEIGHTS, fetched, make_bundle, publish
 from tests.conftest import ROOT
-from tests.registry_servers import KINDS, Served
+from tests.registry_servers import KINDS, Served, use
 
-WEIGHTS = "model.safetensors"
 BYTES = 17 << 20  # several parts of an upload to S3 and to an OCI registry
 MODULES = {"folder": "pipeline.registries.folder", "s3": "s3fs", "oci": "pipeline.registries.oci_client", "mlflow": "mlflow",
            "hub": "pipeline.registries.hub"}  # fmt: skip
 KILLS = [pytest.param(3, id="3-kills"), pytest.param(20, id="20-kills", marks=pytest.mark.thorough)]
 
 
-@pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Served]]:
-    """Starts a kind of server when a test first wants it; all stop with the session."""
-    started: dict[str, Served] = {}
-    with contextlib.ExitStack() as stack:
-
-        def get(kind: str) -> Served:
-            if reason := registry_servers.missing(kind):
-                pytest.skip(reason)
-            if kind not in started:
-                started[kind] = stack.enter_context(registry_servers.serving(kind, tmp_path_factory.mktemp(kind)))
-            return started[kind]
-
-        yield get
-
-
 @pytest.fixture(params=KINDS)
 def served(request: pytest.FixtureRequest, servers: Callable[[str], Served], monkeypatch: pytest.MonkeyPatch) -> Served:
     return use(servers(request.param), monkeypatch)
-
-
-def use(server: Served, monkeypatch: pytest.MonkeyPatch) -> Served:
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    # The library read its environment when it was imported.
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    return server
 
 
 @pytest.fixture
@@ -68,49 +44,8 @@ def registry(served: Served) -> Registry:
 
 
 @pytest.fixture
-def entry(request: pytest.FixtureRequest) -> Entry:
-    """Another one in every test: the servers keep what was published."""
-    return Entry(f"recipe-{hashlib.sha256(request.node.name.encode()).hexdigest()[:10]}", "ov-int4_g64", "1.0.0")
-
-
-def make_bundle(folder: Path, seed: int, size: int = 1 << 20) -> Path:
-    rng = random.Random(seed)
-    contents = {
-        WEIGHTS: rng.randbytes(size),
-        "config.json": b'{"model_type": "llama"}',
-        "README.md": b"---\nlicense: apache-2.0\n---\n# A model\n",
-        "a folder/of+odd names.txt": b"text",
-        "empty.bin": b"",
-        "quantgate/manifest.json": rng.randbytes(200).hex().encode(),
-        paths.SIGNATURE: rng.randbytes(200).hex().encode(),
-    }
-    for name, data in contents.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    return folder
-
-
-@pytest.fixture
-def bundle(tmp_path: Path, entry: Entry) -> Path:
-    return make_bundle(tmp_path / "bundle", int(entry.recipe.removeprefix("recipe-"), 16))
-
-
-@pytest.fixture
 def large(bundle: Path, entry: Entry) -> Path:
     return make_bundle(bundle, int(entry.recipe.removeprefix("recipe-"), 16), BYTES)
-
-
-def publish(registry: Registry, entry: Entry, bundle: Path) -> int:
-    """Returns how many bytes were said to be done."""
-    done: list[int] = []
-    registry.publish(entry, bundle, hash_files(bundle), done.append)
-    return sum(done)
-
-
-def fetched(registry: Registry, entry: Entry, bundle: Path, target: Path) -> list[File]:
-    """What comes back, everything else in the folder included."""
-    registry.fetch(entry, [file.path for file in hash_files(bundle)], target, lambda done: None)
-    return hash_files(target)
 
 
 def stored(server: Served, file: File) -> Path:
