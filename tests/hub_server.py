@@ -1,8 +1,6 @@
 """A stand-in for the Hugging Face Hub: the requests that huggingface_hub sends to fetch, upload, branch, tag and list models.
 
-    python -m tests.hub_server FOLDER        (prints its address, and serves until it is killed)
-
-Commits and references live in memory, contents under their SHA-256 in FOLDER. Files of text come in the commit itself, all
+Commits and references live in memory, contents under their SHA-256 in one folder. Files of text come in the commit itself, all
 others by Git LFS (https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md), where what arrives is checked as the
 real store does. It has no Xet: set HF_HUB_DISABLE_XET=1.
 """
@@ -14,7 +12,6 @@ import contextlib
 import hashlib
 import json
 import re
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -26,7 +23,6 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 CHUNK = 1 << 20
 TEXT = (".json", ".md", ".txt")
-DATE = "2026-01-01T00:00:00.000Z"
 
 
 @dataclass
@@ -72,7 +68,7 @@ class Hub(ThreadingHTTPServer):
 
     def add(self, name: str, commit: str, source: Path) -> None:
         """A repository of one commit, with the files of a folder."""
-        files = {path.name: self.put(path.read_bytes()) for path in sorted(source.iterdir())}
+        files = {path.name: self.put(path.read_bytes()) for path in source.iterdir()}
         self.repositories[name] = Repository({commit: Commit("first", files)}, {"main": commit})
 
 
@@ -184,7 +180,8 @@ class _Handler(BaseHTTPRequestHandler):
             found = []
             while oid:
                 commit = at[0].commits[oid]
-                found.append({"id": oid, "title": commit.title, "message": "", "date": DATE, "authors": [{"user": "tester"}]})
+                about = {"message": "", "date": "2026-01-01T00:00:00.000Z", "authors": [{"user": "tester"}]}
+                found.append({"id": oid, "title": commit.title, **about})
                 oid = commit.parent
             self._send(found)
 
@@ -222,10 +219,10 @@ class _Handler(BaseHTTPRequestHandler):
                 files.pop(value["path"])
             elif item["key"] == "file":
                 files[value["path"]] = self.server.put(base64.b64decode(value["content"]))
-            elif not (self.server.folder / value["oid"]).is_file():
-                return self._send({"error": f"LFS object {value['oid']} was never uploaded"}, 400)
-            else:
+            elif (self.server.folder / value["oid"]).is_file():
                 files[value["path"]] = value["oid"]
+            else:
+                return self._send({"error": f"LFS object {value['oid']} was never uploaded"}, 400)
         oid = repository.commit(branch, title, files, parent)
         return self._send({"commitUrl": f"{self.server.url}/{name}/commit/{oid}", "commitOid": oid})
 
@@ -292,9 +289,3 @@ ROUTES: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("PUT", "/lfs/([0-9a-f]{64})", _Handler._store),
     ("GET HEAD", f"/{NAME}/resolve/([^/]+)/(.+)", _Handler._resolve),
 )
-
-
-if __name__ == "__main__":
-    with running(Path(sys.argv[1])) as served:
-        print(served.url, flush=True)
-        threading.Event().wait()

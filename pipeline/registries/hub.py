@@ -54,10 +54,12 @@ class Registry:
             self._refuse_published(entry)
             self.hub.create_branch(repository, branch=branch, exist_ok=True)
             commit = self._send(entry, branch, bundle, sent)
-            for file in sent:
-                with tempfile.TemporaryDirectory(prefix=".read-back-", dir=bundle.parent) as folder:
-                    if not shared.holds(file, shared.read(self._download(entry, commit, file.path, Path(folder))), progress):
+            with shared.scratch(self.url, bundle) as folder:
+                for file in sent:
+                    path = self._download(entry, commit, file.path, folder)
+                    if not shared.holds(file, shared.read(path), progress):
                         raise shared.altered(self.url, file)
+                    path.unlink()
             try:
                 self.hub.create_tag(repository, tag=entry.version, revision=commit)
             except HfHubHTTPError:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -102,6 +103,19 @@ def published(url: str, entry: Entry) -> RegistryError:
 
 def not_published(url: str, entry: Entry) -> RegistryError:
     return RegistryError(f"{clean(url)}: {entry} is not published there. See: quantgate list {clean(url)}")
+
+
+@contextlib.contextmanager
+def scratch(url: str, bundle: Path) -> Iterator[Path]:
+    """An empty folder beside a bundle, where there is room for its files, for what is read back whole; what a killed process
+    left there goes."""
+    folder = bundle.parent / f".read-back-{bundle.name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def read(path: Path) -> Iterator[bytes]:

@@ -234,6 +234,7 @@ def test_killed_while_publishing(served: Served, registry: Registry, entry: Entr
                 publish(registry, version, large)
             assert is_whole(registry, version, large, tmp_path / "back")
     assert hash_files(large) == whole
+    assert not list(tmp_path.glob(".*"))  # what was being read back when it was killed
     assert unfinished >= kills // 3, f"{unfinished} of {kills} kills came before the end of publishing, {took:.2f} s"
 
 
