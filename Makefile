@@ -3,16 +3,19 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RECIPE ?= tiny
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: setup repro test tests-of-tiny other-tests test-all unit check panel
+.PHONY: setup servers repro test tests-of-tiny other-tests test-all unit check panel
 
 setup:
 	@$(PYTHON) -m pipeline.environments
+
+servers:
+	@$(PYTHON) -m pipeline.environments servers
 
 repro: setup
 	@quantgate index
 	@dvc repro --keep-going require@$(RECIPE)
 
-test: setup check
+test: setup servers check
 	@$(MAKE) --no-print-directory -j 2 --output-sync=line tests-of-tiny other-tests
 
 tests-of-tiny:
@@ -21,7 +24,7 @@ tests-of-tiny:
 other-tests:
 	@python -m pytest -q --durations=12 -m "not tiny and not thorough"
 
-test-all: setup check
+test-all: setup servers check
 	@python -m pytest -q -rA -m ""
 
 unit:

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from pipeline.errors import CheckpointError, RecipeError
 from pipeline.quantizers import refusal
 from pipeline.recipe import Model, Variant
 from pipeline.tensors import not_finite, read_header
+from tests import hub_server
 from tests.build import write_checkpoint, write_safetensors
 
 SHARD = "model-00002-of-00002.safetensors"
@@ -140,51 +139,11 @@ def test_not_finite_bfloat16(tmp_path: Path) -> None:
     assert not_finite(read_header(tmp_path / "a.safetensors")["w"]) == 3
 
 
-class _Hub(BaseHTTPRequestHandler):
-    """The hub's endpoints that a snapshot download asks for, over a local folder."""
-
-    folder: Path
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def _answer(self, body: bool) -> None:
-        path = self.path.split("?")[0]
-        if path.startswith("/api/models/owner/name"):
-            files = sorted(file.name for file in self.folder.iterdir())
-            if "/tree/" in path:
-                listing = [{"type": "file", "path": f, "size": (self.folder / f).stat().st_size, "oid": "0" * 40} for f in files]
-                return self._send(json.dumps(listing).encode(), body)
-            info = {"id": "owner/name", "sha": COMMIT, "siblings": [{"rfilename": f} for f in files], "private": False}
-            return self._send(json.dumps(info).encode(), body)
-        file = self.folder / path.rsplit("/", 1)[1]
-        if not path.startswith(f"/owner/name/resolve/{COMMIT}/") or not file.is_file():
-            self.send_error(404)
-            return None
-        return self._send(file.read_bytes(), body, {"X-Repo-Commit": COMMIT, "ETag": f'"{file.name}"'})
-
-    def _send(self, data: bytes, body: bool, headers: dict[str, str] | None = None) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        for key, value in (headers or {}).items():
-            self.send_header(key, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-    def log_message(self, *args: object) -> None:
-        del args
-
-
 @pytest.fixture
-def hub(source: Path) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Hub", (_Hub,), {"folder": source}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+def hub(source: Path, tmp_path: Path) -> Iterator[str]:
+    with hub_server.running(tmp_path / "hub") as hub:
+        hub.add("owner/name", COMMIT, source)
+        yield hub.url
 
 
 PIN_SCRIPT = f"""

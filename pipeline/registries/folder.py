@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec import asyn
 
 from pipeline import paths
 from pipeline.errors import RegistryError
@@ -24,6 +25,7 @@ from pipeline.registries import NAME, Entry, Progress, shared
 
 PART = 8 << 20  # bytes of one request to S3, of which `AT_ONCE` are held in memory
 AT_ONCE = 4
+COPIED = 256 << 20  # bytes that S3 copies for one request
 MOST_PARTS = 10_000  # of one object: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 S3 = ("s3", "s3a")
 OBJECTS = (*S3, "gs", "gcs", "abfs", "abfss", "az", "oss")  # have no folders to make; making one could make a bucket
@@ -125,6 +127,12 @@ class Registry:
             _settle(Path(path))
 
     def _read(self, path: str) -> Iterator[bytes]:
+        """In one request where that can be: a request for each part makes a store look the object up each time."""
+        if self.kinds & set(S3):
+            stream = asyn.sync(self.store.loop, self.store.open_async, path, "rb")
+            while chunk := asyn.sync(self.store.loop, stream.read, shared.CHUNK):
+                yield chunk
+            return
         with self.store.open(path, "rb", block_size=PART, cache_type="none") as stream:
             while chunk := stream.read(PART):
                 yield chunk
@@ -172,7 +180,7 @@ class Registry:
         for name, path in where.items():
             if name != paths.SIGNATURE and path != f"{final}/{name}":
                 self._make_room(f"{final}/{name}")
-                self.store.mv(path, f"{final}/{name}")
+                self._move_file(path, f"{final}/{name}")
         self._make_room(f"{final}/{paths.SIGNATURE}")
         try:
             self.store.pipe_file(f"{final}/{paths.SIGNATURE}", signature, mode="create")
@@ -181,6 +189,13 @@ class Registry:
             raise
         if self.store.exists(incoming):
             self.store.rm(incoming, recursive=True)
+
+    def _move_file(self, path: str, target: str) -> None:
+        if self.kinds & set(S3):
+            self.store.cp_file(path, target, block=COPIED)
+            self.store.rm_file(path)
+        else:
+            self.store.mv(path, target)
 
     def _make_room(self, path: str) -> None:
         if not self.kinds & set(OBJECTS):

@@ -56,14 +56,16 @@ class Registry:
             run = self._run(entry, digest(sent))
             sizes = dict(self._sizes(run.info.run_id))
             there = [file for file in sent if sizes.get(file.path) == file.size_bytes]
-            held = {file.path for file in there if self._read_back(run.info.run_id, file, bundle.parent, progress)}
-            left = [file for file in sent if file.path not in held]
-            for file in left:
-                folder = str(PurePosixPath(file.path).parent)
-                self.client.log_artifact(run.info.run_id, str(bundle / file.path), None if folder == "." else folder)
-            for file in left:
-                if not self._read_back(run.info.run_id, file, bundle.parent, progress):
-                    raise shared.altered(self.url, file)
+            with shared.scratch(self.url, bundle) as scratch:
+                held = {file.path: file.size_bytes for file in there if self._read_back(run.info.run_id, file, scratch)}
+                progress(sum(held.values()))
+                left = [file for file in sent if file.path not in held]
+                for file in left:
+                    folder = str(PurePosixPath(file.path).parent)
+                    self.client.log_artifact(run.info.run_id, str(bundle / file.path), None if folder == "." else folder)
+                for file in left:
+                    if not self._read_back(run.info.run_id, file, scratch, progress):
+                        raise shared.altered(self.url, file)
             self.client.update_run(run.info.run_id, status="FINISHED")
             self._commit(entry, run)
 
@@ -132,10 +134,13 @@ class Registry:
             else:
                 yield info.path, info.file_size
 
-    def _read_back(self, run: str, file: File, beside: Path, progress: Progress) -> bool:
-        """Downloads one file for as long as it is compared: where the bundle lies there is room for it."""
-        with tempfile.TemporaryDirectory(prefix=".read-back-", dir=beside) as folder:
-            return shared.holds(file, shared.read(self._download(run, file.path, Path(folder))), progress)
+    def _read_back(self, run: str, file: File, scratch: Path, progress: Progress | None = None) -> bool:
+        """Downloads one file for as long as it is compared."""
+        path = self._download(run, file.path, scratch)
+        try:
+            return shared.holds(file, shared.read(path), progress)
+        finally:
+            path.unlink()
 
     def _download(self, run: str, name: str, target: Path) -> Path:
         folder = (target / shared.inside(name)).parent  # mlflow leaves the folders of the name away

@@ -43,6 +43,7 @@ class Registry:
         self.user, _, self.host = place.rpartition("@")
         self.plain = scheme == "oci+http"
         self.prefix = f"{prefix}/" if prefix else ""
+        shared.needed("oras", "oci")
         self.library = shared.needed("pipeline.registries.oci_client", "oci")
         for part in filter(None, prefix.split("/")):
             self._refuse_part(part)

@@ -5,6 +5,7 @@ Needs the package oras, so only pipeline/registries/oci.py imports it.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,10 @@ from pipeline.registries import shared
 PART = 16 << 20  # bytes of one request of an upload, held in memory
 WAIT_S = (shared.REACH_S, 300.0)  # to connect, and between two pieces of an answer
 PAGE = 1000
+# A part of an upload (PATCH) is not sent again: the registry may have it already.
+AGAIN = requests.adapters.Retry(
+    4, backoff_factor=1, status_forcelist=(429, 502, 503, 504), allowed_methods=("GET", "HEAD", "PUT"), raise_on_status=False
+)
 
 
 class _Patient(requests.adapters.HTTPAdapter):  # type: ignore[misc]
@@ -40,7 +45,7 @@ class Client(oras.provider.Registry):  # type: ignore[misc]
         basic = challenge.lower().startswith("basic")
         super().__init__(hostname=host, insecure=plain, auth_backend="basic" if basic else "token")
         for scheme in ("http://", "https://"):
-            self.session.mount(scheme, _Patient())
+            self.session.mount(scheme, _Patient(max_retries=AGAIN))
         self._log_in(host, user)
         if basic:
             if not getattr(self.auth, "_basic_auth", None):
@@ -56,11 +61,18 @@ class Client(oras.provider.Registry):  # type: ignore[misc]
         self.auth.load_configs(self.repository(host, ""), configs=[str(Path(moved) / "config.json")] if moved else None)
 
     def do_request(self, url: str, *arguments: Any, **settings: Any) -> Any:
-        """oras keeps the first token it was given, which may be too old by now, or only for reading: a new one then."""
-        answer = super().do_request(url, *arguments, **settings)
-        if answer.status_code == 401 and getattr(self.auth, "token", None):
-            self.auth.token = None
-            answer = super().do_request(url, *arguments, **settings)
+        """Without oras' own repetition, which for two minutes asks again for what was refused (_Patient repeats what is worth it),
+        and with a new token where the first one is too old by now, or only for reading.
+        """
+        ask = functools.partial(oras.provider.Registry.do_request.__wrapped__, self, url, *arguments, **settings)
+        try:
+            answer = ask()
+            if answer.status_code == 401 and getattr(self.auth, "token", None):
+                self.auth.token = None
+                answer = ask()
+        except ValueError as error:
+            raise RegistryError(f"{self.hostname}: the registry wants a login and took none ({error}). Run: docker login "
+                                f"{self.hostname}") from error  # fmt: skip
         return answer
 
     @staticmethod

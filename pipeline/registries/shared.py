@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -45,12 +46,19 @@ def asking(url: str, question: str, *errors: type[Exception]) -> Iterator[None]:
     except RegistryError:
         raise
     except errors as error:
-        said = next((line.strip() for line in clean(str(error)).splitlines() if line.strip()), "no message")
+        said = _first_line(error)
+        if error.__cause__ is not None and str(error.__cause__) not in str(error):
+            said += f" ({_first_line(error.__cause__)})"
         # The cause would show in a traceback what was cleaned away here.
         cause = None if USER.search(url) else error
         raise RegistryError(
-            f"{clean(url)}: {question}: {type(error).__name__}: {said[:LONGEST]}. Check the URL, the server and the credentials."
+            f"{clean(url)}: {question}: {said[:LONGEST]}. Check the URL, the server and the credentials."
         ) from cause
+
+
+def _first_line(error: BaseException) -> str:
+    line = next((line.strip() for line in clean(str(error)).splitlines() if line.strip()), "no message")
+    return f"{type(error).__name__}: {line}".rstrip(".")
 
 
 def ordered(files: Sequence[File]) -> list[File]:
@@ -95,6 +103,19 @@ def published(url: str, entry: Entry) -> RegistryError:
 
 def not_published(url: str, entry: Entry) -> RegistryError:
     return RegistryError(f"{clean(url)}: {entry} is not published there. See: quantgate list {clean(url)}")
+
+
+@contextlib.contextmanager
+def scratch(url: str, bundle: Path) -> Iterator[Path]:
+    """An empty folder beside a bundle, where there is room for its files, for what is read back whole; what a killed process
+    left there goes."""
+    folder = bundle.parent / f".read-back-{bundle.name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def read(path: Path) -> Iterator[bytes]:

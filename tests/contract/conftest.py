@@ -1,16 +1,23 @@
-"""What the contract suites of engines and quantizers share: the probe in a tool environment, and transformers' own scores."""
+"""What the contract suites share: the probe in a tool environment, transformers' own scores, the registries' servers."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline import environments
+from pipeline.registries import Entry
+from tests import registry_servers
+from tests.bundles import make_bundle
 from tests.conftest import ROOT
+from tests.registry_servers import Served
 
 TINY = ROOT / "recipes" / "tiny" / "checkpoint"
 
@@ -25,3 +32,30 @@ def run_probe(environment: str, *arguments: str, out: Path) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def torch_scores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return run_probe("openvino", "torch", str(TINY), out=tmp_path_factory.mktemp("torch") / "scores.json")
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Served]]:
+    """Starts a kind of server when a test first wants it; all stop with the session."""
+    started: dict[str, Served] = {}
+    with contextlib.ExitStack() as stack:
+
+        def get(kind: str) -> Served:
+            if reason := registry_servers.missing(kind):
+                pytest.skip(reason)
+            if kind not in started:
+                started[kind] = stack.enter_context(registry_servers.serving(kind, tmp_path_factory.mktemp(kind)))
+            return started[kind]
+
+        yield get
+
+
+@pytest.fixture
+def entry(request: pytest.FixtureRequest) -> Entry:
+    """Another one in every test: the servers keep what was published."""
+    return Entry(f"recipe-{hashlib.sha256(request.node.name.encode()).hexdigest()[:10]}", "ov-int4_g64", "1.0.0")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, entry: Entry) -> Path:
+    return make_bundle(tmp_path / "bundle", int(entry.recipe.removeprefix("recipe-"), 16))

@@ -12,7 +12,7 @@ from pipeline import environments
 
 pytestmark = pytest.mark.engine
 WHERE = {
-    "control": ("driver", "engines", "quality", "random_project", "scoring", "three_ways"),
+    "control": ("driver", "engines", "publishing", "quality", "random_project", "scoring", "three_ways"),
     "openvino": ("bandwidth", "driver", "quality_worker", "random_model", "scoring_worker"),
     "vllm": ("driver", "quality_worker", "scoring_worker"),
 }
