@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 def test_help_imports_nothing_heavy() -> None:
     """What keeps `quantgate --help` quick; the time itself is no matter for a test."""
-    script = "import sys; from pipeline.cli import _parser; _parser().format_help(); print(*sorted(sys.modules))"
+    script = "import sys; from pipeline.cli import parser; parser().format_help(); print(*sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"torch", "pydantic", "numpy", "rich", "scipy", "dvc"} & set(done.stdout.split())
 
