@@ -33,14 +33,14 @@ CONFIDENCE = 0.95
 FINDINGS = (QuantizeError, ArtifactError, WorkerCrashed, subprocess.CalledProcessError)  # an interruption is none
 SAME_BYTES = 1.005  # what differs by less has the same bytes: zero-points, and g_idx of GPTQ files
 OUR_DEFAULTS = {
-    "openvino": [("openvino", "int4"), ("openvino", "int8")],
-    "vllm": [("gptq", "int4"), ("awq", "int4"), ("compressed-tensors", "int4")],
+    "openvino": ["openvino int4", "openvino int8"],
+    "vllm": ["gptq int4", "awq int4", "compressed-tensors int4", "auto-round int4 format awq"],
 }
 OTHERS = {
-    "openvino": ["int4 g128 sym", "int4 g128 awq", "int4 g128 se", "int4 g128 awq+se", "int4 g32", "int4 g32 awq+se"],
+    "openvino": [f"openvino int4 {words}" for words in ("g128 sym", "g128 awq", "g128 se", "g128 awq+se", "g32", "g32 awq+se")],
     "vllm": [
-        "gptq g32", "awq g32", "compressed-tensors g128 method awq", "compressed-tensors g128 method rtn",
-        "auto-round g128 format gptq sym", "auto-round g128 format awq asym",
+        "gptq g128", "awq g128", "compressed-tensors g128 method awq", "compressed-tensors g128 method rtn",
+        "auto-round g128 format gptq sym",
     ],
 }  # fmt: skip
 TOOLS_OWN = {"optimum-cli": ("openvino", "openvino"), "gptqmodel": ("gptq", "vllm"), "auto-round": ("compressed", "vllm")}
@@ -93,13 +93,9 @@ def _jobs() -> list[tuple[Contender, Variant | None]]:
     """None: made by the tool's own command under its own defaults."""
     jobs: list[tuple[Contender, Variant | None]] = []
     for engine, made in OUR_DEFAULTS.items():
-        for quantizer, weights in made:
-            variant = Variant.model_validate({"engine": engine, "quantizer": quantizer, "weights": weights})
-            jobs.append((Contender(f"{quantizer} {weights}", engine, ours=True), variant))
-        for words, variant in zip(
-            OTHERS[engine], rungs(Variant.model_validate({"engine": engine, "ladder": OTHERS[engine]})), strict=True
-        ):
-            jobs.append((Contender(words if engine == "vllm" else f"openvino {words}", engine, ours=False), variant))
+        lines = made + OTHERS[engine]
+        variants = rungs(Variant.model_validate({"engine": engine, "ladder": lines}))
+        jobs += [(Contender(line, engine, line in made), variant) for line, variant in zip(lines, variants, strict=True)]
     return [*jobs, *((Contender(f"{tool}'s own", engine, ours=False), None) for tool, (_, engine) in TOOLS_OWN.items())]
 
 

@@ -28,7 +28,7 @@ def quantize(spec: Spec, out: Path) -> Outcome:
         AutoTokenizer.from_pretrained(spec.source),
         bits=4,
         group_size=variant.groups_of,
-        sym=variant.symmetric is not False,
+        sym=variant.symmetric if variant.symmetric is not None else variant.format != "awq",  # AWQ's layout has zero-points
         layer_config={name: {"bits": 16} for name in spec.keep},
         dataset=[torch.tensor([ids]) for ids in spec.samples.ids],
         seqlen=min(map(len, spec.samples.ids)),

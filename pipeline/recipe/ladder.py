@@ -23,9 +23,9 @@ AUTO = {
     "openvino": ["int4 g128", "int4 g64", "int4 g128 awq+se", "int4 g64 awq+se", "int4 g64 ratio 0.8 awq+se", "int8"],
     "vllm": [
         "compressed-tensors g128",
-        "awq g128",
+        "auto-round g128 format awq",
         "compressed-tensors g64",
-        "awq g64",
+        "auto-round g64 format awq",
         "compressed-tensors g32",
         "compressed-tensors int8 activations int8",
     ],

@@ -8,7 +8,9 @@ from pydantic import Field, model_validator
 
 from pipeline.recipe.base import Count, KvCache, Share, Strict, Weights
 
-USUAL_GROUP, MXFP4_GROUP = 128, 32  # of GPTQ, AWQ and NNCF publications; of the format
+USUAL_GROUP, MXFP4_GROUP = 128, 32  # of publications and checkpoints; of the format
+# With groups of 128 these are off the front of size and quality, beside AutoRound (benchmarks/results/quality.md).
+FINE_GROUP, FINE = 32, ("gptq", "awq", "auto-gptq", "autoawq")
 NOT_THE_QUANTIZERS = ("engine", "target", "quantizer", "weights", "allow_skipped", "kv_cache", "ladder", "goal")
 
 
@@ -65,9 +67,12 @@ class Variant(Strict):
 
     @property
     def groups_of(self) -> int:
-        """The group size in force, in columns: the recipe's, or the usual one of the format."""
-        usual = MXFP4_GROUP if self.weights == "mxfp4" else USUAL_GROUP
-        return usual if self.group_size is None else self.group_size
+        """The group size in force, in columns: the recipe's, or the usual one of the quantizer."""
+        if self.group_size is not None:
+            return self.group_size
+        if self.weights == "mxfp4":
+            return MXFP4_GROUP
+        return FINE_GROUP if self.quantizer in FINE else USUAL_GROUP
 
     @property
     def is_baseline(self) -> bool:
