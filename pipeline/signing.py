@@ -76,7 +76,7 @@ def signer(where: str, known: dict[str, Key]) -> tuple[str, Signer]:
         try:
             return name, Signer.from_priv_key_uri(uri, known[name], lambda secret: os.environ[PASSWORD])
         except (SigningError, ValueError, KeyError) as error:
-            raise SignoffError(f"{where}: cannot sign with it: {error!r}. PKCS#11 needs PyKCS11 and PYKCS11LIB.") from error
+            raise SignoffError(f"{where}: cannot sign with it: {error!r}. A PKCS#11 token needs PYKCS11LIB, its module.") from error
     own = CryptoSigner(_private_key(Path(where)))
     holder = next((name for name, key in known.items() if key.keyid == own.public_key.keyid), None)
     if holder is None:
@@ -110,7 +110,12 @@ def sign(said: dict[str, Any], signer: Signer | None) -> str:
     """The statement as one line: in an envelope signed by the signer, or by nobody."""
     envelope = Envelope(json.dumps(said, sort_keys=True, separators=(",", ":")).encode(), PAYLOAD_TYPE, {})
     if signer is not None:
-        envelope.sign(signer)
+        try:
+            envelope.sign(signer)
+        except Exception as error:  # each kind of key fails in ways of its own
+            raise SignoffError(
+                f"nothing was signed: {error!r}. A PKCS#11 token needs PYKCS11LIB and its PIN in {PASSWORD}."
+            ) from error
     return json.dumps(envelope.to_dict(), sort_keys=True) + "\n"
 
 
