@@ -79,7 +79,10 @@ class Registry:
             if not self._is_published(entry):
                 raise shared.not_published(self.url, entry)
             for name in names:
-                shared.write(self._read(f"{self._place(entry)}/{shared.inside(name)}"), target, name, progress)
+                path = f"{self._place(entry)}/{shared.inside(name)}"
+                if not self.store.isfile(path):
+                    raise shared.no_file(self.url, entry, name)
+                shared.write(self._read(path), target, name, progress)
 
     def _asking(self, question: str) -> contextlib.AbstractContextManager[None]:
         # The libraries under fsspec have errors of their own (botocore's, for one), without a common base.

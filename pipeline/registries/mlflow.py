@@ -57,8 +57,11 @@ class Registry:
             sizes = dict(self._sizes(run.info.run_id))
             there = [file for file in sent if sizes.get(file.path) == file.size_bytes]
             with shared.scratch(self.url, bundle) as scratch:
-                held = {file.path: file.size_bytes for file in there if self._read_back(run.info.run_id, file, scratch)}
-                progress(sum(held.values()))
+                held = set()
+                for file in there:
+                    if self._read_back(run.info.run_id, file, scratch):
+                        held.add(file.path)
+                        progress(file.size_bytes)
                 left = [file for file in sent if file.path not in held]
                 for file in left:
                     folder = str(PurePosixPath(file.path).parent)

@@ -88,7 +88,7 @@ class Registry:
             layers = self._published(entry)
             for name in names:
                 if name not in layers:
-                    raise RegistryError(f"{shared.clean(self.url)}: {entry} has no file {name!r}. Publish the bundle again.")
+                    raise shared.no_file(self.url, entry, name)
                 shared.write(self._read(entry, layers[name]), target, name, progress)
 
     @functools.cached_property

@@ -105,6 +105,10 @@ def not_published(url: str, entry: Entry) -> RegistryError:
     return RegistryError(f"{clean(url)}: {entry} is not published there. See: quantgate list {clean(url)}")
 
 
+def no_file(url: str, entry: Entry, name: str) -> RegistryError:
+    return RegistryError(f"{clean(url)}: {entry} has no file {name!r}. Publish the bundle as a new version.")
+
+
 @contextlib.contextmanager
 def scratch(url: str, bundle: Path) -> Iterator[Path]:
     """An empty folder beside a bundle, where there is room for its files, for what is read back whole; what a killed process

@@ -1,6 +1,6 @@
-"""Publishes in processes of their own, so that they can be killed: URL BUNDLE MODULE...
+"""Publishes in processes of their own, so that they can be killed: URL MODULE...
 
-Imports the modules, which takes longer than publishing does, and then forks for every line "RECIPE VARIANT VERSION" that it
+Imports the modules, which takes longer than publishing does, and then forks for every line "BUNDLE RECIPE VARIANT VERSION" that it
 reads: prints the child's process id and, once that is gone, how it ended.
 """
 
@@ -15,14 +15,15 @@ from pipeline.artifact import hash_files
 from pipeline.registries import Entry, open_registry
 
 
-def main(url: str, bundle: str, *modules: str) -> None:
-    files = hash_files(Path(bundle))
+def main(url: str, *modules: str) -> None:
     for name in modules:
         importlib.import_module(name)
     for line in sys.stdin:
+        bundle, *parts = line.split()
+        files = hash_files(Path(bundle))
         child = os.fork()
         if child == 0:
-            open_registry(url).publish(Entry(*line.split()), Path(bundle), files, lambda done: None)
+            open_registry(url).publish(Entry(*parts), Path(bundle), files, lambda done: None)
             os._exit(0)
         print(child, flush=True)
         print(os.waitpid(child, 0)[1], flush=True)
