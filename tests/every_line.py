@@ -2,8 +2,8 @@
 
     python -m tests.every_line RECIPE [PROJECT]     then: quantgate index && dvc repro require@every-RECIPE
 
-The model, the texts and the tasks are RECIPE's. Its limits for 4 bits hold for all: activations in 8 bits cost more than
-weights do, and limits go by the weights.
+The model, the texts and the tasks are RECIPE's. Its limits are wide: what is asked here is that
+nothing is missing on any line's way to a verdict and a benchmark, not that each is good.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from typing import Any
 from pipeline import paths
 from pipeline.quantizers.table import SERVED, TOOLS
 
+WIDE = {"perplexity_ratio": 1.2, "mean_kl": 0.2, "p99_kl": 2.0, "top1_agreement": 0.6, "accuracy_drop": 0.1, "task_drop": 0.2}
+
 
 def main(recipe: str, project: Path) -> None:
     from ruamel.yaml import YAML
 
     yaml = YAML(typ="safe", pure=True)
     found = yaml.load((project / paths.recipe(recipe)).read_text())
-    for limits in found["gate"].values():
-        if isinstance(limits, dict) and "int4" in limits:
-            limits |= {line.weights: limits["int4"] for line in SERVED}
+    weights = sorted({line.weights for line in SERVED} | {"bf16"})
+    found["gate"] |= {name: dict.fromkeys(weights, limit) for name, limit in WIDE.items()}
     found["gate"].pop("speedup", None)
     found["variants"] = {"ov-bf16": {"engine": "openvino"}, "vllm-bf16": {"engine": "vllm"}, **variants()}
     (project / paths.recipe(f"every-{recipe}")).write_text(json.dumps(found, indent=1) + "\n")  # JSON is YAML
