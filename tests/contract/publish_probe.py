@@ -1,7 +1,7 @@
 """Publishes in processes of their own, so that they can be killed: URL MODULE...
 
 Imports the modules, which takes longer than publishing does, and then forks for every line "BUNDLE RECIPE VARIANT VERSION" that it
-reads: prints the child's process id and, once that is gone, how it ended.
+reads: prints the child's process id and, once that is gone, how it ended and after how many seconds.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import time
 from pathlib import Path
 
 from pipeline.artifact import hash_files
@@ -26,7 +27,8 @@ def main(url: str, *modules: str) -> None:
             open_registry(url).publish(Entry(*parts), Path(bundle), files, lambda done: None)
             os._exit(0)
         print(child, flush=True)
-        print(os.waitpid(child, 0)[1], flush=True)
+        start = time.monotonic()
+        print(os.waitpid(child, 0)[1], time.monotonic() - start, flush=True)
 
 
 if __name__ == "__main__":
