@@ -119,15 +119,15 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _fetch(options: argparse.Namespace) -> None:
-    from pipeline import publish
+    from pipeline import fetch
 
-    publish.fetch(options.what, options.to, options.policy)
+    fetch.fetch(options.what, options.to, options.policy)
 
 
 def _verify(options: argparse.Namespace) -> None:
-    from pipeline import publish
+    from pipeline import fetch
 
-    publish.verify(options.what, options.policy, options.recheck)
+    fetch.verify(options.what, options.policy, options.recheck)
 
 
 def _serve(options: argparse.Namespace) -> None:

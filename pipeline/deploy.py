@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline import engines, environments, publish, serving
+from pipeline import engines, environments, fetch, serving
 from pipeline.bundle import layout
 from pipeline.bundle import serve as served
 from pipeline.bundle.serve import Settings
@@ -18,7 +18,7 @@ from pipeline.signoff import policy
 
 def serve(what: str, rules_path: Path, host: str, port: int) -> None:
     """Runs until it is stopped, or its input ends. Raises Tampered or Rejected before anything is started."""
-    with publish.opened(what, policy.load(rules_path)) as (bundle, checked):
+    with fetch.opened(what, policy.load(rules_path)) as (bundle, checked):
         settings = served.read(bundle / layout.SERVE)
         print(f"{checked.signed.entry}: {checked.standing.words}", flush=True)
         name = f"{checked.signed.entry.recipe}-{checked.signed.entry.variant}"

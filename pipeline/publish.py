@@ -1,40 +1,30 @@
-"""Publish, list, fetch and verify bundles: what is sent was verified here by its own hashes, what comes is believed nothing."""
+"""Publishes a bundle, and lists what is published. What is sent was verified here first, by its own hashes."""
 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import hashlib
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline import artifact, paths, registries, signing, stages
-from pipeline.bundle import assemble, check
-from pipeline.bundle.check import Checked, Signed
-from pipeline.errors import ArtifactError, RegistryError, Tampered
+from pipeline import artifact, paths, process, registries
+from pipeline.errors import RegistryError
 from pipeline.records import File
 from pipeline.registries import Entry, Progress, Registry
-from pipeline.signoff import policy, verbs
-from pipeline.signoff.policy import Policy
 
 
 def publish(name: str, variant_name: str, url: str, key: str, version: str | None) -> None:
     """Raises ArtifactError for anything stale, Rejected unless signed off, RegistryError if it is there already."""
-    rules, now, recipe = policy.load(), _now(), stages.open_recipe(name)
     registry = registries.open_registry(url)
-    by, signer = signing.signer(key, rules.keys(rules.publishers, now))
-    verbs.verify(name, variant_name)
-    made = artifact.hash_file(paths.manifest(name, variant_name), "manifest").sha256
-    entry = Entry(name, variant_name, version or made[:12])
     with artifact.stage_folder(f"publish@{name}--{variant_name}") as folder:
-        files = assemble.assemble(entry, recipe, signer, by, folder / "bundle")
-        check.check(folder / "bundle", rules, now, recheck=True)
-        with _progress(f"publish {entry}", files) as progress:
+        job = {"recipe": name, "variant": variant_name, "key": key, "version": version, "out": str(folder / "bundle")}
+        done = process.run("control", "prepare", job, folder).value
+        entry = Entry(name, variant_name, done["version"])
+        files = [File.model_validate(file) for file in done["files"]]
+        with progress_of(f"publish {entry}", files) as progress:
             registry.publish(entry, folder / "bundle", files, progress)
-    _require_same(registry, entry, files)
+        _require_same(registry, entry, files)
     print(f"published: {url.rstrip('/')}/{entry}")
 
 
@@ -50,76 +40,8 @@ def show(url: str) -> None:
         print(f"{url.rstrip('/')}/{entry}")
 
 
-def fetch(url: str, target: Path, rules_path: Path) -> None:
-    """Leaves a checked bundle at the target, or nothing. Raises Tampered, Rejected, RegistryError."""
-    if target.exists():
-        raise RegistryError(f"{target}: there is something already. Name a folder that does not exist (--to).")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    incoming = target.with_name(f".{target.name}.incoming")
-    shutil.rmtree(incoming, ignore_errors=True)
-    try:
-        checked = _fetch(url, incoming, policy.load(rules_path))
-        incoming.replace(target)
-    finally:
-        shutil.rmtree(incoming, ignore_errors=True)
-    _say(str(target), checked)
-
-
-def verify(what: str, rules_path: Path, recheck: bool) -> None:
-    """A bundle in a folder, or one in a registry, which is fetched for it. Raises Tampered, Rejected, RegistryError."""
-    rules = policy.load(rules_path)
-    with opened(what, rules, recheck) as (_, checked):
-        _say(what, checked)
-
-
 @contextlib.contextmanager
-def opened(what: str, rules: Policy, recheck: bool = False) -> Iterator[tuple[Path, Checked]]:
-    """The folder of a checked bundle, for as long as it is needed."""
-    if Path(what, paths.SIGNATURE).parent.is_dir():
-        yield Path(what), check.check(Path(what), rules, _now(), recheck)
-        return
-    if "://" not in what and not Path(what).parent.is_dir():
-        raise ArtifactError(f"{what}: no such folder, and no URL of a published bundle.")
-    with artifact.stage_folder(f"fetch@{hashlib.sha256(what.encode()).hexdigest()[:12]}") as folder:
-        yield folder / "bundle", _fetch(what, folder / "bundle", rules, recheck)
-
-
-def _fetch(url: str, out: Path, rules: Policy, recheck: bool = False) -> Checked:
-    where, entry = registries.split(url)
-    registry = registries.open_registry(where)
-    signature = registry.resolve(entry)
-    signed = _signed(signature, rules, url)
-    if signed.entry != entry:
-        raise Tampered(f"{url}: the registry gave another bundle, {signed.entry}, under this name.")
-    out.mkdir(parents=True)
-    with _progress(f"fetch {entry}", signed.files) as progress:
-        registry.fetch(entry, [file.path for file in signed.files], out, progress)
-    (out / paths.SIGNATURE).parent.mkdir(exist_ok=True)
-    (out / paths.SIGNATURE).write_bytes(signature)
-    return check.check(out, rules, _now(), recheck)
-
-
-def _signed(signature: bytes, rules: Policy, url: str) -> Signed:
-    try:
-        text = signature.decode()
-    except UnicodeDecodeError as error:
-        raise Tampered(f"{url}: {paths.SIGNATURE}: not UTF-8 text.") from error
-    return check.signature(text, rules, _now(), url)
-
-
-@contextlib.contextmanager
-def _progress(label: str, files: list[File]) -> Iterator[Progress]:
+def progress_of(label: str, files: list[File]) -> Iterator[Progress]:
     total = sum(file.size_bytes for file in files)
     with tqdm(total=total, desc=label, unit="B", unit_scale=True, mininterval=2) as bar:
         yield lambda count: bar.update(count) and None
-
-
-def _say(what: str, checked: Checked) -> None:
-    manifest = checked.told.manifest
-    print(f"{what}: {checked.signed.entry}, {len(checked.signed.files)} files as {checked.signed.by} signed them")
-    print(f"  {manifest.weights} for {manifest.engine} by {manifest.answered_by}, commit {manifest.origin.revision.commit}")
-    print(f"  {checked.standing.words}")
-
-
-def _now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC)

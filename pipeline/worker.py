@@ -32,6 +32,7 @@ VERBS = {
     "trace": "pipeline.benchmark.trace:work",
     "session": "pipeline.benchmark.session:converse",
     "load": "pipeline.benchmark.http:converse",
+    "prepare": "pipeline.bundle.prepare:work",
 }
 
 

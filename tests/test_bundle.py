@@ -15,7 +15,7 @@ from google.protobuf import json_format
 from in_toto_attestation.v1 import statement_pb2
 from in_toto_attestation.v1.statement import Statement
 
-from pipeline import artifact, cli, paths, publish, recipe, records, signing
+from pipeline import artifact, cli, fetch, paths, recipe, records, signing
 from pipeline.bundle import assemble, check, layout, statements
 from pipeline.errors import QuantgateError, Rejected, Tampered
 from pipeline.registries import Entry
@@ -28,12 +28,25 @@ pytestmark = pytest.mark.usefixtures("quick_gate")
 Tamper = Callable[[Path], object]
 
 
+@pytest.fixture(scope="module")
+def published_once(measured_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a published bundle, and with another variant's sign-off, which can be replayed."""
+    folder = tmp_path_factory.mktemp("published")
+    shutil.copytree(measured_once.parent, folder, symlinks=True, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder / "project")
+        release.approve()
+        release.approve("ov-bf16")
+        release.published()
+    return folder
+
+
 @pytest.fixture
-def bundle(measured: recipe.Recipe) -> Path:
-    """A published bundle; Bob rejected another artifact, whose sign-off can be replayed."""
-    release.approve()
-    release.approve("ov-bf16")
-    return release.published()
+def bundle(published_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The published bundle, in a copy of that project."""
+    shutil.copytree(published_once, tmp_path, symlinks=True, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path / "project")
+    return Path("../registry", RECIPE, VARIANT, "1")
 
 
 def verify(bundle: Path, recheck: bool = False) -> None:
@@ -355,6 +368,6 @@ def test_an_ended_approval_or_key_is_refused(bundle: Path, monkeypatch: pytest.M
 
 
 def test_a_bundle_that_is_fetched_is_that_which_was_published(bundle: Path) -> None:
-    with publish.opened(f"../registry/{RECIPE}/{VARIANT}/1", policy.load()) as (folder, checked):
+    with fetch.opened(f"../registry/{RECIPE}/{VARIANT}/1", policy.load()) as (folder, checked):
         assert artifact.hash_files(folder) == artifact.hash_files(bundle)
         assert checked.standing.approved

@@ -1,0 +1,28 @@
+"""Verifies everything once more and puts the bundle together: a worker's job, whose memory is free before gigabytes are sent."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline import artifact, paths, signing, stages
+from pipeline.bundle import assemble, check
+from pipeline.registries import Entry
+from pipeline.signoff import policy, verbs
+
+
+def work(job: dict[str, Any]) -> dict[str, Any]:
+    """Worker verb: fills job["out"]; returns the entry and the files, the signature last.
+
+    Raises ArtifactError for anything stale, Rejected unless signed off, SignoffError for a key that may not publish.
+    """
+    name, variant_name, out = job["recipe"], job["variant"], Path(job["out"])
+    rules, now = policy.load(), datetime.datetime.now(datetime.UTC)
+    by, signer = signing.signer(job["key"], rules.keys(rules.publishers, now))
+    verbs.verify(name, variant_name)
+    made = artifact.hash_file(paths.manifest(name, variant_name), "manifest").sha256
+    entry = Entry(name, variant_name, job["version"] or made[:12])
+    files = assemble.assemble(entry, stages.open_recipe(name), signer, by, out)
+    check.check(out, rules, now, recheck=True)
+    return {"version": entry.version, "files": [file.model_dump() for file in files]}
