@@ -2,8 +2,8 @@
 
     python -m tests.every_line RECIPE [PROJECT]     then: quantgate index && dvc repro require@every-RECIPE
 
-The model, the texts and the tasks are RECIPE's. Its limits are wide: what is asked here is that
-nothing is missing on any line's way to a verdict and a benchmark, not that each is good.
+The model, the texts and the tasks are RECIPE's. Its limits are wide and its benchmark is short: what is asked here is
+that nothing is missing on any line's way to a verdict and a benchmark, not that each is good.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ def main(recipe: str, project: Path) -> None:
     weights = sorted({line.weights for line in SERVED} | {"bf16"})
     found["gate"] |= {name: dict.fromkeys(weights, limit) for name, limit in WIDE.items()}
     found["gate"].pop("speedup", None)
+    found["benchmark"] |= {"concurrency": [1], "repeats": 2, "open_loop": [], "matched": False}
     found["variants"] = {"ov-bf16": {"engine": "openvino"}, "vllm-bf16": {"engine": "vllm"}, **variants()}
     (project / paths.recipe(f"every-{recipe}")).write_text(json.dumps(found, indent=1) + "\n")  # JSON is YAML
 
