@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import os
 import sys
 from collections.abc import Callable
 
@@ -25,6 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     except QuantgateError as error:
         print(f"quantgate: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # whoever read has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from pipeline import engines, environments, fetch, serving
 from pipeline.bundle import layout
 from pipeline.bundle import serve as served
 from pipeline.bundle.serve import Settings
-from pipeline.errors import EvaluationError
+from pipeline.errors import EvaluationError, SetupError
 from pipeline.signoff import policy
 
 
@@ -20,7 +21,7 @@ def serve(what: str, rules_path: Path, host: str, port: int) -> None:
     """Runs until it is stopped, or its input ends. Raises Tampered or Rejected before anything is started."""
     with fetch.opened(what, policy.load(rules_path)) as (bundle, checked):
         settings = served.read(bundle / layout.SERVE)
-        print(f"{checked.signed.entry}: {checked.standing.words}", flush=True)
+        print(f"{checked.signed.entry}: {checked.standing.words}", file=sys.stderr, flush=True)
         name = f"{checked.signed.entry.recipe}-{checked.signed.entry.variant}"
         command, surroundings = _command(bundle, settings, name, host, port)
         with subprocess.Popen(command, env=surroundings) as server:
@@ -35,9 +36,21 @@ def serve(what: str, rules_path: Path, host: str, port: int) -> None:
 
 def _command(bundle: Path, settings: Settings, name: str, host: str, port: int) -> tuple[list[str], dict[str, str]]:
     if settings.engine == "vllm":
+        _require_free(host, port)
+        print(f"{name}: starting on http://{host}:{port}/v1 (Ctrl-C stops it)", file=sys.stderr, flush=True)
         return serving.command(bundle, settings.serve, name, port, host), serving.surroundings(settings.serve)
     cores = ",".join(map(str, engines.cores(settings.serve)))
     leash = [sys.executable, "-m", "pipeline.leashed", str(os.getpid()), cores]
     python = str(environments.python("openvino"))
     question = json.dumps({"artifact": str(bundle), "serve": settings.serve.model_dump()})
     return [*leash, python, "-m", "pipeline.prompting", question], serving.surroundings(settings.serve)
+
+
+def _require_free(host: str, port: int) -> None:
+    """Raises SetupError at once rather than after the engine has loaded."""
+    try:
+        with socket.socket() as attempt:
+            attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            attempt.bind((host, port))
+    except (OSError, OverflowError) as error:
+        raise SetupError(f"{host}:{port}: cannot be listened on ({error}). Give another with --port.") from error

@@ -22,7 +22,10 @@ def fetch(url: str, target: Path, rules_path: Path) -> None:
     """Leaves a checked bundle at the target, or nothing. Raises Tampered, Rejected, RegistryError."""
     if target.exists():
         raise RegistryError(f"{target}: there is something already. Name a folder that does not exist (--to).")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RegistryError(f"{target}: no folder can be made there ({error.strerror}). Name another (--to).") from error
     incoming = target.with_name(f".{target.name}.incoming")
     shutil.rmtree(incoming, ignore_errors=True)
     try:
@@ -43,11 +46,12 @@ def verify(what: str, rules_path: Path, recheck: bool) -> None:
 @contextlib.contextmanager
 def opened(what: str, rules: Policy, recheck: bool = False) -> Iterator[tuple[Path, Checked]]:
     """The folder of a checked bundle, for as long as it is needed."""
-    if Path(what, paths.SIGNATURE).parent.is_dir():
-        yield Path(what), check.check(Path(what), rules, _now(), recheck)
+    if "://" not in what:
+        if not Path(what).is_dir():
+            raise ArtifactError(f"{what}: no such folder, and no URL of a published bundle.")
+        folder = Path(what).resolve()
+        yield folder, check.check(folder, rules, _now(), recheck)
         return
-    if "://" not in what and not Path(what).parent.is_dir():
-        raise ArtifactError(f"{what}: no such folder, and no URL of a published bundle.")
     with artifact.stage_folder(f"fetch@{hashlib.sha256(what.encode()).hexdigest()[:12]}") as folder:
         yield folder / "bundle", _fetch(what, folder / "bundle", rules, recheck)
 

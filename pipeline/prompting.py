@@ -23,7 +23,8 @@ def main(question: str) -> None:
     artifact, serve = Path(asked["artifact"]), Serve.model_validate(asked["serve"])
     tokenizer = openvino_genai.Tokenizer(str(artifact))
     with OpenVinoEngine(artifact, serve) as engine:
-        print("ready: one prompt a line", flush=True)
+        print("ready: one prompt a line", file=sys.stderr, flush=True)
+        sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
         for line in sys.stdin:
             ids = tokenizer.encode(line.rstrip("\n")).input_ids.data[0].tolist()
             print(tokenizer.decode(_continued(engine, ids, serve.max_model_len - len(ids))), flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from pipeline.errors import SignoffError
 from pipeline.records import Revision
 
 # What an artifact and its verdict follow from. dvc.lock is none of it: DVC writes it while it runs the stages.
@@ -20,10 +21,11 @@ def now() -> Revision:
     return Revision(commit=commit.strip() if commit else None, changed=[line[3:] for line in (changed or "").splitlines()])
 
 
-def authors(paths: list[Path]) -> list[str]:
-    """E-mail addresses of those who last committed each of the files."""
-    found = (_git("log", "-1", "--format=%ae", "--", str(path)) for path in paths)
-    return sorted({email.strip() for email in found if email and email.strip()})
+def authors(path: Path) -> list[str]:
+    """E-mail addresses of all who ever committed a change of the file, in lower case. Raises SignoffError in a shallow clone."""
+    if (_git("rev-parse", "--is-shallow-repository") or "").strip() == "true":
+        raise SignoffError(f"{path}: who wrote it is not known in a shallow clone. Run: git fetch --unshallow")
+    return sorted({email.strip().lower() for email in (_git("log", "--format=%ae", "--", str(path)) or "").splitlines()})
 
 
 def user() -> str | None:
@@ -36,9 +38,10 @@ def is_committed(path: Path) -> bool:
     return _git("ls-files", "--error-unmatch", "--", str(path)) is not None and not _git("status", "--porcelain", "--", str(path))
 
 
-def committed(path: Path) -> str:
-    """The file's text in the commit; empty where it has none."""
-    return _git("show", f"HEAD:./{path.as_posix()}") or ""
+def versions(path: Path) -> list[str]:
+    """The file's text in every commit that changed it, the newest first; empty where a commit removed it."""
+    commits = (_git("log", "--format=%H", "--", str(path)) or "").split()
+    return [_git("show", f"{commit}:./{path.as_posix()}") or "" for commit in commits]
 
 
 def _git(*arguments: str) -> str | None:

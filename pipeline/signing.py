@@ -48,6 +48,8 @@ def make_key(path: Path) -> str:
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        raise SignoffError(f"{path}: cannot be written ({error.strerror}). Make the folder first, or choose another.") from error
     except FileExistsError as error:
         raise SignoffError(f"{path}: there is a file of that name, and a key is never replaced. Choose another name.") from error
     with os.fdopen(descriptor, "wb") as out:
@@ -77,7 +79,10 @@ def signer(where: str, known: dict[str, Key]) -> tuple[str, Signer]:
             return name, Signer.from_priv_key_uri(uri, known[name], lambda secret: os.environ[PASSWORD])
         except (SigningError, ValueError, KeyError) as error:
             raise SignoffError(f"{where}: cannot sign with it: {error!r}. A PKCS#11 token needs PYKCS11LIB, its module.") from error
-    own = CryptoSigner(_private_key(Path(where)))
+    try:
+        own = CryptoSigner(_private_key(Path(where)))
+    except ValueError as error:
+        raise SignoffError(f"{where}: a kind of key that cannot sign here; expected Ed25519, ECDSA or RSA.") from error
     holder = next((name for name, key in known.items() if key.keyid == own.public_key.keyid), None)
     if holder is None:
         raise SignoffError(
@@ -90,10 +95,13 @@ def _private_key(path: Path) -> Any:
     password = os.environ.get(PASSWORD)
     try:
         return serialization.load_pem_private_key(path.read_bytes(), password.encode() if password else None)
-    except FileNotFoundError as error:
-        raise SignoffError(f"{path}: no such key file. Make one with: quantgate signoff key {path}") from error
+    except OSError as error:
+        raise SignoffError(f"{path}: no key that can be read ({error.strerror}). Make one: quantgate signoff key FILE") from error
     except (ValueError, TypeError) as error:
-        raise SignoffError(f"{path}: not a private key in PEM that opens ({error}). An encrypted one needs {PASSWORD}.") from error
+        raise SignoffError(
+            f"{path}: not a private key in PEM that opens ({error}). {PASSWORD} is {'set' if password else 'not set'}: an "
+            "encrypted key needs it, another must not have it."
+        ) from error
 
 
 def statement(subjects: dict[str, str], predicate_type: str, predicate: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import base64
 import datetime
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -371,3 +372,34 @@ def test_a_bundle_that_is_fetched_is_that_which_was_published(bundle: Path) -> N
     with fetch.opened(f"../registry/{RECIPE}/{VARIANT}/1", policy.load()) as (folder, checked):
         assert artifact.hash_files(folder) == artifact.hash_files(bundle)
         assert checked.standing.approved
+
+
+def test_a_rejection_after_publishing_is_heard(bundle: Path) -> None:
+    """By whoever stands in the project, or in a clone of it: the bundle itself cannot know."""
+    verbs.reject(*PASS, key(BOB), "a safety problem")
+    release.commit("rejected")
+    with pytest.raises(Rejected, match=r"rejected by bob@example\.org: a safety problem"):
+        verify(bundle)
+
+
+def test_a_report_that_was_edited_is_not_what_is_published(bundle: Path) -> None:
+    for path in (paths.report(RECIPE, "md"), paths.report(RECIPE, "html"), paths.card(*PASS)):
+        path.write_text("all is great")
+    assert artifact.hash_files(release.published(registry="../other")) == artifact.hash_files(bundle)
+
+
+def test_an_uncommitted_signoff_is_not_published(bundle: Path) -> None:
+    verbs.request(*PASS, None)
+    with pytest.raises(QuantgateError, match="Commit the sign-off, then publish"):
+        release.published(version="2")
+
+
+def test_what_is_neither_file_nor_folder_is_refused(bundle: Path) -> None:
+    os.mkfifo(bundle / "pipe")
+    with pytest.raises(Tampered, match="neither files nor folders: pipe"):
+        verify(bundle)
+
+
+def test_a_link_to_a_bundle_is_followed(bundle: Path) -> None:
+    Path("../current").symlink_to(bundle.resolve())
+    assert cli.main(["verify", "../current"]) == 0

@@ -39,8 +39,9 @@ time.sleep(600)
 
 
 def processes_of_the_session() -> dict[str, psutil.Process]:
-    """By the module that each runs."""
-    return {process.cmdline()[2]: process for process in psutil.Process().children()}
+    """By the module that each runs; servers that other tests left running for the next are none of them."""
+    found = {process.cmdline()[2]: process for process in psutil.Process().children() if len(process.cmdline()) > 2}
+    return {module: process for module, process in found.items() if module.startswith("pipeline.")}
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ def test_a_file_that_is_no_key_is_refused(tmp_path: Path) -> None:
     (tmp_path / "k.pem").write_text("hello")
     with pytest.raises(SignoffError, match="not a private key in PEM"):
         signing.signer(str(tmp_path / "k.pem"), {})
-    with pytest.raises(SignoffError, match="no such key file"):
+    with pytest.raises(SignoffError, match="no key that can be read"):
         signing.signer(str(tmp_path / "none.pem"), {})
     with pytest.raises(SignoffError, match="no public key in PEM"):
         signing.public_key("hello", "policy: key of ada")

@@ -84,7 +84,7 @@ def test_an_encrypted_key_needs_its_password(measured: recipe.Recipe, monkeypatc
 def test_the_author_may_not_approve_alone(measured: recipe.Recipe) -> None:
     release.write_policy(people=(ADA, AUTHOR))
     release.approve(by=AUTHOR)
-    with pytest.raises(Rejected, match="approved by its author alone"):
+    with pytest.raises(Rejected, match="approved by its author, or who asked, alone"):
         verbs.verify(*PASS)
     verbs.approve(*PASS, key(ADA), [], "", None)
     verbs.verify(*PASS)
@@ -271,7 +271,8 @@ def reworded(text: str) -> str:
     ],
 )
 def test_a_log_that_was_tampered_with_is_refused(measured: recipe.Recipe, tamper: object, words: str) -> None:
-    release.approve()
+    verbs.request(*PASS, None)
+    verbs.approve(*PASS, key(ADA), [], "", None)
     assert callable(tamper)
     log.path(*PASS).write_text(tamper(log.path(*PASS).read_text()))
     with pytest.raises(Tampered, match=words):
@@ -284,5 +285,40 @@ def test_a_committed_log_cannot_lose_its_end(measured: recipe.Recipe) -> None:
     verbs.reject(*PASS, key(BOB), "no")
     release.commit("rejected")
     log.path(*PASS).write_text(approved)
-    with pytest.raises(Tampered, match="entries that are in the git commit were removed or changed"):
+    release.commit("tidied")  # nor by a commit
+    with pytest.raises(Tampered, match="3 entries were committed, and are not what it begins with now"):
         verbs.verify(*PASS)
+
+
+def test_a_rejection_outlives_its_key(measured: recipe.Recipe) -> None:
+    release.approve()
+    verbs.reject(*PASS, key(BOB), "unsafe")
+    path = Path("signoff/policy.yaml")
+    lines = [line.replace("2999-12-31", "2026-01-01") if BOB in line else line for line in path.read_text().splitlines()]
+    path.write_text("\n".join(lines) + "\n")
+    release.commit("Bob left")
+    with pytest.raises(Rejected, match=r"rejected by bob@example\.org: unsafe"):
+        verbs.verify(*PASS)
+
+
+def test_whoever_ever_wrote_the_recipe_is_its_author(measured: recipe.Recipe) -> None:
+    release.write_policy(people=(ADA, AUTHOR))
+    paths.recipe(RECIPE).write_text(paths.recipe(RECIPE).read_text() + "# a word\n")
+    release.git("add", "-A")
+    release.git("commit", "-qm", "a word", "--author", "zed <zed@example.org>")
+    verbs.request(*PASS, "zed@example.org")
+    verbs.approve(*PASS, key(AUTHOR), [], "", None)
+    with pytest.raises(Rejected, match="approved by its author, or who asked, alone"):
+        verbs.verify(*PASS)
+
+
+def test_an_end_without_a_waiver_is_refused(measured: recipe.Recipe) -> None:
+    verbs.request(*PASS, None)
+    with pytest.raises(SignoffError, match="needs --waive CHECK"):
+        verbs.approve(*PASS, key(ADA), [], "", datetime.date(2027, 1, 1))
+
+
+@pytest.mark.parametrize("where", ["..", "../none/ada.pem"])
+def test_a_key_that_cannot_be_read_or_written_is_one_error(measured: recipe.Recipe, where: str) -> None:
+    assert cli.main(["signoff", "approve", *PASS, "--key", where]) == SignoffError.exit_code
+    assert cli.main(["signoff", "key", where]) == SignoffError.exit_code

@@ -14,6 +14,8 @@ from pipeline.errors import ArtifactError
 from pipeline.recipe import Recipe
 from pipeline.records import File, write_text
 from pipeline.registries import Entry
+from pipeline.report import card, markdown, page
+from pipeline.report.summary import summarize
 from pipeline.signoff import log, policy, subject
 
 PREDICATE = "urn:quantgate:bundle:v1"
@@ -30,9 +32,10 @@ def assemble(entry: Entry, recipe: Recipe, signer: Signer, by: str, out: Path) -
         _copy(path, out / layout.RECORDS / name)
     evidence = layout.evidence(out)
     told = layout.told(evidence)
-    _copy(paths.card(entry.recipe, entry.variant), out / layout.CARD)
-    for suffix in ("html", "md"):
-        _copy(paths.report(entry.recipe, suffix), out / layout.OURS / f"report.{suffix}")
+    summary = summarize(entry.recipe, recipe)  # rendered anew: a report that lies here may be old, or edited
+    write_text(out / layout.CARD, card.render(summary, entry.variant))
+    write_text(out / layout.OURS / "report.md", markdown.render(summary))
+    write_text(out / layout.OURS / "report.html", page.render(summary))
     for environment in sorted({told.manifest.origin.environment, told.evaluation.origin.environment}):
         _copy(environments.pins_file(environment), out / layout.ENVIRONMENTS / f"{environment}.txt")
     _copy(log.path(entry.recipe, entry.variant), out / layout.SIGNOFF)

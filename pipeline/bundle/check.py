@@ -70,7 +70,10 @@ def _is_safe(name: str) -> bool:
 
 
 def check(bundle: Path, rules: Policy, now: datetime.datetime, recheck: bool = False) -> Checked:
-    """Checks everything. With `recheck` the verdict is decided again from the raw evaluations by the gate of this project, too."""
+    """Checks everything; a rejection in the log of the project that the reader stands in counts too.
+
+    With `recheck` the verdict is decided again from the raw evaluations by the gate of this project.
+    """
     signed = _whole(bundle, rules, now)
     evidence = layout.evidence(bundle)
     try:
@@ -91,8 +94,11 @@ def _whole(bundle: Path, rules: Policy, now: datetime.datetime) -> Signed:
     """Every file is there as it was signed, and no other."""
     where = bundle / paths.SIGNATURE
     links = [path.relative_to(bundle).as_posix() for path in sorted(bundle.rglob("*")) if path.is_symlink()]
-    if links or bundle.is_symlink():
-        raise Tampered(f"{bundle}: links are no part of a bundle: {', '.join(links) or bundle}")
+    if links:
+        raise Tampered(f"{bundle}: links are no part of a bundle: {', '.join(links)}")
+    odd = [path.relative_to(bundle).as_posix() for path in sorted(bundle.rglob("*")) if not (path.is_file() or path.is_dir())]
+    if odd:
+        raise Tampered(f"{bundle}: neither files nor folders: {', '.join(odd)}")
     if not where.is_file() or where.stat().st_size > LARGEST_SIGNATURE:
         raise Tampered(f"{bundle}: not a signed bundle: {paths.SIGNATURE} is missing or too large.")
     signed = signature(_text(where), rules, now, str(bundle))
@@ -155,6 +161,7 @@ def _decided_again(told: Told) -> str:
 def _standing(bundle: Path, evidence: Mapping[str, Path], told: Told, rules: Policy, now: datetime.datetime) -> Standing:
     manifest, where = told.manifest, bundle / layout.SIGNOFF
     entries = log.parse(_text(where) if where.is_file() else "", f"{bundle}: {layout.SIGNOFF}")
+    entries += log.rejections(log.read(manifest.recipe, manifest.variant))
     about = subject.of(manifest.recipe, manifest.variant, evidence)
     found = standing(entries, rules, Case(about, told.verdict.status, case.failing(told.verdict, told.performance)), now)
     if not found.approved:

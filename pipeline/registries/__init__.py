@@ -73,6 +73,8 @@ class Registry(Protocol):
 
 def open_registry(url: str) -> Registry:
     """The registry at a URL. Raises RegistryError for one that cannot be."""
+    if not url.strip():
+        raise RegistryError("the registry's URL is empty. Give a folder or a URL.")
     scheme = url.split("://", maxsplit=1)[0] if "://" in url else ""
     module = importlib.import_module(SCHEMES.get(scheme, FOLDER))
     registry: Registry = module.Registry(url)

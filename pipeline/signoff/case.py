@@ -22,7 +22,7 @@ def of(name: str, variant_name: str) -> Case:
     verdict = require.current_verdict(name, recipe, variant_name)
     never = [*_unfounded(name, variant_name), *_floating(name), *_partial(name, variant_name, recipe, verdict)]
     if never:
-        raise SignoffError(f"{name}/{variant_name}: never to be signed off:\n  " + "\n  ".join(never))
+        raise SignoffError(f"{name}/{variant_name}: cannot be signed off as it is:\n  " + "\n  ".join(never))
     found = subject.of(name, variant_name, subject.evidence(name, variant_name, recipe))
     return Case(found, verdict.status, failing(verdict, performance.of(name, recipe, variant_name)))
 
@@ -40,11 +40,15 @@ def _unfounded(name: str, variant_name: str) -> list[str]:
     manifest = records.read(paths.manifest(name, variant_name), Manifest)
     evaluation = records.read(paths.evaluation(name, variant_name), Evaluation)
     reference = records.read(paths.evaluation(name, "reference"), Evaluation)
+    after = f" && dvc repro report@{name}"
     found = {
-        "the project now": (revision.now(), "commit it"),
-        "the artifact": (manifest.origin.revision, f"dvc repro -f quantize@{name}--{variant_name}"),
-        "its evaluation": (evaluation.origin.revision, f"dvc repro -f evaluate@{name}--{variant_name}"),
-        "the reference evaluation": (reference.origin.revision, f"dvc repro -f reference@{name}"),
+        "the project now": (revision.now(), "ask again"),
+        "the artifact": (manifest.origin.revision, f"dvc repro -s -f quantize@{name}--{variant_name}{after}"),
+        "its evaluation": (
+            evaluation.origin.revision,
+            f"dvc repro -s -f evaluate@{name}--{variant_name} && dvc repro report@{name}",
+        ),
+        "the reference evaluation": (reference.origin.revision, f"dvc repro -s -f reference@{name}{after}"),
     }
     wrong = []
     for what, (state, remedy) in found.items():

@@ -1,7 +1,7 @@
 """The log of a variant's sign-off: signoff/RECIPE/VARIANT.jsonl, one signed statement a line, each naming the one before.
 
 It is only ever appended to. A line that was changed breaks its signature, one that was removed or inserted breaks the chain, and a
-tail that was cut off is missed by git, whose commit holds the earlier log.
+tail that was cut off is missed by git, whose history holds the longer log.
 """
 
 from __future__ import annotations
@@ -46,12 +46,22 @@ def parse(text: str, what: str) -> list[Entry]:
 
 
 def read(recipe: str, variant: str) -> list[Entry]:
-    """The log of the project. Raises Tampered if it is not the committed one with or without new entries."""
+    """The log of the project. Raises Tampered unless it begins with every version of it that was ever committed."""
     where = path(recipe, variant)
     text = where.read_text() if where.is_file() else ""
-    if not text.startswith(revision.committed(where)):
-        raise Tampered(f"{where}: entries that are in the git commit were removed or changed. Run: git checkout -- {where}")
+    lost = next((version for version in revision.versions(where) if not text.startswith(version)), None)
+    if lost is not None:
+        raise Tampered(
+            f"{where}: {len(lost.splitlines())} entries were committed, and are not what it begins with now: some were removed or "
+            f"changed. Bring them back: git log -p -- {where}"
+        )
     return parse(text, str(where))
+
+
+def rejections(entries: list[Entry]) -> list[Entry]:
+    """Those that whoever rejected did not take back since."""
+    last = {entry[0].by: entry for entry in entries if entry[0].action != "request"}
+    return [entry for entry in last.values() if entry[0].action == "reject"]
 
 
 def append(decision: Decision, signer: Signer | None) -> None:

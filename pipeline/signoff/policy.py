@@ -37,9 +37,9 @@ class Policy(Strict):
     approvers: dict[str, Person] = Field(default={}, description="by e-mail address")
     publishers: dict[str, Person] = Field(default={}, description="who may sign bundles, by name")
 
-    def keys(self, people: dict[str, Person], now: datetime.datetime) -> dict[str, Key]:
-        """The public keys that hold now. Raises SignoffError for one that is none."""
-        alive = {name: person for name, person in people.items() if person.until is None or now.date() <= person.until}
+    def keys(self, people: dict[str, Person], now: datetime.datetime | None) -> dict[str, Key]:
+        """The public keys that hold now; all of them for None. Raises SignoffError for one that is none."""
+        alive = {name: person for name, person in people.items() if not (person.until and now and now.date() > person.until)}
         return {name: signing.public_key(person.key, f"policy: key of {name}") for name, person in alive.items()}
 
 

@@ -38,15 +38,16 @@ class Standing:
 
 def standing(entries: list[Entry], policy: Policy, case: Case, now: datetime.datetime) -> Standing:
     """Raises Tampered for an entry that is signed with a key of the policy and does not hold, or says it is somebody else's."""
-    known = policy.keys(policy.approvers, now)
+    known, ever = policy.keys(policy.approvers, now), policy.keys(policy.approvers, None)
     last: dict[str, Decision] = {}  # everybody's latest word
     strangers = []
     for entry in entries:
         decision, opened = entry
         if decision.action == "request":
             continue
-        if set(opened.by) & {key.keyid for key in known.values()}:
-            last[_signer(entry, known, policy)] = decision
+        alive = ever if decision.action == "reject" else known  # no rejection goes away by itself
+        if set(opened.by) & {key.keyid for key in alive.values()}:
+            last[_signer(entry, alive, policy)] = decision
         else:
             strangers.append(f"the word of {decision.by} does not count: the policy names no such key, or it has ended")
     rejections, approvals = _rejections(last, case.subject), []
@@ -119,8 +120,8 @@ def _missing(approvals: list[Decision], policy: Policy) -> list[str]:
         found.append(f"{len(approvals)} of {policy.approvals} approvals")
     absent = [role for role in policy.roles if role not in {decision.role for decision in approvals}]
     found += [f"nobody approved as {role}" for role in absent]
-    if approvals and not policy.author_alone and all(decision.by in decision.authors for decision in approvals):
-        found.append(f"approved by its author alone ({', '.join(decision.by for decision in approvals)})")
+    if approvals and not policy.author_alone and all(decision.by.lower() in decision.authors for decision in approvals):
+        found.append(f"approved by its author, or who asked, alone ({', '.join(decision.by for decision in approvals)})")
     return found
 
 

@@ -27,6 +27,10 @@ def request(name: str, variant_name: str, by: str | None) -> None:
 def approve(name: str, variant_name: str, key: str, waive: list[str], reason: str, until: datetime.date | None) -> None:
     """Raises SignoffError unless the policy lets the key's holder approve this as it is."""
     rules, at = _policy(), _now()
+    if until and not waive:
+        raise SignoffError(
+            "--until is the end of a waiver and needs --waive CHECK; how long an approval holds says the policy (valid_days)."
+        )
     case = cases.of(name, variant_name)
     by, signer = signing.signer(key, rules.keys(rules.approvers, at))
     _require_request(name, variant_name, case)
@@ -108,7 +112,7 @@ def _policy() -> Policy:
 def _decision(action: Action, name: str, case: Case, by: str) -> Decision:
     entries = log.read(name, case.subject.variant)
     asked = [decision.by for decision, _ in entries if decision.action == "request" and decision.subject == case.subject]
-    authors = {*revision.authors([paths.recipe(name)]), *asked, *([by] if action == "request" else [])}
+    authors = {*revision.authors(paths.recipe(name)), *(who.lower() for who in [*asked, *([by] if action == "request" else [])])}
     where = log.path(name, case.subject.variant)
     return Decision(
         action=action,
