@@ -85,6 +85,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = Path.cwd()
     os.chdir(folder)
     try:
+        command("quantgate", "index")  # or `make repro` would, and all would be made by an uncommitted project
         commit_all()
         done = command("make", "repro", f"PYTHON={sys.executable}")
     finally:
