@@ -20,7 +20,7 @@ from pipeline import artifact, cli, fetch, paths, recipe, records, signing
 from pipeline.bundle import assemble, check, layout, statements
 from pipeline.errors import QuantgateError, Rejected, Tampered
 from pipeline.registries import Entry
-from pipeline.signoff import policy, verbs
+from pipeline.signoff import log, policy, verbs
 from tests import release
 from tests.release import ADA, BOB, CI, PASS, RECIPE, VARIANT, key
 
@@ -378,6 +378,16 @@ def test_a_rejection_after_publishing_is_heard(bundle: Path) -> None:
     """By whoever stands in the project, or in a clone of it: the bundle itself cannot know."""
     verbs.reject(*PASS, key(BOB), "a safety problem")
     release.commit("rejected")
+    with pytest.raises(Rejected, match=r"rejected by bob@example\.org: a safety problem"):
+        verify(bundle)
+
+
+def test_nobody_takes_back_anothers_rejection(bundle: Path) -> None:
+    """Not by an unsigned entry in their name either."""
+    verbs.reject(*PASS, key(BOB), "a safety problem")
+    decision, _ = log.read(*PASS)[-1]
+    previous = log.last(log.path(*PASS).read_text())
+    log.append(decision.model_copy(update={"action": "approve", "previous": previous}), None)
     with pytest.raises(Rejected, match=r"rejected by bob@example\.org: a safety problem"):
         verify(bundle)
 

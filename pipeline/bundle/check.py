@@ -161,9 +161,9 @@ def _decided_again(told: Told) -> str:
 def _standing(bundle: Path, evidence: Mapping[str, Path], told: Told, rules: Policy, now: datetime.datetime) -> Standing:
     manifest, where = told.manifest, bundle / layout.SIGNOFF
     entries = log.parse(_text(where) if where.is_file() else "", f"{bundle}: {layout.SIGNOFF}")
-    entries += log.rejections(log.read(manifest.recipe, manifest.variant))
     about = subject.of(manifest.recipe, manifest.variant, evidence)
-    found = standing(entries, rules, Case(about, told.verdict.status, case.failing(told.verdict, told.performance)), now)
+    subject_case = Case(about, told.verdict.status, case.failing(told.verdict, told.performance))
+    found = standing(entries, rules, subject_case, now, heard=log.read(manifest.recipe, manifest.variant))
     if not found.approved:
         raise Rejected(f"{bundle}: {manifest.recipe}/{manifest.variant}: {found.words}: {'; '.join(found.reasons)}")
     return found

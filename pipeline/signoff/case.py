@@ -46,7 +46,7 @@ def _unfounded(name: str, variant_name: str) -> list[str]:
         "the artifact": (manifest.origin.revision, f"dvc repro -s -f quantize@{name}--{variant_name}{after}"),
         "its evaluation": (
             evaluation.origin.revision,
-            f"dvc repro -s -f evaluate@{name}--{variant_name} && dvc repro report@{name}",
+            f"dvc repro -s -f evaluate@{name}--{variant_name}{after}",
         ),
         "the reference evaluation": (reference.origin.revision, f"dvc repro -s -f reference@{name}{after}"),
     }

@@ -1,7 +1,7 @@
 """The log of a variant's sign-off: signoff/RECIPE/VARIANT.jsonl, one signed statement a line, each naming the one before.
 
 It is only ever appended to. A line that was changed breaks its signature, one that was removed or inserted breaks the chain, and a
-tail that was cut off is missed by git, whose history holds the longer log.
+tail that was cut off shows in git's history, which holds the longer log.
 """
 
 from __future__ import annotations
@@ -56,12 +56,6 @@ def read(recipe: str, variant: str) -> list[Entry]:
             f"changed. Bring them back: git log -p -- {where}"
         )
     return parse(text, str(where))
-
-
-def rejections(entries: list[Entry]) -> list[Entry]:
-    """Those that whoever rejected did not take back since."""
-    last = {entry[0].by: entry for entry in entries if entry[0].action != "request"}
-    return [entry for entry in last.values() if entry[0].action == "reject"]
 
 
 def append(decision: Decision, signer: Signer | None) -> None:

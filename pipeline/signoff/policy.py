@@ -18,7 +18,7 @@ PATH = Path("signoff/policy.yaml")
 
 
 class Person(Strict):
-    """Who holds a key. After `until` the key counts for nothing, whatever was signed with it and whenever."""
+    """Who holds a key. After `until` the key approves and publishes nothing, whenever it signed; its rejections stay."""
 
     key: Annotated[str, Field(description="public key, PEM: what quantgate signoff key prints")]
     role: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from securesystemslib.signer import Key
@@ -36,21 +37,15 @@ class Standing:
         return not self.reasons
 
 
-def standing(entries: list[Entry], policy: Policy, case: Case, now: datetime.datetime) -> Standing:
-    """Raises Tampered for an entry that is signed with a key of the policy and does not hold, or says it is somebody else's."""
-    known, ever = policy.keys(policy.approvers, now), policy.keys(policy.approvers, None)
-    last: dict[str, Decision] = {}  # everybody's latest word
-    strangers = []
-    for entry in entries:
-        decision, opened = entry
-        if decision.action == "request":
-            continue
-        alive = ever if decision.action == "reject" else known  # no rejection goes away by itself
-        if set(opened.by) & {key.keyid for key in alive.values()}:
-            last[_signer(entry, alive, policy)] = decision
-        else:
-            strangers.append(f"the word of {decision.by} does not count: the policy names no such key, or it has ended")
-    rejections, approvals = _rejections(last, case.subject), []
+def standing(entries: list[Entry], policy: Policy, case: Case, now: datetime.datetime, heard: Sequence[Entry] = ()) -> Standing:
+    """`heard` is a log from elsewhere, of which the rejections count alone.
+
+    Raises Tampered for an entry that is signed with a key of the policy and does not hold, or says it is somebody else's.
+    """
+    last, strangers = _last_words(entries, policy, now)
+    elsewhere, _ = _last_words(heard, policy, now)
+    rejections = list(dict.fromkeys(_rejections(last, case.subject) + _rejections(elsewhere, case.subject)))
+    approvals = []
     reasons = rejections + strangers
     for by, decision in last.items():
         if decision.action == "approve":
@@ -63,6 +58,23 @@ def standing(entries: list[Entry], policy: Policy, case: Case, now: datetime.dat
     if rejections or missing:
         return Standing("not signed off", reasons + missing)
     return _signed_off(approvals, case)
+
+
+def _last_words(entries: Sequence[Entry], policy: Policy, now: datetime.datetime) -> tuple[dict[str, Decision], list[str]]:
+    """Everybody's latest decision, by who really signed it; and why others do not count."""
+    known, ever = policy.keys(policy.approvers, now), policy.keys(policy.approvers, None)
+    last: dict[str, Decision] = {}
+    strangers = []
+    for entry in entries:
+        decision, opened = entry
+        if decision.action == "request":
+            continue
+        alive = ever if decision.action == "reject" else known  # no rejection goes away by itself
+        if set(opened.by) & {key.keyid for key in alive.values()}:
+            last[_signer(entry, alive, policy)] = decision
+        else:
+            strangers.append(f"the word of {decision.by} does not count: the policy names no such key, or it has ended")
+    return last, strangers
 
 
 def _rejections(last: dict[str, Decision], subject: Subject) -> list[str]:
