@@ -38,14 +38,19 @@ time.sleep(600)
 """
 
 
-def processes_of_the_session() -> dict[str, psutil.Process]:
-    """By the module that each runs; servers that other tests left running for the next are none of them."""
-    found = {process.cmdline()[2]: process for process in psutil.Process().children() if len(process.cmdline()) > 2}
-    return {module: process for module, process in found.items() if module.startswith("pipeline.")}
+@pytest.fixture
+def others() -> set[psutil.Process]:
+    """What ran before: servers, and the reapers of them, that other tests left running for the next."""
+    return set(psutil.Process().children())
+
+
+def processes_of_the_session(others: set[psutil.Process]) -> dict[str, psutil.Process]:
+    """By the module that each runs."""
+    return {process.cmdline()[2]: process for process in psutil.Process().children() if process not in others}
 
 
 @pytest.fixture
-def session(project: Path, tmp_path: Path) -> Iterator[Session]:
+def session(project: Path, tmp_path: Path, others: set[psutil.Process]) -> Iterator[Session]:
     opened = Session("control", "session", job(tmp_path), tmp_path / "request.json")
     yield opened
     opened.close()
@@ -73,17 +78,17 @@ def test_its_own_error_comes_over(project: Path, tmp_path: Path) -> None:
     session.close()
 
 
-def test_a_killed_worker_is_said(session: Session) -> None:
+def test_a_killed_worker_is_said(session: Session, others: set[psutil.Process]) -> None:
     session.ask()
-    os.kill(processes_of_the_session()["pipeline.worker"].pid, signal.SIGKILL)
+    os.kill(processes_of_the_session(others)["pipeline.worker"].pid, signal.SIGKILL)
     with pytest.raises(StageError, match="was killed"):
         session.ask({"loads": [], "repeat": 0})
 
 
-def test_closing_leaves_nothing_running(project: Path, tmp_path: Path) -> None:
+def test_closing_leaves_nothing_running(project: Path, tmp_path: Path, others: set[psutil.Process]) -> None:
     session = Session("control", "session", job(tmp_path), tmp_path / "request.json")
     session.ask()
-    processes = processes_of_the_session()
+    processes = processes_of_the_session(others)
     assert set(processes) == {"pipeline.worker", "pipeline.reaper"}
     session.close()
     assert not any(process.is_running() for process in processes.values())

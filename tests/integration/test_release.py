@@ -32,11 +32,13 @@ def bundle(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.chdir(tmp_path / "project")
     release.write_policy()
     for words in (
-        ("signoff", "request", "tiny", VARIANT, "--by", release.AUTHOR),
-        ("signoff", "approve", "tiny", VARIANT, "--key", release.key(release.ADA)),
-        ("publish", "tiny", VARIANT, "--to", "../registry", "--key", release.key(release.CI), "--version", "1"),
+        ("quantgate", "signoff", "request", "tiny", VARIANT, "--by", release.AUTHOR),
+        ("quantgate", "signoff", "approve", "tiny", VARIANT, "--key", release.key(release.ADA)),
+        ("git", "add", "signoff"),
+        ("git", "commit", "-qm", "signed off"),
+        ("quantgate", "publish", "tiny", VARIANT, "--to", "../registry", "--key", release.key(release.CI), "--version", "1"),
     ):
-        done = command("quantgate", *words)
+        done = command(*words)
         assert done.returncode == 0, done.stderr
     return Path("../registry/tiny", VARIANT, "1")
 
