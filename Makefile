@@ -16,7 +16,8 @@ repro: setup
 	@dvc repro --keep-going require@$(RECIPE)
 
 test: setup servers check
-	@$(MAKE) --no-print-directory -j 2 --output-sync=line tests-of-tiny other-tests
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	QUANTGATE_TINY_RUN=$$folder $(MAKE) --no-print-directory -j 2 --output-sync=line tests-of-tiny other-tests
 
 tests-of-tiny:
 	@python -m pytest -q --durations=12 -m "tiny and not thorough"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
@@ -33,10 +35,12 @@ TWO_BIT = "  rounded-int2: {engine: openvino, quantizer: rounding, weights: int2
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`make test` runs those that look at the one run of the tiny recipe in a process of their own, beside all others."""
+    """`make test` runs those that go on in the run of the tiny recipe in a process of their own, beside all others; of
+    these, those that look at the run come last, when the other process has made it."""
     for item in items:
-        if {"tiny_run", "tiny_artifacts"} & set(item.fixturenames):  # type: ignore[attr-defined]
+        if "tiny_run" in item.fixturenames:  # type: ignore[attr-defined]
             item.add_marker("tiny")
+    items.sort(key=lambda item: bool({"tiny_untouched", "tiny_artifacts"} & set(item.fixturenames)))  # type: ignore[attr-defined]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -77,34 +81,48 @@ def command(*arguments: str, timeout_s: float = 1200) -> subprocess.CompletedPro
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny recipe and a 2-bit variant taken all the way by DVC, once for all tests that look at the result."""
-    folder = make_project(tmp_path_factory.mktemp("tiny"))
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny recipe and a 2-bit variant taken all the way by DVC, once for both processes of `make test`: `run`, and an
+    `untouched` copy of it."""
+    folder = Path(os.environ.get("QUANTGATE_TINY_RUN") or tmp_path_factory.mktemp("tiny"))
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "run").exists():
+            _run_tiny(make_project(folder / "run"))
+            shutil.copytree(folder / "run", folder / "untouched", symlinks=True, ignore=shutil.ignore_patterns("cache"))
+    assert (folder / "untouched").exists(), "the other process could not make it"
+    return folder
+
+
+def _run_tiny(folder: Path) -> None:
     recipe = folder / "recipes" / "tiny.yaml"
     recipe.write_text(recipe.read_text() + TWO_BIT)
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
+    with contextlib.chdir(folder):
         command("quantgate", "index")  # or `make repro` would, and all would be made by an uncommitted project
         commit_all()
         done = command("make", "repro", f"PYTHON={sys.executable}")
-    finally:
-        os.chdir(before)
     said = f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     assert done.returncode != 0, f"dvc repro passed in spite of the 2-bit variant:\n{said}"
     assert "rounded-int2 (FAIL)" in done.stderr, said
-    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_folder: Path) -> Path:
+    """That project, for tests that go on in it."""
+    return tiny_folder / "run"
+
+
+@pytest.fixture(scope="session")
+def tiny_untouched(tiny_folder: Path) -> Path:
+    """That project as `make repro` left it, for tests that only look."""
+    return tiny_folder / "untouched"
 
 
 @pytest.fixture(scope="session")
 def http_benchmark(tiny_run: Path) -> subprocess.CompletedProcess[str]:
     """The README's HTTP benchmark, once for all tests that look at it."""
-    before = Path.cwd()
-    os.chdir(tiny_run)
-    try:
+    with contextlib.chdir(tiny_run):
         return command(*HTTP_BENCHMARK.split())
-    finally:
-        os.chdir(before)
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def found(tiny_artifacts: dict[str, Path], tmp_path_factory: pytest.TempPathFact
 def tiny_artifacts(request: pytest.FixtureRequest) -> dict[str, Path]:
     """Unquantized tiny on each engine; the OpenVINO one comes from the integration run, which makes it anyway."""
     if any(item.get_closest_marker("engine") for item in request.session.items):
-        run = request.getfixturevalue("tiny_run")
+        run = request.getfixturevalue("tiny_untouched")
         return {"reference": TINY, "openvino": run / "artifacts/models/tiny/ov-bf16", "vllm": TINY}
     return {}
 

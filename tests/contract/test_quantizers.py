@@ -58,22 +58,22 @@ def hashes(folder: Path) -> dict[str, str]:
     return {file.path: file.sha256 for file in artifact.hash_files(folder)}
 
 
-def make(variant: Variant, tiny_run: Path, folder: Path) -> tuple[process.Finished, Path]:
+def make(variant: Variant, tiny_untouched: Path, folder: Path) -> tuple[process.Finished, Path]:
     out = folder / "out"
     out.mkdir()
-    base = tiny_run / paths.model("tiny", "ov-bf16") if quantizers.tool(variant) is quantizers.OPENVINO else None
-    job = quantizers.job(variant, TINY, tiny_run / paths.samples("tiny"), base, out)
+    base = tiny_untouched / paths.model("tiny", "ov-bf16") if quantizers.tool(variant) is quantizers.OPENVINO else None
+    job = quantizers.job(variant, TINY, tiny_untouched / paths.samples("tiny"), base, out)
     return process.run(quantizers.tool(variant).environment, "quantize", job, folder), out
 
 
 @pytest.fixture(scope="session")
-def made(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+def made(tiny_untouched: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A line's example, made once for all tests that look at it."""
     found: dict[str, tuple[process.Finished, Path]] = {}
 
     def get(line: Served) -> tuple[process.Finished, Path]:
         if name(line) not in found:
-            found[name(line)] = make(variant_of(line), tiny_run, tmp_path_factory.mktemp("made"))
+            found[name(line)] = make(variant_of(line), tiny_untouched, tmp_path_factory.mktemp("made"))
         return found[name(line)]
 
     return get
@@ -116,18 +116,20 @@ def test_what_only_a_gpu_serves_is_made_of_the_sources_weights(line: Served, mad
 
 
 @pytest.mark.parametrize("line", AGAIN)
-def test_made_again_it_is_the_same_but_for_what_the_table_says(line: Served, made: Made, tiny_run: Path, tmp_path: Path) -> None:
-    first, second = (hashes(out) for _, out in (made(line), make(variant_of(line), tiny_run, tmp_path)))
+def test_made_again_it_is_the_same_but_for_what_the_table_says(
+    line: Served, made: Made, tiny_untouched: Path, tmp_path: Path
+) -> None:
+    first, second = (hashes(out) for _, out in (made(line), make(variant_of(line), tiny_untouched, tmp_path)))
     differ = {path for path in first.keys() | second.keys() if first.get(path) != second.get(path)}
     print(f"{name(line)}: {len(second)} files, made again differ {sorted(differ) or 'none'}")
     assert differ == set(line.varies or ())
 
 
-def test_a_tied_output_projection_is_kept_with_the_embedding(tiny_run: Path, tmp_path: Path) -> None:
+def test_a_tied_output_projection_is_kept_with_the_embedding(tiny_untouched: Path, tmp_path: Path) -> None:
     """NNCF would compress it through the embedding, without a word; the job itself refuses an output that was not kept."""
     keep = ["lm_head", "first"]
     variant = Variant(engine="openvino", quantizer="openvino", weights="int4", group_size=64, keep=keep)
-    made, _ = make(variant, tiny_run, tmp_path)
+    made, _ = make(variant, tiny_untouched, tmp_path)
     assert made.value["stored_types"] == {"bf16": 7, "int4": 14}
     assert len(made.value["layers"]["kept"]) == 7
 
@@ -148,9 +150,9 @@ MIXED = [
 
 
 @pytest.mark.parametrize("variant", MIXED, ids=lambda variant: variant.quantizer)
-def test_layers_of_another_width_are_counted_and_served(variant: Variant, tiny_run: Path, tmp_path: Path) -> None:
+def test_layers_of_another_width_are_counted_and_served(variant: Variant, tiny_untouched: Path, tmp_path: Path) -> None:
     """Of 3 blocks of 7 layers each, one block is kept in 16 bits."""
-    made, out = make(variant, tiny_run, tmp_path)
+    made, out = make(variant, tiny_untouched, tmp_path)
     eight = 2 if variant.engine == "openvino" else 7
     assert made.value["stored_types"] == {"bf16": 7, "int8": eight, "int4": 14 - eight}
     counted = made.value["layers"]
@@ -159,9 +161,9 @@ def test_layers_of_another_width_are_counted_and_served(variant: Variant, tiny_r
     require_served(variant, out, tmp_path)
 
 
-def test_the_kv_cache_of_a_quantized_variant_has_the_precision_asked_for(tiny_run: Path, tmp_path: Path) -> None:
+def test_the_kv_cache_of_a_quantized_variant_has_the_precision_asked_for(tiny_untouched: Path, tmp_path: Path) -> None:
     """Eight bits, and the type that the plug-in computes in on this machine: it takes no other float for a cache."""
-    folder = str(tiny_run / paths.model("tiny", "ov-int4"))
+    folder = str(tiny_untouched / paths.model("tiny", "ov-int4"))
     eight = run_probe("openvino", "cache", "openvino", folder, "u8", out=tmp_path / "u8.json")
     computes = next(name for name in FLOATS if FLOATS[name] in eight["settings"]["inference_precision_hint"])
     whole = run_probe("openvino", "cache", "openvino", folder, computes, out=tmp_path / "whole.json")

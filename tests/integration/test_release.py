@@ -26,9 +26,9 @@ VARIANT = "gptq-int4"
 
 
 @pytest.fixture
-def bundle(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def bundle(tiny_untouched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A bundle in a folder, published from a copy of the project that `make repro` was run in."""
-    shutil.copytree(tiny_run, tmp_path / "project", symlinks=True, ignore=shutil.ignore_patterns("cache"))
+    shutil.copytree(tiny_untouched, tmp_path / "project", symlinks=True)
     monkeypatch.chdir(tmp_path / "project")
     release.write_policy()
     for words in (
