@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,9 +17,15 @@ from pipeline.bundle.serve import Settings
 from pipeline.errors import EvaluationError, SetupError
 from pipeline.signoff import policy
 
+HOST, PORT = "127.0.0.1", 8000
 
-def serve(what: str, rules_path: Path, host: str, port: int) -> None:
-    """Runs until it is stopped, or its input ends. Raises Tampered or Rejected before anything is started."""
+
+def serve(what: str, rules_path: Path, host: str | None, port: int | None) -> None:
+    """Runs until it is stopped, or its input ends. `host` and `port` are of vLLM's server.
+
+    Raises Tampered or Rejected before anything is started.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what service managers stop with: ends as Ctrl-C does
     with fetch.opened(what, policy.load(rules_path)) as (bundle, checked):
         settings = served.read(bundle / layout.SERVE)
         print(f"{checked.signed.entry}: {checked.standing.words}", file=sys.stderr, flush=True)
@@ -34,11 +41,16 @@ def serve(what: str, rules_path: Path, host: str, port: int) -> None:
         raise EvaluationError(f"{name}: the engine ended with exit code {code}. Its own words are above.")
 
 
-def _command(bundle: Path, settings: Settings, name: str, host: str, port: int) -> tuple[list[str], dict[str, str]]:
+def _command(bundle: Path, settings: Settings, name: str, host: str | None, port: int | None) -> tuple[list[str], dict[str, str]]:
     if settings.engine == "vllm":
+        host, port = host or HOST, port or PORT
         _require_free(host, port)
         print(f"{name}: starting on http://{host}:{port}/v1 (Ctrl-C stops it)", file=sys.stderr, flush=True)
         return serving.command(bundle, settings.serve, name, port, host), serving.surroundings(settings.serve)
+    if host or port:
+        raise SetupError(
+            f"{name}: --host and --port are of vLLM's server; an OpenVINO bundle reads prompts from the terminal. Leave them out."
+        )
     cores = ",".join(map(str, engines.cores(settings.serve)))
     leash = [sys.executable, "-m", "pipeline.leashed", str(os.getpid()), cores]
     python = str(environments.python("openvino"))

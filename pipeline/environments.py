@@ -31,7 +31,9 @@ import os, pathlib, sys
 here = pathlib.Path.cwd()
 root = next((p for p in (here, *here.parents) if (p / "dvc.yaml").is_file() and (p / "pipeline").is_dir()), None)
 if root is None:
-    sys.exit("quantgate: {{}} is not inside a quantgate project (a folder with dvc.yaml and pipeline/).".format(here))
+    print("quantgate: {{}} is not inside a quantgate project (a folder with dvc.yaml and pipeline/).".format(here), file=sys.stderr)
+    sys.exit(2)
+os.environ["QUANTGATE_CALLED_FROM"] = "" if here == root else str(here)
 os.chdir(root)
 sys.path.insert(0, str(root))
 from pipeline.cli import main

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,11 @@ RECIPES = Path("recipes")
 PROMPT_SETS = Path("calibration")
 TEMPORARY = ARTIFACTS / ".tmp"
 SIGNATURE = "quantgate/bundle.dsse.json"  # in a bundle: the signed list of all its other files
+
+
+def given(text: str) -> Path:
+    """A path as given on the command line, which was called from a folder of its own; commands run in the project's."""
+    return Path(os.environ.get("QUANTGATE_CALLED_FROM", ""), text)
 
 
 class Place(NamedTuple):

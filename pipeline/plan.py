@@ -24,6 +24,7 @@ FLOPS_PER_CORE = 60e9
 DEFAULT_WINDOWS = 141  # WikiText-2 test in windows of 2048
 DEFAULT_ITEMS = 2500
 USUAL_VOCABULARY = 128_256
+EXPERTS = ("moe", "mixtral")
 REQUESTS_PER_ITEM, TOKENS_PER_REQUEST = 4, 64
 QUANTIZE_S_PER_PARAMETER = {"openvino": 1e-7, "gptqmodel": 8e-7, "compressed": 8e-7, "autoround": 8e-6, "neural": 3e-7,
                             "unquantized": 1e-9, "rounding": 1e-7}  # fmt: skip
@@ -97,7 +98,7 @@ def estimate(name: str, recipe: Recipe, parameters: int) -> list[Estimate]:
     positions = recipe.evaluate.divergence.positions
     rows = [
         Estimate("pin", "control", 0 if recipe.model.path else 2 * parameters, 0.2e9, parameters * 4e-9),
-        Estimate("calibrate", "openvino", 0, 0.6e9, 10),
+        _calibration(name, recipe, parameters),
         _evaluation("reference", "reference", 4.0, parameters, tokens)._replace(disk_bytes=4.0 * positions * _vocabulary(recipe)),
     ]
     for variant_name, variant in recipe.variants.items():
@@ -105,6 +106,13 @@ def estimate(name: str, recipe: Recipe, parameters: int) -> list[Estimate]:
             label = f"{variant_name}, {ladder.words(rung)}" if variant.ladder else variant_name
             rows += _variant(label, rung, recipe, parameters, tokens)
     return [*rows, _benchmark(recipe, parameters)]
+
+
+def _calibration(name: str, recipe: Recipe, parameters: int) -> Estimate:
+    """Of a mixture of experts the source itself runs, to count the tokens of each expert."""
+    tokens = recipe.calibration.samples * recipe.calibration.tokens
+    with_model = Estimate("calibrate", "openvino", 0, 0.6e9 + 2 * parameters, 10 + _forward_s(parameters, tokens))
+    return with_model if _has_experts(name, recipe) else Estimate("calibrate", "openvino", 0, 0.6e9, 10)
 
 
 def _variant(label: str, variant: Variant, recipe: Recipe, parameters: int, tokens: float) -> list[Estimate]:
@@ -119,11 +127,14 @@ def _variant(label: str, variant: Variant, recipe: Recipe, parameters: int, toke
 
 
 def _evaluation(stage: str, engine: str, size: float, parameters: int, tokens: float, recipe: Recipe | None = None) -> Estimate:
-    cores = os.cpu_count() or 1
     again = recipe.evaluate if recipe else None  # the weights view scores the compared windows once more
     compared = again.divergence.windows * len(again.perplexity.texts) * again.perplexity.window if again else 0
-    seconds = START_S[engine] + 2 * parameters * (tokens + compared) / (FLOPS_PER_CORE * cores)
+    seconds = START_S[engine] + _forward_s(parameters, tokens + compared)
     return Estimate(stage, engines.ENGINES[engine].environment, 0, _memory(engine, size, parameters, recipe), seconds)
+
+
+def _forward_s(parameters: int, tokens: float) -> float:
+    return 2 * parameters * tokens / (FLOPS_PER_CORE * (os.cpu_count() or 1))
 
 
 def _benchmark(recipe: Recipe, parameters: int) -> Estimate:
@@ -172,6 +183,16 @@ def _parameters(name: str, recipe: Recipe) -> int | None:
             return recipe.model.parameters
         return sum(_count(tensor.shape) for tensor in tensors.values())
     return recipe.model.parameters
+
+
+def _has_experts(name: str, recipe: Recipe) -> bool:
+    """By the name of the architecture, of a checkpoint that lies here or was pinned."""
+    if paths.checkpoint(name).is_file():
+        architecture = read(paths.checkpoint(name), Checkpoint).architecture
+    else:
+        config = Path(recipe.model.path or "") / "config.json"
+        architecture = json.loads(config.read_text())["architectures"][0] if recipe.model.path and config.is_file() else ""
+    return any(word in architecture.lower() for word in EXPERTS)
 
 
 def _vocabulary(recipe: Recipe) -> int:

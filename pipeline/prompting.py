@@ -27,7 +27,10 @@ def main(question: str) -> None:
         sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
         for line in sys.stdin:
             ids = tokenizer.encode(line.rstrip("\n")).input_ids.data[0].tolist()
-            print(tokenizer.decode(_continued(engine, ids, serve.max_model_len - len(ids))), flush=True)
+            room = serve.max_model_len - len(ids)
+            if room < 1:
+                print(f"this prompt has {len(ids)} tokens, and there is room for {serve.max_model_len - 1}", file=sys.stderr)
+            print(tokenizer.decode(_continued(engine, ids, room)), flush=True)
 
 
 def _continued(engine: OpenVinoEngine, ids: list[int], room: int) -> list[int]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import Error as SigningError
 from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, CryptoSigner, Key, Signer, SigstoreSigner, SSlibKey
@@ -21,6 +22,7 @@ from pipeline.errors import SignoffError, Tampered
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PASSWORD = "QUANTGATE_KEY_PASSWORD"  # noqa: S105  (the variable's name)
+RSA_BITS = 2048  # the least that NIST SP 800-131A allows
 TOKENS = ("hsm:", "sigstore:")  # what securesystemslib calls keys that are no file
 
 SIGNER_FOR_URI_SCHEME.setdefault(SigstoreSigner.SCHEME, SigstoreSigner)
@@ -59,11 +61,15 @@ def make_key(path: Path) -> str:
 
 
 def public_key(pem: str, what: str) -> Key:
-    """Raises SignoffError unless `pem` is a public key."""
+    """Raises SignoffError unless `pem` is a public key, and no weak one."""
     try:
-        return SSlibKey.from_crypto(serialization.load_pem_public_key(pem.encode()))
+        found = serialization.load_pem_public_key(pem.encode())
+        key = SSlibKey.from_crypto(found)
     except ValueError as error:
         raise SignoffError(f"{what}: no public key in PEM. Paste what `quantgate signoff key` printed.") from error
+    if isinstance(found, RSAPublicKey) and found.key_size < RSA_BITS:
+        raise SignoffError(f"{what}: found RSA of {found.key_size} bits, expected {RSA_BITS} at least. Make another key.")
+    return key
 
 
 def signer(where: str, known: dict[str, Key]) -> tuple[str, Signer]:

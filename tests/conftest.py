@@ -82,8 +82,8 @@ def command(*arguments: str, timeout_s: float = 1200) -> subprocess.CompletedPro
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny recipe and a 2-bit variant taken all the way by DVC, once for both processes of `make test`: `run`, and an
-    `untouched` copy of it."""
+    """The tiny recipe, timed half as often, and a 2-bit variant taken all the way by DVC, once for both processes of
+    `make test`: `run`, and an `untouched` copy of it."""
     folder = Path(os.environ.get("QUANTGATE_TINY_RUN") or tmp_path_factory.mktemp("tiny"))
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -96,7 +96,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _run_tiny(folder: Path) -> None:
     recipe = folder / "recipes" / "tiny.yaml"
-    recipe.write_text(recipe.read_text() + TWO_BIT)
+    recipe.write_text(recipe.read_text().replace("repeats: 4", "repeats: 2") + TWO_BIT)
     with contextlib.chdir(folder):
         command("quantgate", "index")  # or `make repro` would, and all would be made by an uncommitted project
         commit_all()
@@ -151,6 +151,30 @@ def measured(measured_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     shutil.copytree(measured_once.parent, tmp_path, symlinks=True, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path / "project")
     return load("tiny")
+
+
+@pytest.fixture(scope="session")
+def published_once(measured_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a published bundle, and with another variant's sign-off, which can be replayed."""
+    from tests import release
+
+    folder = tmp_path_factory.mktemp("published")
+    shutil.copytree(measured_once.parent, folder, symlinks=True, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder / "project")
+        patch.setattr("gc.collect", lambda generation=2: 0)
+        release.approve()
+        release.approve("ov-bf16")
+        release.published()
+    return folder
+
+
+@pytest.fixture
+def bundle(published_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The published bundle, in a copy of that project."""
+    shutil.copytree(published_once, tmp_path, symlinks=True, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path / "project")
+    return Path("../registry/tiny/ov-int8/1")
 
 
 @pytest.fixture

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import subprocess
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 
 from pipeline import publish, recipe, report, signing
-from pipeline.signoff import verbs
+from pipeline.bundle import check
+from pipeline.signoff import policy, verbs
 
 AUTHOR, ADA, BOB, CI = "eve@example.org", "ada@example.org", "bob@example.org", "ci"
 RECIPE, VARIANT = "tiny", "ov-int8"
@@ -76,3 +78,8 @@ def published(variant: str = VARIANT, version: str = "1", registry: str = "../re
     """The folder of a published bundle."""
     publish.publish(RECIPE, variant, registry, key(CI), version)
     return Path(registry, RECIPE, variant, version)
+
+
+def verify(bundle: Path, recheck: bool = False) -> None:
+    """By the project's policy, now."""
+    check.check(bundle, policy.load(), datetime.datetime.now(datetime.UTC), recheck)

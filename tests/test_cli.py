@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli, machine, power
+from pipeline import cli, environments, machine, plan, power, recipe
 from tests.conftest import ROOT
 
 
@@ -37,6 +37,16 @@ def test_outside_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.chdir(tmp_path)
     assert cli.main(["plan", "tiny"]) == 2
     assert "no dvc.yaml here" in capsys.readouterr().err
+
+
+def test_the_launcher_finds_the_project_and_keeps_the_callers_paths(project: Path, tmp_path: Path) -> None:
+    launcher = tmp_path / "quantgate"
+    launcher.write_text(environments.LAUNCHER.format(python=sys.executable))
+    run = [sys.executable, str(launcher), "signoff", "key", "x.pem"]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("is not inside a quantgate project")) == (2, 1)
+    assert subprocess.run(run, cwd=project / "recipes", check=False).returncode == 0
+    assert (project / "recipes" / "x.pem").is_file()
 
 
 def test_stage_refuses_an_outdated_index(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,6 +94,16 @@ def test_full_disk_is_one_message_and_leaves_nothing_half(project: Path, capsys:
         assert [path.name for path in artifacts.rglob("*.json")] == []
     finally:
         subprocess.run(["umount", str(artifacts)], check=True)
+
+
+def test_the_plan_of_a_mixture_has_room_for_it_while_calibrating(project: Path) -> None:
+    """Which runs the source, to count the tokens of each expert."""
+    tiny = recipe.load("tiny")
+    memory = [row.memory_bytes for row in plan.estimate("tiny", tiny, 10**9) if row.stage == "calibrate"]
+    config = Path("recipes/tiny/checkpoint/config.json")
+    config.write_text(config.read_text().replace("LlamaForCausalLM", "Qwen3MoeForCausalLM"))
+    mixture = [row.memory_bytes for row in plan.estimate("tiny", tiny, 10**9) if row.stage == "calibrate"]
+    assert mixture == [memory[0] + 2e9]
 
 
 def test_plan_and_doctor_and_schema(root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

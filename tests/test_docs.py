@@ -56,7 +56,13 @@ def test_the_ci_examples_call_commands_that_exist() -> None:
     for path in (ROOT / "docs" / "ci").iterdir():
         found += re.findall(r"(?:quantgate|dvc) .*", "\n".join(_scripts(YAML(typ="safe").load(path.read_text()))))
     calls = [shlex.split(line.split(" #")[0]) for line in found]
-    assert {tuple(call[:2]) for call in calls} == {("quantgate", "fetch"), ("dvc", "repro"), ("dvc", "pull"), ("dvc", "push")}
+    assert {tuple(call[:2]) for call in calls} == {
+        ("quantgate", "fetch"),
+        ("quantgate", "publish"),
+        ("dvc", "repro"),
+        ("dvc", "pull"),
+        ("dvc", "push"),
+    }
     for call in calls:
         if call[0] == "quantgate":
             cli.parser().parse_args(call[1:])

@@ -60,6 +60,12 @@ def test_other_kinds_of_keys_sign(tmp_path: Path, kind: str) -> None:
     assert (name, signing.signed_by(opened, known, "log")) == ("ada", "ada")
 
 
+def test_a_weak_key_is_refused(tmp_path: Path) -> None:
+    weak = rsa.generate_private_key(65537, 1024)
+    with pytest.raises(SignoffError, match="policy: key of ada: found RSA of 1024 bits, expected 2048 at least"):
+        signing.public_key(write(tmp_path / "k.pem", weak), "policy: key of ada")
+
+
 def test_nobody_signed_what_is_unsigned(tmp_path: Path) -> None:
     known = {"ada": signing.public_key(signing.make_key(tmp_path / "k.pem"), "k")}
     with pytest.raises(Tampered, match="signed by nobody whom the policy names"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from securesystemslib.signer import Key
@@ -15,6 +15,9 @@ from pipeline.parsing import parse
 from pipeline.recipe.base import Positive, Strict
 
 PATH = Path("signoff/policy.yaml")
+Waivable = Literal[
+    "perplexity_ratio", "mean_kl", "p99_kl", "top1_agreement", "accuracy_drop", "task_drop", "length_ratio", "speedup"
+]  # fmt: skip
 
 
 class Person(Strict):
@@ -32,7 +35,7 @@ class Policy(Strict):
     author_alone: bool = Field(
         False, description="may who wrote the recipe, or asked for the sign-off, be the only one to approve?"
     )
-    waivable: list[str] = Field(default=[], description="checks of the gate that may be waived, by their first word; or speedup")
+    waivable: list[Waivable] = Field(default=[], description="kinds of checks that may be waived, the first words of their names")
     waiver_days: Positive = Field(30, description="how long a waiver may hold")
     approvers: dict[str, Person] = Field(default={}, description="by e-mail address")
     publishers: dict[str, Person] = Field(default={}, description="who may sign bundles, by name")

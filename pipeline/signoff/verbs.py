@@ -54,14 +54,28 @@ def approve(name: str, variant_name: str, key: str, waive: list[str], reason: st
     _say(name, variant_name, standing(log.read(name, variant_name), rules, case, _now()))
 
 
-def reject(name: str, variant_name: str, key: str, reason: str) -> None:
-    """Holds until the same person approves; so an approval is taken back. Raises SignoffError."""
+def reject(name: str, variant_name: str, key: str, reason: str, manifest: str | None = None) -> None:
+    """Holds until the same person approves; so an approval is taken back. Raises SignoffError.
+
+    `manifest`: first digits of the SHA-256 of an earlier artifact's manifest, as the log has it; default the artifact as it is now.
+    """
     rules = _policy()
-    case = cases.of(name, variant_name)
+    case = _earlier(name, variant_name, manifest) if manifest else cases.of(name, variant_name)
     by, signer = signing.signer(key, rules.keys(rules.approvers, _now()))
     decision = _decision("reject", name, case, by)
     log.append(decision.model_copy(update={"role": rules.approvers[by].role, "reason": reason}), signer)
     _say(name, variant_name, standing(log.read(name, variant_name), rules, case, _now()))
+
+
+def _earlier(name: str, variant_name: str, manifest: str) -> Case:
+    """What the log's last word about an artifact was said of, which may since have been made anew."""
+    decided = [decision for decision, _ in log.read(name, variant_name)]
+    found = {decision.subject.manifest_sha256: decision for decision in decided}
+    meant = [sha256 for sha256 in found if sha256.startswith(manifest)]
+    if len(meant) != 1:
+        known = ", ".join(sha256[:12] for sha256 in found) or "none"
+        raise SignoffError(f"--manifest {manifest}: {len(meant)} artifacts of that manifest in the log. It has: {known}.")
+    return Case(found[meant[0]].subject, found[meant[0]].verdict, {})
 
 
 def show(name: str, variant_name: str) -> None:

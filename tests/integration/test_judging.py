@@ -1,11 +1,7 @@
-"""The gate on a real run: both views, rechecked, partial evaluations, more items drawn, and the fast part of the panel."""
+"""The gate on a real run: both views, rechecked, partial evaluations, more items drawn."""
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +9,8 @@ import pytest
 
 from pipeline import paths
 from pipeline.records import Evaluation, Verdict, read
-from tests.conftest import ROOT, command
+from tests.conftest import command
 from tests.integration.test_pipeline import VARIANTS
-from tests.panel.items import BENIGN, DAMAGES
 
 pytestmark = pytest.mark.engine
 
@@ -87,13 +82,3 @@ def test_inconclusive_draws_more_items_by_itself(run: Path) -> None:
     finally:
         (run / "recipes" / "extend.yaml").unlink()
         command("quantgate", "index")
-
-
-def test_the_panel_catches_damage_and_passes_the_harmless(run: Path) -> None:
-    """The fast part of `make panel`; docs/panel.md has all of it, on two models."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.panel.run", "tiny", "artifacts/panel.md", "--fast"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-3000:]}"
-    assert len(re.findall(r": (caught|passed): ", done.stdout)) == sum(item.fast for item in [*DAMAGES, *BENIGN])

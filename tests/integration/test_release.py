@@ -72,7 +72,7 @@ def test_vllm_serves_a_bundle_until_it_is_stopped(bundle: Path) -> None:
     try:
         assert answer(port, f"tiny-{VARIANT}").strip()
         engine = psutil.Process(server.pid).children(recursive=True)
-        os.kill(server.pid, signal.SIGINT)
+        server.terminate()
         assert server.wait(60) == 0
         _, alive = psutil.wait_procs(engine, 30)
         assert not alive

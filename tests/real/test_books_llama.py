@@ -23,11 +23,11 @@ def test_books_llama_up_to_the_verdict(project: Path) -> None:
     """The recipe with fewer items, so that it takes minutes; the whole one is run by hand."""
     prepare(REAL, project)
     recipe = paths.recipe("books-llama")
-    text = recipe.read_text().replace("lambada: 800, arc_easy_local: 500, piqa_local: 600", "lambada: 300, piqa_local: 300")
+    text = recipe.read_text().replace("lambada: 800, arc_easy_local: 500, piqa_local: 600", "lambada: 100, piqa_local: 100")
     text = text.replace(
         "texts: [real-wikitext-2, real-held-out-books], window: 256, max_windows: 200", "texts: [real-held-out-books], window: 256"
     )
-    recipe.write_text(text.replace("accuracy_drop: {bf16: 0.01, int8: 0.01", "accuracy_drop: {bf16: 0.02, int8: 0.02"))
+    recipe.write_text(text.replace("accuracy_drop: {bf16: 0.01, int8: 0.01", "accuracy_drop: {bf16: 0.05, int8: 0.05"))
     subprocess.run(["git", "init", "-q"], check=True)
     assert command("quantgate", "index").returncode == 0
     done = command("dvc", "repro", "gate@books-llama--ov-int8")
