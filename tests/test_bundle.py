@@ -15,7 +15,7 @@ from in_toto_attestation.v1.statement import Statement
 
 from pipeline import artifact, cli, fetch, paths, recipe
 from pipeline.bundle import check, layout
-from pipeline.errors import QuantgateError, Rejected, Tampered
+from pipeline.errors import QuantgateError, Rejected, SetupError, Tampered
 from pipeline.signoff import log, policy, verbs
 from tests import release
 from tests.release import ADA, BOB, PASS, RECIPE, VARIANT, key, verify
@@ -164,3 +164,8 @@ def test_an_uncommitted_signoff_is_not_published(bundle: Path) -> None:
 def test_a_link_to_a_bundle_is_followed(bundle: Path) -> None:
     Path("../current").symlink_to(bundle.resolve())
     assert cli.main(["verify", "../current"]) == 0
+
+
+def test_openvino_listens_on_no_port(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["serve", str(bundle), "--port", "8001"]) == SetupError.exit_code
+    assert "an OpenVINO bundle reads prompts from the terminal" in capsys.readouterr().err

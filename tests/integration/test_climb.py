@@ -12,7 +12,7 @@ from pipeline.records import Evaluation, Manifest, Verdict, read
 from tests.conftest import command
 
 pytestmark = pytest.mark.engine
-LADDER = "  ov-small: {{engine: openvino, ladder: [{{quantizer: rounding, weights: int2}}, int4 g128{more}]}}\n"
+LADDER = "  small: {{engine: openvino, ladder: [{{quantizer: rounding, weights: int2}}, int4 g128{more}]}}\n"
 
 
 @pytest.fixture
@@ -24,16 +24,16 @@ def recipe(run: Path) -> Iterator[Path]:
     finally:
         path.write_text(stored)
         for record in (paths.manifest, paths.evaluation, paths.extension, paths.verdict, paths.gate):
-            record("tiny", "ov-small").unlink(missing_ok=True)  # or the whole recipe would be timed again with it
+            record("tiny", "small").unlink(missing_ok=True)  # or the whole recipe would be timed again with it
         assert command("quantgate", "index").returncode == 0
 
 
 def climb(recipe: Path, text: str) -> tuple[Manifest, str]:
     recipe.write_text(text)
     assert command("quantgate", "index").returncode == 0
-    done = command("dvc", "repro", "gate@tiny--ov-small")
+    done = command("dvc", "repro", "gate@tiny--small")
     assert done.returncode == 0, done.stderr
-    return read(paths.manifest("tiny", "ov-small"), Manifest), done.stdout
+    return read(paths.manifest("tiny", "small"), Manifest), done.stdout
 
 
 def test_a_ladder_is_climbed_until_the_gate_passes(recipe: Path) -> None:
@@ -46,10 +46,10 @@ def test_a_ladder_is_climbed_until_the_gate_passes(recipe: Path) -> None:
     ]
     assert said.count("starting in environment") == 2  # each rung is made; looking and evaluating is a session
     assert (made.weights, made.requested) == ("int4", {"group_size": 128})
-    assert len(list(paths.rungs("tiny", "ov-small").glob("*/*/glance.json"))) == 2
-    assert len(list(paths.rungs("tiny", "ov-small").glob("*/*/evaluation.json"))) == 1
-    assert read(paths.verdict("tiny", "ov-small"), Verdict).status == "PASS"
-    assert set(read(paths.evaluation("tiny", "ov-small"), Evaluation).views) == {"deployed", "weights"}
+    assert len(list(paths.rungs("tiny", "small").glob("*/*/glance.json"))) == 2
+    assert len(list(paths.rungs("tiny", "small").glob("*/*/evaluation.json"))) == 1
+    assert read(paths.verdict("tiny", "small"), Verdict).status == "PASS"
+    assert set(read(paths.evaluation("tiny", "small"), Evaluation).views) == {"deployed", "weights"}
 
     tighter = text.replace("mean_kl: {bf16: 0.001, int8: 0.001, int4: 0.02,", "mean_kl: {bf16: 0.001, int8: 0.001, int4: 0.0001,")
     assert tighter != text
@@ -59,3 +59,25 @@ def test_a_ladder_is_climbed_until_the_gate_passes(recipe: Path) -> None:
     assert "layers stored as 21 int8" in said
     assert said.count("layers stored as") == 1  # the first two are taken from before
     assert made.weights == "int8"
+
+
+@pytest.mark.thorough
+def test_the_fastest_that_passes_is_taken_on_vllm(recipe: Path) -> None:
+    rungs = "[{quantizer: rounding, weights: int2}, gptq int4 g32, compressed-tensors int4 g32]"
+    made, said = climb(recipe, recipe.read_text() + f"  small: {{engine: vllm, goal: fastest, ladder: {rungs}}}\n")
+    assert made.climb is not None
+    assert said.count(" tokens/s\n") == 3  # all are timed
+    speeds = [step.output_tokens_per_s.median for step in made.climb.steps if step.output_tokens_per_s]
+    assert speeds == sorted(speeds, reverse=True)
+    assert [step.status for step in made.climb.steps][-1] == "PASS"
+    assert made.weights == "int4"
+    print(*made.climb.steps, sep="\n")
+
+
+@pytest.mark.thorough
+def test_the_automatic_ladder_of_vllm_ends_where_the_gate_passes(recipe: Path) -> None:
+    made, _ = climb(recipe, recipe.read_text() + "  small: {engine: vllm, ladder: auto}\n")
+    assert made.climb is not None
+    assert [step.status for step in made.climb.steps][-1] == "PASS"
+    assert read(paths.verdict("tiny", "small"), Verdict).status == "PASS"
+    print(*made.climb.steps, sep="\n")
