@@ -36,7 +36,8 @@ UNSERVED = (
     Refused(("neural-compressor",), "vllm", {}, "Neural Compressor 3.10 quantizes linear layers, and transformers 5 holds "
             "experts in one tensor", "engine openvino, quantizer openvino", models=EXPERTS),
     Refused(("openvino",), "openvino", {"gptq": (True,)},
-            "NNCF 3.4.0's GPTQ dies on weights of three dimensions, which experts have", "awq true and scale_estimation true", models=EXPERTS),
+            "NNCF 3.4.0's GPTQ dies on weights of three dimensions, which experts have",
+            "awq true and scale_estimation true", models=EXPERTS),
     Refused(("openvino",), "openvino", {"gptq": (True,)},
             "behind a LayerNorm GPTQ's errors pile up along the one direction that its "
             "outputs never have, which the check of weights cannot tell from a wrong zero-point",
