@@ -82,7 +82,7 @@ def command(*arguments: str, timeout_s: float = 1200) -> subprocess.CompletedPro
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny recipe, timed half as often, and a 2-bit variant taken all the way by DVC, once for both processes of
+    """The tiny recipe, timed less often, and a 2-bit variant taken all the way by DVC, once for both processes of
     `make test`: `run`, and an `untouched` copy of it."""
     folder = Path(os.environ.get("QUANTGATE_TINY_RUN") or tmp_path_factory.mktemp("tiny"))
     with (folder / "lock").open("w") as lock:
@@ -96,7 +96,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _run_tiny(folder: Path) -> None:
     recipe = folder / "recipes" / "tiny.yaml"
-    recipe.write_text(recipe.read_text().replace("repeats: 4", "repeats: 2") + TWO_BIT)
+    recipe.write_text(recipe.read_text().replace("repeats: 4", "repeats: 3") + TWO_BIT)
     with contextlib.chdir(folder):
         command("quantgate", "index")  # or `make repro` would, and all would be made by an uncommitted project
         commit_all()
