@@ -100,7 +100,7 @@ def _run_tiny(folder: Path) -> None:
     with contextlib.chdir(folder):
         command("quantgate", "index")  # or `make repro` would, and all would be made by an uncommitted project
         commit_all()
-        done = command("make", "repro", f"PYTHON={sys.executable}")
+        done = command("make", "repro", f"PYTHON={sys.executable}", timeout_s=3600)
     said = f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     assert done.returncode != 0, f"dvc repro passed in spite of the 2-bit variant:\n{said}"
     assert "rounded-int2 (FAIL)" in done.stderr, said
