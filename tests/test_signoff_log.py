@@ -86,3 +86,9 @@ def test_an_artifact_that_was_made_anew_is_rejected_by_its_manifest(
     assert cli.main([*refused, before[:12]]) == 0
     with pytest.raises(Rejected, match=r"rejected by bob@example\.org: unsafe"):
         release.verify(bundle)
+    verbs.request(*PASS, None)
+    verbs.approve(*PASS, key(BOB), [], "", None)  # the new one: no word about the old
+    with pytest.raises(Rejected, match=r"rejected by bob@example\.org: unsafe"):
+        release.verify(bundle)
+    assert cli.main([*refused, before[:12]]) == 0
+    verbs.verify(*PASS)  # nor does rejecting the old one take back the approval of the new

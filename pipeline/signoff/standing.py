@@ -14,6 +14,8 @@ from pipeline.records import Decision, Subject
 from pipeline.signoff.log import Entry
 from pipeline.signoff.policy import Policy
 
+Words = dict[tuple[str, str], Decision]  # by who really signed, and the SHA-256 of the manifest that it is about
+
 
 @dataclass(frozen=True)
 class Case:
@@ -47,7 +49,7 @@ def standing(entries: list[Entry], policy: Policy, case: Case, now: datetime.dat
     rejections = list(dict.fromkeys(_rejections(last, case.subject) + _rejections(elsewhere, case.subject)))
     approvals = []
     reasons = rejections + strangers
-    for by, decision in last.items():
+    for by, decision in _about(last, case.subject).items():
         if decision.action == "approve":
             void = _void(decision, policy, case.subject, now)
             if void:
@@ -60,10 +62,10 @@ def standing(entries: list[Entry], policy: Policy, case: Case, now: datetime.dat
     return _signed_off(approvals, case)
 
 
-def _last_words(entries: Sequence[Entry], policy: Policy, now: datetime.datetime) -> tuple[dict[str, Decision], list[str]]:
-    """Everybody's latest decision, by who really signed it; and why others do not count."""
+def _last_words(entries: Sequence[Entry], policy: Policy, now: datetime.datetime) -> tuple[Words, list[str]]:
+    """Everybody's latest decision about each artifact; and why others do not count."""
     known, ever = policy.keys(policy.approvers, now), policy.keys(policy.approvers, None)
-    last: dict[str, Decision] = {}
+    last: Words = {}
     strangers = []
     for entry in entries:
         decision, opened = entry
@@ -71,15 +73,24 @@ def _last_words(entries: Sequence[Entry], policy: Policy, now: datetime.datetime
             continue
         alive = ever if decision.action == "reject" else known  # no rejection goes away by itself
         if set(opened.by) & {key.keyid for key in alive.values()}:
-            last[_signer(entry, alive, policy)] = decision
+            last[_signer(entry, alive, policy), decision.subject.manifest_sha256] = decision
         else:
             strangers.append(f"the word of {decision.by} does not count: the policy names no such key, or it has ended")
     return last, strangers
 
 
-def _rejections(last: dict[str, Decision], subject: Subject) -> list[str]:
+def _about(last: Words, subject: Subject) -> dict[str, Decision]:
+    """Everybody's word about this artifact; of who has said none, the last about another, which tells why it does not count."""
+    others = {by: decision for (by, _), decision in last.items()}
+    return others | {by: decision for (by, manifest), decision in last.items() if manifest == subject.manifest_sha256}
+
+
+def _rejections(last: Words, subject: Subject) -> list[str]:
+    """A rejection holds for the same artifact, however often it is measured again."""
     return [
-        f"rejected by {by}: {found.reason}" for by, found in last.items() if found.action == "reject" and _is_about(found, subject)
+        f"rejected by {by}: {found.reason}"
+        for (by, manifest), found in last.items()
+        if found.action == "reject" and manifest == subject.manifest_sha256
     ]
 
 
@@ -98,11 +109,6 @@ def _signer(entry: Entry, known: dict[str, Key], policy: Policy) -> str:
     if (by, role) != (decision.by, decision.role):
         raise Tampered(f"a sign-off says it is by {decision.by} ({decision.role}); the key is that of {by} ({role}).")
     return by
-
-
-def _is_about(decision: Decision, subject: Subject) -> bool:
-    """A rejection holds for the same artifact, however often it is measured again."""
-    return decision.subject.manifest_sha256 == subject.manifest_sha256
 
 
 def _void(decision: Decision, policy: Policy, subject: Subject, now: datetime.datetime) -> str:

@@ -55,7 +55,7 @@ def approve(name: str, variant_name: str, key: str, waive: list[str], reason: st
 
 
 def reject(name: str, variant_name: str, key: str, reason: str, manifest: str | None = None) -> None:
-    """Holds until the same person approves; so an approval is taken back. Raises SignoffError.
+    """Holds until the same person approves the same artifact; so an approval is taken back. Raises SignoffError.
 
     `manifest`: first digits of the SHA-256 of an earlier artifact's manifest, as the log has it; default the artifact as it is now.
     """
