@@ -35,9 +35,13 @@ class Layer(NamedTuple):
 def inspect(artifact: Path, engine: str) -> dict[str, Layer]:
     """The weights of the linear layers in the decoder blocks, by layer name, less a mixture's routers.
 
-    Raises ArtifactError for NaN or Inf, and for a router that is quantized.
+    Raises ArtifactError for NaN or Inf, for a layer that is stored twice, and for a router that is quantized.
     """
-    found = dict(_from_ir(artifact) if engine == "openvino" else _from_safetensors(artifact))
+    stored = list(_from_ir(artifact) if engine == "openvino" else _from_safetensors(artifact))
+    found = dict(stored)
+    if len(stored) > len(found):
+        twice = [name for name, count in Counter(name for name, _ in stored).items() if count > 1]
+        raise ArtifactError(f"{artifact}: {len(twice)} layers are stored twice: {', '.join(twice[:5])}. Quantize again.")
     routers = {name: layer.type for name, layer in found.items() if is_router(name)}
     if quantized := [f"{name} ({kind})" for name, kind in routers.items() if kind != "bf16"]:
         raise ArtifactError(f"{artifact}: routers of experts are not to be quantized: {', '.join(quantized[:5])}.")

@@ -1,4 +1,4 @@
-"""A recipe with every line of the quantizers' table that a CPU serves: each takes the whole way.
+"""A recipe with every example of the quantizers' table that a CPU serves: each takes the whole way.
 
     python -m tests.every_line RECIPE [PROJECT]     then: quantgate index && dvc repro require@every-RECIPE
 
@@ -33,14 +33,12 @@ def main(recipe: str, project: Path) -> None:
 
 
 def variants() -> dict[str, dict[str, Any]]:
-    """A variant of each line; those of `rounding`, which is never shipped, are left out."""
+    """A variant of each example; those of `rounding`, which is never shipped, are left out."""
     lines = [line for line in SERVED if "cpu" in line.devices and not TOOLS[line.quantizer].simulated]
     names: dict[str, dict[str, Any]] = {}
-    for line in lines:
-        name = f"{line.quantizer}-{line.weights}"
-        if name in names:
-            name = f"{name}-{sum(found.startswith(name) for found in names) + 1}"
-        names[name] = line.asked()
+    for asked in [asked for line in lines for asked in line.asked()]:
+        name = f"{asked['quantizer']}-{asked['weights']}"
+        names[f"{name}-{sum(found.startswith(name) for found in names) + 1}"] = asked
     aliases = {name: {"engine": "vllm", "quantizer": name, "weights": "int4"} for name in ("auto-gptq", "autoawq")}
     return names | aliases
 

@@ -49,6 +49,13 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "source"
 
 
+def test_a_layer_that_is_stored_twice_is_an_error(tmp_path: Path) -> None:
+    folder = write_artifact(tmp_path / "a")
+    write_safetensors(folder / "more.safetensors", {f"{D}.weight": ("F32", np.ones((64, 128)))})
+    with pytest.raises(ArtifactError, match=r"1 layers are stored twice: model\.layers\.0\.mlp\.down_proj"):
+        layers.inspect(folder, "vllm")
+
+
 def test_gptq_and_awq_layouts_are_told_apart(tmp_path: Path, source: Path) -> None:
     found = layers.inspect(write_artifact(tmp_path / "a"), "vllm")
     assert found == {Q: layers.Layer("int4", (64, 64)), D: layers.Layer("int4", (64, 128))}

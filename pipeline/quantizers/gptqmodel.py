@@ -35,6 +35,8 @@ def quantize(spec: Spec, out: Path) -> Outcome:
     settings: dict[str, Any] = {"bits": 8 if variant.weights == "int8" else 4, "group_size": variant.groups_of, "fallback": None}
     if method == "gptq":
         settings |= {"sym": True, "desc_act": bool(variant.desc_act), "method": METHODS.GPTQ, "format": FORMAT.GPTQ}
+        if variant.groups_of == -1:
+            settings["act_group_aware"] = False  # its default, which needs groups
         options = {}
     else:
         settings |= {"sym": bool(variant.symmetric), "method": METHODS.AWQ, "format": FORMAT.GEMM}

@@ -33,10 +33,11 @@ class Tool:
 
 @dataclass(frozen=True)
 class Served:
-    """A line of what works. `example` are the settings that the contract tests take; `note` says what to know.
+    """A line of what works; `note` says what to know.
 
-    `varies` are the files that differ when the same is made again on the same machine, and why; empty: none does; None: not
-    measured.
+    `examples` are the settings that the contract tests take: each value of `settings` is in one of them, and the first alone
+    goes through the model families. `varies` are the files that differ when the same is made again on the same machine, and
+    why; empty: none does.
     """
 
     quantizer: str
@@ -44,13 +45,14 @@ class Served:
     engine: str
     devices: tuple[str, ...]
     settings: dict[str, Values]
-    example: dict[str, Any] = field(default_factory=dict)
+    examples: tuple[dict[str, Any], ...]
     note: str = ""
-    varies: dict[str, str] | None = field(default_factory=dict)
+    varies: dict[str, str] = field(default_factory=dict)
 
-    def asked(self) -> dict[str, Any]:
-        """The example, as a recipe asks for it."""
-        return {"engine": self.engine, "quantizer": self.quantizer, "weights": self.weights, **self.example}
+    def asked(self) -> list[dict[str, Any]]:
+        """The examples, as a recipe asks for them."""
+        who = {"engine": self.engine, "quantizer": self.quantizer, "weights": self.weights}
+        return [{**who, **example} for example in self.examples]
 
 
 @dataclass(frozen=True)
@@ -124,122 +126,136 @@ TOOLS = {
     ),
 }
 
-_MIXED: dict[str, Values] = {"ratio": None, "backup": ("int8_sym", "int8_asym", "none"), "keep": None, "int8_layers": None}
+_MIXED: dict[str, Values] = {"ratio": None, "backup": ("int8_asym", "int8_sym", "none"), "keep": None, "int8_layers": None}
 _ON_DATA: dict[str, Values] = {"awq": FLAG, "scale_estimation": FLAG}
 _NNCF: dict[str, Values] = {"group_size": None, **_ON_DATA, **_MIXED}
-_GPTQ_SETTINGS: dict[str, Values] = {"group_size": None, "symmetric": (True,), "desc_act": None, "keep": None}
+_GPTQ_SETTINGS: dict[str, Values] = {"group_size": (*GROUPS, -1), "symmetric": (True,), "desc_act": (False,), "keep": None}
+_GPTQ_EXAMPLES: tuple[dict[str, Any], ...] = (
+    {},
+    {"group_size": 64, "symmetric": True, "desc_act": False, "keep": ["first"]},
+    {"group_size": 128},
+    {"group_size": -1},
+)
+_GROUPED: dict[str, Values] = {"group_size": GROUPS, "symmetric": (True,), "keep": None}
+_SIMULATED: dict[str, Values] = {"group_size": None}
+_BOTH = (CPU, CUDA)
+_STATIC = "Static: activations calibrated on the recipe's prompts."
+
+
+def _int4_examples(**method: Any) -> tuple[dict[str, Any], ...]:
+    """Of a line for vLLM whose settings are `method` and those of _GROUPED."""
+    return method, {**method, "group_size": 64, "symmetric": True, "keep": ["last"]}, {**method, "group_size": 32}
+
+
 SERVED = (
-    Served("openvino", "int8", "openvino", (CPU,), {"symmetric": FLAG, "keep": None}, {"symmetric": True}),
+    Served("openvino", "int8", "openvino", (CPU,), {"symmetric": FLAG, "keep": None},
+           ({"symmetric": True}, {"symmetric": False, "keep": ["first"]})),
     Served(
-        "openvino",
-        "int8",
-        "openvino",
-        (CPU,),
+        "openvino", "int8", "openvino", (CPU,),
         {"activations": ("int8",), "symmetric": FLAG, "smooth_quant": None, "keep": None},
-        {"activations": "int8", "smooth_quant": 0.8},
-        note="Static: activations calibrated on the recipe's prompts.",
+        (
+            {"activations": "int8", "smooth_quant": 0.8},
+            {"activations": "int8", "symmetric": True, "keep": ["first"]},
+            {"activations": "int8", "symmetric": False},
+        ),
+        _STATIC,
     ),
     Served(
-        "openvino",
-        "int4",
-        "openvino",
-        (CPU,),
+        "openvino", "int4", "openvino", (CPU,),
         {**_NNCF, "symmetric": FLAG, "gptq": (False,), "lora_correction": FLAG},
-        {"group_size": 64, "awq": True, "scale_estimation": True},
+        (
+            {"group_size": 64, "awq": True, "scale_estimation": True, "backup": "int8_asym"},
+            {"group_size": 32, "awq": False, "symmetric": True, "lora_correction": True, "ratio": 0.8, "backup": "int8_sym"},
+            {"group_size": -1, "scale_estimation": False, "symmetric": False, "gptq": False, "ratio": 0.8, "backup": "none"},
+            {"awq": True, "lora_correction": False, "keep": ["first"], "int8_layers": ["*.down_proj"]},
+        ),
     ),
-    Served("openvino", "int4", "openvino", (CPU,), {**_NNCF, "symmetric": FLAG, "gptq": (True,)}, {"group_size": 64, "gptq": True}),
-    Served("openvino", "nf4", "openvino", (CPU,), {**_NNCF, "gptq": FLAG}, {"group_size": 64, "scale_estimation": True}),
-    Served("openvino", "mxfp4", "openvino", (CPU,), {"group_size": (32,), **_MIXED}),
     Served(
-        "neural-compressor",
-        "int8",
-        "openvino",
-        (CPU,),
-        {"activations": ("int8",), "keep": None},
-        {"activations": "int8"},
-        note="Static: activations calibrated on the recipe's prompts.",
+        "openvino", "int4", "openvino", (CPU,),
+        {**_NNCF, "symmetric": FLAG, "gptq": (True,)},
+        (
+            {"group_size": 64, "gptq": True, "backup": "int8_asym"},
+            {"gptq": True, "awq": True, "scale_estimation": True, "symmetric": True, "ratio": 0.8, "backup": "int8_sym"},
+            {"gptq": True, "awq": False, "scale_estimation": False, "symmetric": False, "ratio": 0.8, "backup": "none"},
+            {"gptq": True, "keep": ["first"], "int8_layers": ["last"]},
+        ),
     ),
+    Served(
+        "openvino", "nf4", "openvino", (CPU,),
+        {**_NNCF, "gptq": FLAG},
+        (
+            {"group_size": 64, "scale_estimation": True, "backup": "int8_asym"},
+            {"gptq": True, "awq": True, "scale_estimation": False, "ratio": 0.8, "backup": "int8_sym"},
+            {"gptq": False, "awq": False, "ratio": 0.8, "backup": "none"},
+            {"keep": ["first"], "int8_layers": ["last"]},
+        ),
+    ),
+    Served(
+        "openvino", "mxfp4", "openvino", (CPU,),
+        {"group_size": (32,), **_MIXED},
+        (
+            {"backup": "int8_asym"},
+            {"ratio": 0.8, "backup": "int8_sym"},
+            {"ratio": 0.8, "backup": "none"},
+            {"keep": ["first"], "int8_layers": ["last"]},
+        ),
+    ),
+    Served("neural-compressor", "int8", "openvino", (CPU,), {"activations": ("int8",), "keep": None},
+           ({"activations": "int8"}, {"activations": "int8", "keep": ["first"]}), _STATIC),
     *(
-        Served(
-            "neural-compressor",
-            "int4",
-            "vllm",
-            (CPU, CUDA),
-            {"method": (method,), "group_size": GROUPS, "symmetric": (True,), "keep": None},
-            {"method": method},
-            note="In GPTQ's layout.",
-        )
+        Served("neural-compressor", "int4", "vllm", _BOTH, {"method": (method,), **_GROUPED}, _int4_examples(method=method),
+               "In GPTQ's layout.")
         for method in ("gptq", "rtn")
     ),
-    Served("gptq", "int4", "vllm", (CPU, CUDA), {**_GPTQ_SETTINGS, "group_size": (*GROUPS, -1), "desc_act": (False,)}),
+    Served("gptq", "int4", "vllm", _BOTH, _GPTQ_SETTINGS, _GPTQ_EXAMPLES),
     Served(
-        "gptq",
-        "int4",
-        "vllm",
-        (CPU,),
-        {**_GPTQ_SETTINGS, "group_size": (-1,), "desc_act": FLAG},
-        {"group_size": -1, "desc_act": True},
+        "gptq", "int4", "vllm", (CPU,),
+        {**_GPTQ_SETTINGS, "group_size": (-1,), "desc_act": (True,)},
+        ({"group_size": -1, "desc_act": True}, {"group_size": -1, "desc_act": True, "symmetric": True, "keep": ["last"]}),
     ),
-    Served("gptq", "int8", "vllm", (CUDA,), {**_GPTQ_SETTINGS, "group_size": (*GROUPS, -1), "desc_act": (False,)}, note=NO_GPU,
-           varies=None),
-    Served("awq", "int4", "vllm", (CPU, CUDA), {"group_size": GROUPS, "symmetric": FLAG, "keep": None}),
+    Served("gptq", "int8", "vllm", (CUDA,), _GPTQ_SETTINGS, _GPTQ_EXAMPLES, NO_GPU),
     Served(
-        "compressed-tensors",
-        "int4",
-        "vllm",
-        (CPU, CUDA),
+        "awq", "int4", "vllm", _BOTH,
+        {**_GROUPED, "symmetric": FLAG},
+        ({}, {"group_size": 64, "symmetric": True, "keep": ["last"]}, {"group_size": 128, "symmetric": False}),
+    ),
+    Served(
+        "compressed-tensors", "int4", "vllm", _BOTH,
         {"method": ("gptq", "awq", "rtn"), "group_size": GROUPS, "symmetric": FLAG, "keep": None, "int8_layers": None},
-        {"method": "awq"},
-        note="W4A16, layers in int8_layers W8A8.",
+        (
+            {"method": "awq"},
+            {"method": "gptq", "group_size": 64, "symmetric": True, "int8_layers": ["last"], "keep": ["first"]},
+            {"method": "rtn", "group_size": 32, "symmetric": False},
+        ),
+        "W4A16, layers in int8_layers W8A8.",
     ),
     Served(
-        "compressed-tensors",
-        "int8",
-        "vllm",
-        (CPU, CUDA),
+        "compressed-tensors", "int8", "vllm", _BOTH,
         {"activations": ("int8",), "method": ("gptq", "rtn"), "smooth_quant": None, "symmetric": (True,), "keep": None},
-        {"activations": "int8", "smooth_quant": 0.8},
-        note="W8A8: activations quantized per token as they come.",
+        (
+            {"activations": "int8", "smooth_quant": 0.8},
+            {"activations": "int8", "method": "gptq", "symmetric": True, "keep": ["last"]},
+            {"activations": "int8", "method": "rtn"},
+        ),
+        "W8A8: activations quantized per token as they come.",
     ),
     Served(
-        "compressed-tensors",
-        "fp8",
-        "vllm",
-        (CUDA,),
+        "compressed-tensors", "fp8", "vllm", (CUDA,),
         {"activations": ("fp8",), "method": ("rtn",), "keep": None},
-        {"activations": "fp8"},
-        varies=None,
-        note=f"FP8 dynamic: activations quantized per token as they come. {NO_GPU}",
+        ({"activations": "fp8"}, {"activations": "fp8", "method": "rtn", "keep": ["last"]}),
+        f"FP8 dynamic: activations quantized per token as they come. {NO_GPU}",
     ),
+    Served("auto-round", "int4", "vllm", _BOTH, {"format": ("gptq",), **_GROUPED}, _int4_examples(format="gptq")),
     Served(
-        "auto-round",
-        "int4",
-        "vllm",
-        (CPU, CUDA),
-        {"format": ("gptq",), "group_size": GROUPS, "symmetric": (True,), "keep": None},
-        {"format": "gptq"},
+        "auto-round", "int4", "vllm", _BOTH,
+        {"format": ("awq",), **_GROUPED, "symmetric": FLAG},
+        ({"format": "awq", "symmetric": False}, *_int4_examples(format="awq")[1:]),
     ),
-    Served(
-        "auto-round",
-        "int4",
-        "vllm",
-        (CPU, CUDA),
-        {"format": ("awq",), "group_size": GROUPS, "symmetric": FLAG, "keep": None},
-        {"format": "awq", "symmetric": False},
-        varies=None,
-    ),
-    Served(
-        "auto-round",
-        "int4",
-        "vllm",
-        (CPU, CUDA),
-        {"format": ("compressed-tensors",), "group_size": GROUPS, "symmetric": (True,), "keep": None},
-        {"format": "compressed-tensors"},
-        varies=None,
-    ),
+    Served("auto-round", "int4", "vllm", _BOTH, {"format": ("compressed-tensors",), **_GROUPED},
+           _int4_examples(format="compressed-tensors")),
     *(
-        Served("rounding", weights, engine, devices, {"group_size": None})
-        for engine, devices in (("openvino", (CPU,)), ("vllm", (CPU, CUDA)))
+        Served("rounding", weights, engine, devices, _SIMULATED, ({}, {"group_size": 64}))
+        for engine, devices in (("openvino", (CPU,)), ("vllm", _BOTH))
         for weights in ("int8", "int4", "int2")
     ),
 )  # fmt: skip

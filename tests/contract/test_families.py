@@ -20,11 +20,11 @@ from pipeline import engines, environments, process, quantizers
 from pipeline.checkpoint import linear_shapes
 from pipeline.errors import QuantgateError, RecipeError
 from pipeline.quantizers import families, refusal
-from pipeline.quantizers.table import OPENVINO, SERVED, Served
+from pipeline.quantizers.table import OPENVINO, SERVED
 from pipeline.recipe import Variant
 from pipeline.records import Samples
 from tests.conftest import ROOT
-from tests.contract.test_quantizers import ENGINE_ACTIVATIONS_APART, ENGINE_APART, LIKELY, name, variant_of
+from tests.contract.test_quantizers import ENGINE_ACTIVATIONS_APART, ENGINE_APART, LIKELY, Asked, name
 from tests.families import FAMILIES
 
 pytestmark = pytest.mark.engine
@@ -33,14 +33,15 @@ ROWS, TOKENS, VOCABULARY = 16, 128, 1024
 BASE = Variant(engine="openvino")
 
 
-def marks(family: str, line: Served) -> Any:
-    return () if f"{family}-{name(line)}" in FAST else pytest.mark.thorough
+def marks(family: str, asked: Asked) -> Any:
+    return () if f"{family}-{name(asked)}" in FAST else pytest.mark.thorough
 
 
 MATRIX = [
-    pytest.param(family, line, id=f"{family}-{name(line)}", marks=marks(family, line))
+    pytest.param(family, asked, id=f"{family}-{name(asked)}", marks=marks(family, asked))
     for family in FAMILIES
     for line in SERVED
+    for asked in line.asked()[:1]
     if "cpu" in line.devices and line.quantizer != "rounding"
 ]
 
@@ -84,34 +85,34 @@ def make(checkpoints: Path, samples: Path, tmp_path_factory: pytest.TempPathFact
     return run
 
 
-def check(family: str, line: Served, make: Make, checkpoints: Path, folder: Path) -> str:
+def check(family: str, asked: Asked, make: Make, checkpoints: Path, folder: Path) -> str:
     """Makes, serves and compares; what was seen, in a line. Raises what the first thing raises that does not work."""
-    variant, source = variant_of(line), checkpoints / family
+    variant, source = Variant.model_validate(asked), checkpoints / family
     made, out = make(family, variant, folder)
-    assert made.value["stored_types"] == {line.weights: len(linear_shapes(source))}
-    python = environments.python(engines.ENGINES[line.engine].environment)
-    command = [str(python), "-m", "tests.contract.family_probe", line.engine, str(out), str(source), line.weights]
+    assert made.value["stored_types"] == {variant.weights: len(linear_shapes(source))}
+    python = environments.python(engines.ENGINES[variant.engine].environment)
+    command = [str(python), "-m", "tests.contract.family_probe", variant.engine, str(out), str(source), variant.weights]
     subprocess.run([*command, str(folder / "found.json")], cwd=ROOT, check=True)
     found = json.loads((folder / "found.json").read_text())
     assert found["errors"].keys() >= {f"{layer}.weight" for layer in linear_shapes(source)}
     served, weights = (np.concatenate([np.array(row) for row in found[key]]) for key in ("scores", "weights"))
     apart = np.abs(served - weights)[weights > LIKELY].mean()
-    assert apart < (ENGINE_ACTIVATIONS_APART if "activations" in line.example else ENGINE_APART)
+    assert apart < (ENGINE_ACTIVATIONS_APART if variant.activations else ENGINE_APART)
     return f"{made.value['stored_types']} in {made.wall_s:.0f} s, engine {apart:.3f} nats from the weights"
 
 
-@pytest.mark.parametrize(("family", "line"), MATRIX)
-def test_the_table_is_what_happens(family: str, line: Served, make: Make, checkpoints: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "asked"), MATRIX)
+def test_the_table_is_what_happens(family: str, asked: Asked, make: Make, checkpoints: Path, tmp_path: Path) -> None:
     try:
-        refusal.refuse_model(Path("recipe.yaml"), "v", variant_of(line), checkpoints / family, "cpu")
+        refusal.refuse_model(Path("recipe.yaml"), "v", Variant.model_validate(asked), checkpoints / family, "cpu")
     except RecipeError as said:
         if "with AMX only" in str(said) and "amx_tile" in Path("/proc/cpuinfo").read_text():
             pytest.skip("this CPU has AMX, the table's lines come from one without")
         with pytest.raises((QuantgateError, AssertionError, subprocess.CalledProcessError)) as failed:
-            check(family, line, make, checkpoints, tmp_path)
-        print(f"{family}-{name(line)}: refused ({said}); tried: {str(failed.value)[-200:]}")
+            check(family, asked, make, checkpoints, tmp_path)
+        print(f"{family}-{name(asked)}: refused ({said}); tried: {str(failed.value)[-200:]}")
     else:
-        print(f"{family}-{name(line)}: {check(family, line, make, checkpoints, tmp_path)}")
+        print(f"{family}-{name(asked)}: {check(family, asked, make, checkpoints, tmp_path)}")
 
 
 def test_calibration_tokens_of_each_expert_against_the_routers_logits(checkpoints: Path, samples: Path, tmp_path: Path) -> None:

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,38 +20,38 @@ from tests.contract.conftest import TINY, run_probe
 
 pytestmark = pytest.mark.engine
 # The rest of the table's first lines are in the tiny recipe, which the integration tests run whole.
-FAST = {("openvino", "int8", "int8"), ("compressed-tensors", "int8", "int8")}
+FAST = (
+    "openvino-int8-openvino-symmetric=True",
+    "openvino-int8-openvino-activations=int8-smooth_quant=0.8",
+    "openvino-int4-openvino-awq=True-lora_correction=False-keep=first-int8_layers=*.down_proj",
+    "compressed-tensors-int4-vllm-method=gptq-group_size=64-symmetric=True-int8_layers=last-keep=first",
+    "compressed-tensors-int8-vllm-activations=int8-smooth_quant=0.8",
+)
+IN_A_BLOCK, BLOCKS = 7, 3  # layers of the tiny checkpoint
 # Between the engine's scores and those of the artifact's weights in float32: without and with quantized activations.
 LIKELY = -8
 FLOATS = {"bf16": "bfloat16", "f32": "float32"}  # as a recipe says it, and as the plug-in does
 ENGINE_APART, ENGINE_ACTIVATIONS_APART = 0.12, 0.5
 
 
-def name(line: Served) -> str:
-    return "-".join([line.quantizer, line.weights, line.engine, *(f"{key}={value}" for key, value in line.example.items())])
+Asked = dict[str, Any]  # what a recipe says of a variant
+EXAMPLES = [(line, asked) for line in SERVED for asked in line.asked()]
 
 
-def is_fast(line: Served) -> bool:
-    return (line.quantizer, line.weights, line.example.get("activations")) in FAST
+def name(asked: Asked) -> str:
+    who = (asked["quantizer"], asked["weights"], asked["engine"])
+    settings = {key: value for key, value in asked.items() if key not in ("quantizer", "weights", "engine")}
+    return "-".join([*who, *(f"{key}={','.join(value) if isinstance(value, list) else value}" for key, value in settings.items())])
 
 
-LINES = [
-    pytest.param(line, id=name(line), marks=() if is_fast(line) else pytest.mark.thorough)
-    for line in SERVED
-    if "cpu" in line.devices
-]
+def example(line: Served, asked: Asked, fast: Collection[str] = FAST) -> Any:
+    return pytest.param(line, asked, id=name(asked), marks=() if name(asked) in fast else pytest.mark.thorough)
 
 
-AGAIN = [
-    pytest.param(line, id=name(line), marks=() if (line.engine, is_fast(line)) == ("openvino", True) else pytest.mark.thorough)
-    for line in SERVED
-    if "cpu" in line.devices and line.varies is not None
-]
-Made = Callable[[Served], tuple[process.Finished, Path]]
-
-
-def variant_of(line: Served) -> Variant:
-    return Variant.model_validate(line.asked())
+TRIED = [example(line, asked) for line, asked in EXAMPLES if "cpu" in line.devices]
+NOT_HERE = [example(line, asked) for line, asked in EXAMPLES if "cpu" not in line.devices]
+AGAIN = [example(line, asked, FAST[:2]) for line, asked in EXAMPLES]
+Made = Callable[[Asked], tuple[process.Finished, Path]]
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -68,13 +68,13 @@ def make(variant: Variant, tiny_untouched: Path, folder: Path) -> tuple[process.
 
 @pytest.fixture(scope="session")
 def made(tiny_untouched: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """A line's example, made once for all tests that look at it."""
+    """An example, made once for all tests that look at it."""
     found: dict[str, tuple[process.Finished, Path]] = {}
 
-    def get(line: Served) -> tuple[process.Finished, Path]:
-        if name(line) not in found:
-            found[name(line)] = make(variant_of(line), tiny_untouched, tmp_path_factory.mktemp("made"))
-        return found[name(line)]
+    def get(asked: Asked) -> tuple[process.Finished, Path]:
+        if name(asked) not in found:
+            found[name(asked)] = make(Variant.model_validate(asked), tiny_untouched, tmp_path_factory.mktemp("made"))
+        return found[name(asked)]
 
     return get
 
@@ -96,33 +96,50 @@ def require_served(variant: Variant, out: Path, folder: Path) -> None:
     assert np.abs(served - weights)[weights > LIKELY].mean() < apart
 
 
-@pytest.mark.parametrize("line", LINES)
-def test_it_is_made_and_served(line: Served, made: Made, tmp_path: Path) -> None:
-    variant = variant_of(line)
-    finished, out = made(line)
-    print(f"{name(line)}: {finished.value['stored_types']} in {finished.wall_s:.0f} s")
-    stored = "bf16" if quantizers.tool(variant).simulated else line.weights
-    assert finished.value["stored_types"] == {stored: len(layers.linear_shapes(TINY))}
-    require_served(variant, out, tmp_path)
+def require_layers(variant: Variant, made: process.Finished) -> None:
+    """Each layer has the width that was asked for it; `ratio` leaves open which ones have the other."""
+    counted, stored = made.value["layers"], made.value["stored_types"]
+    kept = IN_A_BLOCK * len(variant.keep or [])
+    assert (len(counted["kept"]), counted["skipped"]) == (kept, [])
+    if variant.int8_layers:
+        assert counted["int8"] and all(".down_proj" in layer or ".layers.2." in layer for layer in counted["int8"])
+        assert len(counted["int8"]) == (IN_A_BLOCK if variant.int8_layers == ["last"] else BLOCKS - 1)
+    widths = {"bf16": kept, "int8": len(counted["int8"])}
+    of_all = "bf16" if quantizers.tool(variant).simulated else variant.weights
+    widths[of_all] = widths.get(of_all, 0) + IN_A_BLOCK * BLOCKS - sum(widths.values())
+    if variant.ratio is None:
+        assert stored == {width: layers for width, layers in widths.items() if layers}
+    else:
+        other = "bf16" if variant.backup == "none" else "int8"
+        assert stored.keys() == {variant.weights, other}
+        assert sum(stored.values()) == IN_A_BLOCK * BLOCKS
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("line", [line for line in SERVED if "cpu" not in line.devices], ids=name)
-def test_what_only_a_gpu_serves_is_made_of_the_sources_weights(line: Served, made: Made, tmp_path: Path) -> None:
-    finished, out = made(line)
-    print(f"{name(line)}: {finished.value['stored_types']} in {finished.wall_s:.0f} s")
-    assert finished.value["stored_types"] == {line.weights: len(layers.linear_shapes(TINY))}
-    require_weights(variant_of(line), out, tmp_path)
+@pytest.mark.parametrize(("line", "asked"), TRIED)
+def test_it_is_made_and_served(line: Served, asked: Asked, made: Made, tmp_path: Path) -> None:
+    finished, out = made(asked)
+    print(f"{name(asked)}: {finished.value['stored_types']} in {finished.wall_s:.0f} s")
+    require_layers(Variant.model_validate(asked), finished)
+    require_served(Variant.model_validate(asked), out, tmp_path)
 
 
-@pytest.mark.parametrize("line", AGAIN)
+@pytest.mark.parametrize(("line", "asked"), NOT_HERE)
+def test_what_only_a_gpu_serves_is_made_of_the_sources_weights(line: Served, asked: Asked, made: Made, tmp_path: Path) -> None:
+    finished, out = made(asked)
+    print(f"{name(asked)}: {finished.value['stored_types']} in {finished.wall_s:.0f} s")
+    require_layers(Variant.model_validate(asked), finished)
+    require_weights(Variant.model_validate(asked), out, tmp_path)
+
+
+@pytest.mark.parametrize(("line", "asked"), AGAIN)
 def test_made_again_it_is_the_same_but_for_what_the_table_says(
-    line: Served, made: Made, tiny_untouched: Path, tmp_path: Path
+    line: Served, asked: Asked, made: Made, tiny_untouched: Path, tmp_path: Path
 ) -> None:
-    first, second = (hashes(out) for _, out in (made(line), make(variant_of(line), tiny_untouched, tmp_path)))
+    again = make(Variant.model_validate(asked), tiny_untouched, tmp_path)
+    first, second = (hashes(out) for _, out in (made(asked), again))
     differ = {path for path in first.keys() | second.keys() if first.get(path) != second.get(path)}
-    print(f"{name(line)}: {len(second)} files, made again differ {sorted(differ) or 'none'}")
-    assert differ == set(line.varies or ())
+    print(f"{name(asked)}: {len(second)} files, made again differ {sorted(differ) or 'none'}")
+    assert differ == line.varies.keys()
 
 
 def test_a_tied_output_projection_is_kept_with_the_embedding(tiny_untouched: Path, tmp_path: Path) -> None:
@@ -141,24 +158,6 @@ def test_what_is_not_served_is_refused_with_reason_and_remedy(line: Refused, pro
     said = refusal.problem(variant, "cpu")
     assert line.why in said
     assert f"Use {line.use}." in said
-
-
-MIXED = [
-    Variant(engine="openvino", quantizer="openvino", weights="int4", awq=True, int8_layers=["*.down_proj"], keep=["first"]),
-    Variant(engine="vllm", quantizer="compressed-tensors", weights="int4", int8_layers=["last"], keep=["first"]),
-]
-
-
-@pytest.mark.parametrize("variant", MIXED, ids=lambda variant: variant.quantizer)
-def test_layers_of_another_width_are_counted_and_served(variant: Variant, tiny_untouched: Path, tmp_path: Path) -> None:
-    """Of 3 blocks of 7 layers each, one block is kept in 16 bits."""
-    made, out = make(variant, tiny_untouched, tmp_path)
-    eight = 2 if variant.engine == "openvino" else 7
-    assert made.value["stored_types"] == {"bf16": 7, "int8": eight, "int4": 14 - eight}
-    counted = made.value["layers"]
-    assert (len(counted["kept"]), len(counted["int8"]), counted["quantized"], counted["skipped"]) == (7, eight, 14, [])
-    assert all("down_proj" in layer or ".layers.2." in layer for layer in counted["int8"])
-    require_served(variant, out, tmp_path)
 
 
 def test_the_kv_cache_of_a_quantized_variant_has_the_precision_asked_for(tiny_untouched: Path, tmp_path: Path) -> None:
@@ -180,6 +179,20 @@ def test_the_printed_table_is_the_documented_one(root: Path) -> None:
     assert (root / "docs" / "quantizers.md").read_text() == listing.as_markdown() + "\n"
 
 
-def test_every_example_is_what_its_own_line_allows() -> None:
-    for line in SERVED:
-        assert refusal.problem(variant_of(line), None) == "", json.dumps(line.example)
+@pytest.mark.parametrize(("line", "asked"), EXAMPLES, ids=lambda given: name(given) if isinstance(given, dict) else "")
+def test_every_example_is_what_its_own_line_allows(line: Served, asked: Asked) -> None:
+    assert refusal.problem(Variant.model_validate(asked), None) == ""
+    assert asked.keys() - {"engine", "quantizer", "weights"} <= line.settings.keys()
+
+
+@pytest.mark.parametrize("line", SERVED, ids=lambda line: name(line.asked()[0]))
+def test_every_value_of_a_line_is_in_one_of_its_examples(line: Served) -> None:
+    variants = [Variant.model_validate(asked) for asked in line.asked()]
+    for key, values in line.settings.items():
+        given = [variant.groups_of if key == "group_size" else getattr(variant, key) for variant in variants]
+        assert [value for value in values or () if value not in given] == []
+        assert any(value is not None for value in given)
+
+
+def test_the_fast_ones_are_in_the_table() -> None:
+    assert set(FAST) <= {name(asked) for _, asked in EXAMPLES}

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.thorough]
 def test_every_line_is_made_judged_and_timed(project: Path) -> None:
     every_line.main("tiny", project)
     assert command("quantgate", "index").returncode == 0
-    done = command("dvc", "repro", "require@every-tiny", timeout_s=7200)
+    done = command("dvc", "repro", "require@every-tiny", timeout_s=14400)
     print(done.stdout[-6000:])
     assert done.returncode == 0, done.stderr[-3000:]
     for name in every_line.variants():

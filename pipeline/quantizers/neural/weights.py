@@ -23,9 +23,12 @@ PARTS = ("qweight", "qzeros", "scales", "g_idx")
 def quantize(spec: Spec, out: Path) -> Outcome:
     """Calibrates, packs and saves. Raises QuantizeError for a layer that was not packed."""
     import torch
+    from neural_compressor.torch.algorithms.weight_only.gptq import GPTQuantizer
     from neural_compressor.torch.quantization import GPTQConfig, RTNConfig, convert, prepare
     from transformers import AutoModelForCausalLM
 
+    # Its own takes a layer without settings for one with those of any other, so that GPTQ quantizes what is to be kept.
+    GPTQuantizer.get_layer_config = lambda self, name: self.weight_config.get(name)
     method, group = spec.variant.method or "gptq", spec.variant.groups_of
     kind = {"gptq": GPTQConfig, "rtn": RTNConfig}[method]
     model = AutoModelForCausalLM.from_pretrained(spec.source, dtype=torch.float32, trust_remote_code=False, local_files_only=True)
