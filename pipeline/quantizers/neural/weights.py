@@ -23,18 +23,16 @@ PARTS = ("qweight", "qzeros", "scales", "g_idx")
 def quantize(spec: Spec, out: Path) -> Outcome:
     """Calibrates, packs and saves. Raises QuantizeError for a layer that was not packed."""
     import torch
-    from neural_compressor.torch.algorithms.weight_only.gptq import GPTQuantizer
     from neural_compressor.torch.quantization import GPTQConfig, RTNConfig, convert, prepare
     from transformers import AutoModelForCausalLM
 
-    # Its own takes a layer without settings for one with those of any other, so that GPTQ quantizes what is to be kept.
-    GPTQuantizer.get_layer_config = lambda self, name: self.weight_config.get(name)
     method, group = spec.variant.method or "gptq", spec.variant.groups_of
     kind = {"gptq": GPTQConfig, "rtn": RTNConfig}[method]
     model = AutoModelForCausalLM.from_pretrained(spec.source, dtype=torch.float32, trust_remote_code=False, local_files_only=True)
     config = kind(bits=4, use_sym=True, group_size=group, use_layer_wise=False)
     for name in [spec.output, *spec.keep]:
         config.set_local(name, kind(dtype="fp32"))
+    _settings_by_name()
     model = prepare(model, config)
     if method == "gptq":
         for ids in spec.samples.ids:
@@ -47,6 +45,16 @@ def quantize(spec: Spec, out: Path) -> Outcome:
     resolved = _write_config(spec, group, out)
     copy_companions(spec.source, out)
     return Outcome({**resolved, "method": method, "samples": len(spec.samples.ids) if method == "gptq" else 0})
+
+
+def _settings_by_name() -> None:
+    """Neural Compressor's GPTQ takes a layer without settings for one with those of any other, and quantizes what is to be kept.
+
+    Its module needs transformers imported before it.
+    """
+    from neural_compressor.torch.algorithms.weight_only.gptq import RAWGPTQuantizer
+
+    RAWGPTQuantizer.get_layer_config = lambda self, name: self.weight_config.get(name)
 
 
 def _save(source: Path, packed: dict[str, Any], replaced: set[str], out: Path) -> None:
