@@ -267,7 +267,7 @@ REFUSED = (
     Refused(("gptq",), "vllm", {"desc_act": (True,), "group_size": (*GROUPS, None)},
             "vLLM no longer serves it with groups", "desc_act false, or group_size -1"),
     Refused(("awq",), "vllm", {"group_size": (-1,)}, "AWQ's gemm layout needs groups", "group_size 128"),
-    Refused(("gptq", "awq", "auto-round"), "vllm", {"int8_layers": None},
+    Refused(("gptq", "awq", "auto-round", "neural-compressor"), "vllm", {"int8_layers": None},
             "vLLM has no CPU kernel for 8-bit weights alone", "quantizer compressed-tensors, which makes them W8A8", (CPU,)),
     Refused(("neural-compressor",), "vllm", {"method": ("awq",)},
             "Neural Compressor 3.10 leaves a factor before each layer, for which no engine has a place; with folding=True it is "
