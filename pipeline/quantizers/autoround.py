@@ -45,11 +45,16 @@ def quantize(spec: Spec, out: Path) -> Outcome:
 
 
 def _resolved(out: Path) -> dict[str, Any]:
-    """The settings as AutoRound wrote them, less a list of its own that makes vLLM take kept layers for quantized ones."""
+    """The settings as AutoRound wrote them, less a list of its own that makes vLLM take kept layers for quantized ones.
+
+    It lists what is kept in an AWQ layout in any order, so that two equal runs would differ.
+    """
     (out / "quantization_config.json").unlink(missing_ok=True)
     config = json.loads((out / "config.json").read_text())
     quantization: dict[str, Any] = config["quantization_config"]
     quantization.pop("modules_in_block_to_quantize", None)
+    if kept := quantization.get("modules_to_not_convert"):
+        quantization["modules_to_not_convert"] = sorted(kept)
     (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     return quantization
 
