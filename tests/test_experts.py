@@ -50,7 +50,7 @@ def test_a_quantized_router_is_an_error(tmp_path: Path) -> None:
 
 
 def test_vllm_keeps_all_experts_of_a_block_or_none(tmp_path: Path) -> None:
-    source = write(tmp_path)
+    source = write(tmp_path, {"model.layers.0.self_attn.o_proj.weight": np.ones((32, 32))})
     asked = {"engine": "vllm", "quantizer": "gptq", "weights": "int4", "group_size": 32}
     with pytest.raises(RecipeError, match=r"vLLM fuses .*experts.0.down_proj with .*experts.1.down_proj"):
         refusal.refuse_shapes(Path("r.yaml"), "v", Variant.model_validate({**asked, "keep": ["*.experts.0.*"]}), source)

@@ -82,6 +82,10 @@ def test_automatic_ladders_are_served(engine: str, goal: str | None, project: Pa
         ("{engine: openvino, ladder: [{engine: vllm}]}", "engine is the same for all rungs"),
         ("{engine: openvino, weights: int4, ladder: auto}", "weights: found 'int4' beside a ladder"),
         ("{engine: openvino, goal: smallest}", "goal: found 'smallest', which needs a ladder"),
+        ("{engine: vllm, ladder: auto, quantizer: nonsense}", "quantizer: found 'nonsense' beside ladder: auto"),
+        ("{engine: vllm, ladder: [compressed-tensors gptq g64]}", "quantizer: found 'compressed-tensors' and 'gptq', expected one"),
+        ("{engine: openvino, ladder: [int4 g64 int8]}", "variants.small.ladder: rung 1, 'int4 g64 int8': weights: found 'int4'"),
+        ("{engine: vllm, ladder: [int4 g128]}", "rung 1, 'int4 g128': quantizer: missing, which 'vllm' has no usual one of"),
         ("{engine: openvino, ladder: [ratio 2]}", "rung 1, 'ratio 2': ratio: found 2"),
         (
             "{engine: vllm, ladder: [gptq g128 asym]}",

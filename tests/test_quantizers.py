@@ -51,11 +51,29 @@ def test_a_word_for_no_layer_is_an_error_before_any_work(source: Path) -> None:
 
 
 def test_half_of_what_vllm_fuses_is_refused(tmp_path: Path) -> None:
-    names = [f"model.layers.0.self_attn.{part}.weight" for part in ("q_proj", "k_proj", "v_proj")]
+    names = [f"model.layers.0.self_attn.{part}.weight" for part in ("q_proj", "k_proj", "v_proj", "o_proj")]
     write_safetensors(tmp_path / "model.safetensors", {name: ("F32", np.zeros((32, 32))) for name in names})
     with pytest.raises(RecipeError, match=r"vLLM fuses .*q_proj with .*k_proj, .*v_proj, so that all of them are named or none"):
         refusal.refuse_shapes(Path("r.yaml"), "v", variant("*.q_proj"), tmp_path)
-    refusal.refuse_shapes(Path("r.yaml"), "v", variant("*.self_attn.*"), tmp_path)
+    three = [f"*.{part}" for part in ("q_proj", "k_proj", "v_proj")]
+    refusal.refuse_shapes(Path("r.yaml"), "v", variant(*three), tmp_path)
+    whole = Variant(engine="vllm", quantizer="compressed-tensors", weights="int8", activations="int8", keep=["*.q_proj"])
+    with pytest.raises(RecipeError, match=r"vLLM fuses .*q_proj"):
+        refusal.refuse_shapes(Path("r.yaml"), "v", whole, tmp_path)
+
+
+def test_what_another_device_serves_is_refused_with_the_way_there() -> None:
+    fp8 = Variant(engine="vllm", quantizer="compressed-tensors", weights="fp8", activations="fp8")
+    assert "(vLLM runs on 'cpu' here; with QUANTGATE_DEVICE=cuda on 'cuda'). Use weights int8" in refusal.problem(fp8, "cpu")
+    assert refusal.problem(fp8, "cuda") == ""
+    assert "QUANTGATE_DEVICE" not in refusal.problem(fp8.model_copy(update={"weights": "nf4"}), "cpu")
+
+
+def test_a_recipe_that_leaves_nothing_to_quantize_is_refused(source: Path) -> None:
+    with pytest.raises(RecipeError, match=r"v.keep: found \['\*'\], which leaves none of 6 layers for int4"):
+        refusal.refuse_shapes(Path("r.yaml"), "v", variant("*"), source)
+    with pytest.raises(RecipeError, match=r"v.int8_layers: found \['\*'\], which leaves none of 6 layers for int4"):
+        refusal.refuse_shapes(Path("r.yaml"), "v", mixed("*"), source)
 
 
 def mixed(*int8: str, keep: list[str] | None = None) -> Variant:

@@ -105,7 +105,9 @@ def _as_text() -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
-    for title, entries in (("Served", _served_text()), ("Not served", _refused_text()), ("Model families", _models_text())):
+    good_to_know = [(name, [tool.note]) for name, tool in TOOLS.items() if tool.note]
+    parts = (("Served", _served_text()), ("Not served", _refused_text()), ("Model families", _models_text()))
+    for title, entries in (*parts, ("Good to know", good_to_know)):
         console.rule(f"[bold]{title}", align="left")
         for head, below in entries:
             console.print(f"[bold]{head}[/]")

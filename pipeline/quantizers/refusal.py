@@ -11,7 +11,7 @@ from pipeline.checkpoint import linear_shapes
 from pipeline.errors import RecipeError
 from pipeline.quantizers import in_int8, keeping, tool
 from pipeline.quantizers.families import UNSERVED
-from pipeline.quantizers.table import REFUSED, SERVED, TOOLS, Refused, Served, Values
+from pipeline.quantizers.table import CPU, CUDA, REFUSED, SERVED, TOOLS, Refused, Served, Values
 from pipeline.recipe import Recipe, Variant, rungs
 from pipeline.recipe.ladder import words
 
@@ -48,7 +48,7 @@ def problem(variant: Variant, device: str | None) -> str:
     if variant.engine == "openvino":
         device = device and "cpu"  # the only one that OpenVINO is driven on
     there = [line for line in lines if line.engine == variant.engine and (device is None or device in line.devices)]
-    return _tried(variant, device) or _engine(variant, lines) or _weights(variant, there, device) or _settings(variant, there)
+    return _tried(variant, device) or _engine(variant, lines) or _weights(variant, lines, device) or _settings(variant, there)
 
 
 def _engine(variant: Variant, lines: list[Served]) -> str:
@@ -87,16 +87,24 @@ def _asks(given: Any, refused: Values) -> bool:
 
 
 def _on(line: Refused, device: str | None) -> str:
-    return f" (the engines run on {device!r} here)" if device and len(line.devices) == 1 else ""
+    return f" ({_runs_on(device)})" if device and len(line.devices) == 1 else ""
 
 
-def _weights(variant: Variant, there: list[Served], device: str | None) -> str:
-    known = list(dict.fromkeys(line.weights for line in there))
+def _runs_on(device: str) -> str:
+    """Where the engines run, and how that is changed; OpenVINO has no choice."""
+    other = next(name for name in (CPU, CUDA) if name != device)
+    return f"vLLM runs on {device!r} here; with QUANTGATE_DEVICE={other} on {other!r}"
+
+
+def _weights(variant: Variant, lines: list[Served], device: str | None) -> str:
+    there = [line for line in lines if line.engine == variant.engine]
+    known = list(dict.fromkeys(line.weights for line in there if device is None or device in line.devices))
     if variant.weights in known:
         return ""
     engine = f"{variant.engine!r} on {device!r}" if device else repr(variant.engine)
+    elsewhere = f" ({_runs_on(device)})" if device and any(line.weights == variant.weights for line in there) else ""
     return (
-        f"weights: found {variant.weights!r}; of {variant.quantizer!r}, {engine} serves {' or '.join(known)} only. "
+        f"weights: found {variant.weights!r}; of {variant.quantizer!r}, {engine} serves {' or '.join(known)} only{elsewhere}. "
         f"Use weights {known[-1]}."
     )
 
@@ -159,20 +167,13 @@ def unserved(variant: Variant, family: str | None, device: str | None) -> Refuse
 
 
 def refuse_shapes(file: Path, name: str, variant: Variant, source: Path) -> None:
-    """Raises RecipeError naming every layer whose shape the variant's group size or engine cannot take."""
-    if variant.quantizer is None or (variant.weights == "int8" and variant.group_size is None):
+    """Raises RecipeError for layers that cannot be named so, or whose shape the variant's group size or engine cannot take."""
+    if variant.quantizer is None:
+        return
+    kept, int8 = _named_layers(file, name, variant, source)
+    if variant.weights == "int8" and variant.group_size is None:
         return
     group = variant.groups_of
-    try:
-        kept, int8 = keeping(variant, source), in_int8(variant, source)
-    except RecipeError as error:
-        raise RecipeError(f"{file}: variants.{name}.{error}") from error
-    for key, named in (("keep", kept), ("int8_layers", int8)):
-        if variant.engine == "vllm" and (half := _half_named(named, list(linear_shapes(source)))):
-            raise RecipeError(
-                f"{file}: variants.{name}.{key}: vLLM fuses {half[0]} with {', '.join(half[1:5])}, so that all of them are "
-                "named or none. Name them all."
-            )
     shapes = {layer: shape for layer, shape in linear_shapes(source).items() if layer not in kept}
     uneven = {layer: shape for layer, shape in shapes.items() if group > 0 and shape[1] % group and layer not in int8}
     if uneven:
@@ -189,6 +190,28 @@ def refuse_shapes(file: Path, name: str, variant: Variant, source: Path) -> None
             f"{file}: variants.{name}: vLLM serves quantized layers whose features are multiples of {DIVISOR}; not so for "
             f"{len(narrow)} of {len(shapes)} layers: {_list(narrow)}. Use engine openvino for this model."
         )
+
+
+def _named_layers(file: Path, name: str, variant: Variant, source: Path) -> tuple[list[str], list[str]]:
+    """What `keep` and `int8_layers` mean. Raises RecipeError for a name of no layer, half of what is fused, and all layers."""
+    try:
+        kept, int8 = keeping(variant, source), in_int8(variant, source)
+    except RecipeError as error:
+        raise RecipeError(f"{file}: variants.{name}.{error}") from error
+    layers = list(linear_shapes(source))
+    for key, named in (("keep", kept), ("int8_layers", int8)):
+        if variant.engine == "vllm" and (half := _half_named(named, layers)):
+            raise RecipeError(
+                f"{file}: variants.{name}.{key}: vLLM fuses {half[0]} with {', '.join(half[1:5])}, so that all of them are "
+                "named or none. Name them all."
+            )
+    if not set(layers) - {*kept, *int8}:
+        key = "int8_layers" if int8 else "keep"
+        raise RecipeError(
+            f"{file}: variants.{name}.{key}: found {getattr(variant, key)}, which leaves none of {len(layers)} layers for "
+            f"{variant.weights}. Name fewer."
+        )
+    return kept, int8
 
 
 def _half_named(named: list[str], layers: list[str]) -> list[str]:

@@ -66,7 +66,11 @@ class Recipe(Strict):
         for name, variant in self.variants.items():
             if not VARIANT_NAME.fullmatch(name):
                 raise ValueError(f"variant name {name!r}: use a-z, 0-9, _ and single dashes (DVC reads names as keys)")
-            for rung in rungs(variant):
+            try:
+                ways = rungs(variant)
+            except ValueError as error:
+                raise ValueError(f"variants.{name}.{error}") from error
+            for rung in ways:
                 self._require_limits(name, rung)
         baselines = {variant.engine for variant in self.variants.values() if variant.is_baseline}
         for engine in sorted({variant.engine for variant in self.variants.values()} - baselines):
@@ -86,11 +90,11 @@ class Recipe(Strict):
         return self
 
     def _require_limits(self, name: str, variant: Variant) -> None:
-        for limit in BY_WEIGHTS:
-            if variant.weights not in getattr(self.gate, limit):
-                raise ValueError(f"gate.{limit} has no limit for {variant.weights!r}, which variant {name!r} needs")
-        if self.gate.speedup and variant.quantizer and variant.weights not in self.gate.speedup:
-            raise ValueError(f"gate.speedup has no limit for {variant.weights!r}, which variant {name!r} needs")
+        needed = [*BY_WEIGHTS, *(["speedup"] if self.gate.speedup and variant.quantizer else [])]
+        missing = [f"gate.{limit}" for limit in needed if variant.weights not in getattr(self.gate, limit)]
+        if missing:
+            has = "has" if len(missing) == 1 else "have"
+            raise ValueError(f"{', '.join(missing)} {has} no limit for {variant.weights!r}, which variant {name!r} needs")
 
     def with_variant(self, name: str, variant: Variant) -> Recipe:
         """The recipe with other settings for one variant: a rung of its ladder."""

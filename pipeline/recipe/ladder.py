@@ -32,7 +32,7 @@ AUTO = {
 }
 FASTER = {"openvino": ["int8 activations int8 smooth_quant 0.8"], "vllm": []}
 DEFAULT = {"openvino": "openvino"}  # the quantizer, where an engine has an obvious one
-WORDS = {"se": ("scale_estimation", True), "sym": ("symmetric", True), "asym": ("symmetric", False)}
+WORDS: dict[str, tuple[str, Any]] = {"se": ("scale_estimation", True), "sym": ("symmetric", True), "asym": ("symmetric", False)}
 SWITCHES = [name for name, field in Variant.model_fields.items() if bool in get_args(field.annotation)]
 QUANTIZERS_THERE = (("vllm", "awq"), ("vllm", "gptq"))  # and settings of OpenVINO's
 FIXED = {"engine", "target", "ladder", "goal"}
@@ -59,38 +59,48 @@ def _auto(variant: Variant) -> list[str]:
 
 
 def _rung(step: str | dict[str, Any], common: dict[str, Any], engine: str, number: int) -> Variant:
-    own = _words(step, engine) if isinstance(step, str) else step
+    rung = f"ladder: rung {number}, {step!r}"
+    own = _words(step, engine, rung) if isinstance(step, str) else step
     if fixed := sorted(FIXED & own.keys()):
-        raise ValueError(f"ladder: rung {number}, {step!r}: {fixed[0]} is the same for all rungs. Give it beside the ladder")
+        raise ValueError(f"{rung}: {fixed[0]} is the same for all rungs. Give it beside the ladder")
+    asked = {"quantizer": DEFAULT.get(engine), "weights": "int4", **common, **own}
+    if asked["quantizer"] is None:
+        raise ValueError(f"{rung}: quantizer: missing, which {engine!r} has no usual one of. Name one, such as awq or gptq")
     try:
-        default = {"quantizer": DEFAULT.get(engine), "weights": "int4"}
-        return Variant.model_validate({**default, **common, **own})
+        return Variant.model_validate(asked)
     except ValidationError as error:
         first = error.errors()[0]
         key = "".join(f"{part}: " for part in first["loc"])
         found = "" if first["type"] == "value_error" else f"found {first['input']!r}. "
-        raise ValueError(f"ladder: rung {number}, {step!r}: {key}{found}{first['msg'].removeprefix('Value error, ')}") from error
+        raise ValueError(f"{rung}: {key}{found}{first['msg'].removeprefix('Value error, ')}") from error
 
 
-def _words(line: str, engine: str) -> dict[str, Any]:
-    """A word that is none of a variant's is taken for a quantizer's name, which is checked later with all others."""
+def _words(line: str, engine: str, rung: str) -> dict[str, Any]:
+    """Raises ValueError for a key that has two values."""
     found: dict[str, Any] = {}
     words = re.split(r"[\s+]+", line.strip())
     while words:
-        word = words.pop(0)
-        if word in get_args(Weights):
-            found["weights"] = word
-        elif size := re.fullmatch(r"g(-?\d+)", word):
-            found["group_size"] = int(size[1])
-        elif word in WORDS:
-            found |= dict([WORDS[word]])
-        elif word in SWITCHES and (engine, word) not in QUANTIZERS_THERE:
-            found[word] = True
-        elif word in Variant.model_fields and words and (engine, word) not in QUANTIZERS_THERE:
-            found[word] = _value(words.pop(0))
-        else:
-            found["quantizer"] = word
+        key, value = _word(words, engine)
+        if key in found:
+            hint = " Another method of a quantizer is a key: method gptq" if key == "quantizer" else ""
+            raise ValueError(f"{rung}: {key}: found {found[key]!r} and {value!r}, expected one.{hint}")
+        found[key] = value
     return found
+
+
+def _word(words: list[str], engine: str) -> tuple[str, Any]:
+    """Takes a key and its value from the front. What no variant has is taken for a quantizer's name, which is checked later."""
+    word = words.pop(0)
+    key, value = WORDS.get(word, ("quantizer", word))
+    if word in get_args(Weights):
+        key = "weights"
+    elif size := re.fullmatch(r"g(-?\d+)", word):
+        key, value = "group_size", int(size[1])
+    elif word in SWITCHES and (engine, word) not in QUANTIZERS_THERE:
+        key, value = word, True
+    elif word in Variant.model_fields and words and (engine, word) not in QUANTIZERS_THERE:
+        key, value = word, _value(words.pop(0))
+    return key, value
 
 
 def _value(word: str) -> Any:

@@ -51,6 +51,8 @@ class Variant(Strict):
     def _quantizer_and_weights_agree(self) -> Self:
         if self.ladder is not None and self.weights != "bf16":
             raise ValueError(f"weights: found {self.weights!r} beside a ladder, whose rungs give theirs. Remove it")
+        if self.ladder == "auto" and self.quantizer is not None:
+            raise ValueError(f"quantizer: found {self.quantizer!r} beside ladder: auto, whose rungs name theirs. Remove it")
         if self.ladder is None and self.goal is not None:
             raise ValueError(f"goal: found {self.goal!r}, which needs a ladder. Add ladder: auto, or remove it")
         if self.ladder is None and (self.quantizer is None) != (self.weights == "bf16"):
