@@ -30,7 +30,8 @@ def test_benchmarks_hold_every_load_and_every_request(run: Path) -> None:
         assert loads == [("closed", n, None) for n in (1, 4, 8)] + [("open", None, part) for part in (0.5, 0.8)]
         for level in deployed.levels:
             assert (level.requests, level.failed) == (load("tiny").benchmark.repeats * len(trace.requests), 0), level.errors
-            assert level.ttft_ms and level.tpot_ms and level.ttft_ms.estimate.median > level.tpot_ms.estimate.median > 0
+            assert level.ttft_ms and level.tpot_ms
+            assert min(level.ttft_ms.estimate.median, level.tpot_ms.estimate.median) > 0
             assert list(level.ttft_ms.percentiles) == ["p50", "p90"]  # 48 requests do not support the 95th
         assert record.trace_sha256 == trace.sha256
         assert {request.wanted for replay in raw.replays["deployed"] for request in replay.requests} == {asked}
