@@ -34,8 +34,12 @@ def show(markdown: bool) -> None:
 def as_markdown() -> str:
     parts = [INTRODUCTION, _rows(HEAD, served()), "## Not served", _rows(REFUSED_HEAD, refused())]
     parts += ["## Models", MODELS, _rows(MODELS_HEAD, models()), _rows(UNSERVED_HEAD, unserved())]
-    aliases = [f"- `{name}`: {tool.note}" for name, tool in TOOLS.items() if tool.note]
-    return "\n\n".join([*parts, "## Good to know", "\n".join(aliases)])
+    notes = [f"- `{name}`: {note}" for name, note in good_to_know()]
+    return "\n\n".join([*parts, "## Good to know", "\n".join(notes)])
+
+
+def good_to_know() -> list[tuple[str, str]]:
+    return [(name, tool.note) for name, tool in TOOLS.items() if tool.note]
 
 
 def served() -> list[tuple[str, ...]]:
@@ -105,9 +109,13 @@ def _as_text() -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
-    good_to_know = [(name, [tool.note]) for name, tool in TOOLS.items() if tool.note]
-    parts = (("Served", _served_text()), ("Not served", _refused_text()), ("Model families", _models_text()))
-    for title, entries in (*parts, ("Good to know", good_to_know)):
+    parts = {
+        "Served": _served_text(),
+        "Not served": _refused_text(),
+        "Model families": _models_text(),
+        "Good to know": [(name, [note]) for name, note in good_to_know()],
+    }
+    for title, entries in parts.items():
         console.rule(f"[bold]{title}", align="left")
         for head, below in entries:
             console.print(f"[bold]{head}[/]")
