@@ -23,6 +23,7 @@ from pathlib import Path
 from pipeline.errors import SetupError
 
 PINS = Path(__file__).resolve().parent.parent / "environments"
+DVC_COMMAND = Path(__file__).with_name("dvc_command.py")
 NAMES = ("control", "openvino", "vllm", "gptq", "compressed")
 COMPLETE = "quantgate-complete"
 CPU_TORCH = "\nNo CPU build of torch was found: point PIP_EXTRA_INDEX_URL at PyTorch's index of CPU wheels and run again."
@@ -67,8 +68,8 @@ def location(name: str) -> Path:
     """Where the environment lies or will lie: its name and the hash of its pins and of the Python version."""
     pins = pins_file(name)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    launcher = LAUNCHER if name == "control" else ""
-    digest = hashlib.sha256(pins.read_bytes() + f"{version}{launcher}".encode()).hexdigest()[:16]
+    commands = "".join(_commands(Path()).values()) if name == "control" else ""
+    digest = hashlib.sha256(pins.read_bytes() + f"{version}{commands}".encode()).hexdigest()[:16]
     return root() / f"{pins.stem}-{digest}"
 
 
@@ -109,11 +110,17 @@ def _build(name: str, target: Path) -> None:
                 remedy = CPU_TORCH if "torch==" in tail and "+cpu" in tail else ""
                 raise SetupError(f"environment {name}: '{' '.join(step[-4:])}' failed; log: {log}\n{tail}{remedy}")
     if name == "control":
-        launcher = target / "bin" / "quantgate"
-        launcher.write_text(LAUNCHER.format(python=target / "bin" / "python"))
-        launcher.chmod(0o755)
+        for command, text in _commands(target / "bin" / "python").items():
+            launcher = target / "bin" / command
+            launcher.write_text(text)
+            launcher.chmod(0o755)
     (target / COMPLETE).write_text(f"{time.time():.0f}\n")
     print(f"environment {name}: ready in {time.monotonic() - start:.0f} s", flush=True)
+
+
+def _commands(python: Path) -> dict[str, str]:
+    """The scripts of the control environment that no package brings, or not as they are needed."""
+    return {"quantgate": LAUNCHER.format(python=python), "dvc": f"#!{python}\n{DVC_COMMAND.read_text()}"}
 
 
 def _pip_steps(pins: Path, target: Path) -> list[list[str]]:

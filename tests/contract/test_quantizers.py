@@ -16,6 +16,7 @@ from pipeline import artifact, engines, layers, paths, process, quantizers
 from pipeline.quantizers import refusal
 from pipeline.quantizers.table import REFUSED, SERVED, Refused, Served
 from pipeline.recipe import Variant
+from tests.conftest import ROOT
 from tests.contract.conftest import TINY, run_probe
 
 pytestmark = pytest.mark.engine
@@ -115,11 +116,16 @@ def require_layers(variant: Variant, made: process.Finished) -> None:
         assert sum(stored.values()) == IN_A_BLOCK * BLOCKS
 
 
+def folders() -> set[Path]:
+    return {path for path in ROOT.iterdir() if path.is_dir()}
+
+
 @pytest.mark.parametrize(("line", "asked"), examples(FAST))
 def test_it_is_made_and_served(line: Served, asked: Asked, made: Made, tmp_path: Path) -> None:
     """What only a GPU serves is made of the source's weights."""
-    variant = Variant.model_validate(asked)
+    variant, before = Variant.model_validate(asked), folders()
     finished, out = made(asked)
+    assert folders() == before, "a tool left one of its own"
     print(f"{name(asked)}: {finished.value['stored_types']} in {finished.wall_s:.0f} s")
     require_layers(variant, finished)
     require = require_served if "cpu" in line.devices else require_weights

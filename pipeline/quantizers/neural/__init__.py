@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 from pipeline.quantizers import Outcome, Spec
@@ -10,6 +11,9 @@ from pipeline.quantizers.neural import static, weights
 
 def quantize(spec: Spec, out: Path) -> Outcome:
     """Makes what the variant's engine takes. Raises QuantizeError for a layer that was left out."""
-    if spec.variant.engine == "openvino":
-        return static.quantize(spec, out)
-    return weights.quantize(spec, out)
+    from neural_compressor.common import options
+
+    make = static.quantize if spec.variant.engine == "openvino" else weights.quantize
+    with tempfile.TemporaryDirectory() as folder:
+        options.workspace = folder  # or it makes one in the folder that quantgate was called from
+        return make(spec, out)

@@ -1,0 +1,42 @@
+"""The dvc of the control environment: nothing that it keeps for itself is half-written when it is killed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+
+
+def dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([BIN / "dvc", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project whose dvc.lock tells of so many stages that writing it takes seconds."""
+    dvc(tmp_path, "init", "--no-scm")
+    (tmp_path / "dvc.yaml").write_text("stages:\n  a:\n    cmd: echo a > a\n    outs: [a]\n")
+    stages = "".join(f"  old{number}:\n    cmd: echo\n" for number in range(2000))
+    (tmp_path / "dvc.lock").write_text(f"schema: '2.0'\nstages:\n{stages}")
+    return tmp_path
+
+
+def test_killed_while_it_writes_dvc_lock_it_runs_again(project: Path) -> None:
+    lock = project / "dvc.lock"
+    size = lock.stat().st_size
+    process = subprocess.Popen([BIN / "dvc", "repro"], cwd=project, stdout=subprocess.DEVNULL)
+    while process.poll() is None:
+        if lock.stat().st_size < size or (project / "dvc.lock.partial").exists():
+            process.kill()
+        time.sleep(0.001)
+    assert process.returncode == -9
+    assert lock.stat().st_size == size
+    again = dvc(project, "repro")
+    assert again.returncode == 0, again.stderr
+    assert "  a:\n" in lock.read_text()
+    assert [path for path in project.iterdir() if path.suffix == ".partial"] == []
