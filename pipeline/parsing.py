@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -31,32 +31,37 @@ def parse(path: Path, model: type[T]) -> T:
         return model.model_validate(data)
     except ValidationError as error:
         errors = sorted(error.errors(), key=lambda item: item["type"] == "missing")  # a misspelled key explains a missing one
-        lines = [_describe(path, model, item) for item in errors]
+        lines = [describe(path, model, item) for item in errors]
         raise RecipeError("\n".join(lines)) from error
 
 
 def unknown(kind: str, name: str, where: Path, known: list[str]) -> RecipeError:
-    return RecipeError(f"{where}: no {kind} {name!r}. Known: {', '.join(known)}.{_nearest(name, known)}")
+    return RecipeError(f"{where}: no {kind} {name!r}. Known: {', '.join(known)}.{nearest(name, known)}")
 
 
-def _describe(path: Path, model: type[BaseModel], item: Any) -> str:
-    key = ".".join(str(part) for part in item["loc"] if not str(part).endswith("]")) or "(whole file)"
+def describe(within: Path | str, model: type[BaseModel], item: Any) -> str:
+    """One of pydantic's errors as a sentence that begins with where it is: the file or part of it, and the key."""
+    key = ".".join(str(part) for part in item["loc"] if not str(part).endswith("]"))
+    where = f"{within}: {key}" if key else str(within)
     if item["type"] == "extra_forbidden":
         valid = _valid_keys(model, item["loc"][:-1])
-        return f"{path}: {key}: unknown key.{_nearest(str(item['loc'][-1]), valid)} Valid here: {', '.join(valid)}."
+        return f"{where}: unknown key.{nearest(str(item['loc'][-1]), valid)} Valid here: {', '.join(valid)}."
     if item["type"] == "missing":
-        return f"{path}: {key}: missing. It is required."
+        return f"{where}: missing. It is required."
     if item["type"] == "value_error":
-        return f"{path}: {key}: {item['ctx']['error']}."
+        said = str(item["ctx"]["error"])
+        return f"{where}: {said if said.endswith(('.', '?')) else f'{said}.'}"
     found = repr(item["input"])
     hint = ""
     if item["type"] == "literal_error":
-        hint = _nearest(str(item["input"]), re.findall(r"'([^']+)'", item["msg"]), LIKE_A_WORD)
+        hint = nearest(str(item["input"]), re.findall(r"'([^']+)'", item["msg"]), LIKE_A_WORD)
     if item["type"] in ("less_than", "less_than_equal") and 1 < item["input"] <= 100:
         hint = f" A fraction is expected: {item['input'] / 100:g} for {item['input']:g} %."
     if item["type"] == "dict_type" and key.startswith("gate."):
         hint = f" A limit for each precision is expected, for instance {{int8: {found}, int4: {found}}}."
-    return f"{path}: {key}: found {found[:80]} ({type(item['input']).__name__}). {item['msg']}.{hint}"
+    if item["type"] == "list_type" and isinstance(item["input"], str):
+        hint = f" As a list of one: [{item['input']}]."
+    return f"{where}: found {found[:80]} ({type(item['input']).__name__}). {item['msg']}.{hint}"
 
 
 def _valid_keys(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
@@ -78,6 +83,7 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models(inner)
 
 
-def _nearest(name: str, valid: list[str], cutoff: float = 0.6) -> str:
+def nearest(name: str, valid: Iterable[str], cutoff: float = 0.6) -> str:
+    """A sentence that asks whether one of `valid` was meant; empty if none is near."""
     close = difflib.get_close_matches(name, valid, 1, cutoff)
     return f" Did you mean {close[0]!r}?" if close else ""

@@ -48,6 +48,8 @@ def test_a_word_for_no_layer_is_an_error_before_any_work(source: Path) -> None:
         RecipeError, match=r"r.yaml: variants.v.keep: found '\*.up_proj', which no layer is called; expected 'first'"
     ):
         refusal.refuse_shapes(Path("r.yaml"), "v", variant("*.up_proj"), source)
+    with pytest.raises(RecipeError, match=r"found 'firts'.* Did you mean 'first'\?"):
+        refusal.refuse_shapes(Path("r.yaml"), "v", variant("firts"), source)
 
 
 def test_half_of_what_vllm_fuses_is_refused(tmp_path: Path) -> None:

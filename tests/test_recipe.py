@@ -43,6 +43,7 @@ def test_params_yaml_is_in_date(root: Path) -> None:
         ("engine: vllm, quantizer: gptq", "engine: openvino, quantizer: gptq", ["engine: found 'openvino'", "quantizer openvino"]),
         ("engine: openvino, quantizer: openvino, weights: int8", "engine: vllm, quantizer: openvino, weights: int8",
          ["not served by 'vllm'", "use quantizer neural-compressor or gptq"]),
+        ("quantizer: awq", "quantizer: awq, keep: last", ["awq-int4.keep: found 'last' (str)", "As a list of one: [last]."]),
         ("quantizer: awq", "quantizer: awq, int8_layers: [last]",
          ["awq-int4.int8_layers: found ['last']", "no CPU kernel for 8-bit weights alone", "Use quantizer compressed-tensors"]),
         ("weights: int4, group_size: 128}\n  awq", "weights: int8}\n  awq", ["weights: found 'int8'", "Use weights int4"]),

@@ -16,6 +16,7 @@ from typing import Any
 from pipeline import layers
 from pipeline.checkpoint import linear_shapes, output_layer
 from pipeline.errors import QuantizeError, RecipeError
+from pipeline.parsing import nearest
 from pipeline.quantizers import coverage
 from pipeline.quantizers.table import OPENVINO, TOOLS, UNQUANTIZED, Tool
 from pipeline.recipe import Recipe, Variant
@@ -102,6 +103,7 @@ def _named(key: str, words: list[str], source: Path) -> list[str]:
             raise RecipeError(
                 f"{key}: found {word!r}, which no layer is called; expected 'first', 'last'"
                 f"{f', {OUTPUT!r}' if key == 'keep' else ''} or a name such as {names[0]!r}, with * for any part of it."
+                f"{nearest(word, [*special, *names])}"
             )
         found += matched
     return list(dict.fromkeys(found))

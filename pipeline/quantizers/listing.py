@@ -11,6 +11,7 @@ from pipeline.quantizers import refusal
 from pipeline.quantizers.families import FAMILIES, UNSERVED
 from pipeline.quantizers.table import CPU, REFUSED, SERVED, TOOLS, Refused, Served, Values
 from pipeline.recipe import Variant
+from pipeline.recipe.variant import NOT_THE_QUANTIZERS
 
 HEAD = ("quantizer", "made by", "weights", "settings", "engine", "devices", "note", "made again")
 REFUSED_HEAD = ("quantizer", "engine", "asked for", "why not", "use instead")
@@ -33,9 +34,14 @@ def show(markdown: bool) -> None:
 
 def as_markdown() -> str:
     parts = [INTRODUCTION, _rows(HEAD, served()), "## Not served", _rows(REFUSED_HEAD, refused())]
-    parts += ["## Models", MODELS, _rows(MODELS_HEAD, models()), _rows(UNSERVED_HEAD, unserved())]
-    notes = [f"- `{name}`: {note}" for name, note in good_to_know()]
-    return "\n\n".join([*parts, "## Good to know", "\n".join(notes)])
+    parts += ["## Settings", _list(settings()), "## Models", MODELS, _rows(MODELS_HEAD, models()), _rows(UNSERVED_HEAD, unserved())]
+    return "\n\n".join([*parts, "## Good to know", _list(good_to_know())])
+
+
+def settings() -> list[tuple[str, str]]:
+    """What a recipe may say of how a variant is quantized: key and meaning."""
+    fields = Variant.model_fields.items()
+    return [(key, f"{field.description}.") for key, field in fields if key not in NOT_THE_QUANTIZERS]
 
 
 def good_to_know() -> list[tuple[str, str]]:
@@ -99,6 +105,10 @@ def _word(value: Any) -> str:
     return "default" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _list(entries: list[tuple[str, str]]) -> str:
+    return "\n".join(f"- `{name}`: {said}" for name, said in entries)
+
+
 def _rows(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -113,6 +123,7 @@ def _as_text() -> None:
         "Served": _served_text(),
         "Not served": _refused_text(),
         "Model families": _models_text(),
+        "Settings": [(name, [said]) for name, said in settings()],
         "Good to know": [(name, [note]) for name, note in good_to_know()],
     }
     for title, entries in parts.items():
@@ -143,5 +154,4 @@ def _models_text() -> list[tuple[str, list[str]]]:
         names = [name for name, answer in zip(FAMILIES, found, strict=True) if answer == word]
         return f"{word}: {', '.join(names)}" if names else ""
 
-    words = ("yes", "no", "not tried")
-    return [(f"{row[0]} {row[1]} {row[2]}".strip(), [having(word, row[3:]) for word in words]) for row in models()]
+    return [(f"{row[0]} {row[1]} {row[2]}".strip(), [having(word, row[3:]) for word in ("yes", "no")]) for row in models()]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoint import linear_shapes
 from pipeline.errors import RecipeError
+from pipeline.parsing import nearest
 from pipeline.quantizers import in_int8, keeping, tool
 from pipeline.quantizers.families import UNSERVED
 from pipeline.quantizers.table import CPU, CUDA, REFUSED, SERVED, TOOLS, Refused, Served, Values
@@ -26,7 +26,7 @@ def refuse(file: Path, recipe: Recipe, device: str | None = None) -> None:
     `device` is where the engines run; None asks only whether it is served on any.
     """
     wrong = [
-        f"{file}: variants.{name}.{'' if variant.ladder is None else f'ladder: {words(rung)}: '}{said}"
+        f"{file}: variants.{name}.{said if variant.ladder is None else _of_rung(rung, said)}"
         for name, variant in recipe.variants.items()
         for rung in rungs(variant)
         if (said := problem(rung, device))
@@ -35,15 +35,18 @@ def refuse(file: Path, recipe: Recipe, device: str | None = None) -> None:
         raise RecipeError("\n".join(wrong))
 
 
+def _of_rung(rung: Variant, said: str) -> str:
+    hint = "" if rung.quantizer in TOOLS else " A word of a rung that is neither a key nor its value is taken for the quantizer."
+    return f"ladder: {words(rung)}: {said}{hint}"
+
+
 def problem(variant: Variant, device: str | None) -> str:
     """What is wrong with a variant, beginning with the key; empty if it is made and served."""
     quantizer = variant.quantizer
     if quantizer is None:
         return ""
     if quantizer not in TOOLS:
-        close = difflib.get_close_matches(quantizer, TOOLS, 1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        return f"quantizer: found {quantizer!r}, expected one of {', '.join(TOOLS)}.{hint}"
+        return f"quantizer: found {quantizer!r}, expected one of {', '.join(TOOLS)}.{nearest(quantizer, TOOLS)}"
     lines = [line for line in SERVED if line.quantizer == TOOLS[quantizer].method or line.quantizer == quantizer]
     if variant.engine == "openvino":
         device = device and "cpu"  # the only one that OpenVINO is driven on

@@ -16,6 +16,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from pipeline.parsing import describe
 from pipeline.recipe.base import Weights
 from pipeline.recipe.variant import Variant
 
@@ -69,10 +70,7 @@ def _rung(step: str | dict[str, Any], common: dict[str, Any], engine: str, numbe
     try:
         return Variant.model_validate(asked)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = "".join(f"{part}: " for part in first["loc"])
-        found = "" if first["type"] == "value_error" else f"found {first['input']!r}. "
-        raise ValueError(f"{rung}: {key}{found}{first['msg'].removeprefix('Value error, ')}") from error
+        raise ValueError(describe(rung, Variant, error.errors()[0])) from error
 
 
 def _words(line: str, engine: str, rung: str) -> dict[str, Any]:

@@ -22,24 +22,34 @@ class Variant(Strict):
     quantizer: str | None = None
     weights: Weights = "bf16"
     activations: Literal["int8", "fp8"] | None = Field(None, description="quantized too; default weights only")
-    method: Literal["rtn", "gptq", "awq"] | None = Field(None, description="of a quantizer that has several")
+    method: Literal["rtn", "gptq", "awq"] | None = Field(
+        None, description="of a quantizer that has several, rtn rounding to nearest; default gptq, for fp8 rtn"
+    )
     format: Literal["gptq", "awq", "compressed-tensors"] | None = Field(None, description="of a quantizer that writes several")
-    group_size: Annotated[int, Field(ge=-1)] | None = Field(None, description="-1: one group per channel")
-    symmetric: bool | None = None
+    group_size: Annotated[int, Field(ge=-1)] | None = Field(
+        None, description="columns that share a scale, -1: all of a row; default 128, of gptq, awq and mxfp4 32"
+    )
+    symmetric: bool | None = Field(
+        None, description="no zero-points; default false for openvino, awq and AutoRound's awq layout, true for the others"
+    )
     keep: Annotated[list[str], Field(min_length=1)] | None = Field(
-        None, description="layers left in 16 bits: names with * for anything, 'first' and 'last' block, 'lm_head'"
+        None,
+        description="layers left in 16 bits: names with * for anything, 'first' and 'last' block, 'lm_head'; default none. "
+        "The output projection has 16 bits for vLLM anyhow, 8 for OpenVINO",
     )
     int8_layers: Annotated[list[str], Field(min_length=1)] | None = Field(
         None, description="layers in 8 bits where the others have 4, in the words of keep, which goes before"
     )
-    ratio: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="share of layers in 4 bits")
-    backup: Literal["int8_sym", "int8_asym", "none"] | None = Field(None, description="precision of what ratio leaves out")
-    awq: bool | None = None
-    scale_estimation: bool | None = None
-    gptq: bool | None = None
-    lora_correction: bool | None = None
-    smooth_quant: Share | None = Field(None, description="SmoothQuant's alpha (arXiv 2211.10438)")
-    desc_act: bool | None = None
+    ratio: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="share of the weights in 4 bits; default 1")
+    backup: Literal["int8_sym", "int8_asym", "none"] | None = Field(
+        None, description="precision of what ratio leaves out; default int8_asym"
+    )
+    awq: bool | None = Field(None, description="AWQ (arXiv 2306.00978) by NNCF; default false")
+    scale_estimation: bool | None = Field(None, description="NNCF's search for scales by the calibration set; default false")
+    gptq: bool | None = Field(None, description="GPTQ (arXiv 2210.17323) by NNCF; default false")
+    lora_correction: bool | None = Field(None, description="NNCF's low-rank correction of errors, in 8 bits; default false")
+    smooth_quant: Share | None = Field(None, description="SmoothQuant's alpha (arXiv 2211.10438); default without SmoothQuant")
+    desc_act: bool | None = Field(None, description="columns by falling activation, of gptq; default false")
     kv_cache: KvCache | None = Field(None, description="instead of serve.kv_cache")
     ladder: Annotated[list[str | dict[str, Any]], Field(min_length=1)] | Literal["auto"] | None = Field(
         None, description="ways to quantize, of which the first that passes the gate is taken (pipeline/recipe/ladder.py)"
