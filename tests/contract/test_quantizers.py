@@ -178,6 +178,7 @@ def test_the_printed_table_is_the_documented_one(root: Path) -> None:
     from pipeline.quantizers import listing
 
     assert (root / "docs" / "quantizers.md").read_text() == listing.as_markdown() + "\n"
+    assert "None." not in dict(listing.settings()).values(), "a setting has no description"
 
 
 @pytest.mark.parametrize(("line", "asked"), EXAMPLES, ids=lambda given: name(given) if isinstance(given, dict) else "")
