@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from pipeline.recipe.base import Count, KvCache, Share, Strict, Weights
 
@@ -12,6 +12,17 @@ USUAL_GROUP, MXFP4_GROUP = 128, 32  # of publications and checkpoints; of the fo
 # With groups of 128 these are off the front of size and quality, beside AutoRound (benchmarks/results/quality.md).
 FINE_GROUP, FINE = 32, ("gptq", "awq", "auto-gptq", "autoawq")
 NOT_THE_QUANTIZERS = ("engine", "target", "quantizer", "weights", "allow_skipped", "kv_cache", "ladder", "goal")
+
+
+def _in_one_sentence(given: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """A choice between types has an error for each of them."""
+    try:
+        return validate(given)
+    except ValidationError as error:
+        raise ValueError(f"found {given!r}, expected 'auto' or a list of rungs, for instance [int4 g128, int8]") from error
+
+
+Ladder = Annotated[Annotated[list[str | dict[str, Any]], Field(min_length=1)] | Literal["auto"], WrapValidator(_in_one_sentence)]
 
 
 class Variant(Strict):
@@ -51,7 +62,7 @@ class Variant(Strict):
     smooth_quant: Share | None = Field(None, description="SmoothQuant's alpha (arXiv 2211.10438); default without SmoothQuant")
     desc_act: bool | None = Field(None, description="columns by falling activation, of gptq; default false")
     kv_cache: KvCache | None = Field(None, description="instead of serve.kv_cache")
-    ladder: Annotated[list[str | dict[str, Any]], Field(min_length=1)] | Literal["auto"] | None = Field(
+    ladder: Ladder | None = Field(
         None, description="ways to quantize, of which the first that passes the gate is taken (pipeline/recipe/ladder.py)"
     )
     goal: Literal["smallest", "fastest"] | None = Field(None, description="of a ladder: the order to try; default as written")
