@@ -3,11 +3,14 @@
 DVC empties dvc.lock and .dvc/tmp/rwlock and writes them again in place. Killed or interrupted meanwhile, it leaves half of
 one, and every later `dvc repro` refuses to begin.
 
+The stages find the `quantgate` beside it, also where the environment was not activated.
+
 The set-up copies this file into the environment's bin folder, so it needs nothing of quantgate.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,5 +40,6 @@ def _replacing(path: str, mode: str, encoding: str | None) -> Iterator[IO[Any]]:
 
 
 if __name__ == "__main__":
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     FsspecLocalFileSystem.open = opened  # type: ignore[method-assign]
     sys.exit(main())

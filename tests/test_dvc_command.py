@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -12,8 +13,8 @@ import pytest
 BIN = Path(sys.executable).parent
 
 
-def dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([BIN / "dvc", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+def dvc(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([BIN / "dvc", *arguments], cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -24,6 +25,15 @@ def project(tmp_path: Path) -> Path:
     stages = "".join(f"  old{number}:\n    cmd: echo\n" for number in range(2000))
     (tmp_path / "dvc.lock").write_text(f"schema: '2.0'\nstages:\n{stages}")
     return tmp_path
+
+
+def test_a_stage_finds_the_quantgate_beside_it(tmp_path: Path) -> None:
+    """Its command, not that of an environment that was activated, or none."""
+    dvc(tmp_path, "init", "--no-scm")
+    (tmp_path / "dvc.yaml").write_text("stages:\n  a:\n    cmd: command -v quantgate > a\n    outs: [a]\n")
+    done = dvc(tmp_path, "repro", env={"PATH": os.defpath})
+    assert done.returncode == 0, done.stderr
+    assert Path((tmp_path / "a").read_text().strip()).samefile(BIN / "quantgate")
 
 
 def test_killed_while_it_writes_dvc_lock_it_runs_again(project: Path) -> None:

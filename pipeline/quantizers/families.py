@@ -1,4 +1,4 @@
-"""Model families: which of the table's lines a small random model of each went through, and what did not work.
+"""Model families: which of the table's lines a small model of each went through, random and trained, and what did not work.
 
 tests/contract/test_families.py makes them all on a CPU and holds UNSERVED to what it sees, both ways.
 """

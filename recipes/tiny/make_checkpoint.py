@@ -70,7 +70,7 @@ def batches(world: World, tokenizer: PreTrainedTokenizerFast, seed: int):
         pool = pool[need:]
 
 
-def train(model: LlamaForCausalLM, rows, steps: int) -> float:
+def train(model: LlamaForCausalLM, rows, steps: int, warm_up: int = 200) -> float:
     """AdamW, linear warm-up, cosine to zero; returns the mean loss of the last 50 steps in nats per token."""
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim == 1]
@@ -86,7 +86,7 @@ def train(model: LlamaForCausalLM, rows, steps: int) -> float:
 
     losses, start = [], time.monotonic()
     for step in range(steps):
-        factor = min(1.0, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        factor = min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = PEAK_LR * factor
         loss = mean_loss(next(rows))

@@ -1,6 +1,6 @@
 """Runs inside a tool environment: an artifact's weights against its source's, and the engine's scores against those weights'.
 
-python -m tests.contract.family_probe ENGINE ARTIFACT SOURCE PRECISION OUT.json
+python -m tests.contract.family_probe ENGINE ARTIFACT SOURCE PRECISION ROWS.json OUT.json
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ import sys
 from pathlib import Path
 
 from pipeline import engines, fidelity
-from tests.contract.probe import SERVE, gathered, sequences
+from tests.contract.probe import SERVE, gathered
 
 
-def main(name: str, artifact: str, source: str, weights: str, out: str) -> None:
+def main(name: str, artifact: str, source: str, weights: str, given: str, out: str) -> None:
+    rows = json.loads(Path(given).read_text())
     errors = fidelity.check(Path(artifact), Path(source), engine=name, weights=weights)
     with engines.open_engine(name, Path(artifact), SERVE) as engine:
-        scores = [scored.logprobs for scored in engine.score(sequences())]
-        decoded = engines.generate(engine, sequences()[:2], [1, 4], stop_at_eos=False)
+        scores = [scored.logprobs for scored in engine.score(rows)]
+        decoded = engines.generate(engine, rows[:2], [1, 4], stop_at_eos=False)
     with engines.open_weights(name, Path(artifact), SERVE) as model:
-        own, _ = gathered(model, sequences())
+        own, _ = gathered(model, rows)
     Path(out).write_text(json.dumps({"errors": errors, "scores": scores, "weights": own, "decoded": decoded}))
     sys.stdout.flush()
     os._exit(0)  # as the worker does: native threads of an engine may hang at exit
