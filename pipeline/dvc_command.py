@@ -40,6 +40,6 @@ def _replacing(path: str, mode: str, encoding: str | None) -> Iterator[IO[Any]]:
 
 
 if __name__ == "__main__":
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     FsspecLocalFileSystem.open = opened  # type: ignore[method-assign]
     sys.exit(main())
