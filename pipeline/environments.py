@@ -65,7 +65,7 @@ def root() -> Path:
 
 
 def location(name: str) -> Path:
-    """Where the environment lies or will lie: its name and the hash of its pins and of the Python version."""
+    """Where the environment lies or will lie: its name and the hash of its pins, the Python version and our own commands in it."""
     pins = pins_file(name)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     commands = "".join(_commands(Path()).values()) if name == "control" else ""

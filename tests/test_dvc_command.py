@@ -19,7 +19,7 @@ def dvc(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> sub
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project whose dvc.lock tells of so many stages that writing it takes seconds."""
+    """A project whose dvc.lock tells of so many stages that writing it can be seen."""
     dvc(tmp_path, "init", "--no-scm")
     (tmp_path / "dvc.yaml").write_text("stages:\n  a:\n    cmd: echo a > a\n    outs: [a]\n")
     stages = "".join(f"  old{number}:\n    cmd: echo\n" for number in range(2000))

@@ -18,6 +18,7 @@ from pipeline.quantizers import Outcome, Spec
 from pipeline.quantizers.export import add_tokenizer, export, exported
 from pipeline.recipe import Variant
 
+SMOOTH_QUANT = 0.95  # NNCF's own alpha, which it takes where none is given
 ON_DATA = ("awq", "scale_estimation", "gptq", "lora_correction")  # settings that look at the calibration set
 
 
@@ -102,7 +103,7 @@ def _quantize_activations(model: Any, spec: Spec) -> dict[str, Any]:
     """Static: the ranges of the activations are those seen on the calibration set."""
     from optimum.intel import OVConfig, OVQuantizationConfig, OVQuantizer
 
-    alpha = spec.variant.smooth_quant
+    alpha = SMOOTH_QUANT if spec.variant.smooth_quant is None else spec.variant.smooth_quant
     settings = {"bits": 8, "sym": bool(spec.variant.symmetric), "num_samples": len(spec.samples.ids), "smooth_quant_alpha": alpha}
     config = OVConfig(quantization_config=OVQuantizationConfig(**settings, ignored_scope=_patterns(_kept(spec)) or None))
     OVQuantizer.from_pretrained(model).quantize(ov_config=config, calibration_dataset=_dataset(model, spec))

@@ -59,7 +59,9 @@ class Variant(Strict):
     scale_estimation: bool | None = Field(None, description="NNCF's search for scales by the calibration set; default false")
     gptq: bool | None = Field(None, description="GPTQ (arXiv 2210.17323) by NNCF; default false")
     lora_correction: bool | None = Field(None, description="NNCF's low-rank correction of errors, in 8 bits; default false")
-    smooth_quant: Share | None = Field(None, description="SmoothQuant's alpha (arXiv 2211.10438); default without SmoothQuant")
+    smooth_quant: Share | None = Field(
+        None, description="SmoothQuant's alpha (arXiv 2211.10438); default 0.95 for openvino, else none"
+    )
     desc_act: bool | None = Field(None, description="columns by falling activation, of gptq; default false")
     kv_cache: KvCache | None = Field(None, description="instead of serve.kv_cache")
     ladder: Ladder | None = Field(

@@ -1,4 +1,5 @@
-"""Model families beyond Llama: a tiny model of each, random and trained, through every line of the quantizers' table, on a CPU.
+"""Model families beyond Llama: a tiny random model of each through every line of the quantizers' table on a CPU, a trained one
+through a line of each quantizer and engine.
 
 What the table says is served must be made and served; what it says is not must fail as soon as it is tried all the same.
 `make test` takes FAST, `make test-all` the whole matrix. Each prints what came of it.

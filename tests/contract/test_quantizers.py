@@ -143,6 +143,13 @@ def test_made_again_it_is_the_same_but_for_what_the_table_says(
     assert differ == line.varies.keys()
 
 
+def test_smooth_quant_that_the_recipe_leaves_out_is_recorded(tiny_untouched: Path, tmp_path: Path) -> None:
+    """NNCF smooths anyhow."""
+    variant = Variant(engine="openvino", quantizer="openvino", weights="int8", activations="int8")
+    made, _ = make(variant, tiny_untouched, tmp_path)
+    assert made.value["resolved"]["smooth_quant_alpha"] == 0.95
+
+
 def test_a_tied_output_projection_is_kept_with_the_embedding(tiny_untouched: Path, tmp_path: Path) -> None:
     """NNCF would compress it through the embedding, without a word; the job itself refuses an output that was not kept."""
     keep = ["lm_head", "first"]
