@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifact, checkpoint, engines, gate, paths, process, records, stages
+from pipeline import artifact, checkpoint, engines, gate, paths, process, quantizers, records, stages
 from pipeline.errors import ArtifactError, EvaluationError, WorkerCrashed
 from pipeline.gate import limits
 from pipeline.recipe import Items, Recipe
@@ -56,7 +56,12 @@ def evaluation_job(name: str, variant_name: str, recipe: Recipe, place: paths.Pl
     """What a worker needs to know to evaluate the artifact."""
     manifest = records.read(place.manifest, records.Manifest)
     job = _job(name, recipe, variant_name, manifest.engine, place.model, source, whole(recipe.evaluate.tasks))
-    return job | {"logprobs": str(paths.logprobs(name)), "stored_types": manifest.stored_types, "weights": manifest.weights}
+    return job | {
+        "logprobs": str(paths.logprobs(name)),
+        "stored_types": manifest.stored_types,
+        "weights": manifest.weights,
+        "simulated": quantizers.simulated(recipe.variants[variant_name]),
+    }
 
 
 def _require_source(manifest: records.Manifest, pinned: str) -> None:

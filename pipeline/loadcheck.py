@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline import fidelity, layers
 from pipeline.engines import Engine, generate
 from pipeline.errors import ArtifactError
+from pipeline.fidelity import Claim
 from pipeline.records import LoadCheck
 
 GENERATED_TOKENS = 8
@@ -26,10 +27,10 @@ REQUIRED = {
 }
 
 
-def check_files(artifact: Path, source: Path, engine: str, expected: dict[str, int], claimed: str) -> LoadCheck:
+def check_files(artifact: Path, source: Path, engine: str, expected: dict[str, int], claim: Claim) -> LoadCheck:
     """Files, tensors, tokenizer and weights. Raises ArtifactError.
 
-    `expected` counts layers by stored type, as the manifest has it; `claimed` is the precision of its weights.
+    `expected` counts layers by stored type, as the manifest has it; `claim` is the precision that its weights are said to have.
     """
     missing = [name for name in ("config.json", "tokenizer.json", *REQUIRED[engine]) if not (artifact / name).is_file()]
     if missing:
@@ -40,10 +41,12 @@ def check_files(artifact: Path, source: Path, engine: str, expected: dict[str, i
     if found != expected:
         raise ArtifactError(f"{artifact}: stored weights by type are {found}, the manifest says {expected}.")
     _check_tokenizer(artifact, source, engine)
+    compared = fidelity.check(artifact, source, engine, claim)
     return LoadCheck(
         files=sum(path.is_file() for path in artifact.rglob("*")),
         stored_types=found,
-        relative_error=fidelity.check(artifact, source, engine, claimed),
+        relative_error=compared.relative_error,
+        notes=compared.notes,
         tokenizer_probes=len(PROBES),
         generated=[],
     )

@@ -14,7 +14,14 @@ from pipeline.records import Manifest
 
 # Code that makes and that measures: a change of it makes and measures again, as DVC would.
 MAKES = ("pipeline/quantizers", "pipeline/layers.py", "pipeline/checkpoint.py")
-MEASURES = ("pipeline/evaluation", "pipeline/engines", "pipeline/loadcheck.py", "pipeline/fidelity.py", "pipeline/layers.py")
+MEASURES = (
+    "pipeline/evaluation",
+    "pipeline/engines",
+    "pipeline/loadcheck.py",
+    "pipeline/fidelity.py",
+    "pipeline/stored.py",
+    "pipeline/layers.py",
+)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pipeline import engines, loadcheck
 from pipeline.engines import Engine
 from pipeline.errors import EvaluationError
 from pipeline.evaluation import tasks, text
+from pipeline.fidelity import Claim
 from pipeline.recipe import Evaluate, Serve
 from pipeline.records import Perplexity, Texts, View, read
 
@@ -37,7 +38,7 @@ def _evaluate(job: dict[str, Any], glance: int, asked: Iterator[dict[str, Any]])
     texts = read(Path(job["texts"]), Texts)
     plan, decode = evaluate.divergence, _decoder(source)
     prepared = tasks.prepare(evaluate, job["spans"])
-    checked = loadcheck.check_files(artifact, source, job["engine"], job["stored_types"], job["weights"])
+    checked = loadcheck.check_files(artifact, source, job["engine"], job["stored_types"], Claim(job["weights"], job["simulated"]))
     with engines.open_engine(job["engine"], artifact, serve) as engine:
         checked = checked.model_copy(update={"generated": loadcheck.check_generates(engine, source)})
         if glance:

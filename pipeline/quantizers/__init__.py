@@ -61,6 +61,11 @@ def tool(variant: Variant) -> Tool:
     return UNQUANTIZED[variant.engine] if variant.quantizer is None else TOOLS[variant.quantizer]
 
 
+def simulated(variant: Variant) -> tuple[int, int] | None:
+    """Bits and group size of what is rounded but stored as floats; None for all that is stored as it was rounded."""
+    return (int(variant.weights.removeprefix("int")), variant.groups_of) if tool(variant).simulated else None
+
+
 def job(variant: Variant, source: Path, samples: Path, exported: Path | None, out: Path) -> dict[str, Any]:
     """What `work` takes, as JSON: `samples` is a Samples record, `exported` as in Spec."""
     return {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from pydantic import Field
+
 from pipeline.records.base import Record
 from pipeline.records.made import Origin
 
@@ -122,11 +124,14 @@ class Task(Record):
 
 
 class LoadCheck(Record):
-    """What was found true of the artifact before it was measured; `relative_error` of each matrix to the source's."""
+    """What was found true of the artifact before it was measured; `relative_error` of each matrix to the source's. `notes` name
+    what is strange about its weights without proving damage.
+    """
 
     files: int
     stored_types: dict[str, int]
     relative_error: dict[str, float]
+    notes: list[str] = Field(default=[])
     tokenizer_probes: int
     generated: list[int]
 

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline import engines
 from pipeline.report import markdown_speed
 from pipeline.report.markdown_parts import megabytes, table
-from pipeline.report.provenance import experts
+from pipeline.report.provenance import experts, remarks
 from pipeline.report.words import finite, number, setting
 
 PORT = 8000
@@ -157,7 +157,7 @@ def _made(summary: dict[str, Any], row: dict[str, Any]) -> list[str]:
     ]
     routed = [list(pair) for pair in experts(row)]
     coverage = [table(["experts", "calibration tokens that each is sent, in their order"], routed)] if routed else []
-    return [table(["", ""], lines), *(f"- {note}" for note in manifest["notes"]), *coverage]
+    return [table(["", ""], lines), *(f"- {note}" for note in remarks(row)), *coverage]
 
 
 def _way(climb: dict[str, Any]) -> str:

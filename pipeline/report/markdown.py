@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.report import markdown_comparison, markdown_speed
 from pipeline.report.markdown_parts import megabytes, table, times
+from pipeline.report.provenance import remarks
 
 
 def render(summary: dict[str, Any]) -> str:
@@ -134,7 +135,7 @@ def _provenance(summary: dict[str, Any]) -> str:
             settings,
             ", ".join(f"{package} {version}" for package, version in manifest["versions"].items()),
             f"{manifest['wall_s']:.0f} s, {manifest['peak_memory_bytes'] / 1e9:.2f} GB",
-            "; ".join(manifest["notes"]),
+            "; ".join(remarks(row)),
         ])  # fmt: skip
     head = ["variant", "made by", "layers", "resolved settings", "versions", "time and peak memory", "notes"]
     return table(head, rows)

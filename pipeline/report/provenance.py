@@ -156,7 +156,12 @@ def notes(row: dict[str, Any]) -> list[str]:
         told.append(f"{layers.get('quantized')} of {layers.get('expected')} layers have the recipe's precision.")
     if layers.get("skipped"):
         told.append(f"Left out: {', '.join(layers['skipped'])}.")
-    return told + list(manifest.get("notes") or [])
+    return told + remarks(row)
+
+
+def remarks(row: dict[str, Any]) -> list[str]:
+    """What the quantizer and the comparison of weights found worth a reviewer's eye."""
+    return [note for part in ("manifest", "evaluation") for note in dig(row, part, "notes") or []]
 
 
 def hashes(summary: dict[str, Any]) -> Table:

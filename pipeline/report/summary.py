@@ -95,7 +95,8 @@ def _http(name: str, variant: str, artifact_sha256: str) -> dict[str, Any] | Non
 
 def _how(evaluation: Evaluation) -> dict[str, Any]:
     settings = {name: view.settings for name, view in evaluation.views.items()}
-    return {"settings": settings, "versions": evaluation.versions, "wall_s": evaluation.wall_s}
+    notes = evaluation.load_check.notes if evaluation.load_check else []
+    return {"settings": settings, "versions": evaluation.versions, "wall_s": evaluation.wall_s, "notes": notes}
 
 
 def _quality(evaluation: Evaluation) -> dict[str, Any]:

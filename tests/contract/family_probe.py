@@ -16,7 +16,7 @@ from tests.contract.probe import SERVE, gathered
 
 def main(name: str, artifact: str, source: str, weights: str, given: str, out: str) -> None:
     rows = json.loads(Path(given).read_text())
-    errors = fidelity.check(Path(artifact), Path(source), engine=name, weights=weights)
+    errors = fidelity.check(Path(artifact), Path(source), name, fidelity.Claim(weights)).relative_error
     with engines.open_engine(name, Path(artifact), SERVE) as engine:
         scores = [scored.logprobs for scored in engine.score(rows)]
         decoded = engines.generate(engine, rows[:2], [1, 4], stop_at_eos=False)

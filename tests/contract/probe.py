@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy
 
-from pipeline import engines, fidelity
-from pipeline.recipe import Serve
+from pipeline import engines, fidelity, quantizers
+from pipeline.recipe import Serve, Variant
 
 SERVE = Serve(max_model_len=256, max_num_seqs=8, max_num_batched_tokens=256, kv_cache_gib=1, eager=True)
 SOURCE = Path("recipes/tiny/checkpoint")
@@ -85,7 +85,9 @@ def main(name: str, *given: str) -> None:
     if name == "torch":
         found = torch_scores(Path(artifact))
     elif name == "weights":
-        found = dict(fidelity.check(Path(artifact), SOURCE, engine=asked[0], weights=asked[2]))
+        variant = Variant.model_validate_json(asked[2])
+        claim = fidelity.Claim(variant.weights, quantizers.simulated(variant))
+        found = fidelity.check(Path(artifact), SOURCE, asked[0], claim).relative_error
     elif name == "cache":
         with engines.open_engine(asked[0], Path(artifact), SERVE.model_copy(update={"kv_cache": asked[2]})) as engine:
             distributions, _ = gathered(engine, sequences())

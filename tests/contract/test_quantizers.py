@@ -83,7 +83,7 @@ def made(tiny_untouched: Path, tmp_path_factory: pytest.TempPathFactory) -> Made
 def require_weights(variant: Variant, out: Path, folder: Path) -> None:
     """The weights are the source's."""
     environment = engines.ENGINES[variant.engine].environment
-    errors = run_probe(environment, "weights", variant.engine, str(out), variant.weights, out=folder / "errors.json")
+    errors = run_probe(environment, "weights", variant.engine, str(out), variant.model_dump_json(), out=folder / "errors.json")
     assert errors.keys() >= {f"{layer}.weight" for layer in layers.linear_shapes(TINY)}
 
 
