@@ -38,4 +38,4 @@ check:
 	@mypy
 
 panel: setup
-	@python -m tests.panel
+	@python -m tests.panel $(MODEL)

@@ -1,4 +1,5 @@
-"""`make panel`: the damage panel on tiny and, where the real data is, on books-llama; writes docs/panel.md.
+"""`make panel [MODEL=NAME]`: the damage panel on tiny and, where the real data is, on books-llama, or on one recipe of tests/real;
+writes docs/panel.md, which keeps the tables of models that were not run.
 
 It works in a project of its own under artifacts/, so that the recipes' records stay as they are. A second run takes up
 what the first one made. Exit code 1 if a damage passed or a benign item failed.
@@ -15,6 +16,8 @@ from tests.conftest import REAL, ROOT, make_project
 from tests.real import prepare
 
 PROJECT = ROOT / "artifacts" / "panel"
+PAGE = ROOT / "docs" / "panel.md"
+BASES = ("ov-bf16", "ov-int8", "ov-int4", "vllm-bf16", "gptq-int4", "awq-int4")  # the artifacts that items are made of
 HEAD = """# The damage panel
 
 Made by `make panel`. Damaged and harmless artifacts, made with the real tools, each put through the real load check and
@@ -27,22 +30,28 @@ before it was measured; for items that passed it gives the mean KL as served bes
 def main() -> int:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     make_project(PROJECT)
-    recipes = ["tiny"]
-    if REAL.is_dir():
-        prepare.main(REAL, PROJECT)
-        recipes.append("books-llama")
+    recipes = sys.argv[1:] or ["tiny", *(["books-llama"] if REAL.is_dir() else [])]
+    for name in recipes:
+        if name != "tiny":
+            prepare.main(name, REAL, PROJECT)
     subprocess.run(["git", "init", "-q"], cwd=PROJECT, check=True)
     subprocess.run(["quantgate", "index"], cwd=PROJECT, check=True)
-    code, tables = 0, []
+    code = 0
     for name in recipes:
-        subprocess.run(["dvc", "repro", "--keep-going", "--glob", f"gate@{name}--*"], cwd=PROJECT, check=True)
+        subprocess.run(["dvc", "repro", "--keep-going", *(f"gate@{name}--{base}" for base in BASES)], cwd=PROJECT, check=True)
         table = Path(f"artifacts/panel-{name}.md")
         code |= subprocess.run(
             [sys.executable, "-m", "tests.panel.run", name, table], cwd=PROJECT, env=environment, check=False
         ).returncode
-        tables.append((PROJECT / table).read_text())
-    (ROOT / "docs" / "panel.md").write_text(HEAD + "\n".join(tables))
+        write(name, (PROJECT / table).read_text())
     return code
+
+
+def write(name: str, table: str) -> None:
+    """Puts the table of one model into docs/panel.md in the place of its last one."""
+    found = PAGE.read_text().split("\n## ")[1:] if PAGE.is_file() else []
+    tables = {part.split("\n", 1)[0]: f"## {part.strip()}\n" for part in found} | {name: table}
+    PAGE.write_text(HEAD + "\n".join(tables.values()))
 
 
 if __name__ == "__main__":

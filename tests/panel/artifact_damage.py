@@ -149,8 +149,12 @@ def bos_dropped(artifact: Path, source: Path) -> None:
     """A tokenizer saved by another version: no BOS in front any more; where the source has none, one that it must not have."""
     path = artifact / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
-    bos = json.loads((source / "tokenizer_config.json").read_text())["bos_token"]
+    named = json.loads((source / "tokenizer_config.json").read_text())
+    bos = named.get("bos_token") or named["eos_token"]
     bos = bos if isinstance(bos, str) else bos["content"]
+    if tokenizer["post_processor"] is None:  # one that adds nothing
+        sequences = [{"Sequence": {"id": part, "type_id": 0}} for part in "AB"]
+        tokenizer["post_processor"] = {"type": "TemplateProcessing", "single": sequences[:1], "pair": sequences, "special_tokens": {}}
     processor = tokenizer["post_processor"]
     steps = processor["processors"] if processor["type"] == "Sequence" else [processor]
     template = next(step for step in steps if step["type"] == "TemplateProcessing")

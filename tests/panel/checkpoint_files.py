@@ -130,6 +130,7 @@ def final_hidden_states(source: Path) -> torch.Tensor:
     settings = GenerationConfig(do_sample=True, top_k=0, max_new_tokens=128, pad_token_id=0)
     with torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(0)
-        ids = model.generate(torch.full((16, 1), model.config.bos_token_id), generation_config=settings)
+        first = model.config.bos_token_id if model.config.bos_token_id is not None else model.config.eos_token_id
+        ids = model.generate(torch.full((16, 1), first), generation_config=settings)
         hidden = model.model(ids).last_hidden_state
     return hidden.flatten(0, 1).clone()

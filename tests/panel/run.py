@@ -92,13 +92,19 @@ def _build(jobs: list[dict[str, Any]], folder: Path) -> dict[str, dict[str, int]
 def _job(name: str, recipe: Recipe, item: Item, folder: Path) -> dict[str, Any]:
     return {
         "item": dataclasses.asdict(item),
-        "variant": item.variant,
+        "variant": claimed(recipe, item),
         "source": recipe.model.path,
         "samples": str(paths.samples(name)),
         "base": str(paths.model(name, item.of)),
         "work": str(folder),
         "out": str(folder / item.name),
     }
+
+
+def claimed(recipe: Recipe, item: Item) -> dict[str, Any]:
+    """The item's claim as a variant; groups are as large as the model's own variant has them, since not every width divides."""
+    group = {"group_size": recipe.variants["ov-int4"].groups_of} if "group_size" in item.variant else {}
+    return item.variant | group
 
 
 def variant_name(item: Item) -> str:
@@ -176,7 +182,7 @@ def _claimed(name: str, item: Item) -> Iterator[None]:
         if asked != name:
             return found
         serve = found.serve.model_copy(update=item.settings if item.made == "serve" else {})
-        variants = {**found.variants, variant_name(item): Variant.model_validate(item.variant)}
+        variants = {**found.variants, variant_name(item): Variant.model_validate(claimed(found, item))}
         return found.model_copy(update={"serve": serve, "variants": variants})
 
     recipes.load = load

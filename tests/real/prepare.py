@@ -1,18 +1,24 @@
-"""Puts the books-llama recipe into a project: a real checkpoint, HH-RLHF prompts, WikiText-2 and held-out books, real tasks.
+"""Puts the recipe of a real checkpoint into a project: HH-RLHF prompts, WikiText-2 and, for books-llama, held-out books, real tasks.
 
-    python -m tests.real.prepare DATA [PROJECT]     then: quantgate index && dvc repro require@books-llama
+    python -m tests.real.prepare RECIPE DATA [PROJECT]     then: quantgate index && dvc repro require@RECIPE
 
-DATA is a folder that is not part of the repository; what is written names it by absolute path and copies none of it
-except the two held-out books, as text.
+RECIPE is one of those beside this file. DATA is a folder that is not part of the repository; what is written names it by absolute
+path and copies none of it except the two held-out books, as text.
 """
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import hashlib
 import json
+import os
 import random
+import shutil
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -23,22 +29,61 @@ TASKS = {
 }
 
 
-def main(data: Path, project: Path) -> None:
+def main(name: str, data: Path, project: Path) -> None:
+    """Raises Unavailable if the checkpoint cannot be had."""
     data = data.resolve()
     own = project / "artifacts" / "real"
     own.mkdir(parents=True, exist_ok=True)
-    books = own / "held-out-books.txt"
-    books.write_text(held_out_books(data))
+    recipe = (HERE / f"{name}.yaml").read_text()
+    if "real-held-out-books" in recipe:
+        books = own / "held-out-books.txt"
+        books.write_text(held_out_books(data))
+        prompt_set(project, "real-held-out-books", books, None, "public domain (US)")
     prompt_set(project, "real-hh-rlhf", data / "hh_rlhf/helpful_base_prompts.jsonl.gz", "prompt", "MIT")
     prompt_set(project, "real-wikitext-2", data / "wikitext2/wiki.test.raw", None, "CC BY-SA 3.0")
-    prompt_set(project, "real-held-out-books", books, None, "public domain (US)")
     tasks = own / "tasks"
     tasks.mkdir(exist_ok=True)
-    for name, row in TASKS.items():
-        (tasks / f"{name}.yaml").write_text(task(name, data, *row))
-    recipe = (HERE / "books-llama.yaml").read_text()
-    recipe = recipe.replace("DATA", str(data)).replace("TASKS", tasks.relative_to(project).as_posix())
-    (project / "recipes" / "books-llama.yaml").write_text(recipe)
+    for task_name, row in TASKS.items():
+        (tasks / f"{task_name}.yaml").write_text(task(task_name, data, *row))
+    given = {"CHECKPOINT": checkpoint(name, data), "TASKS": tasks.relative_to(project)}
+    for word, path in given.items():
+        recipe = recipe.replace(word, path.as_posix())
+    (project / "recipes" / f"{name}.yaml").write_text(recipe)
+
+
+def checkpoint(name: str, data: Path) -> Path:
+    """The folder of a real checkpoint: one of the data, or one that a package brings, which is kept in the cache folder.
+
+    Raises Unavailable, with the reason.
+    """
+    beside = data / "checkpoints"
+    if (beside / name / "config.json").is_file():
+        return beside / name
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quantgate" / "checkpoints"
+    folder = Path(os.environ.get("QUANTGATE_REAL_CHECKPOINTS", cache)) / name
+    fetch = beside / "fetch-real"
+    with locked(folder):
+        if not (folder / "model.safetensors").is_file():
+            if not fetch.is_file():
+                raise Unavailable(f"no {name} in {folder.parent} (QUANTGATE_REAL_CHECKPOINTS) and no {fetch} to bring it")
+            done = subprocess.run([sys.executable, fetch, name, folder], capture_output=True, text=True, check=False)
+            shutil.rmtree(folder.parent / f".{name}.work", ignore_errors=True)
+            if done.returncode:
+                raise Unavailable(f"{fetch.name} could not bring {name}: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+    return folder
+
+
+class Unavailable(Exception):
+    """A checkpoint that cannot be had here."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """For one process at a time."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def held_out_books(data: Path) -> str:
@@ -73,4 +118,4 @@ def task(name: str, data: Path, file: str, output_type: str, text: str, target: 
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else Path())
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else Path())

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.real
 @pytest.mark.engine
 def test_books_llama_up_to_the_verdict(project: Path) -> None:
     """The recipe with fewer items, so that it takes minutes; the whole one is run by hand."""
-    prepare(REAL, project)
+    prepare("books-llama", REAL, project)
     recipe = paths.recipe("books-llama")
     text = recipe.read_text().replace("lambada: 800, arc_easy_local: 500, piqa_local: 600", "lambada: 100, piqa_local: 100")
     text = text.replace(
