@@ -96,7 +96,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scorer(engine: Engine, name: str, artifact: Path, serve: Serve) -> contextlib.AbstractContextManager[Distributions]:
-    """What the engine's own `distributions` runs; OpenVINO's would load it anew for each call (`loading_s` says how long)."""
+    """What the engine's own `distributions` runs; OpenVINO's holds it or what decodes, never both (`loading_s`: the change)."""
     if name == "openvino":
         from pipeline.engines.paged import PagedModel
 

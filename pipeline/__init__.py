@@ -10,7 +10,7 @@ The data's way, one module or folder a step; a later one may import an earlier o
     checkpoint    pin and fetch: safetensors only, shards against their index
     calibration   prompts -> token ids; evaluation texts -> windows of token ids
     quantizers/   one file per tool; table is what is served where, refusal holds a recipe against it
-    engines/      one file per engine; __init__ is the protocol and the table
+    engines/      one file per engine; __init__ is the protocol and the table, scoring what is asked of them and read off
     stored        every matrix of an artifact, with the grid that it was rounded to
     fidelity      are the artifact's weights the source's
     loadcheck     is the artifact whole, and does its engine load it

@@ -1,8 +1,9 @@
 """Engines: what scores, what serves. One file each; this is the protocol and the table.
 
-An engine is a context manager over one artifact folder. It scores given tokens, and it decodes through its own
-continuous batching: `submit` requests, then `step` until all are done. Every caller (lm-eval, load check, benchmark)
-goes through these verbs, so an artifact is measured the way it is served.
+An engine is a context manager over one artifact folder. It hands over next-token distributions where they are asked for,
+and it decodes through its own continuous batching: `submit` requests, then `step` until all are done. Every caller
+(texts, lm-eval by `scoring.score`, load check, benchmark) goes through these verbs, so an artifact is measured the way it is
+served.
 """
 
 from __future__ import annotations
@@ -19,14 +20,11 @@ from pipeline.errors import EvaluationError
 from pipeline.recipe import Serve
 
 
-class Scored(NamedTuple):
-    """Log-probabilities in nats of tokens 1.. of a sequence given those before; `greedy` says which were the arg-max.
+class Prompt(NamedTuple):
+    """Token ids put to the model, and the first position whose next-token distribution is asked for; so are all that follow."""
 
-    `greedy` is None where the engine does not tell (OpenVINO GenAI): decode to find out.
-    """
-
-    logprobs: list[float]
-    greedy: list[bool] | None
+    ids: list[int]
+    first: int = 0
 
 
 class Step(NamedTuple):
@@ -38,9 +36,16 @@ class Step(NamedTuple):
     error: str | None = None
 
 
-# (number of the sequence, position of the first row's token, log-probabilities [rows, vocabulary] in float32 nats).
+# (number of the prompt, position of the first row's token, log-probabilities [rows, vocabulary] in float32 nats).
 # Row k is the distribution of token position + k + 1. The array is only valid during the call: keep no reference.
 Visit = Callable[[int, int, Any], None]
+
+PIECE_BYTES = 1 << 26  # of one array that a Visit gets; the largest temporary beside it is as large
+
+
+def piece_rows(vocabulary: int) -> int:
+    """How many float32 distributions are worked on at once."""
+    return max(1, PIECE_BYTES // (4 * vocabulary))
 
 
 class Distributions(Protocol):
@@ -48,16 +53,17 @@ class Distributions(Protocol):
 
     def __exit__(self, *exc: object) -> None: ...
 
-    def distributions(self, sequences: list[list[int]], visit: Visit) -> None:
-        """Hands over the full next-token distribution at every position but the last of each sequence, piece by piece.
+    def distributions(self, prompts: list[Prompt], visit: Visit) -> None:
+        """Hands over the full next-token distribution at every position asked for, in pieces of at most `piece_rows`.
 
-        Pieces of one sequence come in order; no more than max_num_batched_tokens rows are in memory at once.
+        Pieces of one prompt come in order, prompts in any. What prompts share may be computed once; what is not asked for
+        is not projected onto the vocabulary.
         """
 
 
 class Engine(Distributions, Protocol):
-    def score(self, sequences: list[list[int]]) -> list[Scored]:
-        """Scores each sequence of token ids on its own (no prefix cache), in the order given."""
+    def echo(self, ids: list[int]) -> list[float]:
+        """Log-probabilities in nats of tokens 1.. as the engine itself tells them: what `distributions` is held against."""
 
     def submit(self, key: int, prompt: list[int], max_tokens: int, stop_at_eos: bool) -> None:
         """Queues a greedy request."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
-from pipeline.engines import Scored, Step, Visit
+from pipeline.engines import Prompt, Step, Visit
 from pipeline.recipe import Serve
 
 VOCABULARY = 32
@@ -45,21 +45,17 @@ class FakeEngine:
     def __exit__(self, *exc: object) -> None:
         self._running.clear()
 
-    def score(self, sequences: list[list[int]]) -> list[Scored]:
-        return [self._score(ids) for ids in sequences]
-
-    def _score(self, ids: list[int]) -> Scored:
+    def echo(self, ids: list[int]) -> list[float]:
         rows = [self._logits[previous] for previous in ids[:-1]]
-        logprobs = [row[t] - math.log(sum(map(math.exp, row))) for row, t in zip(rows, ids[1:], strict=True)]
-        return Scored(logprobs, [row[t] == max(row) for row, t in zip(rows, ids[1:], strict=True)])
+        return [row[token] - math.log(sum(map(math.exp, row))) for row, token in zip(rows, ids[1:], strict=True)]
 
-    def distributions(self, sequences: list[list[int]], visit: Visit) -> None:
+    def distributions(self, prompts: list[Prompt], visit: Visit) -> None:
         import numpy
 
         table = numpy.array(self._logits)
         table = (table - numpy.log(numpy.exp(table).sum(1, keepdims=True))).astype(numpy.float32)
-        for number, ids in enumerate(sequences):
-            visit(number, 0, table[ids[:-1]])
+        for number, (ids, first) in enumerate(prompts):
+            visit(number, first, table[ids[first:]])
 
     def submit(self, key: int, prompt: list[int], max_tokens: int, stop_at_eos: bool) -> None:
         self._running[key] = list(prompt)

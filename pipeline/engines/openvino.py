@@ -1,7 +1,8 @@
 """OpenVINO GenAI, exactly as it serves: ContinuousBatchingPipeline with the plug-in's own precision defaults.
 
-Scoring uses echo requests in a pipeline of its own, prefix caching off: mixed with decoding, or with a cached prefix,
-GenAI returns wrong or no log-probabilities without saying so.
+Distributions, and with them the tasks' log-likelihoods, come from GenAI's own paged-attention model run by us
+(pipeline/engines/paged.py). GenAI's echo requests, which that is held against, have a pipeline of their own, prefix caching
+off: mixed with decoding, or with a cached prefix, GenAI returns wrong or no log-probabilities without saying so.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.engines import Scored, Step, Visit, cores, eos_ids
+from pipeline.engines import Prompt, Step, Visit, cores, eos_ids
 from pipeline.engines.paged import DEVICE, PagedModel
 from pipeline.errors import EvaluationError
 from pipeline.recipe import Serve
@@ -25,7 +26,7 @@ PRECISIONS: dict[str, dict[str, Any]] = {
 class OpenVinoEngine:
     def __init__(self, artifact: Path, serve: Serve) -> None:
         self._artifact, self._serve = artifact, serve
-        self._pipeline: Any = None
+        self._opened: Any = None
         self._purpose = ""
         self._handles: dict[int, Any] = {}
 
@@ -38,32 +39,26 @@ class OpenVinoEngine:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._pipeline = None
+        self._close()
         self._handles.clear()
 
-    def score(self, sequences: list[list[int]]) -> list[Scored]:
+    def echo(self, ids: list[int]) -> list[float]:
         config = self._genai.GenerationConfig()
         config.echo, config.logprobs, config.max_new_tokens = True, 1, 0
-        pipeline = self._open("scoring")
-        handles = [pipeline.add_request(key, self._tensor(ids), config) for key, ids in enumerate(sequences)]
+        pipeline = self._open("echo")
+        handle = pipeline.add_request(0, self._tensor(ids), config)
         while pipeline.has_non_finished_requests():
             pipeline.step()
-        return [self._scored(handle.read_all()[0], ids) for handle, ids in zip(handles, sequences, strict=True)]
-
-    @staticmethod
-    def _scored(output: Any, ids: list[int]) -> Scored:
-        logprobs = list(output.generated_log_probs)
+        logprobs = list(handle.read_all()[0].generated_log_probs)
         if len(logprobs) != len(ids):
             raise EvaluationError(
                 f"OpenVINO GenAI returned {len(logprobs)} log-probabilities for a prompt of {len(ids)} tokens: it scored "
                 "another prompt than it was given."
             )
-        return Scored(logprobs[1:], None)  # the first value is a constant: nothing precedes the first token
+        return logprobs[1:]  # the first value is a constant: nothing precedes the first token
 
-    def distributions(self, sequences: list[list[int]], visit: Visit) -> None:
-        self._pipeline, self._purpose = None, ""
-        with PagedModel(self._artifact, self._serve, self._precision()) as model:
-            model.distributions(sequences, visit)
+    def distributions(self, prompts: list[Prompt], visit: Visit) -> None:
+        self._open("distributions").distributions(prompts, visit)
 
     def submit(self, key: int, prompt: list[int], max_tokens: int, stop_at_eos: bool) -> None:
         config = self._genai.GenerationConfig()
@@ -75,7 +70,7 @@ class OpenVinoEngine:
     def step(self) -> list[Step]:
         if not self._handles:
             return []
-        self._pipeline.step()
+        self._opened.step()
         return [step for key, handle in list(self._handles.items()) if (step := self._read(key, handle))]
 
     def _read(self, key: int, handle: Any) -> Step | None:
@@ -92,7 +87,7 @@ class OpenVinoEngine:
 
     def settings(self) -> dict[str, Any]:
         """What the plug-in resolved for this model; it has to be compiled once more to be asked."""
-        self._pipeline, self._purpose = None, ""
+        self._close()
         compiled = self._ov.Core().compile_model(self._artifact / "openvino_model.xml", DEVICE, self._properties())
         read = {name.lower(): str(compiled.get_property(name)) for name in RESOLVED}
         return {"device": DEVICE.lower(), **read, **self._scheduler_settings()}
@@ -113,15 +108,21 @@ class OpenVinoEngine:
         return PRECISIONS[self._serve.precision] | cache
 
     def _open(self, purpose: str) -> Any:
-        """The pipeline for scoring or for decoding; one at a time, so that memory holds one model and one cache."""
+        """What decodes, echoes or gives distributions; one at a time, so that memory holds one model and one cache."""
         if self._purpose != purpose:
-            self._pipeline = None
-            scheduler = self._genai.SchedulerConfig()
-            for name, value in self._scheduler_settings().items():
-                setattr(scheduler, name, value)
-            self._pipeline = self._genai.ContinuousBatchingPipeline(str(self._artifact), scheduler, DEVICE, self._properties())
+            self._close()
+            if purpose == "distributions":
+                self._opened = PagedModel(self._artifact, self._serve, self._precision()).__enter__()
+            else:
+                scheduler = self._genai.SchedulerConfig()
+                for name, value in self._scheduler_settings().items():
+                    setattr(scheduler, name, value)
+                self._opened = self._genai.ContinuousBatchingPipeline(str(self._artifact), scheduler, DEVICE, self._properties())
             self._purpose = purpose
-        return self._pipeline
+        return self._opened
+
+    def _close(self) -> None:
+        self._opened, self._purpose = None, ""
 
     def _tensor(self, ids: list[int]) -> Any:
         return self._ov.Tensor(self._np.array([ids], dtype=self._np.int64))

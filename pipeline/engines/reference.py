@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
+import itertools
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
-from pipeline.engines import Scored, Step, Visit, cores, eos_ids
+import numpy as np
+
+from pipeline.engines import Prompt, Step, Visit, cores, eos_ids, piece_rows
+from pipeline.engines.tree import Tree, batches, trees
 from pipeline.recipe import Serve
 
-BATCH_TOKENS = 4096  # bounds the float32 log-softmax: tokens x vocabulary x 4 bytes
+BATCH_TOKENS = 1024  # enough for the products; twice as many no longer stay in the caches and took twice the processor time
+BATCH_BYTES = 1 << 28  # of the activations of one batch
+
+
+class Place(NamedTuple):
+    """A position of a prompt that is asked for, and the row of the batch's flat hidden states [rows * length] that it is."""
+
+    prompt: int
+    position: int
+    row: int
 
 
 class ReferenceEngine:
@@ -25,12 +40,13 @@ class ReferenceEngine:
         torch.set_num_threads(len(cores(self._serve)))
         self._torch = torch
         self._model = self._load().eval()
+        self._head = _head(self._model)
         # Greedy and nothing else: penalties that the checkpoint suggests for chatting are no part of the comparison.
         self._model.generation_config = GenerationConfig(do_sample=False, eos_token_id=eos_ids(self._artifact) or None)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        del self._model
+        del self._model, self._head
 
     def _load(self) -> Any:
         from transformers import AutoModelForCausalLM
@@ -39,28 +55,50 @@ class ReferenceEngine:
             self._artifact, dtype=self._torch.float32, use_safetensors=True, trust_remote_code=False
         )
 
-    def distributions(self, sequences: list[list[int]], visit: Visit) -> None:
-        """Right-padded batches of similar length; causal attention keeps the padding out of every real position."""
-        torch = self._torch
-        for batch in _batches([len(ids) for ids in sequences]):
-            longest = max(len(sequences[number]) for number in batch)
-            ids = torch.tensor([sequences[number] + [0] * (longest - len(sequences[number])) for number in batch])
-            with torch.inference_mode():
-                logprobs = self._model(ids, use_cache=False).logits.log_softmax(-1)
-            for row, number in enumerate(batch):
-                if len(sequences[number]) > 1:
-                    visit(number, 0, logprobs[row, : len(sequences[number]) - 1].numpy())
+    def distributions(self, prompts: list[Prompt], visit: Visit) -> None:
+        """Trees of what prompts share, in right-padded batches of similar length; the rows asked for through the projection."""
+        longest = max((len(prompt.ids) for prompt in prompts), default=0)
+        made = trees(prompts, shared=_bears_trees(self._model, longest))
+        size = piece_rows(self._model.get_output_embeddings().weight.shape[0])
+        with self._torch.inference_mode():
+            for batch in batches(made, self._batch_tokens()):
+                hidden = self._hidden(batch)
+                asked = _places(batch, prompts, hidden.shape[1])
+                while piece := list(itertools.islice(asked, size)):
+                    self._visit(hidden.flatten(0, 1), piece, visit)
 
-    def score(self, sequences: list[list[int]]) -> list[Scored]:
-        found: dict[int, Scored] = {}
+    def _batch_tokens(self) -> int:
+        """The widest activations of a decoder layer, all in memory at once: three of the MLP's, about eight of the rest."""
+        config = self._model.config
+        width = 3 * getattr(config, "intermediate_size", 4 * config.hidden_size) + 8 * config.hidden_size
+        return min(BATCH_TOKENS, BATCH_BYTES // (4 * int(width)))
 
-        def visit(number: int, _: int, logprobs: Any) -> None:
-            targets = sequences[number][1:]
-            given = logprobs[range(len(targets)), targets]
-            found[number] = Scored(given.tolist(), (given >= logprobs.max(-1)).tolist())
+    def _hidden(self, batch: list[Tree]) -> Any:
+        """Last hidden states [rows, length, hidden]. Without branches, causal attention alone keeps the padding out of sight."""
+        torch, length = self._torch, max(len(tree.tokens) for tree in batch)
+        ids = torch.tensor([tree.tokens + [0] * (length - len(tree.tokens)) for tree in batch])
+        if not any(tree.branches for tree in batch):
+            return self._model.base_model(ids, use_cache=False).last_hidden_state
+        positions = torch.tensor([tree.positions + [0] * (length - len(tree.positions)) for tree in batch])
+        sees = torch.from_numpy(np.stack([tree.sees(length) for tree in batch])[:, None])
+        mask = torch.zeros(sees.shape).masked_fill_(~sees, torch.finfo(torch.float32).min)
+        return self._model.base_model(ids, attention_mask=mask, position_ids=positions, use_cache=False).last_hidden_state
 
-        self.distributions(sequences, visit)
-        return [found.get(number, Scored([], [])) for number in range(len(sequences))]
+    def _visit(self, hidden: Any, piece: list[Place], visit: Visit) -> None:
+        rows = self._torch.tensor([place.row for place in piece])
+        logits = self._head(inputs_embeds=hidden[rows][None]).logits[0]
+        logits -= logits.logsumexp(-1, keepdim=True)
+        logprobs, first = logits.numpy(), 0
+        for prompt, places in itertools.groupby(piece, key=lambda place: place.prompt):
+            found = list(places)
+            visit(prompt, found[0].position, logprobs[first : first + len(found)])
+            first += len(found)
+
+    def echo(self, ids: list[int]) -> list[float]:
+        """Straight from transformers."""
+        with self._torch.inference_mode():
+            logprobs = self._model(self._torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1)
+        return [float(logprobs[place, token]) for place, token in enumerate(ids[1:])]
 
     def submit(self, key: int, prompt: list[int], max_tokens: int, stop_at_eos: bool) -> None:
         self._queue.append((key, prompt, max_tokens, stop_at_eos))
@@ -84,13 +122,35 @@ class ReferenceEngine:
         return {"device": "cpu", "dtype": "float32", "threads": self._torch.get_num_threads()}
 
 
-def _batches(lengths: list[int]) -> Iterator[list[int]]:
-    """Numbers of the sequences in batches of at most BATCH_TOKENS with the padding, shortest first."""
-    batch: list[int] = []
-    for number in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if batch and lengths[number] * (len(batch) + 1) > BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(number)
-    if batch:
-        yield batch
+def _places(batch: list[Tree], prompts: list[Prompt], length: int) -> Iterator[Place]:
+    for row, tree in enumerate(batch):
+        for number, path in tree.paths.items():
+            for position in range(prompts[number].first, len(path)):
+                yield Place(number, position, row * length + path[position])
+
+
+def _head(model: Any) -> Any:
+    """The model from its last hidden states on, given as `inputs_embeds`: output projection, and what its family does behind it."""
+    import torch
+    from transformers.modeling_outputs import MoeModelOutputWithPast
+
+    class Given(torch.nn.Module):  # type: ignore[misc]
+        def forward(self, *_: Any, inputs_embeds: Any, **__: Any) -> Any:
+            return MoeModelOutputWithPast(last_hidden_state=inputs_embeds)
+
+    head = copy.copy(model)
+    head._modules = {**model._modules, model.base_model_prefix: Given()}
+    return head
+
+
+def _bears_trees(model: Any, longest: int) -> bool:
+    """A mask of our own says all only where attention is full: no window shorter than a prompt, no state, no ALiBi."""
+    config = model.config
+    kinds = set(getattr(config, "layer_types", None) or ())
+    window = getattr(config, "sliding_window", None)
+    return (
+        kinds <= {"full_attention", "sliding_attention"}
+        and not (window and longest > window)
+        and not getattr(config, "alibi", False)
+        and "position_ids" in inspect.signature(model.base_model.forward).parameters
+    )

@@ -1,4 +1,4 @@
-"""vLLM in process: one LLM scores (prompt log-probabilities) and decodes; prefix caching is off.
+"""vLLM in process: one LLM scores (its hidden states, projected where asked for) and decodes; prefix caching is off.
 
 With prefix caching on, prompt log-probabilities can be stale (vllm-project/vllm#42245).
 """
@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.engines import Scored, Step, Visit, cores, eos_ids
+from pipeline.engines import Prompt, Step, Visit, cores, eos_ids, piece_rows
 from pipeline.errors import EvaluationError
 from pipeline.recipe import Serve
 
@@ -40,7 +40,7 @@ def environment(serve: Serve) -> dict[str, str]:
 
 
 class VllmEngine:
-    _multiprocessing = False  # `distributions` reads off the sampler, which has to be in this process
+    _multiprocessing = False  # `distributions` reads off the model runner, which has to be in this process
 
     def __init__(self, artifact: Path, serve: Serve) -> None:
         self._artifact, self._serve = artifact, serve
@@ -59,41 +59,30 @@ class VllmEngine:
     def __exit__(self, *exc: object) -> None:
         del self._llm
 
-    def score(self, sequences: list[list[int]]) -> list[Scored]:
-        outputs = self._generate(sequences, prompt_logprobs=1)
-        return [self._scored(output.prompt_logprobs, ids) for output, ids in zip(outputs, sequences, strict=True)]
-
-    @staticmethod
-    def _scored(entries: Any, ids: list[int]) -> Scored:
+    def echo(self, ids: list[int]) -> list[float]:
+        """By vLLM's public `prompt_logprobs`."""
+        entries = self._prefill([ids], prompt_logprobs=0)[0].prompt_logprobs
         if entries is None or len(entries) != len(ids):
             raise EvaluationError(f"vLLM returned no log-probabilities for a prompt of {len(ids)} tokens.")
-        given = [entry[token].logprob for entry, token in zip(entries[1:], ids[1:], strict=True)]
-        best = [max(value.logprob for value in entry.values()) for entry in entries[1:]]
-        return Scored(given, [value >= top for value, top in zip(given, best, strict=True)])
+        return [entry[token].logprob for entry, token in zip(entries[1:], ids[1:], strict=True)]
 
-    def distributions(self, sequences: list[list[int]], visit: Visit) -> None:
-        """Taken where vLLM itself computes prompt log-probabilities, before it reduces them to the given tokens.
+    def distributions(self, prompts: list[Prompt], visit: Visit) -> None:
+        """Taken where vLLM would compute prompt log-probabilities, at the positions asked for alone.
 
-        `prompt_logprobs=-1` would return the same numbers, as one Python object for each of tokens x vocabulary.
+        `prompt_logprobs` projects every position of a prompt onto the vocabulary, and returns an object for each token.
         """
-        follow = _Follow(sequences, visit)
-        sampler = self._llm.collective_rpc(lambda worker: worker.model_runner.sampler)[0]
-        gather = sampler.gather_logprobs
-
-        def listen(logprobs: Any, count: int, token_ids: Any) -> Any:
-            follow(token_ids.tolist(), logprobs)
-            return gather(logprobs, count, token_ids)
-
-        sampler.gather_logprobs = listen
+        runner = self._llm.collective_rpc(lambda worker: worker.model_runner)[0]
+        follow = _Follow(prompts, visit, runner)
+        runner._get_prompt_logprobs_dict = follow
         try:
-            self._generate(sequences, prompt_logprobs=0)
+            self._prefill([list(ids) for ids in follow.waiting], prompt_logprobs=None)
         finally:
-            del sampler.gather_logprobs
+            del runner._get_prompt_logprobs_dict
         follow.finish()
 
-    def _generate(self, sequences: list[list[int]], prompt_logprobs: int | None) -> Any:
+    def _prefill(self, sequences: list[list[int]], prompt_logprobs: int | None) -> Any:
         prompts = [{"prompt_token_ids": ids} for ids in sequences]
-        params = self._sampling(max_tokens=1, prompt_logprobs=prompt_logprobs, detokenize=False)
+        params = self._sampling(max_tokens=1, temperature=0, prompt_logprobs=prompt_logprobs, detokenize=False)
         return self._llm.generate(prompts, params, use_tqdm=False)
 
     def submit(self, key: int, prompt: list[int], max_tokens: int, stop_at_eos: bool) -> None:
@@ -153,25 +142,35 @@ def _delta() -> Any:
 
 
 class _Follow:
-    """Tells which sequence a piece of distributions belongs to: the first open one whose next tokens are the piece's targets.
+    """Called by vLLM's model runner after each step, in place of its own prompt log-probabilities."""
 
-    vLLM names no request there. Two sequences that agree on all tokens so far have the same distributions so far.
-    """
+    def __init__(self, prompts: list[Prompt], visit: Visit, runner: Any) -> None:
+        self._visit, self._runner = visit, runner
+        self._size = piece_rows(runner.model_config.get_vocab_size())
+        # A request has no name here that we gave it. Prompts of the same tokens are put to vLLM once.
+        self.waiting: dict[tuple[int, ...], list[int]] = {}
+        for number, prompt in enumerate(prompts):
+            self.waiting.setdefault(tuple(prompt.ids), []).append(number)
+        self._next = [prompt.first for prompt in prompts]
+        self._lengths = [len(prompt.ids) for prompt in prompts]
 
-    def __init__(self, sequences: list[list[int]], visit: Visit) -> None:
-        self._sequences, self._visit = sequences, visit
-        self._done = [0] * len(sequences)  # positions handed over
-
-    def __call__(self, targets: list[int], logprobs: Any) -> None:
-        for number, ids in enumerate(self._sequences):
-            position = self._done[number]
-            if ids[position + 1 : position + 1 + len(targets)] == targets:
-                self._done[number] += len(targets)
-                self._visit(number, position, logprobs.numpy(force=True))
-                return
-        raise EvaluationError(f"vLLM scored {len(targets)} tokens that belong to none of the sequences put to it.")
+    def __call__(self, hidden_states: Any, scheduled: dict[str, int]) -> dict[str, Any]:
+        runner = self._runner
+        for name, count in scheduled.items():
+            request = runner.requests[name]
+            begin, ids = request.num_computed_tokens, tuple(request.prompt_token_ids)
+            offset = int(runner.query_start_loc.np[runner.input_batch.req_id_to_index[name]])
+            stop = min(begin + count, len(ids))
+            for number in self.waiting.get(ids, ()):
+                for first in range(max(self._next[number], begin), stop, self._size):
+                    last = min(first + self._size, stop)
+                    rows = hidden_states[offset + first - begin : offset + last - begin]
+                    logprobs = runner.sampler.compute_logprobs(runner.model.compute_logits(rows))
+                    self._visit(number, first, logprobs.numpy(force=True))
+                    self._next[number] = last
+        return {}
 
     def finish(self) -> None:
-        short = [n for n, ids in enumerate(self._sequences) if self._done[n] != len(ids) - 1]
+        short = sum(place != length for place, length in zip(self._next, self._lengths, strict=True))
         if short:
-            raise EvaluationError(f"vLLM gave no distributions for {len(short)} of {len(self._sequences)} sequences.")
+            raise EvaluationError(f"vLLM gave no distributions for {short} of {len(self._next)} prompts.")

@@ -16,7 +16,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from tqdm import tqdm
 
-from pipeline.engines import Engine, Scored, generate
+from pipeline.engines import Engine, generate
+from pipeline.engines.scoring import Request, score
 from pipeline.errors import EvaluationError
 
 CHUNK = 512  # requests handed over at once; long enough for continuous batching, short enough for progress
@@ -71,20 +72,19 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         return list(self._tokenizer(string, add_special_tokens=special, verbose=False)["input_ids"])
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        pairs = []
+        asked = []
         for request in requests:
             context, continuation = request.args
             if context:
-                encoded = self._encode_pair(context, continuation)
+                ids, target = self._encode_pair(context, continuation)
             else:
-                encoded = [self.prefix_token_id], self.tok_encode(continuation, add_special_tokens=False)
-            pairs.append(encoded)
-            self._note(request, *encoded)
-        wanted = [request.task_name in self._needs_greedy for request in requests]
-        return self._score_pairs(pairs, wanted)
+                ids, target = [self.prefix_token_id], self.tok_encode(continuation, add_special_tokens=False)
+            self._note(request, ids, target)
+            asked.append(self._request(ids, target, greedy=request.task_name in self._needs_greedy))
+        return self._score(asked)
 
     def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:
-        return self._score_pairs([(context, target) for _, context, target in requests], [False] * len(requests))
+        return self._score([self._request(context, target, greedy=False) for _, context, target in requests])
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Disjoint windows of max_length, each after the last token of the one before (the first after BOS)."""
@@ -94,7 +94,8 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
             self._note(request, ids)
             step = self._max_length - 1
             rows = [ids[i : i + self._max_length] for i in range(0, len(ids) - 1, step)]
-            totals.append(_finite(sum(sum(scored.logprobs) for scored in self._engine.score(rows))))
+            scored = score(self._engine, [Request(row[:1], row[1:]) for row in rows])
+            totals.append(_finite(sum(sum(found.logprobs) for found in scored)))
         return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
@@ -125,45 +126,26 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
             note.generated_tokens = len(self.tok_encode(answer, add_special_tokens=False))
         return answers
 
-    def _score_pairs(self, pairs: list[tuple[list[int], list[int]]], wanted: list[bool]) -> list[tuple[float, bool]]:
-        for _, target in pairs:
-            if not target or len(target) >= self._max_length:
-                raise EvaluationError(
-                    f"a task item has a continuation of {len(target)} tokens; expected 1 to {self._max_length - 1} "
-                    "(serve.max_model_len less two)."
-                )
-        rows = [(context + target)[-self._max_length :] for context, target in pairs]
-        results: list[tuple[float, bool]] = []
-        with tqdm(total=len(rows), desc="log-likelihoods", unit="request", mininterval=2) as bar:
-            for start in range(0, len(rows), CHUNK):
-                part = slice(start, start + CHUNK)
-                scored = self._engine.score(rows[part])
-                greedy = self._greedy(rows[part], pairs[part], wanted[part], scored)
-                results += [
-                    (_finite(sum(s.logprobs[-len(target) :])), is_greedy)
-                    for s, (_, target), is_greedy in zip(scored, pairs[part], greedy, strict=True)
-                ]
-                bar.update(len(scored))
-        return results
+    def _request(self, context: list[int], target: list[int], greedy: bool) -> Request:
+        """The context's end, as much as fits with the continuation."""
+        if not target or len(target) >= self._max_length:
+            raise EvaluationError(
+                f"a task item has a continuation of {len(target)} tokens; expected 1 to {self._max_length - 1} "
+                "(serve.max_model_len less two)."
+            )
+        return Request(context[-(self._max_length - len(target)) :], target, greedy)
 
-    def _greedy(
-        self, rows: list[list[int]], pairs: list[tuple[list[int], list[int]]], wanted: list[bool], scored: list[Scored]
-    ) -> list[bool]:
-        """Is the continuation what greedy decoding gives? From the scores where they tell, else by decoding it."""
-        answers = [False] * len(rows)
-        undecided = []
-        for i, (_, target) in enumerate(pairs):
-            flags = scored[i].greedy
-            if flags is not None:
-                answers[i] = all(flags[-len(target) :])
-            elif wanted[i]:
-                undecided.append(i)
-        targets = [pairs[i][1] for i in undecided]
-        prompts = [rows[i][: len(rows[i]) - len(target)] for i, target in zip(undecided, targets, strict=True)]
-        decoded = generate(self._engine, prompts, [len(target) for target in targets], stop_at_eos=False)
-        for i, target, ids in zip(undecided, targets, decoded, strict=True):
-            answers[i] = ids == target
-        return answers
+    def _score(self, requests: list[Request]) -> list[tuple[float, bool]]:
+        """In the order of the tokens, so that those which begin alike come to the engine together."""
+        order = sorted(range(len(requests)), key=lambda index: requests[index])
+        answers: dict[int, tuple[float, bool]] = {}
+        with tqdm(total=len(requests), desc="log-likelihoods", unit="request", mininterval=2) as bar:
+            for start in range(0, len(order), CHUNK):
+                part = order[start : start + CHUNK]
+                scored = score(self._engine, [requests[index] for index in part])
+                answers |= {i: (_finite(sum(s.logprobs)), bool(s.greedy)) for i, s in zip(part, scored, strict=True)}
+                bar.update(len(part))
+        return [answers[index] for index in range(len(requests))]
 
 
 def _finite(value: float) -> float:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.engines import Distributions
+from pipeline.engines import Distributions, Prompt
 from pipeline.errors import EvaluationError
 from pipeline.recipe import Divergence as PlannedDivergence
 from pipeline.records import DivergedWindow, Divergence, Perplexity, Text, Texts, Window, WorstToken
@@ -95,7 +95,7 @@ def score(model: Distributions, text: Text, indices: list[int], listener: Listen
             listener(indices[number], first, logprobs)
             bar.update(first + len(targets) == len(rows[number]) - 1)
 
-        model.distributions(rows, visit)
+        model.distributions([Prompt(row[:-1]) for row in rows], visit)
     windows = [
         Window(index=index, nll_nats=value, tokens=len(row) - 1, bytes=text.bytes[index])
         for index, value, row in zip(indices, nll, rows, strict=True)

@@ -18,7 +18,7 @@ def main(name: str, artifact: str, source: str, weights: str, given: str, out: s
     rows = json.loads(Path(given).read_text())
     errors = fidelity.check(Path(artifact), Path(source), name, fidelity.Claim(weights)).relative_error
     with engines.open_engine(name, Path(artifact), SERVE) as engine:
-        scores = [scored.logprobs for scored in engine.score(rows)]
+        scores = [engine.echo(row) for row in rows]
         decoded = engines.generate(engine, rows[:2], [1, 4], stop_at_eos=False)
     with engines.open_weights(name, Path(artifact), SERVE) as model:
         own, _ = gathered(model, rows)

@@ -29,19 +29,6 @@ class _Request:
         self.args, self.task_name, self.doc_id = args, task_name, 0
 
 
-class _Blind:
-    """The reference engine as one that does not tell which tokens were greedy, as OpenVINO GenAI."""
-
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    def score(self, rows: list[list[int]]) -> list[engines.Scored]:
-        return [scored._replace(greedy=None) for scored in self._engine.score(rows)]
-
-
 def main(checkpoint: str, out: str) -> None:
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.models.huggingface import HFLM
@@ -56,9 +43,8 @@ def main(checkpoint: str, out: str) -> None:
             engine, Path(checkpoint), evaluate, SERVE, tasks.prepare(evaluate, dict.fromkeys(NAMES, (0, ITEMS)))
         )
         ours = EngineLM(engine, hf.tokenizer, SERVE.max_model_len - 1, {"t"})
-        blind = EngineLM(_Blind(engine), hf.tokenizer, SERVE.max_model_len - 1, {"t"})
         found = {
-            "pairs": [ours.loglikelihood(pairs), blind.loglikelihood(pairs)],
+            "pairs": ours.loglikelihood(pairs),
             "rolling": ours.loglikelihood_rolling(rolling),
             "generated": ours.generate_until(
                 [_Request("Question: What is 10 plus 20?\nAnswer:", {"until": ["."], "max_gen_toks": 8})]

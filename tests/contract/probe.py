@@ -18,6 +18,7 @@ from typing import Any
 import numpy
 
 from pipeline import engines, fidelity, quantizers
+from pipeline.engines.scoring import Request, score
 from pipeline.recipe import Serve, Variant
 
 SERVE = Serve(max_model_len=256, max_num_seqs=8, max_num_batched_tokens=256, kv_cache_gib=1, eager=True)
@@ -32,17 +33,32 @@ def sequences() -> list[list[int]]:
     return [*made, made[3]]
 
 
+def choices() -> list[Request]:
+    """What tasks ask: choices of one and of several tokens after shared contexts, equal ones, and one that begins another."""
+    rng = random.Random(1)
+    drawn = lambda length: [rng.randint(LOWEST, HIGHEST) for _ in range(length)]  # noqa: E731
+    shots = drawn(70)
+    contexts = [drawn(1), drawn(33), drawn(90), *(shots + drawn(20) for _ in range(6))]
+    made = [Request(context, drawn(length), True) for context in contexts for length in (1, 1, 1, 4, 9)]
+    longer = made[-1]
+    made.append(Request(longer.context, longer.continuation[:3], True))
+    made.append(Request(longer.context + longer.continuation[:2], longer.continuation[2:]))
+    return [*made, made[0], Request(drawn(200), drawn(40))]
+
+
 def probe(engine: engines.Engine) -> dict[str, Any]:
     rows = sequences()
-    together = engine.score(rows)
-    decoded = engines.generate(engine, rows[:5], [1, 2, 7, 7, 3], stop_at_eos=False)
-    again = engine.score([rows[2]])
     distributions, worst_sum = gathered(engine, rows)
+    together = score(engine, choices())
+    alone = [score(engine, [request])[0] for request in choices()]
+    decoded = engines.generate(engine, rows[:5], [1, 2, 7, 7, 3], stop_at_eos=False)
+    again = score(engine, choices()[:1])
     return {
         "distributions": distributions,
         "worst_sum": worst_sum,
-        "scores": [scored.logprobs for scored in together],
-        "greedy": [scored.greedy for scored in together],
+        "scores": [engine.echo(ids) for ids in rows],
+        "choices": together,
+        "alone": alone,
         "after_decoding": again[0].logprobs,
         "decoded": decoded,
         "idle": len(engine.step()),
@@ -61,7 +77,7 @@ def gathered(model: engines.Distributions, rows: list[list[int]]) -> tuple[list[
         found[number] += logprobs[range(len(targets)), targets].tolist()
         apart.append(float(abs(numpy.exp(logprobs.astype(numpy.float64)).sum(-1) - 1).max()))
 
-    model.distributions(rows, visit)
+    model.distributions([engines.Prompt(row) for row in rows], visit)
     return found, max(apart)
 
 
@@ -76,7 +92,18 @@ def torch_scores(source: Path) -> dict[str, Any]:
             logprobs = torch.log_softmax(model(torch.tensor([row])).logits[0].double(), -1)
         scores.append([logprobs[i, token].item() for i, token in enumerate(row[1:])])
         best.append(logprobs.argmax(-1).tolist())
-    return {"scores": scores, "best": best}
+    return {"scores": scores, "best": best, "choices": [_alone(model, request) for request in choices()]}
+
+
+def _alone(model: Any, request: Request) -> Any:
+    """A request by itself, in float64 from the logits on."""
+    import torch
+
+    ids, length = request.context + request.continuation, len(request.continuation)
+    with torch.no_grad():
+        logprobs = torch.log_softmax(model(torch.tensor([ids])).logits[0, -length - 1 : -1].double(), -1)
+    values = [logprobs[i, token].item() for i, token in enumerate(request.continuation)]
+    return values, logprobs.argmax(-1).tolist() == request.continuation
 
 
 def main(name: str, *given: str) -> None:
