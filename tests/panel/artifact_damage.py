@@ -154,7 +154,8 @@ def bos_dropped(artifact: Path, source: Path) -> None:
     bos = bos if isinstance(bos, str) else bos["content"]
     if tokenizer["post_processor"] is None:  # one that adds nothing
         sequences = [{"Sequence": {"id": part, "type_id": 0}} for part in "AB"]
-        tokenizer["post_processor"] = {"type": "TemplateProcessing", "single": sequences[:1], "pair": sequences, "special_tokens": {}}
+        adds_nothing = {"single": sequences[:1], "pair": sequences, "special_tokens": {}}
+        tokenizer["post_processor"] = {"type": "TemplateProcessing", **adds_nothing}
     processor = tokenizer["post_processor"]
     steps = processor["processors"] if processor["type"] == "Sequence" else [processor]
     template = next(step for step in steps if step["type"] == "TemplateProcessing")

@@ -1,4 +1,4 @@
-"""Puts the recipe of a real checkpoint into a project: HH-RLHF prompts, WikiText-2 and, for books-llama, held-out books, real tasks.
+"""Puts the recipe of a real checkpoint into a project: HH-RLHF prompts, WikiText-2, for books-llama held-out books, real tasks.
 
     python -m tests.real.prepare RECIPE DATA [PROJECT]     then: quantgate index && dvc repro require@RECIPE
 
