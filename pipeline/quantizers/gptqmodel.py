@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import json
 import os
 import re
@@ -14,10 +15,12 @@ from typing import Any
 
 from pipeline.checkpoint import linear_shapes
 from pipeline.errors import QuantizeError
-from pipeline.quantizers import Outcome, Spec, tool
+from pipeline.quantizers import Outcome, Spec, awq_clip, tool
 from pipeline.quantizers.export import copy_companions
 
 BATCH_ROWS = 4
+# AWQ tries twenty scales of each layer on all of them; four times as many tokens changed no more than noise (docs/decisions.md).
+AWQ_TOKENS = 8192
 # GPTQModel's word in the log where AWQ has no scale to search: under grouped-query attention the value projection's columns
 # cannot take up a scale of the output projection's rows.
 NO_SCALE, NO_SCALE_MODULE = "not applicable", "self_attn.o_proj"
@@ -39,12 +42,13 @@ def quantize(spec: Spec, out: Path) -> Outcome:
             settings["act_group_aware"] = False  # its default, which needs groups
         options = {}
     else:
+        awq_clip.replace_in_gptqmodel()
         settings |= {"sym": bool(variant.symmetric), "method": METHODS.AWQ, "format": FORMAT.GEMM}
         options = {"backend": BACKEND.AWQ_TORCH}  # the default back-end needs CUDA
     offload = out / "offload"
     skip: dict[str, dict[str, Any]] = {f"-:^{re.escape(name)}$": {} for name in spec.keep}
     config = QuantizeConfig(**settings, dynamic=skip or None, device="cpu", offload_to_disk=True, offload_to_disk_path=str(offload))
-    rows = spec.rows()
+    rows = spec.rows() if method == "gptq" or spec.samples.coverage else _first(spec.rows(), AWQ_TOKENS)
     with contextlib.chdir(out):  # it writes a folder of logs where it stands
         model = GPTQModel.load(str(source), config, trust_remote_code=False)
         model.quantize(rows, batch_size=BATCH_ROWS, **options)
@@ -56,6 +60,12 @@ def quantize(spec: Spec, out: Path) -> Outcome:
     unscaled = [name for name, loss in losses.items() if loss is None]
     notes = [f"AWQ searched no scale for {len(unscaled)} layers (grouped-query attention): {unscaled[0]}, ..."] if unscaled else []
     return Outcome({**_resolved(out), "samples": len(rows), "loss_by_layer": losses}, notes)
+
+
+def _first(rows: list[dict[str, list[int]]], tokens: int) -> list[dict[str, list[int]]]:
+    """The rows, which are in a drawn order already, that hold this many tokens together: at least one."""
+    ends = itertools.accumulate(len(row["input_ids"]) for row in rows)
+    return rows[: sum(end <= tokens for end in ends) or 1]
 
 
 def _resolved(out: Path) -> dict[str, Any]:
