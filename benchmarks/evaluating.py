@@ -2,9 +2,9 @@
 
     python -m benchmarks.evaluating CHECKPOINT DATA [--items 64] [--rounds 2] [--out FILE]
 
-DATA is a folder with arc_easy.jsonl.gz and lambada_openai.jsonl.gz. Both sides: float32, batch 16 for lm-eval, one process
-for each task and round, taking turns. Processor seconds are of the task alone, without imports and loading; peak memory is
-the process's own high-water mark.
+DATA is a folder with arc_easy.jsonl.gz and lambada_openai.jsonl.gz. lm-eval: float32, batch 16. Processor seconds are of the
+tasks alone, without imports and loading, both sides taking turns (A B B A) in one process, so that a busy machine slows both.
+Peak memory is the high-water mark of a process of each side's own.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ def _lettered(row: dict[str, Any]) -> str:
 
 
 def run(checkpoint: Path, data: Path, items: int, rounds: int) -> str:
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {name: {side: [] for side in SIDES} for name in LIMITS}
+    found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         tasks(data, Path(folder))
-        for number in range(rounds):
-            for name in LIMITS:
-                for side in SIDES[:: -1 if number % 2 else 1]:
-                    job = {"side": side, "task": name, "items": items, "folder": folder, "checkpoint": str(checkpoint)}
-                    found[name][side].append(_measure(job, Path(folder)))
+        for name in LIMITS:
+            job = {"task": name, "items": items, "folder": folder, "checkpoint": str(checkpoint)}
+            found[name] = _measure({**job, "sides": SIDES, "rounds": rounds}, Path(folder))
+            alone = {side: _measure({**job, "sides": [side], "rounds": 1}, Path(folder)) for side in SIDES}
+            found[name]["peak_gb"] = {side: answer["peak_gb"] for side, answer in alone.items()}
     return _page(found, checkpoint, items, rounds)
 
 
@@ -69,28 +69,29 @@ def _measure(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     return result
 
 
-def _page(found: dict[str, dict[str, list[dict[str, Any]]]], checkpoint: Path, items: int, rounds: int) -> str:
-    weights = found[MMLU]["ours"][0]["weights_bytes"] / 1e9
+def _page(found: dict[str, dict[str, Any]], checkpoint: Path, items: int, rounds: int) -> str:
+    weights = found[MMLU]["weights_bytes"] / 1e9
     most = 1.5 * weights + 1
     lines = [
         "# What evaluation costs beside lm-eval's own back-end",
         "",
         f"`python -m benchmarks.evaluating`, {checkpoint.name} ({weights:.2f} GB in float32), {items} items of each task, "
-        f"median of {rounds} rounds taken in turns. lm-eval: `hf`, float32, batch 16. Peak memory may be {most:.2f} GB: "
-        "1.5 times the weights and 1 GB.",
+        f"median of {rounds} rounds in which the two take turns. lm-eval: `hf`, float32, batch 16. Peak memory may be "
+        f"{most:.2f} GB: 1.5 times the weights and 1 GB.",
         "",
         "| items | ours, CPU s | lm-eval, CPU s | ratio (rounds) | aim | ours, peak GB | lm-eval, peak GB | most apart, nats |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, sides in found.items():
-        ours, theirs = ([answer["cpu_s"] for answer in sides[side]] for side in SIDES)
+    for name, answer in found.items():
+        ours, theirs = (answer["cpu_s"][side] for side in SIDES)
         ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-        peaks = [max(answer["peak_gb"] for answer in sides[side]) for side in SIDES]
-        met = statistics.median(ratios) <= LIMITS[name] and peaks[0] <= most
+        peaks = answer["peak_gb"]
+        apart = max(abs(a - b) for a, b in zip(*(answer["loglikelihoods"][side] for side in SIDES), strict=True))
+        met = statistics.median(ratios) <= LIMITS[name] and peaks["ours"] <= most
         lines.append(
             f"| {name} | {statistics.median(ours):.1f} | {statistics.median(theirs):.1f} | {statistics.median(ratios):.2f} "
-            f"({min(ratios):.2f} to {max(ratios):.2f}) | {LIMITS[name]}: {'met' if met else 'MISSED'} | {peaks[0]:.2f} "
-            f"| {peaks[1]:.2f} | {_apart(sides):.1e} |"
+            f"({min(ratios):.2f} to {max(ratios):.2f}) | {LIMITS[name]}: {'met' if met else 'MISSED'} | {peaks['ours']:.2f} "
+            f"| {peaks['hf']:.2f} | {apart:.1e} |"
         )
     host = machine.describe()
     lines += [
@@ -98,12 +99,6 @@ def _page(found: dict[str, dict[str, list[dict[str, Any]]]], checkpoint: Path, i
         f"{host['cpu']}, {host['cores']} cores ({', '.join(host['instruction_sets'])}), {host['system']}, shared with other work.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _apart(sides: dict[str, list[dict[str, Any]]]) -> float:
-    """Between the two sides' log-likelihoods of the same request."""
-    ours, theirs = (sides[side][0]["loglikelihoods"] for side in SIDES)
-    return max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The inner end of benchmarks.evaluating: one task on one side, in the openvino environment.
+"""The inner end of benchmarks.evaluating: one task on one side or on both in turns, in the openvino environment.
 
 python -m benchmarks.evaluating_worker JOB.json ANSWER.json
 """
@@ -36,18 +36,29 @@ def main(request: str, answer: str) -> None:
     manager, leaves, places = tasks.prepare(evaluate, {name: (0, job["items"])})
     drawn = {leaf: sorted(found) for leaf, found in places.items()}
     greedy = {leaf for leaf, found in leaves[name].items() if found.OUTPUT_TYPE == "loglikelihood"}
-    with _ours(checkpoint, greedy) if job["side"] == "ours" else _theirs(checkpoint) as model:
-        started = time.process_time()
-        results = simple_evaluate(model, tasks=list(drawn), task_manager=manager, samples=drawn, bootstrap_iters=0)
-        used = time.process_time() - started
-    samples = sorted(results["samples"][name], key=lambda sample: sample["doc_id"])
+    open_side = {"ours": lambda: _ours(checkpoint, greedy), "hf": lambda: _theirs(checkpoint)}
+    seconds: dict[str, list[float]] = {side: [] for side in job["sides"]}
+    scored: dict[str, list[float]] = {}
+    with contextlib.ExitStack() as stack:
+        models = {side: stack.enter_context(open_side[side]()) for side in job["sides"]}
+        for number in range(job["rounds"]):
+            for side in job["sides"][:: -1 if number % 2 else 1]:
+                started = time.process_time()
+                results = simple_evaluate(models[side], tasks=list(drawn), task_manager=manager, samples=drawn, bootstrap_iters=0)
+                seconds[side].append(time.process_time() - started)
+                scored[side] = _loglikelihoods(results["samples"][name])
     found = {
-        "cpu_s": used,
+        "cpu_s": seconds,
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
         "weights_bytes": 4 * _parameters(checkpoint),
-        "loglikelihoods": [float(response[0][0]) for sample in samples for response in sample["resps"]],
+        "loglikelihoods": scored,
     }
     Path(answer).write_text(json.dumps(found))
+
+
+def _loglikelihoods(samples: list[dict[str, Any]]) -> list[float]:
+    ordered = sorted(samples, key=lambda sample: sample["doc_id"])
+    return [float(response[0][0]) for sample in ordered for response in sample["resps"]]
 
 
 @contextlib.contextmanager

@@ -12,8 +12,8 @@ from pipeline import environments
 
 pytestmark = pytest.mark.engine
 WHERE = {
-    "control": ("driver", "engines", "publishing", "quality", "random_project", "scoring", "three_ways"),
-    "openvino": ("bandwidth", "driver", "quality_worker", "random_model", "scoring_worker"),
+    "control": ("driver", "engines", "evaluating", "publishing", "quality", "random_project", "scoring", "three_ways"),
+    "openvino": ("bandwidth", "driver", "evaluating_worker", "quality_worker", "random_model", "scoring_worker"),
     "vllm": ("driver", "quality_worker", "scoring_worker"),
 }
 
