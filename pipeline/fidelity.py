@@ -29,8 +29,9 @@ from pipeline.errors import ArtifactError
 from pipeline.stored import Grid, Matrix, matrices, rounding_grid
 
 # Median |error| in steps. Rounding gives 0.25 in the typical group of a matrix, GPTQ was seen to give up to 0.3; zero-points
-# off by one give 1. A single group is strange beyond what rounding can give, and impossible where it is off by levels.
-TYPICAL, STRANGE, IMPOSSIBLE = 0.75, 0.75, 2.0
+# off by one give 1. A single group is strange beyond what rounding can give, and impossible where it is off by several levels:
+# GPTQ was seen to move single groups by 1.5, in columns that hold the largest activations.
+HALF, TYPICAL, STRANGE, IMPOSSIBLE = 0.5, 0.75, 0.75, 3.0
 UNEXPLAINED = 0.9  # of the size of the typical row: whatever the step, a matrix of zeros has an error of 1
 FALSE_ALARMS = 1e-3  # expected of all groups of an artifact together, where their medians scatter as those of normal samples
 SCATTER = 0.787 / 0.6745  # standard error of the median |x| of n normal x, times sqrt(n), over that median
@@ -42,6 +43,21 @@ ROUNDING_STEPS = 0.4  # root mean square error that is assumed for that
 ROUNDS = 4  # of the alternating least squares for the channel factors; the third changes nothing visible
 BLOCK = 1 << 24  # values worked on at once: an embedding's temporaries would take gigabytes
 STORED_OUTPUTS = tuple(f"{name}.weight" for name in OUTPUTS)
+# Layers whose outputs go into the next product as they are, so that a quantizer can move scale by row: values and up projections.
+# Elsewhere a factor by row would be a wrong scale of the channel.
+ROWS_MOVE = tuple(f"{name}.weight" for name in ("v_proj", "up_proj", "qkv_proj", "query_key_value", "gate_up_proj"))
+
+
+class Moves(NamedTuple):
+    """What a quantizer may have scaled by a factor each, with the inverse in a neighbouring layer."""
+
+    rows: bool
+    columns: bool
+
+    @classmethod
+    def of(cls, name: str) -> Moves:
+        """Of a matrix by its name. An embedding's cannot move anywhere."""
+        return cls(rows=name.endswith(ROWS_MOVE), columns=".layers." in name or name.endswith(STORED_OUTPUTS))
 
 
 class Claim(NamedTuple):
@@ -93,8 +109,8 @@ class Rounding(NamedTuple):
 
     @property
     def plain(self) -> bool:
-        """Whether rounding explains all of it."""
-        return self.refusal is None and not self.strange and self.column_group <= STRANGE
+        """Whether rounding to nearest explains all of it."""
+        return self.refusal is None and not self.strange and max(self.typical, self.column_group) <= HALF
 
     @property
     def note(self) -> str | None:
@@ -127,38 +143,38 @@ def check(artifact: Path, source: Path, engine: str, claim: Claim) -> Found:
 def _judge(theirs: np.ndarray, ours: Matrix, claim: Claim, total: int) -> tuple[float, str | None, str | None]:
     """Relative error, what refuses the matrix, and what is only strange."""
     inner = ".layers." in ours.name
-    movable = inner or ours.name.endswith(STORED_OUTPUTS)
+    moves = Moves.of(ours.name)
     limit = FLOATS.get(claim.weights, FLOAT) if inner else FLOAT
     grid = ours.grid
     if grid is None:
-        relative = float_error(theirs, ours.value, limit, movable)
+        relative = float_error(theirs, ours.value, limit, moves)
         if relative <= limit:
             return relative, None, None
         if not (inner and claim.simulated):
             return relative, f"relative error {relative:.3f} of a float, at most {limit:g} is its type's own", None
         grid = rounding_grid(theirs, *claim.simulated)
-    found = compare(theirs, ours.value, grid, movable, total)
+    found = compare(theirs, ours.value, grid, moves, total)
     return found.relative, found.refusal, found.note
 
 
-def compare(theirs: np.ndarray, ours: np.ndarray, grid: Grid, movable: bool, total: int) -> Rounding:
-    """Of two float32 weights [out, in]; `movable`: if need be, up to a factor per row and per column of `theirs`.
+def compare(theirs: np.ndarray, ours: np.ndarray, grid: Grid, moves: Moves, total: int) -> Rounding:
+    """Of two float32 weights [out, in]; if need be, up to factors of the rows and columns of `theirs` that may have moved.
 
     `total` is the number of weights in the artifact, which says among how many groups the worst one is sought.
     """
     found = _rounding(theirs, ours, grid, total)
-    if movable and not found.plain and (factors := _fit(theirs, ours, grid)):
+    if moves.columns and not found.plain and (factors := _fit(theirs, ours, grid, moves.rows)):
         folded = _rounding(theirs, ours, grid, total, factors)
         return folded if folded.refusal is None and folded.relative < found.relative else found
     return found
 
 
-def float_error(theirs: np.ndarray, ours: np.ndarray, limit: float, movable: bool) -> float:
-    """Relative (Frobenius) error; `movable`: if that is beyond the limit, up to a factor per row and per column."""
+def float_error(theirs: np.ndarray, ours: np.ndarray, limit: float, moves: Moves) -> float:
+    """Relative (Frobenius) error; if that is beyond the limit, up to factors of what may have moved."""
     error = _relative(theirs, ours)
-    if movable and not error <= limit:
+    if moves.columns and not error <= limit:
         whole = Grid(np.sqrt(np.square(ours).mean(1, keepdims=True)))  # no grid: a row's own size weighs it
-        factors = _fit(theirs, ours, whole)
+        factors = _fit(theirs, ours, whole, moves.rows)
         return error if factors is None else min(error, _relative(theirs, ours, factors))
     return error
 
@@ -220,8 +236,8 @@ def _medians(error: np.ndarray, grid: Grid) -> np.ndarray:
     return medians
 
 
-def _fit(theirs: np.ndarray, ours: np.ndarray, grid: Grid) -> Factors | None:
-    """The factors per row and column that bring `theirs` closest to `ours`, in steps: alternating least squares.
+def _fit(theirs: np.ndarray, ours: np.ndarray, grid: Grid, by_row: bool) -> Factors | None:
+    """The factors per column, and per row if asked, that bring `theirs` closest to `ours`, in steps: (alternating) least squares.
 
     None if a factor would be negative: no quantizer does that.
     """
@@ -229,14 +245,14 @@ def _fit(theirs: np.ndarray, ours: np.ndarray, grid: Grid) -> Factors | None:
     rows = np.ones((len(theirs), 1), np.float32)
     across = np.ones(theirs.shape[1])
     along = np.ones(len(theirs))
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS if by_row else 1):
         common, across = np.zeros(theirs.shape[1]), np.zeros(theirs.shape[1])
         for part, weight, target in _in_steps(theirs, ours, grid):
             scaled = weight * rows[part]
             common += np.einsum("ij,ij->j", target, scaled, dtype=np.float64)
             across += np.einsum("ij,ij->j", scaled, scaled, dtype=np.float64)
         columns = (common / np.maximum(across, 1e-20)).astype(np.float32)
-        for part, weight, target in _in_steps(theirs, ours, grid):
+        for part, weight, target in _in_steps(theirs, ours, grid) if by_row else ():
             scaled = weight * columns
             along[part] = np.einsum("ij,ij->i", scaled, scaled)
             rows[part, 0] = np.einsum("ij,ij->i", target, scaled) / np.maximum(along[part], 1e-20)
