@@ -38,10 +38,6 @@ UNSERVED = (
     Refused(("openvino",), "openvino", {"gptq": (True,)},
             "NNCF 3.4.0's GPTQ dies on weights of three dimensions, which experts have",
             "awq true and scale_estimation true", models=EXPERTS),
-    Refused(("openvino",), "openvino", {"gptq": (True,)},
-            "behind a LayerNorm GPTQ's errors pile up along the one direction that its "
-            "outputs never have, which the check of weights cannot tell from a wrong zero-point",
-            "awq true and scale_estimation true", models=("gpt_neox",)),
     Refused(("gptq", "awq", "compressed-tensors", "auto-round"), "vllm", {}, "vLLM 0.32.0 has kernels for quantized experts on "
             "CPUs with AMX only", "engine openvino", (CPU,), models=EXPERTS),
 )  # fmt: skip
