@@ -137,7 +137,10 @@ def _type(constant: Any) -> str:
 
 
 def _step(constants: list[Any], shape: tuple[int, ...]) -> np.ndarray | None:
-    """[..., out, groups] from the scales that a low-bit constant is multiplied with; None for a float."""
+    """[..., out, groups] from the scales that a low-bit constant is multiplied with; None for a float.
+
+    One factor for all, or one a column, scales the step as a whole.
+    """
     levels = max(
         (constant for constant in constants if _type(constant) in IR_LOW_BIT), key=lambda c: np.prod(c.get_output_shape(0)),
         default=None,
@@ -149,7 +152,8 @@ def _step(constants: list[Any], shape: tuple[int, ...]) -> np.ndarray | None:
         readers = {target.get_node().get_type_name() for target in _users(constant)}
         if _type(constant) not in IR_LOW_BIT and "Multiply" in readers:
             scale = np.abs(constant.get_data(dtype=np.float32))
-            step = step * (scale if scale.size == 1 else scale.reshape(*shape[:-1], -1))
+            by_row = scale.shape[: len(shape) - 1] == shape[:-1]
+            step = step * (scale.reshape(*shape[:-1], -1) if by_row else scale.mean())
     return step
 
 
