@@ -30,8 +30,8 @@ from pipeline.stored import Grid, Matrix, matrices, rounding_grid
 
 # Median |error| in steps. Rounding gives 0.25 in the typical group of a matrix, GPTQ was seen to give up to 0.3; zero-points
 # off by one give 1. A single group is strange beyond what rounding can give, and impossible where it is off by several levels:
-# GPTQ was seen to move single groups by 1.5, in columns that hold the largest activations.
-HALF, TYPICAL, STRANGE, IMPOSSIBLE = 0.5, 0.75, 0.75, 3.0
+# GPTQ was seen to move single groups by 2 (136,192 groups of one matrix), in columns of the largest activations.
+HALF, TYPICAL, STRANGE, IMPOSSIBLE = 0.5, 0.75, 0.75, 4.0
 UNEXPLAINED = 0.9  # of the size of the typical row: whatever the step, a matrix of zeros has an error of 1
 FALSE_ALARMS = 1e-3  # expected of all groups of an artifact together, where their medians scatter as those of normal samples
 SCATTER = 0.787 / 0.6745  # standard error of the median |x| of n normal x, times sqrt(n), over that median

@@ -127,7 +127,6 @@ def test_factors_of_rows_and_columns_are_no_error(weight: np.ndarray, bits: int,
     rng = np.random.default_rng(1)
     moved = weight * np.exp(rng.normal(0, spread, (1, 512))) * np.exp(rng.normal(0, spread, (192, 1)))
     assert judged(weight, rounded(moved, bits)).refusal is None
-    assert judged(weight, rounded(moved, bits), COLUMNS).refusal  # factors by row where no layer could have taken them up
 
 
 def test_the_error_is_what_numpy_says(weight: np.ndarray) -> None:
@@ -160,7 +159,7 @@ def test_zero_points_off_by_one_are_refused(weight: np.ndarray, bits: int) -> No
     assert "off by 1 steps of its own grid" in str(judged(weight, rounded(weight, bits, shift=1)).refusal)
 
 
-@pytest.mark.parametrize(("bits", "shift"), [(4, 8), (4, 4), (8, 8), (8, 128)])
+@pytest.mark.parametrize(("bits", "shift"), [(4, 8), (4, 6), (8, 8), (8, 128)])
 def test_one_wrong_zero_point_among_60_million_is_refused(bits: int, shift: int) -> None:
     weight = normal(np.random.default_rng(0)).astype(np.float32)
     wrong = np.zeros((192, 512 // GROUP))
