@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from pipeline import reading
 from pipeline.errors import RecipeError
 
 LIKE_A_WORD = 0.7  # of words of three letters, two in common say nothing: gpu is not meant to be xpu
 T = TypeVar("T", bound=BaseModel)
+BRIEF = reprlib.Repr()  # of a value found: cut while it is written, since a value can be of any size
+BRIEF.maxstring = BRIEF.maxother = 80
 
 
 def parse(path: Path, model: type[T]) -> T:
     """Reads YAML into the model. Raises RecipeError naming file, key, value and expectation."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        data = YAML(typ="safe", pure=True).load(path.read_text())
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: not UTF-8 text ({error}). Save it as UTF-8.") from error
-    except YAMLError as error:
-        raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    data = reading.yaml(path, RecipeError)
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -51,7 +47,7 @@ def describe(within: Path | str, model: type[BaseModel], item: Any) -> str:
     if item["type"] == "value_error":
         said = str(item["ctx"]["error"])
         return f"{where}: {said if said.endswith(('.', '?')) else f'{said}.'}"
-    found = repr(item["input"])
+    found = BRIEF.repr(item["input"])
     hint = ""
     if item["type"] == "literal_error":
         hint = nearest(str(item["input"]), re.findall(r"'([^']+)'", item["msg"]), LIKE_A_WORD)
