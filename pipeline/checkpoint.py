@@ -1,27 +1,26 @@
 """Pins and fetches the source checkpoint: safetensors only, shards against their index, every file hashed.
 
-Nothing of a checkpoint is executed: no remote code, no pickle. A pickle-only checkpoint is refused.
+Nothing of a checkpoint is executed: no remote code, no pickle. What the tools are given is a folder of its own that holds the
+hashed files and nothing else, so that no other file of the checkpoint's folder is ever loaded.
 """
 
 from __future__ import annotations
 
-import json
+import fcntl
 import math
+import os
+import shutil
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-from pipeline import paths
+from pipeline import paths, source
 from pipeline.artifact import hash_file
 from pipeline.errors import CheckpointError
 from pipeline.recipe import Model
 from pipeline.records import Checkpoint, read
 from pipeline.tensors import Tensor, not_finite, read_header
 
-WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.txt", "LICENSE*", "README.md")
 MIXTRAL = {"block_sparse_moe": "mlp", "w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack")
-NEEDED = ("config.json", "tokenizer_config.json", "tokenizer.json")
 EMBEDDINGS, OUTPUTS = ("embed_tokens", "embed_in"), ("lm_head", "embed_out")  # the second of each: GPT-NeoX
 ROUTERS = ("gate", "router", "shared_expert_gate")  # a mixture's choice of experts: small, sensitive, never quantized
 
@@ -29,27 +28,32 @@ ROUTERS = ("gate", "router", "shared_expert_gate")  # a mixture's choice of expe
 def pin(model: Model) -> Checkpoint:
     """Fetches (hub) or opens (local) the checkpoint and checks all of it. Raises CheckpointError."""
     folder = fetch(model)
-    _refuse_unsafe(folder)
-    config = _json(folder / "config.json")
-    linear_shapes(folder)
+    check(folder)
     tensors = source_tensors(folder)
     damaged = {name: count for name in sorted(tensors) if (count := not_finite(tensors[name]))}
     if damaged:
         listing = ", ".join(f"{name} ({count} values)" for name, count in damaged.items())
         raise CheckpointError(f"{folder}: NaN or infinite weights in {listing}. The checkpoint is damaged: fetch it again.")
-    files = [hash_file(path, path.name) for path in _files(folder)]
+    files = [hash_file(path, path.name) for path in source.files(folder)]
     dtypes = Counter({dtype: sum(math.prod(t.shape) for t in tensors.values() if t.dtype == dtype)
                       for dtype in {t.dtype for t in tensors.values()}})  # fmt: skip
     return Checkpoint(
         repo=model.repo,
         revision=model.revision,
         path=model.path,
-        architecture=(config.get("architectures") or ["unknown"])[0],
+        architecture=(source.config(folder).get("architectures") or ["unknown"])[0],
         dtype=dtypes.most_common(1)[0][0],
         parameters=dtypes.total(),
         license=_license(folder),
         files=files,
+        left_out=source.left_out(folder),
     )
+
+
+def check(folder: Path) -> None:
+    """All that names, headers and settings tell, without reading the weights. Raises CheckpointError."""
+    source.refuse(folder)
+    linear_shapes(folder)
 
 
 def _license(folder: Path) -> str | None:
@@ -78,12 +82,26 @@ def fetch(model: Model) -> Path:
                 f"model.path: found {model.path!r}; optimum-intel reads '@' as a hub revision. Rename the folder."
             )
         return folder
+    repo, revision = str(model.repo), str(model.revision)
+    folder = _download(repo, revision, [*source.COMPANIONS])
+    return _download(repo, revision, _named_weights(folder))
+
+
+def _named_weights(folder: Path) -> list[str]:
+    """What a repository's weights are called, by the files beside them; which of them are taken is told by source.weight_files."""
+    named = [source.WEIGHTS]
+    if (folder / source.INDEX).is_file():
+        named += sorted(set(source.weight_map(folder / source.INDEX).values()))
+    return named
+
+
+def _download(repo: str, revision: str, patterns: list[str]) -> Path:
+    """Those files of a hub repository, from its cache where they are there. Raises CheckpointError."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    repo, revision = str(model.repo), str(model.revision)
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(WANTED)))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
     except GatedRepoError as error:
         raise CheckpointError(
             f"model.repo: {repo} is gated. Accept its licence on the hub, then set HF_TOKEN or run: hf auth login"
@@ -95,44 +113,77 @@ def fetch(model: Model) -> Path:
         ) from error
     except HfHubHTTPError as error:
         raise CheckpointError(f"model.repo: {repo} at {revision}: the hub answered: {str(error).splitlines()[0]}") from error
+    except (ImportError, ValueError) as error:  # httpx: a SOCKS proxy without socksio, or a proxy's address that is none
+        proxies = ", ".join(sorted(name for name in os.environ if name.lower().endswith("_proxy") and os.environ[name]))
+        if not proxies:
+            raise
+        said = " ".join(str(error).split())[:160]
+        raise CheckpointError(
+            f"model.repo: the hub cannot be asked through the proxy of {proxies} ({said}). Give an http:// proxy, or unset it."
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"model.repo: {repo} at {revision} cannot be fetched: {str(error)[:200]}.") from error
 
 
 def open_pinned(recipe: str, model: Model) -> tuple[Path, Checkpoint]:
-    """Folder and record of a pinned checkpoint, its files hashed again. Raises CheckpointError if one changed."""
+    """Record of a pinned checkpoint, and a folder that holds its files and nothing else, hashed again.
+
+    Raises CheckpointError if one changed.
+    """
     record = read(paths.checkpoint(recipe), Checkpoint)
     folder = fetch(model)
-    found = {path.name: hash_file(path, path.name) for path in _files(folder)}
+    found = {path.name: hash_file(path, path.name) for path in source.files(folder)}
     pinned = {file.path: file for file in record.files}
     changed = sorted(name for name in found.keys() | pinned.keys() if found.get(name) != pinned.get(name))
     if changed:
         raise CheckpointError(f"{folder}: changed since it was pinned: {', '.join(changed)}. Run: dvc repro pin@{recipe}")
-    return folder, record
+    return isolate(recipe, folder, record), record
+
+
+def isolate(recipe: str, folder: Path, record: Checkpoint) -> Path:
+    """A folder with hard links to the pinned files, or copies where there can be none. Raises CheckpointError if one changes."""
+    target, names = paths.source(recipe), [file.path for file in record.files]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f"{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # stages of one recipe may run beside each other
+        if not _holds(target, folder, record):
+            shutil.rmtree(target, ignore_errors=True)
+            target.mkdir()
+            for name in names:
+                _link(folder / name, target / name)
+            if not _holds(target, folder, record):
+                raise CheckpointError(f"{folder}: changed while it was read. Run: dvc repro pin@{recipe}")
+    return target
+
+
+def _holds(target: Path, folder: Path, record: Checkpoint) -> bool:
+    """Whether a folder holds the pinned files and nothing else; what is the very file that was hashed is not hashed again."""
+    if not target.is_dir() or {path.name for path in target.iterdir()} != {file.path for file in record.files}:
+        return False
+    return all(
+        (target / file.path).samefile(folder / file.path) or hash_file(target / file.path, file.path) == file
+        for file in record.files
+    )
+
+
+def _link(file: Path, target: Path) -> None:
+    try:
+        os.link(file.resolve(), target)
+    except OSError:  # another device, a file system without links, or another user's file
+        shutil.copyfile(file, target)
 
 
 def source_tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of a checkpoint folder by name. Raises CheckpointError for a missing, torn or contradictory shard."""
-    index = folder / "model.safetensors.index.json"
-    shards = sorted(path for path in folder.glob("*.safetensors"))
-    if index.is_file():
-        weight_map: dict[str, str] = _json(index).get("weight_map", {})
-        escaped = [name for name in weight_map.values() if Path(name).name != name]
-        if escaped:
-            raise CheckpointError(f"{index}: shard {escaped[0]!r} is no plain file name; shards must lie in the folder.")
-        missing = sorted(set(weight_map.values()) - {path.name for path in shards})
-        if missing:
-            raise CheckpointError(f"{folder}: missing shards {', '.join(missing)} that {index.name} names. Fetch them again.")
-        shards = [folder / name for name in sorted(set(weight_map.values()))]
-    elif not shards:
-        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
-        found = f"only pickle files ({', '.join(pickles)}), which can run code when loaded" if pickles else "no weights"
-        raise CheckpointError(f"{folder}: found {found}; expected *.safetensors. Use the repository's safetensors revision.")
+    index, shards = source.index_of(folder), source.weight_files(folder)
     tensors: dict[str, Tensor] = {}
     for shard in shards:
         for name, tensor in read_header(shard).items():
             if name in tensors:
                 raise CheckpointError(f"{folder}: tensor {name} is in {tensors[name].file.name} and in {shard.name}.")
             tensors[name] = tensor
-    if index.is_file():
+    if index is not None:
+        weight_map = source.weight_map(index)
         wrong = [n for n in weight_map if n not in tensors or tensors[n].file.name != weight_map[n]]
         if wrong or len(weight_map) != len(tensors):
             raise CheckpointError(
@@ -183,30 +234,3 @@ def routers(folder: Path) -> list[str]:
 def is_router(name: str) -> bool:
     """Whether a layer, or its weight, chooses experts."""
     return bool(set(name.removesuffix(".weight").split(".")) & set(ROUTERS))
-
-
-def _refuse_unsafe(folder: Path) -> None:
-    for name in NEEDED:
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder}: no {name}. Expected a Hugging Face checkpoint with its tokenizer.")
-    for name in NEEDED[:2]:
-        remote = _json(folder / name).get("auto_map")
-        if remote:
-            raise CheckpointError(
-                f"{folder / name}: auto_map {remote} asks for code from the repository, which quantgate never runs. "
-                "Use a checkpoint whose architecture transformers itself has."
-            )
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted({path for pattern in WANTED for path in folder.glob(pattern) if path.is_file()})
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(value).__name__}.")
-    return value

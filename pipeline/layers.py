@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from pipeline.checkpoint import is_router, linear_shapes, module_name, source_tensors
 from pipeline.errors import ArtifactError
 from pipeline.records import Layers
+from pipeline.source import refuse_strays
 from pipeline.tensors import not_finite
 
 IR_LOW_BIT = {"u4": "int4", "i4": "int4", "nf4": "nf4", "f4e2m1": "mxfp4", "u8": "int8", "i8": "int8"}
@@ -99,6 +100,7 @@ def stored_types(found: dict[str, Layer]) -> dict[str, int]:
 
 
 def _from_safetensors(artifact: Path) -> Iterator[tuple[str, Layer]]:
+    refuse_strays(artifact)
     tensors = {module_name(name): tensor for name, tensor in source_tensors(artifact).items()}
     for name, tensor in tensors.items():
         if bad := not_finite(tensor):

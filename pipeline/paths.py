@@ -50,6 +50,11 @@ def checkpoint(recipe: str) -> Path:
     return ARTIFACTS / "checkpoints" / f"{recipe}.json"
 
 
+def source(recipe: str) -> Path:
+    """Folder of the pinned files of the source and nothing else: what every tool and engine is given. Links, made when needed."""
+    return ARTIFACTS / "sources" / recipe
+
+
 def samples(recipe: str) -> Path:
     return ARTIFACTS / "calibration" / recipe / "samples.json"
 

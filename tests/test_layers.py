@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline import layers, quantizers
-from pipeline.errors import ArtifactError, QuantizeError
+from pipeline.errors import ArtifactError, CheckpointError, QuantizeError
 from pipeline.recipe import Variant
 from tests.build import write_checkpoint, write_safetensors
 
@@ -51,8 +51,16 @@ def source(tmp_path: Path) -> Path:
 
 def test_a_layer_that_is_stored_twice_is_an_error(tmp_path: Path) -> None:
     folder = write_artifact(tmp_path / "a")
-    write_safetensors(folder / "more.safetensors", {f"{D}.weight": ("F32", np.ones((64, 128)))})
+    packed = {f"{D}.{name}": value for name, value in gptq(128, 64).items()}
+    write_safetensors(folder / "model.safetensors", packed | {f"{D}.weight": ("F32", np.ones((64, 128)))})
     with pytest.raises(ArtifactError, match=r"1 layers are stored twice: model\.layers\.0\.mlp\.down_proj"):
+        layers.inspect(folder, "vllm")
+
+
+def test_weights_that_only_vllm_would_load_are_an_error(tmp_path: Path) -> None:
+    folder = write_artifact(tmp_path / "a")
+    write_safetensors(folder / "more.safetensors", {f"{D}.weight": ("F32", np.ones((64, 128)))})
+    with pytest.raises(CheckpointError, match=r"more\.safetensors: no part of the model"):
         layers.inspect(folder, "vllm")
 
 

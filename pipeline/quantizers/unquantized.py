@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from pipeline.checkpoint import WANTED
+from pipeline import source
 from pipeline.quantizers import Outcome, Spec
 
 
 def quantize(spec: Spec, out: Path) -> Outcome:
-    for path in {path for pattern in WANTED for path in spec.source.glob(pattern)}:
+    for path in source.files(spec.source):
         shutil.copyfile(path, out / path.name)
     return Outcome({"weights": "as in the source"})

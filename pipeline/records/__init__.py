@@ -2,7 +2,7 @@
 
 from pipeline.records.base import Record, read, read_text, write_text
 from pipeline.records.judged import Check, Status, Tails, TaskComparison, Verdict
-from pipeline.records.made import Checkpoint, Climb, File, Layers, Manifest, Origin, Revision, Samples, Step, Text, Texts
+from pipeline.records.made import Checkpoint, Climb, File, Layers, Manifest, Origin, Revision, Samples, Step, Text, Texts, Tokenizer
 from pipeline.records.measured import (
     DivergedWindow,
     Divergence,
@@ -72,6 +72,7 @@ __all__ = [
     "Text",
     "Texts",
     "Timings",
+    "Tokenizer",
     "Trace",
     "TracedRequest",
     "Verdict",

@@ -32,8 +32,15 @@ class Origin(Record):
     environment_sha256: str
 
 
+class Tokenizer(Record):
+    """What the tokenizer puts around a text: token ids in `front` (BOS, mostly) and behind its `end`."""
+
+    front: list[int]
+    end: list[int]
+
+
 class Checkpoint(Record):
-    """The pinned source: where from, and every file's size and hash."""
+    """The pinned source: where from, and every file's size and hash. `left_out` lies beside it and is not the model's."""
 
     repo: str | None
     revision: str | None
@@ -43,6 +50,8 @@ class Checkpoint(Record):
     parameters: int
     license: str | None = None
     files: list[File]
+    left_out: list[str] = Field(default=[])
+    tokenizer: Tokenizer | None = None
 
 
 class Samples(Record):
