@@ -3,11 +3,14 @@
 The data's way, one module or folder a step; a later one may import an earlier one, never the reverse:
 
     errors, paths, environments, process   what every step stands on
+    reading       files that users bring, with limits
     parsing, recipe/  what was asked for, parsed strictly once
     records/      what is written and read between the steps
     tensors       safetensors headers and finite checks, without torch
     artifact      hash, verify, move into place
-    checkpoint    pin and fetch: safetensors only, shards against their index
+    source        which files of a checkpoint are the model's, what cannot be started from
+    checkpoint    pin and fetch: safetensors only, shards against their index; the folder of hashed files that tools get
+    architecture, tokens   does it hold what its architecture expects; what its tokenizer puts around a text
     calibration   prompts -> token ids; evaluation texts -> windows of token ids
     quantizers/   one file per tool; table is what is served where, refusal holds a recipe against it
     engines/      one file per engine; __init__ is the protocol and the table, scoring what is asked of them and read off

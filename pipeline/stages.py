@@ -13,7 +13,8 @@ from pipeline import recipe as recipes
 from pipeline.errors import ArtifactError
 from pipeline.parsing import unknown
 from pipeline.quantizers import refusal
-from pipeline.recipe import Recipe, Variant
+from pipeline.recipe import Model, Recipe, Variant
+from pipeline.source import left_out
 
 SPARE_DISK = 1.2  # of the source's size must be free before a quantizer starts: its output and temporary files
 
@@ -54,6 +55,11 @@ def refuse_local(name: str, recipe: Recipe) -> None:
     """Where the checkpoint is a local folder: what its shapes make impossible, said before anything runs."""
     if recipe.model.path is not None:
         source = checkpoint.fetch(recipe.model)
+        checkpoint.check(source)
+        if left := left_out(source):
+            print(f"note: {recipe.model.path}: not the model's, left out: {', '.join(left)}")
+        if environments.is_complete("openvino"):
+            _architecture(f"plan@{name}", source, recipe.model)
         for variant_name, variant in recipe.variants.items():
             if variant.ladder != "auto":
                 for rung in recipes.rungs(variant):
@@ -61,10 +67,26 @@ def refuse_local(name: str, recipe: Recipe) -> None:
 
 
 def pin(name: str) -> None:
-    record = checkpoint.pin(open_recipe(name).model)
-    record.write(paths.checkpoint(name))
+    model = open_recipe(name).model
+    record = checkpoint.pin(model)
+    source = checkpoint.isolate(name, checkpoint.fetch(model), record)
+    tokenizer = _architecture(f"pin@{name}", source, model)
+    record.model_copy(update={"tokenizer": tokenizer}).write(paths.checkpoint(name))
     size = sum(file.size_bytes for file in record.files)
     print(f"pinned {len(record.files)} files, {size / 1e6:.1f} MB, {record.parameters:,} parameters ({record.dtype})")
+    if record.left_out:
+        print(f"note: not the model's, left out: {', '.join(record.left_out)}")
+    if tokenizer.end:
+        print(f"note: the tokenizer ends every text with token {tokenizer.end}; contexts, calibration and texts are without it")
+
+
+def _architecture(stage: str, source: Path, model: Model) -> records.Tokenizer:
+    """Raises CheckpointError if the checkpoint is not what its architecture expects; returns what its tokenizer adds."""
+    with artifact.stage_folder(stage) as folder:
+        found = process.run(
+            "openvino", "check", {"checkpoint": str(source), "named": model.path or model.repo}, folder, offline=True
+        ).value
+    return records.Tokenizer.model_validate(found["tokenizer"])
 
 
 def calibrate(name: str) -> None:

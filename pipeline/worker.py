@@ -22,6 +22,7 @@ from pipeline import leashed
 from pipeline.errors import QuantgateError
 
 VERBS = {
+    "check": "pipeline.architecture:work",
     "calibrate": "pipeline.calibration:work",
     "quantize": "pipeline.quantizers:work",
     "count": "pipeline.evaluation.tasks:count",

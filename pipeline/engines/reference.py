@@ -12,8 +12,10 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from pipeline import architecture
 from pipeline.engines import Prompt, Step, Visit, cores, eos_ids, piece_rows
 from pipeline.engines.tree import Tree, batches, trees
+from pipeline.errors import CheckpointError
 from pipeline.recipe import Serve
 
 BATCH_TOKENS = 1024  # enough for the products; twice as many no longer stay in the caches and took twice the processor time
@@ -49,11 +51,20 @@ class ReferenceEngine:
         del self._model, self._head
 
     def _load(self) -> Any:
+        """The source in float32. Raises CheckpointError for missing weights, which transformers fills with random numbers."""
         from transformers import AutoModelForCausalLM
 
-        return AutoModelForCausalLM.from_pretrained(
-            self._artifact, dtype=self._torch.float32, use_safetensors=True, trust_remote_code=False
+        model, found = AutoModelForCausalLM.from_pretrained(
+            self._artifact,
+            dtype=self._torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # to find them in the answer, and refuse them below
+            output_loading_info=True,
         )
+        if wrong := architecture.differences(found):
+            raise CheckpointError(f"{self._artifact}: its weights are not those of {type(model).__name__}: {wrong}.")
+        return model
 
     def distributions(self, prompts: list[Prompt], visit: Visit) -> None:
         """Trees of what prompts share, in right-padded batches of similar length; the rows asked for through the projection."""

@@ -16,6 +16,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from tqdm import tqdm
 
+from pipeline import tokens
 from pipeline.engines import Engine, generate
 from pipeline.engines.scoring import Request, score
 from pipeline.errors import EvaluationError
@@ -38,6 +39,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
     def __init__(self, engine: Engine, tokenizer: Any, max_length: int, needs_greedy: set[str]) -> None:
         super().__init__()
         self._engine, self._tokenizer = engine, tokenizer
+        self._front = tokens.added(tokenizer).front
         self._max_length, self._needs_greedy = max_length, needs_greedy
         self._noted: dict[tuple[str, int], Noted] = {}
 
@@ -68,8 +70,10 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         return str(self._tokenizer.apply_chat_template(chat_history, tokenize=False, add_generation_prompt=add_generation_prompt))
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """With special tokens: what the tokenizer puts in front, and no end token, which a context does not have."""
         special = True if add_special_tokens is None else add_special_tokens
-        return list(self._tokenizer(string, add_special_tokens=special, verbose=False)["input_ids"])
+        front = self._front if special else []
+        return [*front, *self._tokenizer(string, add_special_tokens=False, verbose=False)["input_ids"]]
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         asked = []
