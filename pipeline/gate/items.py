@@ -25,9 +25,26 @@ def checks(reference: Evaluation, candidate: Evaluation, limits: Limits) -> list
             paired[task.name] = _pair(reference, task, limits)
         except ValueError as error:
             return [failed(name, limits.accuracy_drop, method, f"{task.name}: {error}")]
-    pooled = _pooled([pair for pairs in paired.values() for pair in pairs], limits)
+    telling = [pairs for pairs in paired.values() if _tells(pairs, limits.confidence)]
+    pooled = _pooled([pair for pairs in telling for pair in pairs], limits) if telling else _nothing(limits)
     lengths = [check for task, pairs in paired.items() if (check := _length(task, pairs, limits))]
     return [pooled, *_guard_rails(paired, limits), *lengths]
+
+
+def _tells(pairs: Pairs, confidence: float) -> bool:
+    """Is the reference surely better than guessing? Where it only guesses, an artifact has nothing to lose.
+
+    Only the reference is asked, so that what damage does cannot choose the tasks.
+    """
+    sums, counts = _by_cluster(pairs, [theirs.score - theirs.chance for theirs, _ in pairs])
+    found = statistics.ratio(sums, counts, confidence)
+    return found.low > 0 if found.freedom else found.value > 0
+
+
+def _nothing(limits: Limits) -> Check:
+    nan, reason = math.nan, "the reference answers none of the tasks better than guessing would: they tell nothing. Take others"
+    return Check(name="accuracy_drop", status="INCONCLUSIVE", value=nan, low=nan, high=nan, limit=limits.accuracy_drop, n=0,
+                 method="reference above chance", reason=reason)  # fmt: skip
 
 
 def _pair(reference: Evaluation, task: Task, limits: Limits) -> Pairs:
@@ -44,8 +61,9 @@ def _pair(reference: Evaluation, task: Task, limits: Limits) -> Pairs:
     found = {_key(item): item for item in task.items}
     if expected.keys() != found.keys() or len(found) != len(task.items):
         raise ValueError("its items are not the reference's items")
-    if not all(math.isfinite(item.score) for item in [*expected.values(), *found.values()]):
-        raise ValueError("a score is NaN")
+    wrong = [item.score for item in [*expected.values(), *found.values()] if not 0 <= item.score <= 1]  # NaN is neither
+    if wrong:
+        raise ValueError(f"a score is {wrong[0]:g}, expected 0 to 1")
     return [(expected[key], item) for key, item in found.items()]
 
 
@@ -127,7 +145,7 @@ def _guard_rails(paired: dict[str, Pairs], limits: Limits) -> list[Check]:
     p_values = [_p_value(pairs, found[task], limits.task_drop) for task, pairs in paired.items()]
     rejected = statistics.holm(p_values, limits.confidence)
     return [
-        _guard_rail(task, found[task], len(paired[task]), p, beyond, limits)
+        _guard_rail(task, found[task], paired[task], p, beyond, limits)
         for task, p, beyond in zip(paired, p_values, rejected, strict=True)
     ]
 
@@ -142,8 +160,8 @@ def _p_value(pairs: Pairs, found: Estimate, limit: float) -> float:
     return max(by_t, exact) if len({ours.cluster for _, ours in pairs}) < len(pairs) else exact
 
 
-def _guard_rail(task: str, found: Estimate, n: int, p: float, beyond: bool, limits: Limits) -> Check:
-    limit = limits.task_drop
+def _guard_rail(task: str, found: Estimate, pairs: Pairs, p: float, beyond: bool, limits: Limits) -> Check:
+    limit, n = limits.task_drop, len(pairs)
     outcome: Status = "FAIL" if beyond else "INCONCLUSIVE" if found.value > limit else "PASS"
     told = {
         "FAIL": f"shown to be beyond the limit of {limit:g}",
@@ -153,6 +171,12 @@ def _guard_rail(task: str, found: Estimate, n: int, p: float, beyond: bool, limi
     reason = (
         f"accuracy on {task} drops by {found.value:+.4f} ({found.low:+.4f} to {found.high:+.4f}; {n} items); {told} (p = {p:.2g})"
     )
+    if outcome != "FAIL" and not _tells(pairs, limits.confidence):
+        right, chance = _mean([theirs.score for theirs, _ in pairs]), _mean([theirs.chance for theirs, _ in pairs])
+        reason = (
+            f"{task} tells nothing: the reference has {right:.1%} right, guessing {chance:.1%} ({n} items); its items do not count "
+            f"for accuracy_drop. {reason}"
+        )
     return Check(name=f"task_drop {task}", status=outcome, value=found.value, low=found.low, high=found.high, limit=limit, n=n,
                  method=f"guard-rail, Holm-corrected, family-wise {limits.confidence:.0%}", reason=reason)  # fmt: skip
 

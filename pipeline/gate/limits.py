@@ -17,7 +17,7 @@ class Limits:
     """perplexity_ratio over the reference's; mean_kl and p99_kl in nats per token; drops and top1_agreement as shares.
 
     `items` gives, for each task, the items that must have been measured, and the most that may be (extension); `texts`
-    what must have been scored.
+    what must have been scored; `rare` the share of windows in which damage must be met surely.
     """
 
     perplexity_ratio: float
@@ -32,6 +32,7 @@ class Limits:
     items: dict[str, tuple[Items, Items]]
     texts: tuple[str, ...]
     quantized: bool
+    rare: float | None = None
 
     @property
     def looks(self) -> int:
@@ -57,7 +58,21 @@ def of(recipe: Recipe, variant: Variant) -> Limits:
         items={name: (asked, caps.get(name, asked)) for name, asked in evaluate.tasks.items()},
         texts=tuple(evaluate.perplexity.texts),
         quantized=variant.quantizer is not None,
+        rare=gate.rare,
     )
+
+
+def unseen(windows: int, confidence: float) -> float:
+    """The largest share of windows that can be damaged while, more often than 1 - confidence, none of those drawn is.
+
+    No interval can know of what no window showed: damage in 2 % of the windows misses all of 64 in 27 of 100 cases.
+    """
+    return 1 - math.pow(1 - confidence, 1 / windows)
+
+
+def windows_for(rare: float, confidence: float) -> int:
+    """How many windows meet damage in this share of them at least once, with this confidence."""
+    return math.ceil(math.log(1 - confidence) / math.log(1 - rare))
 
 
 def status(low: float, high: float, limit: float) -> Status:
