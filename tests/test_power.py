@@ -35,7 +35,7 @@ def test_more_looks_decide_less() -> None:
             )
         )
     )
-    assert gate.limits.of(extended, extended.variants["ov-int8"]).looks == 3
+    assert gate.limits.of(extended, extended.variants["ov-int8"]).fractions == (0.25, 0.5, 1)
     assert power.of(extended, counts)[-1].detectable[0] > power.of(plain, counts)[-1].detectable[0]
     assert power.of(extended, counts)[0].detectable == power.of(plain, counts)[0].detectable
 
