@@ -27,11 +27,11 @@ def test_more_looks_decide_less() -> None:
     counts: dict[str, int | None] = {"mmlu": 2500, "hellaswag": 2500}
     text = text.replace(tasks, "  tasks: {mmlu: 2500, hellaswag: 2500}\n")
     tasks = "  tasks: {mmlu: 2500, hellaswag: 2500}\n"
-    plain = recipe.Recipe.model_validate(YAML(typ="safe").load(text))
+    plain = recipe.Recipe.model_validate(YAML(typ="safe").load(text.replace("  sequential: true\n", "")))
     extended = recipe.Recipe.model_validate(
         YAML(typ="safe").load(
             text.replace(tasks, tasks + "  extend_to: {mmlu: 10000, hellaswag: 10000}\n").replace(
-                "gate:\n", "gate:\n  on_inconclusive: extend\n"
+                "  sequential: true\n", "  on_inconclusive: extend\n"
             )
         )
     )
