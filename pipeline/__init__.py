@@ -23,7 +23,7 @@ The data's way, one module or folder a step; a later one may import an earlier o
     benchmark/    one trace replayed on every engine; rounds, HTTP, statistics, the verdict on speed
     report/       records -> summary -> comparison, page, Markdown, model cards, metrics
     require       may these artifacts be shipped
-    stages, judge     what dvc.yaml calls, in the control environment
+    stages, judge, looks  what dvc.yaml calls, in the control environment
     worker, leashed   the other end: runs one job, a session or a server inside a tool environment
     reaper        what a killed session leaves running is killed
     cli           the `quantgate` command

@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     stage("quantize", "stages:quantize", "make one artifact", variant=True)
     stage("climb", "climb:climb", "make a ladder's rungs until one passes the gate", variant=True)
     stage("evaluate", "judge:evaluate", "measure one artifact on its engine", variant=True)
-    gate = stage("gate", "judge:decide", "write the verdict of one artifact", variant=True)
+    gate = stage("gate", "looks:decide", "write the verdict of one artifact", variant=True)
     gate.add_argument("--recheck", action="store_true", help="only say whether the stored verdict is what the evaluations give")
     stage("trace", "benchmark.rounds:trace", "choose the requests of the benchmark", variant=False)
     timed = add("benchmark", _benchmark, "time the artifacts that passed")

@@ -1,4 +1,4 @@
-"""The stages that measure and judge: reference, evaluate, gate. In the control environment, as the other stages."""
+"""The stages that measure, reference and evaluate, and the verdict over what they wrote. In the control environment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def reference(name: str) -> None:
     with artifact.stage_folder(f"reference@{name}") as folder:
         logprobs = folder / "logprobs"
         logprobs.mkdir()
-        job = _job(name, recipe, "reference", "reference", source, source, whole(recipe.evaluate.tasks | most)) | {
+        job = engine_job(name, recipe, "reference", "reference", source, source, whole(recipe.evaluate.tasks | most)) | {
             "logprobs": str(logprobs)
         }
         done = process.run(engines.ENGINES["reference"].environment, "reference", job, folder)
@@ -53,9 +53,12 @@ def evaluate(name: str, variant_name: str) -> None:
 
 
 def evaluation_job(name: str, variant_name: str, recipe: Recipe, place: paths.Place, source: Path) -> dict[str, Any]:
-    """What a worker needs to know to evaluate the artifact."""
+    """What a worker needs to know to evaluate the artifact: all texts, and the items of the first look."""
     manifest = records.read(place.manifest, records.Manifest)
-    job = _job(name, recipe, variant_name, manifest.engine, place.model, source, whole(recipe.evaluate.tasks))
+    theirs = records.read(paths.evaluation(name, "reference"), records.Evaluation)
+    held_to = limits.of(recipe, recipe.variants[variant_name])
+    spans = whole({task.name: held_to.size(task.name, task.documents, 0) for task in theirs.tasks if task.name in held_to.items})
+    job = engine_job(name, recipe, variant_name, manifest.engine, place.model, source, spans)
     return job | {
         "logprobs": str(paths.logprobs(name)),
         "stored_types": manifest.stored_types,
@@ -88,7 +91,9 @@ def whole(tasks: dict[str, Items]) -> Spans:
     return {name: (0, count) for name, count in tasks.items()}
 
 
-def _job(name: str, recipe: Recipe, variant_name: str, engine: str, model: Path, source: Path, spans: Spans) -> dict[str, Any]:
+def engine_job(
+    name: str, recipe: Recipe, variant_name: str, engine: str, model: Path, source: Path, spans: Spans
+) -> dict[str, Any]:
     return {
         "engine": engine,
         "artifact": str(model),
@@ -132,83 +137,13 @@ def record(
     return evaluation
 
 
-def decide(name: str, variant_name: str) -> None:
-    """The gate stage: writes the verdict."""
-    recipe, _ = stages.open_variant(name, variant_name)
-    verdict = settle(name, variant_name, recipe, paths.place(name, variant_name))
-    verdict.write(paths.verdict(name, variant_name))
-    records.write_text(paths.gate(name, variant_name), f"{verdict.status}\n")
-    print(f"{variant_name}: {verdict.status}")
-    for check in verdict.checks:
-        print(f"  {check.status}: {check.name}: {check.reason}")
-
-
-def settle(name: str, variant_name: str, recipe: Recipe, place: paths.Place) -> records.Verdict:
-    """The verdict; with gate.on_inconclusive: extend, draws more items first where they can decide it."""
-    _start_extension(recipe, place)
-    verdict = verdict_of(name, variant_name, recipe, place)
-    while recipe.gate.on_inconclusive == "extend" and _undecided_by_items(verdict) and _extend(name, variant_name, recipe, place):
-        verdict = verdict_of(name, variant_name, recipe, place)
-    return verdict
-
-
-def _undecided_by_items(verdict: records.Verdict) -> bool:
-    """The looks share the error of this check; no other may decide when to stop."""
-    undecided = {check.name for check in verdict.checks if check.status == "INCONCLUSIVE"}
-    return verdict.status == "INCONCLUSIVE" and undecided == {"accuracy_drop"}
-
-
-def _start_extension(recipe: Recipe, place: paths.Place) -> None:
-    """Items added earlier are kept if they are of the same artifact and settings."""
-    evaluation = records.read(place.evaluation, records.Evaluation)
-    if recipe.gate.on_inconclusive == "extend" and place.extension.is_file():
-        found = records.read(place.extension, records.Extension)
-        if _extends(found, evaluation):
-            return
-    records.Extension(
-        artifact_sha256=evaluation.artifact_sha256,
-        requested=evaluation.requested,
-        versions=evaluation.versions,
-        tasks=[],
-        wall_s=0,
-    ).write(place.extension)
-
-
-def _extends(extension: records.Extension, evaluation: records.Evaluation) -> bool:
+def extends(extension: records.Extension, evaluation: records.Evaluation) -> bool:
     """Are the added items of the same artifact, settings and tools?"""
     return (extension.artifact_sha256, extension.requested, extension.versions) == (
         evaluation.artifact_sha256,
         evaluation.requested,
         evaluation.versions,
     )
-
-
-def _extend(name: str, variant_name: str, recipe: Recipe, place: paths.Place) -> bool:
-    """Doubles the items of every task up to its cap. Returns whether there were any left to add."""
-    measured = evaluation_of(name, variant_name, place)
-    spans: Spans = {}
-    for task in measured.tasks:
-        most, now = recipe.evaluate.extend_to.get(task.name, 0), len(task.items)
-        if now < most:
-            spans[task.name] = (now, min(2 * now, most))
-    if not spans:
-        return False
-    model, _ = stages.verified(place)
-    source, _ = checkpoint.open_pinned(name, recipe.model)
-    print(f"{variant_name}: inconclusive; adding items: {', '.join(f'{t} {a} to {b}' for t, (a, b) in spans.items())}", flush=True)
-    with artifact.stage_folder(f"gate@{name}--{variant_name}") as folder:
-        job = _job(name, recipe, variant_name, measured.engine, model, source, spans)
-        done = process.run(engines.ENGINES[measured.engine].environment, "extend", job, folder)
-    extension = records.read(place.extension, records.Extension)
-    if done.value["versions"] != extension.versions:
-        raise EvaluationError(
-            f"{variant_name}: measured with {extension.versions}, this environment has {done.value['versions']}. "
-            f"Run: dvc repro -f evaluate@{name}--{variant_name}"
-        )
-    added = [records.Task.model_validate(task) for task in done.value["tasks"]]
-    tasks = joined(extension.tasks, added)
-    extension.model_copy(update={"tasks": tasks, "wall_s": extension.wall_s + done.wall_s}).write(place.extension)
-    return True
 
 
 def joined(tasks: list[records.Task], more: list[records.Task]) -> list[records.Task]:
@@ -223,7 +158,7 @@ def evaluation_of(name: str, variant_name: str, place: paths.Place) -> records.E
     """The evaluation with the items added later. Raises ArtifactError if those are of another artifact."""
     evaluation = records.read(place.evaluation, records.Evaluation)
     extension = records.read(place.extension, records.Extension)
-    if not _extends(extension, evaluation):
+    if not extends(extension, evaluation):
         raise ArtifactError(f"{place.extension}: of another artifact or recipe. Run: dvc repro gate@{name}--{variant_name}")
     return evaluation.model_copy(update={"tasks": joined(evaluation.tasks, extension.tasks)})
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from pipeline import checkpoint, engines, machine, paths, power, quantizers
 from pipeline.errors import CheckpointError
+from pipeline.gate import limits
 from pipeline.recipe import Recipe, Variant, ladder, rungs
 from pipeline.records import Checkpoint, Texts, read
 
@@ -64,24 +65,47 @@ def show(name: str, recipe: Recipe) -> None:
     if parameters:
         for shortage in _shortages(rows):
             console.print(f"[red]Does not fit: {shortage}[/]")
-    _show_power(console, recipe, power.count_items(name, recipe))
+    _show_power(console, name, recipe, power.count_items(name, recipe))
     console.print(f"Everything:  dvc repro require@{name}\nOne variant: dvc repro gate@{name}--VARIANT", soft_wrap=True)
 
 
-def _show_power(console: Any, recipe: Recipe, items: dict[str, int | None]) -> None:
+def _show_power(console: Any, name: str, recipe: Recipe, items: dict[str, int | None]) -> None:
     """The smallest drop of accuracy that the items tell from none, beside the limits that they are to decide."""
     from rich.table import Table
 
     heads = [f"at {rate:.0%} changed" for rate in power.FLIPS]
     table = Table("task", "items", *heads, "limits", title=f"smallest drop decided (power {power.POWER:.0%})", title_justify="left")
     for row in power.of(recipe, items):
-        limits = ", ".join(f"{weights} {margin:.2%}" for weights, margin in row.margins.items())
+        margins = ", ".join(f"{weights} {margin:.2%}" for weights, margin in row.margins.items())
         cells = [f"{drop:.2%}" for drop in row.detectable] or ["?"] * len(heads)
-        table.add_row(row.task, "?" if row.items is None else f"{row.items:,}", *cells, limits)
+        table.add_row(row.task, "?" if row.items is None else f"{row.items:,}", *cells, margins)
     console.print(table)
     console.print(
         "A limit below the drop that is decided mostly ends INCONCLUSIVE: draw more items or widen the limit.", soft_wrap=True
     )
+    _show_blindness(console, name, recipe)
+
+
+def _show_blindness(console: Any, name: str, recipe: Recipe) -> None:
+    """Which share of damaged windows the compared ones can miss, and whether gate.rare allows that."""
+    rare, confidence = recipe.gate.rare, recipe.gate.confidence
+    compared = len(recipe.evaluate.divergence.chosen(_windows(name, recipe)))
+    blind = limits.unseen(compared, confidence)
+    console.print(f"{compared} compared windows can miss damage that sits in {blind:.1%} of a text's windows.", soft_wrap=True)
+    if rare is not None and blind > rare:
+        wanted = limits.windows_for(rare, confidence)
+        console.print(
+            f"[red]No PASS can come: gate.rare asks for {rare:.1%}. Set evaluate.divergence.windows to {wanted}, and take texts "
+            "with as many windows.[/]",
+            soft_wrap=True,
+        )
+
+
+def _windows(name: str, recipe: Recipe) -> int:
+    """Of the shortest text; where the texts are not here, what the recipe asks for or a usual text has."""
+    if paths.texts(name).is_file():
+        return min(len(text.windows) for text in read(paths.texts(name), Texts).texts)
+    return recipe.evaluate.perplexity.max_windows or DEFAULT_WINDOWS
 
 
 def _shortages(rows: list[Estimate]) -> list[str]:

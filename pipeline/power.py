@@ -36,7 +36,8 @@ def of(recipe: Recipe, items: dict[str, int | None]) -> list[Power]:
         for task, count in items.items()
     ]
     pooled = sum(known) if len(known) == len(counts) else None
-    confidence = next(iter(used.values())).shared_confidence
+    held_to = next(iter(used.values()))
+    confidence = held_to.confidence_at(len(held_to.fractions) - 1)
     return [*rows, _row("all pooled", pooled, confidence, {w: found.accuracy_drop for w, found in used.items()})]
 
 

@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 
-from pipeline import artifact, index, judge, paths, recipe, records
+from pipeline import artifact, index, judge, looks, paths, recipe, records
 from pipeline.benchmark import rounds
 from tests import evaluations as make
 from tests import timed
@@ -88,5 +88,5 @@ def build() -> recipe.Recipe:
         timed.benchmark(
             variant, [timed.level(1, [speed - 1, speed, speed + 1])], requested=asked_speed, size_bytes=size, **own
         ).write(paths.benchmark("tiny", variant))
-        judge.decide("tiny", variant)
+        looks.decide("tiny", variant)
     return recipe.load("tiny")

@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from pipeline import gate
+from pipeline.gate.texts import METHODS
 from pipeline.records import Check, Evaluation
 from tests import evaluations as make
+from tests.test_gate_statistics import linearized
 
 N = len(make.COMPARED)
 TASKS = [make.draws(np.ones(300))]
@@ -32,7 +33,7 @@ def test_perplexity_ratio_and_its_paired_interval(view: str) -> None:
     scored = list(range(make.WINDOWS)) if view == "deployed" else make.COMPARED
     tokens = make.TOKENS * len(scored)
     per_token = (other - NLL)[scored] / make.TOKENS
-    low, high = stats.t.interval(0.9, len(scored) - 1, per_token.mean(), stats.sem(per_token))
+    _, low, high = linearized(per_token, np.ones(len(scored)), 0.95)
     assert check.value == pytest.approx(math.exp(other[scored].sum() / tokens) / math.exp(NLL[scored].sum() / tokens))
     assert (check.low, check.high) == pytest.approx((math.exp(low), math.exp(high)))
     assert (check.n, check.limit) == (len(scored), 1.05)
@@ -44,11 +45,9 @@ def test_mean_kl_agreement_and_percentile() -> None:
     same = rng.integers(26, make.TOKENS + 1, N)
     checks = found(make.candidate(NLL, TASKS, kl, same))
     mean, agreement, tail = (checks[f"{kind} deployed x"] for kind in ("mean_kl", "top1_agreement", "p99_kl"))
-    low, high = stats.t.interval(0.9, N - 1, kl.mean(), stats.sem(kl.mean(1)))
-    assert (mean.value, mean.low, mean.high) == pytest.approx((kl.mean(), low, high))
+    assert (mean.value, mean.low, mean.high) == pytest.approx(linearized(kl.mean(1), np.ones(N), 0.95))
     shares = same / make.TOKENS
-    low, high = stats.t.interval(0.9, N - 1, shares.mean(), stats.sem(shares))
-    assert (agreement.value, agreement.low, agreement.high) == pytest.approx((shares.mean(), low, high))
+    assert (agreement.value, agreement.low, agreement.high) == pytest.approx(linearized(shares, np.ones(N), 0.95))
     assert tail.value == pytest.approx(np.quantile(kl, 0.99))
     assert tail.low < tail.value < tail.high
     assert {name: check.value for name, check in checks.items() if "weights" in name} == pytest.approx(
@@ -88,9 +87,21 @@ def test_inconclusive_says_how_many_windows() -> None:
     """The reach of the interval shrinks with the root of the number of windows."""
     kl = 0.019 * SPREAD / SPREAD.mean()
     check = found(make.candidate(NLL, TASKS, kl))["mean_kl deployed x"]
-    reach = stats.t.ppf(0.95, N - 1) * stats.sem(kl.mean(1))
+    reach = linearized(kl.mean(1), np.ones(N), 0.95)[2] - kl.mean()
     assert check.status == "INCONCLUSIVE"
     assert f"About {math.ceil(N * (reach / 0.001) ** 2)} windows would decide it; {N} were scored" in check.reason
+
+
+def test_windows_too_few_to_show_rare_damage_are_no_pass() -> None:
+    """16 windows miss what sits in 17 % of them in one of twenty cases: 1 - 0.05 ** (1 / 16)."""
+    ours = make.candidate(NLL, TASKS)
+    assert {check.status for check in found(ours, rare=0.18).values()} == {"PASS"}
+    checks = found(ours, rare=0.02)
+    assert {checks[f"{kind} weights x"].status for kind in METHODS} == {"INCONCLUSIVE"}
+    reason = checks["mean_kl weights x"].reason
+    assert "16 windows can miss damage that sits in 17.1% of them, gate.rare asks for 2.0%: 149 windows would show it" in reason
+    bad = found(make.candidate(NLL + 10, TASKS, kl=1.0), rare=0.02)
+    assert bad["perplexity_ratio weights x"].status == bad["mean_kl weights x"].status == "FAIL"
 
 
 def test_tails_of_the_true_tokens_probability() -> None:

@@ -27,15 +27,15 @@ def test_more_looks_decide_less() -> None:
     counts: dict[str, int | None] = {"mmlu": 2500, "hellaswag": 2500}
     text = text.replace(tasks, "  tasks: {mmlu: 2500, hellaswag: 2500}\n")
     tasks = "  tasks: {mmlu: 2500, hellaswag: 2500}\n"
-    plain = recipe.Recipe.model_validate(YAML(typ="safe").load(text))
+    plain = recipe.Recipe.model_validate(YAML(typ="safe").load(text.replace("  sequential: true\n", "")))
     extended = recipe.Recipe.model_validate(
         YAML(typ="safe").load(
             text.replace(tasks, tasks + "  extend_to: {mmlu: 10000, hellaswag: 10000}\n").replace(
-                "gate:\n", "gate:\n  on_inconclusive: extend\n"
+                "  sequential: true\n", "  on_inconclusive: extend\n"
             )
         )
     )
-    assert gate.limits.of(extended, extended.variants["ov-int8"]).looks == 3
+    assert gate.limits.of(extended, extended.variants["ov-int8"]).fractions == (0.25, 0.5, 1)
     assert power.of(extended, counts)[-1].detectable[0] > power.of(plain, counts)[-1].detectable[0]
     assert power.of(extended, counts)[0].detectable == power.of(plain, counts)[0].detectable
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import cli, judge, paths, recipe, records, report
+from pipeline import cli, looks, paths, recipe, records, report
 from pipeline.errors import ArtifactError, Rejected
 from pipeline.require import require
 from tests.measured import FILE, manifest
@@ -39,7 +39,7 @@ def test_an_artifact_that_could_not_be_measured_is_shown_as_failed(measured: rec
     path = paths.evaluation("tiny", "ov-int8")
     found = records.read(path, records.Evaluation)
     found.model_copy(update={"failure": "weights are NaN", "views": {}, "tasks": []}).write(path)
-    judge.decide("tiny", "ov-int8")
+    looks.decide("tiny", "ov-int8")
     unmeasured = {"measured": False, "reason": "the gate says FAIL", "profiles": {}, "machine": {}, "device": None}
     benchmark = records.read(paths.benchmark("tiny", "ov-int8"), records.Benchmark)
     benchmark.model_copy(update=unmeasured).write(paths.benchmark("tiny", "ov-int8"))

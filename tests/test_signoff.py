@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from pipeline import cli, judge, paths, recipe, records, report, signing
+from pipeline import cli, looks, paths, recipe, records, report, signing
 from pipeline.errors import RecipeError, Rejected, SignoffError
 from pipeline.report import chart_forest
 from pipeline.signoff import log, policy, verbs
@@ -23,7 +23,7 @@ def fails() -> None:
     path = paths.recipe(RECIPE)
     path.write_text(path.read_text().replace("mean_kl: {bf16: 0.001, int8: 0.001", "mean_kl: {bf16: 0.001, int8: 0.00005"))
     release.commit("a stricter limit")
-    judge.decide(*PASS)
+    looks.decide(*PASS)
     found = records.read(paths.benchmark(*PASS), records.Benchmark)
     unmeasured = {"measured": False, "reason": "the gate says FAIL", "profiles": {}, "machine": {}, "device": None}
     found.model_copy(update=unmeasured).write(paths.benchmark(*PASS))
@@ -169,7 +169,7 @@ def partial() -> None:
     path = paths.evaluation(*PASS)
     found = records.read(path, records.Evaluation)
     found.model_copy(update={"tasks": found.tasks[1:]}).write(path)
-    judge.decide(*PASS)
+    looks.decide(*PASS)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from pipeline import artifact, checkpoint, environments, judge, paths, records, stages
+from pipeline import artifact, checkpoint, environments, judge, looks, paths, records, stages
 from pipeline import recipe as recipes
 from pipeline.climb import measure
 from pipeline.climb.rung import Rung
@@ -104,7 +104,7 @@ def _try(rung: Rung, folder: Path) -> Step:
                 mean_kl=look.mean_kl, mean_kl_low=look.low, mean_kl_limit=limit)  # fmt: skip
     if look.hopeless:
         return seen
-    verdict = judge.settle(*rung.subject)
+    verdict = looks.settle(*rung.subject)
     wrong = [f"{check.name}: {check.reason}" for check in verdict.checks if check.status == verdict.status]
     reason = "all checks passed" if verdict.status == "PASS" else wrong[0]
     return seen.model_copy(update={"status": verdict.status, "reason": reason})

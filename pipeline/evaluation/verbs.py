@@ -7,6 +7,7 @@ alone did. Both are compared with the float32 reference, whose next-token distri
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -80,14 +81,16 @@ def reference(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def extend(job: dict[str, Any]) -> dict[str, Any]:
-    """Worker verb: measures more items of an artifact that was evaluated before."""
+def extend(job: dict[str, Any], asked: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Worker verb of a session: measures the spans of items that it is asked for, of an artifact that was evaluated before."""
     artifact, source = Path(job["artifact"]), Path(job["checkpoint"])
     evaluate, serve = Evaluate.model_validate(job["evaluate"]), Serve.model_validate(job["serve"])
-    prepared = tasks.prepare(evaluate, job["spans"])
     with engines.open_engine(job["engine"], artifact, serve) as engine:
-        measured = tasks.measure(engine, source, evaluate, serve, prepared)
-    return {"versions": versions(job["engine"]), "tasks": [item.model_dump() for item in measured]}
+        for question in asked:
+            start = time.monotonic()
+            measured = tasks.measure(engine, source, evaluate, serve, tasks.prepare(evaluate, question["spans"]))
+            found = [item.model_dump() for item in measured]
+            yield {"versions": versions(job["engine"]), "tasks": found, "wall_s": time.monotonic() - start}
 
 
 def versions(engine: str) -> dict[str, str]:

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import math
 
-from pipeline.gate import items, limits, texts
+from pipeline.gate import items, limits, looks, texts
 from pipeline.gate.limits import VIEWS, Limits, failed
 from pipeline.records import Check, Evaluation, Status, Verdict
 
-__all__ = ["Limits", "decide", "limits"]
+__all__ = ["Limits", "decide", "items", "limits"]
 
 
 def decide(reference: Evaluation, candidate: Evaluation, floor: Evaluation | None, held_to: Limits) -> Verdict:
@@ -23,7 +23,7 @@ def decide(reference: Evaluation, candidate: Evaluation, floor: Evaluation | Non
 
     `floor` is the evaluation of the unquantized model on the candidate's engine; None if the candidate is that itself.
     """
-    comparisons, tails = [], []
+    comparisons, tails, seen = [], [], []
     if candidate.failure is not None:
         checks = [failed("load", math.nan, "load check and evaluation on the engine", candidate.failure)]
     elif candidate.load_check is None:
@@ -35,6 +35,8 @@ def decide(reference: Evaluation, candidate: Evaluation, floor: Evaluation | Non
         checks += items.checks(reference, candidate, held_to)
         comparisons = items.compare(reference, candidate)
         tails = texts.tails(candidate)
+        seen = looks.at(reference, candidate, held_to)
+        checks = [looks.explained(check, seen) for check in checks]
     return Verdict(
         recipe=candidate.recipe,
         variant=candidate.variant,
@@ -42,6 +44,7 @@ def decide(reference: Evaluation, candidate: Evaluation, floor: Evaluation | Non
         checks=checks,
         tasks=comparisons,
         tails=tails,
+        looks=seen,
         reference_sha256=reference.artifact_sha256,
         candidate_sha256=candidate.artifact_sha256,
     )

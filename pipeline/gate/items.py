@@ -19,33 +19,74 @@ def checks(reference: Evaluation, candidate: Evaluation, limits: Limits) -> list
     name, method = "accuracy_drop", "pairing by document, prompt, target and token hashes"
     if {task.name for task in candidate.tasks} != set(limits.items):
         return [failed(name, limits.accuracy_drop, method, "the tasks measured are not those of the recipe")]
+    try:
+        paired, look = paired_by_task(reference, candidate), reached(candidate, limits)
+    except ValueError as error:
+        return [failed(name, limits.accuracy_drop, method, str(error))]
+    confidence, knows = limits.confidence_at(look), known(reference, limits)
+    pooled = _pooled(join(paired, knows), limits, look) if knows else _nothing(limits)
+    lengths = [check for task, pairs in paired.items() if (check := _length(task, pairs, limits, confidence))]
+    return [pooled, *_guard_rails(paired, limits, confidence, knows), *lengths]
+
+
+def reached(candidate: Evaluation, limits: Limits) -> int:
+    """Which look, the first being 0, has as many items of each task as were measured. Raises ValueError if none has."""
+    for look in range(len(limits.fractions)):
+        if all(len(task.items) == limits.size(task.name, task.documents, look) for task in candidate.tasks):
+            return look
+    found = ", ".join(f"{task.name} {len(task.items)}" for task in candidate.tasks)
+    asked = ", ".join(f"{task.name} {limits.size(task.name, task.documents, 0)}" for task in candidate.tasks)
+    raise ValueError(f"items measured: {found}; the recipe asks first for {asked}; a partial evaluation is no PASS")
+
+
+def known(reference: Evaluation, limits: Limits) -> set[str]:
+    """The tasks at which the reference is surely better than guessing. At others an artifact has nothing to lose.
+
+    By all items of the reference, and by nothing of the artifact, so that neither damage nor the look chooses the tasks.
+    """
+    return {task.name for task in reference.tasks if task.name in limits.items and _known(task.items, limits.confidence)}
+
+
+def _known(items: list[Item], confidence: float) -> bool:
+    sums, counts = _by_cluster([(item, item) for item in items], [item.score - item.chance for item in items])
+    found = statistics.ratio(sums, counts, confidence)
+    return found.low > 0 if found.freedom else found.value > 0
+
+
+def join(paired: dict[str, Pairs], tasks: set[str]) -> Pairs:
+    return [pair for task, pairs in paired.items() if task in tasks for pair in pairs]
+
+
+def _nothing(limits: Limits) -> Check:
+    nan, reason = math.nan, "the reference answers none of the tasks better than guessing would: they tell nothing. Take others"
+    return Check(name="accuracy_drop", status="INCONCLUSIVE", value=nan, low=nan, high=nan, limit=limits.accuracy_drop, n=0,
+                 method="reference above chance", reason=reason)  # fmt: skip
+
+
+def paired_by_task(reference: Evaluation, candidate: Evaluation) -> dict[str, Pairs]:
+    """Raises ValueError, with the reason, unless the items are the first of the reference's draw and the same."""
     paired = {}
     for task in candidate.tasks:
         try:
-            paired[task.name] = _pair(reference, task, limits)
+            paired[task.name] = _pair(reference, task)
         except ValueError as error:
-            return [failed(name, limits.accuracy_drop, method, f"{task.name}: {error}")]
-    pooled = _pooled([pair for pairs in paired.values() for pair in pairs], limits)
-    lengths = [check for task, pairs in paired.items() if (check := _length(task, pairs, limits))]
-    return [pooled, *_guard_rails(paired, limits), *lengths]
+            raise ValueError(f"{task.name}: {error}") from error
+    return paired
 
 
-def _pair(reference: Evaluation, task: Task, limits: Limits) -> Pairs:
-    """Raises ValueError, with the reason, unless the items are the first of the reference's draw, in full and the same."""
+def _pair(reference: Evaluation, task: Task) -> Pairs:
     theirs = next((other for other in reference.tasks if other.name == task.name), None)
     if theirs is None:
         raise ValueError("the reference was not measured on it")
     if task.documents != theirs.documents or not task.items:
         raise ValueError(f"{len(task.items)} items of {task.documents} documents, the reference's task has {theirs.documents}")
-    asked, cap = (theirs.documents if count == "all" else count for count in limits.items[task.name])
-    if not asked <= len(task.items) <= cap:
-        raise ValueError(f"{len(task.items)} items were measured, the recipe asks for {asked}; a partial evaluation is no PASS")
     expected = {_key(item): item for item in theirs.items if item.place < len(task.items)}
     found = {_key(item): item for item in task.items}
     if expected.keys() != found.keys() or len(found) != len(task.items):
         raise ValueError("its items are not the reference's items")
-    if not all(math.isfinite(item.score) for item in [*expected.values(), *found.values()]):
-        raise ValueError("a score is NaN")
+    wrong = [item.score for item in [*expected.values(), *found.values()] if not 0 <= item.score <= 1]  # NaN is neither
+    if wrong:
+        raise ValueError(f"a score is {wrong[0]:g}, expected 0 to 1")
     return [(expected[key], item) for key, item in found.items()]
 
 
@@ -53,13 +94,13 @@ def _key(item: Item) -> tuple[str, ...]:
     return (item.task, str(item.doc_id), str(item.place), item.doc_hash, item.prompt_hash, item.target_hash, item.tokens_hash)
 
 
-def _pooled(pairs: Pairs, limits: Limits) -> Check:
+def _pooled(pairs: Pairs, limits: Limits, look: int) -> Check:
     """Mean of (reference right - artifact right) over the items of all tasks."""
-    confidence = limits.shared_confidence
+    confidence, looks = limits.confidence_at(look), len(limits.fractions)
     found, method = difference(pairs, confidence)
     method += f", one-sided {limits.confidence:.0%}"
-    if limits.looks > 1:
-        method += f", shared by {limits.looks} looks at growing samples (Bonferroni)"
+    if looks > 1:
+        method += f", look {look + 1} of {looks} at growing samples (Lan-DeMets, O'Brien-Fleming: {1 - confidence:.2g} at this one)"
     limit = limits.accuracy_drop
     outcome = status(found.low, found.high, limit)
     lost, won = _flips(pairs)
@@ -118,16 +159,16 @@ def _needed(pairs: Pairs, found: Estimate, limit: float, confidence: float) -> s
     return f"About {max(wanted, len(pairs) + 1)} items would decide it (power {POWER:.0%} if the drop is as estimated)"
 
 
-def _guard_rails(paired: dict[str, Pairs], limits: Limits) -> list[Check]:
+def _guard_rails(paired: dict[str, Pairs], limits: Limits, confidence: float, knows: set[str]) -> list[Check]:
     """No single task may be shown to drop beyond its limit; Holm's correction over the tasks.
 
     A task too small to prove anything does not fail, but an estimate beyond the limit is no PASS either.
     """
     found = {task: difference(pairs, limits.confidence)[0] for task, pairs in paired.items()}
     p_values = [_p_value(pairs, found[task], limits.task_drop) for task, pairs in paired.items()]
-    rejected = statistics.holm(p_values, limits.confidence)
+    rejected = statistics.holm(p_values, confidence)
     return [
-        _guard_rail(task, found[task], len(paired[task]), p, beyond, limits)
+        _guard_rail(task, found[task], paired[task], p, beyond, limits, task in knows)
         for task, p, beyond in zip(paired, p_values, rejected, strict=True)
     ]
 
@@ -142,8 +183,8 @@ def _p_value(pairs: Pairs, found: Estimate, limit: float) -> float:
     return max(by_t, exact) if len({ours.cluster for _, ours in pairs}) < len(pairs) else exact
 
 
-def _guard_rail(task: str, found: Estimate, n: int, p: float, beyond: bool, limits: Limits) -> Check:
-    limit = limits.task_drop
+def _guard_rail(task: str, found: Estimate, pairs: Pairs, p: float, beyond: bool, limits: Limits, knows: bool) -> Check:
+    limit, n = limits.task_drop, len(pairs)
     outcome: Status = "FAIL" if beyond else "INCONCLUSIVE" if found.value > limit else "PASS"
     told = {
         "FAIL": f"shown to be beyond the limit of {limit:g}",
@@ -153,11 +194,17 @@ def _guard_rail(task: str, found: Estimate, n: int, p: float, beyond: bool, limi
     reason = (
         f"accuracy on {task} drops by {found.value:+.4f} ({found.low:+.4f} to {found.high:+.4f}; {n} items); {told} (p = {p:.2g})"
     )
+    if outcome != "FAIL" and not knows:
+        right, chance = _mean([theirs.score for theirs, _ in pairs]), _mean([theirs.chance for theirs, _ in pairs])
+        reason = (
+            f"{task} tells nothing: the reference has {right:.1%} right, guessing {chance:.1%} ({n} items); its items do not count "
+            f"for accuracy_drop. {reason}"
+        )
     return Check(name=f"task_drop {task}", status=outcome, value=found.value, low=found.low, high=found.high, limit=limit, n=n,
                  method=f"guard-rail, Holm-corrected, family-wise {limits.confidence:.0%}", reason=reason)  # fmt: skip
 
 
-def _length(task: str, pairs: Pairs, limits: Limits) -> Check | None:
+def _length(task: str, pairs: Pairs, limits: Limits, confidence: float) -> Check | None:
     """Generated length over the reference's (MLPerf Inference asks for 90 %): early stops and rambling. None if scored only.
 
     The end token counts, so that an empty answer has a length.
@@ -170,7 +217,7 @@ def _length(task: str, pairs: Pairs, limits: Limits) -> Check | None:
         return failed(name, least, method, "the lengths of some answers are missing")
     ours, _ = _by_cluster(pairs, [float(length) for _, length in known])
     theirs, _ = _by_cluster(pairs, [float(length) for length, _ in known])
-    found = statistics.ratio(ours, theirs, limits.shared_confidence)
+    found = statistics.ratio(ours, theirs, confidence)
     harmless = found.low >= least and found.high <= most
     outcome: Status = "PASS" if harmless else "FAIL" if found.high < least or found.low > most else "INCONCLUSIVE"
     limit = most if found.value > 1 else least

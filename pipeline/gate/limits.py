@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from pipeline.gate import spending
 from pipeline.recipe import BY_WEIGHTS, Divergence, Items, Recipe, Variant
 from pipeline.records import Check, Status
 
 VIEWS = ("deployed", "weights")
+LOOKS = 5  # of a sequential gate: equal parts of the items
 FLOORS = 3  # a limit must lie this many noise floors above what the unquantized model measures on the same engine
 
 
@@ -16,8 +18,9 @@ FLOORS = 3  # a limit must lie this many noise floors above what the unquantized
 class Limits:
     """perplexity_ratio over the reference's; mean_kl and p99_kl in nats per token; drops and top1_agreement as shares.
 
-    `items` gives, for each task, the items that must have been measured, and the most that may be (extension); `texts`
-    what must have been scored.
+    `items` gives, for each task, the items that must have been measured, and the most that may be (extension);
+    `sequential` whether they are looked at part by part; `texts` what must have been scored; `rare` the share of windows in
+    which damage must be met surely.
     """
 
     perplexity_ratio: float
@@ -32,17 +35,26 @@ class Limits:
     items: dict[str, tuple[Items, Items]]
     texts: tuple[str, ...]
     quantized: bool
+    rare: float | None = None
+    sequential: bool = False
 
     @property
-    def looks(self) -> int:
-        """How often the accuracy may be looked at while items are added (each time twice as many), the first included."""
-        growth = [cap / asked for asked, cap in self.items.values() if not isinstance(asked, str) and not isinstance(cap, str)]
-        return 1 + math.ceil(math.log2(max(growth, default=1)))
+    def fractions(self) -> tuple[float, ...]:
+        """Of the most items, at each look: equal parts if sequential, else doubling from the first draw to extension's cap."""
+        if self.sequential:
+            return tuple((look + 1) / LOOKS for look in range(LOOKS))
+        pairs = [(asked, cap) for asked, cap in self.items.values() if not isinstance(asked, str) and not isinstance(cap, str)]
+        growth = max((cap / asked for asked, cap in pairs), default=1.0)
+        return tuple(min(2**look / growth, 1.0) for look in range(1 + math.ceil(math.log2(growth))))
 
-    @property
-    def shared_confidence(self) -> float:
-        """Of one look at the items, when all looks together are to have `confidence` (Bonferroni)."""
-        return 1 - (1 - self.confidence) / self.looks
+    def size(self, task: str, documents: int, look: int) -> int:
+        """How many items of the task's draw a look has, the first being 0; `documents` is how many the task has."""
+        asked, cap = (documents if count == "all" else count for count in self.items[task])
+        return max(1, round(cap * self.fractions[look])) if self.sequential else min(asked * 2**look, cap)
+
+    def confidence_at(self, look: int) -> float:
+        """Of one look at the items, when all looks together are to have `confidence`."""
+        return 1 - spending.errors(1 - self.confidence, self.fractions)[look]
 
 
 def of(recipe: Recipe, variant: Variant) -> Limits:
@@ -57,7 +69,22 @@ def of(recipe: Recipe, variant: Variant) -> Limits:
         items={name: (asked, caps.get(name, asked)) for name, asked in evaluate.tasks.items()},
         texts=tuple(evaluate.perplexity.texts),
         quantized=variant.quantizer is not None,
+        rare=gate.rare,
+        sequential=gate.sequential,
     )
+
+
+def unseen(windows: int, confidence: float) -> float:
+    """The largest share of windows that can be damaged while, more often than 1 - confidence, none of those drawn is.
+
+    No interval can know of what no window showed: damage in 2 % of the windows misses all of 64 in 27 of 100 cases.
+    """
+    return 1 - math.pow(1 - confidence, 1 / windows)
+
+
+def windows_for(rare: float, confidence: float) -> int:
+    """How many windows meet damage in this share of them at least once, with this confidence."""
+    return math.ceil(math.log(1 - confidence) / math.log(1 - rare))
 
 
 def status(low: float, high: float, limit: float) -> Status:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.gate import statistics
-from pipeline.gate.limits import FLOORS, Limits, failed, status, words
+from pipeline.gate.limits import FLOORS, Limits, failed, status, unseen, windows_for, words
 from pipeline.gate.statistics import Estimate
 from pipeline.records import Check, DivergedWindow, Divergence, Evaluation, Perplexity, Status, Tails, View, Window
 
@@ -141,6 +141,14 @@ def _check(name: str, kind: str, found: Estimate, noise: Estimate | None, limits
     reason = f"{_sentence(kind, value, low, high)}; {words(outcome)} the limit of {bound:g}"
     if outcome == "INCONCLUSIVE":
         reason += f". About {_windows_needed(found, scaled)} windows would decide it; {found.freedom + 1} were scored"
+    windows = found.freedom + 1
+    blind = unseen(windows, limits.confidence)
+    if outcome == "PASS" and limits.rare is not None and blind > limits.rare:
+        outcome = "INCONCLUSIVE"
+        reason += (
+            f", but {windows} windows can miss damage that sits in {blind:.1%} of them, gate.rare asks for {limits.rare:.1%}: "
+            f"{windows_for(limits.rare, limits.confidence)} windows would show it"
+        )
     floor = abs(noise.value) if noise else 0.0
     if scaled < FLOORS * floor:
         outcome = "FAIL" if found.low > scaled + FLOORS * floor else "INCONCLUSIVE"
@@ -150,8 +158,8 @@ def _check(name: str, kind: str, found: Estimate, noise: Estimate | None, limits
             f"{bound:g} is closer than {FLOORS} times that noise; measured {value:.6g}. Set the limit to {at_least:.6g} or "
             f"{'less' if kind == 'top1_agreement' else 'more'}, or serve in a higher precision"
         )
-    method = f"{METHODS[kind]}, one-sided {limits.confidence:.0%}"
-    return Check(name=name, status=outcome, value=value, low=low, high=high, limit=bound, n=found.freedom + 1, method=method,
+    method = f"{METHODS[kind]}, one-sided {limits.confidence:.0%}; may miss damage in fewer than {blind:.1%} of the windows"
+    return Check(name=name, status=outcome, value=value, low=low, high=high, limit=bound, n=windows, method=method,
                  reason=reason)  # fmt: skip
 
 

@@ -87,6 +87,8 @@ class Gate(Strict):
     )
     length_ratio: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)] = Field(default=[0.9, 1.1])
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    rare: Share | None = Field(None, description="damage in this share of a text's windows must show: fewer windows are no PASS")
+    sequential: bool = Field(False, description="draw the items in parts, and stop as soon as they decide")
     on_inconclusive: Literal["block", "extend"] = "block"
 
     @model_validator(mode="after")

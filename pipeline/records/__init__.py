@@ -1,7 +1,7 @@
 """What the steps write and read: one frozen record per file, JSON, units in the names."""
 
 from pipeline.records.base import Record, read, read_text, write_text
-from pipeline.records.judged import Check, Status, Tails, TaskComparison, Verdict
+from pipeline.records.judged import Check, Look, Status, Tails, TaskComparison, Verdict
 from pipeline.records.made import Checkpoint, Climb, File, Layers, Manifest, Origin, Revision, Samples, Step, Text, Texts, Tokenizer
 from pipeline.records.measured import (
     DivergedWindow,
@@ -53,6 +53,7 @@ __all__ = [
     "Layers",
     "Level",
     "LoadCheck",
+    "Look",
     "Manifest",
     "Origin",
     "Performance",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from pipeline.records.base import Record
 
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE"]
@@ -48,6 +50,25 @@ class Tails(Record):
     quantiles: dict[str, float]
 
 
+class Look(Record):
+    """The pooled accuracy at one look at the items drawn so far.
+
+    `error` is what the look alone may be wrong with, `spent` what all looks up to it may; `pass_power` and `fail_power` the
+    probabilities that the last look passes or fails if it goes on like this.
+    """
+
+    items: int
+    spent: float
+    error: float
+    status: Status
+    value: float
+    low: float
+    high: float
+    pass_power: float
+    fail_power: float
+    futile: bool
+
+
 class Verdict(Record):
     recipe: str
     variant: str
@@ -55,5 +76,6 @@ class Verdict(Record):
     checks: list[Check]
     tasks: list[TaskComparison]
     tails: list[Tails]
+    looks: list[Look] = Field(default=[])
     reference_sha256: str
     candidate_sha256: str

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifact, environments, judge, paths, process, records
+from pipeline import artifact, environments, judge, looks, paths, process, records
 from pipeline import recipe as recipes
 from pipeline.errors import CalibrationError
 from pipeline.recipe import Recipe, Variant
@@ -159,7 +159,7 @@ def judged(name: str, item: Item) -> tuple[Status, str]:
         judge.evaluate(name, variant_name(item))
     with _claimed(name, dataclasses.replace(item, settings={} if item.made == "serve" else item.settings)):
         _as_asked(name, item)
-        judge.decide(name, variant_name(item))
+        looks.decide(name, variant_name(item))
     verdict = records.read(paths.verdict(name, variant_name(item)), records.Verdict)
     wrong = [check for check in verdict.checks if check.status == verdict.status] if verdict.status != "PASS" else []
     return verdict.status, reasons(wrong) if wrong else closest(verdict)
