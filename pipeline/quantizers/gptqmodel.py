@@ -19,7 +19,7 @@ from pipeline.quantizers import Outcome, Spec, awq_clip, tool
 from pipeline.quantizers.export import copy_companions
 
 BATCH_ROWS = 4
-# AWQ tries twenty scales of each layer on all of them; four times as many tokens changed no more than noise (docs/decisions.md).
+# AWQ puts all of them through each block 21 times; what four times as many would gain is in docs/decisions.md.
 AWQ_TOKENS = 8192
 # GPTQModel's word in the log where AWQ has no scale to search: under grouped-query attention the value projection's columns
 # cannot take up a scale of the output projection's rows.

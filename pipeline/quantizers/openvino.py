@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.checkpoint import EMBEDDINGS, routers, source_tensors
 from pipeline.errors import QuantizeError
-from pipeline.quantizers import Outcome, Spec
+from pipeline.quantizers import Outcome, Spec, nncf_slices
 from pipeline.quantizers.export import add_tokenizer, export, exported
 from pipeline.recipe import Variant
 
@@ -43,6 +43,7 @@ def _compress_weights(model: Any, spec: Spec) -> dict[str, Any]:
     """
     import nncf
 
+    nncf_slices.replace_in_nncf()
     settings = _settings(spec.variant)
     calibrated = settings.get("ratio", 1.0) < 1 or any(settings.get(name) for name in ON_DATA)
     samples = {"dataset": _dataset(model, spec), "subset_size": len(spec.samples.ids)} if calibrated else {}
