@@ -13,7 +13,7 @@ from pipeline.checkpoint import is_router, linear_shapes, module_name, source_te
 from pipeline.errors import ArtifactError
 from pipeline.records import Layers
 from pipeline.source import refuse_strays
-from pipeline.tensors import not_finite
+from pipeline.tensors import not_finite, not_finite_in
 
 IR_LOW_BIT = {"u4": "int4", "i4": "int4", "nf4": "nf4", "f4e2m1": "mxfp4", "u8": "int8", "i8": "int8"}
 STORED = {"I8": "int8", "F8_E4M3": "fp8"}  # by safetensors' name
@@ -152,16 +152,14 @@ def read_ir(artifact: Path) -> Any:
 
 
 def _from_ir(artifact: Path) -> Iterator[tuple[str, Layer]]:
-    import numpy
-
     model = read_ir(artifact)
     for operation in model.get_ops():
         if operation.get_type_name() != "Constant":
             continue
         kind = operation.get_element_type().get_type_name()
         name = operation.get_friendly_name()
-        # `data` of a bfloat16 constant is its bits under the name of float16; get_data converts.
-        if kind in IR_FLOAT and not numpy.isfinite(operation.get_data(dtype=numpy.float32)).all():
+        # `data` of a bfloat16 constant is its bits under the name of float16; get_data would copy it whole to convert it.
+        if kind in IR_FLOAT and not_finite_in(operation.data, kind.upper()):
             raise ArtifactError(f"{artifact}: constant {name} holds NaN or infinite values.")
         shape = list(operation.get_output_shape(0))
         layer = _named(name) or (ir_consumer(operation) if kind in IR_LOW_BIT or ir_multiplied(operation) else None)

@@ -6,7 +6,6 @@ Format: https://github.com/huggingface/safetensors (8 bytes little-endian header
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,16 +117,16 @@ def _counts(values: Any) -> bool:
 
 def not_finite(tensor: Tensor) -> int:
     """How many values of a float tensor are NaN or infinite; 0 for integer types. Reads block by block."""
-    if tensor.dtype not in EXPONENT:
-        return 0
-    kind, mask = EXPONENT[tensor.dtype]
-    return sum(int(((block & mask) == mask).sum()) for block in _blocks(tensor, kind))
-
-
-def _blocks(tensor: Tensor, kind: str) -> Iterator[np.ndarray]:
     count = math.prod(tensor.shape)
-    if count == 0:
-        return
-    values = np.memmap(tensor.file, dtype=kind, mode="r", offset=tensor.begin, shape=(count,))
-    for start in range(0, count, BLOCK_VALUES):
-        yield values[start : start + BLOCK_VALUES]
+    if tensor.dtype not in EXPONENT or count == 0:
+        return 0
+    kind, _ = EXPONENT[tensor.dtype]
+    return not_finite_in(np.memmap(tensor.file, dtype=kind, mode="r", offset=tensor.begin, shape=(count,)), tensor.dtype)
+
+
+def not_finite_in(values: np.ndarray, dtype: str) -> int:
+    """The same of an array that holds the bits of a float type, by safetensors' name, under whatever name of that size."""
+    kind, mask = EXPONENT[dtype]
+    bits = values.reshape(-1).view(kind)
+    blocks = (bits[start : start + BLOCK_VALUES] for start in range(0, len(bits), BLOCK_VALUES))
+    return sum(int(((block & mask) == mask).sum()) for block in blocks)
