@@ -11,6 +11,7 @@ The data's way, one module or folder a step; a later one may import an earlier o
     source        which files of a checkpoint are the model's, what cannot be started from
     checkpoint    pin and fetch: safetensors only, shards against their index; the folder of hashed files that tools get
     architecture, tokens   does it hold what its architecture expects; what its tokenizer puts around a text
+    prompts       prompt sets: texts or dialogues, through the chat template
     calibration   prompts -> token ids; evaluation texts -> windows of token ids
     quantizers/   one file per tool; table is what is served where, refusal holds a recipe against it
     engines/      one file per engine; __init__ is the protocol and the table, scoring what is asked of them and read off

@@ -6,7 +6,6 @@ ids, the same for every tool and engine.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import random
@@ -14,16 +13,28 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pipeline.artifact import hash_file
+from pipeline import prompts
+from pipeline.checkpoint import embedding_rows
 from pipeline.errors import CalibrationError
+from pipeline.prompts import Document, Encoder, Refused
 from pipeline.quantizers import coverage
 from pipeline.recipe import Calibration, Perplexity, PromptSet
 from pipeline.records import Samples, Text, Texts
+from pipeline.tokens import added
 
 MOST_OF_ONE = 0.5  # of the calibration tokens may be one and the same; a full stop or a space makes up a tenth
+MOST_REFUSED = 0.1  # of the prompts that are rendered may be left out since the chat template does not take them
 OVERLAP_WORDS = 13  # the sequence length of GPT-3's contamination study (arXiv 2005.14165, appendix C)
+
+
+class Packed(NamedTuple):
+    """`rows`: [samples, tokens] token ids; `used`: the texts they are made of; `refused`: prompts the template did not take."""
+
+    rows: list[list[int]]
+    used: list[str]
+    refused: int
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
@@ -33,15 +44,18 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     calibration = Calibration.model_validate(job["calibration"])
     perplexity = Perplexity.model_validate(job["perplexity"])
     sets = {name: PromptSet.model_validate(value) for name, value in job["prompt_sets"].items()}
-    tokenizer = AutoTokenizer.from_pretrained(job["checkpoint"])
+    source, tokenizer = Path(job["checkpoint"]), AutoTokenizer.from_pretrained(job["checkpoint"])
     print(f"calibrate: reading {', '.join(sets)}", flush=True)
-    texts = {name: "\n\n".join(documents(name, sets[name])) for name in perplexity.texts}
-    prompts = documents(calibration.prompts, sets[calibration.prompts])
-    dialogue = sets[calibration.prompts].dialogue
-    if calibration.chat_template:
-        prompts = [render(tokenizer, prompt, dialogue) for prompt in prompts]
-    rows, used = pack(tokenizer, prompts, calibration)
-    share = overlap(texts.values(), used)
+    texts = {name: "\n\n".join(prompts.texts(name, sets[name])) for name in perplexity.texts}
+    found = prompts.documents(calibration.prompts, sets[calibration.prompts])
+    front = added(tokenizer).front
+    encoder = Encoder(tokenizer, front, calibration.chat_template, sets[calibration.prompts].dialogue)
+    packed = pack(encoder, found.found, calibration)
+    cut = [windows(tokenizer, front, name, text, perplexity) for name, text in texts.items()]
+    rows = embedding_rows(source)
+    for name, ids in ((calibration.prompts, packed.rows), *((text.name, text.windows) for text in cut)):
+        prompts.require_rows(name, ids, rows)
+    share = overlap(texts.values(), packed.used)
     if share > calibration.max_overlap:
         raise CalibrationError(
             f"calibration.max_overlap: {share:.2%} of the evaluation texts' {OVERLAP_WORDS}-word sequences occur in the "
@@ -50,110 +64,67 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     samples = Samples(
         prompts=calibration.prompts,
         seed=calibration.seed,
-        prompts_used=len(used),
-        sha256=_ids_hash(rows),
+        prompts_used=len(packed.used),
+        prompts_empty=found.empty,
+        prompts_repeated=found.repeated,
+        prompts_refused=packed.refused,
+        template_date=prompts.TEMPLATE_DATE.date().isoformat() if encoder.dated else None,
+        sha256=_ids_hash(packed.rows),
         overlap=share,
         overlap_limit=calibration.max_overlap,
-        ids=rows,
-        coverage=coverage.count(Path(job["checkpoint"]), rows),
+        ids=packed.rows,
+        coverage=coverage.count(source, packed.rows),
     )
     samples.write(Path(job["out"]) / "samples.json")
-    Texts(texts=[windows(tokenizer, name, text, perplexity) for name, text in texts.items()]).write(Path(job["out"]) / "texts.json")
-    return {"overlap": share, "prompts_used": len(used)}
+    Texts(texts=cut).write(Path(job["out"]) / "texts.json")
+    return {"overlap": share, "prompts_used": len(packed.used), "notes": [*prompts.notes(found), *_notes(packed, encoder)]}
 
 
-def documents(name: str, source: PromptSet) -> list[str]:
-    """All documents of a prompt set, in its order. Raises CalibrationError if it is missing, changed or empty."""
-    found = list(_local(name, source) if source.path is not None else _hub(name, source))
-    first = source.first or 0
-    chosen = found[first : first + source.documents if source.documents else None]
-    chosen = [text for text in chosen if text.strip()]
-    if not chosen:
-        raise CalibrationError(f"prompt set {name!r}: no text left ({len(found)} documents, first={first}).")
-    return chosen
+def _notes(packed: Packed, encoder: Encoder) -> list[str]:
+    said = [f"{packed.refused:,} prompts are left out, which the chat template refuses"] if packed.refused else []
+    return [*said, *([f"the chat template's date is {prompts.TEMPLATE_DATE:%Y-%m-%d}, not today's"] if encoder.dated else [])]
 
 
-def _local(name: str, source: PromptSet) -> Iterator[str]:
-    path = Path(str(source.path))
-    if not path.is_file():
-        raise CalibrationError(f"prompt set {name!r}: path: no file {path}.")
-    digest = hash_file(path, path.name).sha256
-    if digest != source.sha256:
-        raise CalibrationError(
-            f"prompt set {name!r}: {path} has SHA-256 {digest}, calibration/{name}.yaml says {source.sha256}. "
-            "The file changed: restore it, or write the new hash if the change is meant."
-        )
-    if path.suffix == ".gz":
-        with gzip.open(path, "rt", encoding="utf-8") as stream:
-            text = stream.read()
-    else:
-        text = path.read_text(encoding="utf-8")
-    if ".jsonl" not in path.suffixes:
-        yield text
-        return
-    for number, line in enumerate(filter(None, text.split("\n")), 1):
-        try:
-            yield str(json.loads(line)[source.field])
-        except (ValueError, KeyError, TypeError) as error:
-            raise CalibrationError(f"{path}:{number}: expected a JSON object with {source.field!r}: {error!r}") from error
-
-
-def _hub(name: str, source: PromptSet) -> Iterator[str]:
-    from datasets import load_dataset
-
-    try:
-        rows = load_dataset(source.repo, source.config, data_dir=source.data_dir, split=source.split, revision=source.revision)
-    except Exception as error:  # the library raises a different class for each way to be offline
-        raise CalibrationError(
-            f"prompt set {name!r}: hub data set {source.repo} at {source.revision} cannot be loaded "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}). Fetch it on a machine with a "
-            "network and bring HF_HOME here, or use a local file."
-        ) from error
-    if source.field not in rows.column_names:
-        raise CalibrationError(f"prompt set {name!r}: field {source.field!r} not in {rows.column_names}.")
-    yield from (str(row) for row in rows[source.field])
-
-
-def render(tokenizer: Any, prompt: str, dialogue: str | None) -> str:
-    """One prompt through the checkpoint's chat template. Raises CalibrationError if it has none."""
-    if tokenizer.chat_template is None:
-        raise CalibrationError("calibration.chat_template: true, but the checkpoint has no chat template. Set it to false.")
-    messages = turns(prompt) if dialogue == "hh-rlhf" else [{"role": "user", "content": prompt}]
-    open_ended = messages[-1]["role"] == "user"
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_ended))
-
-
-def turns(text: str) -> list[dict[str, str]]:
-    """An HH-RLHF transcript ("\\n\\nHuman: ... \\n\\nAssistant: ...") as chat messages; an empty last turn is dropped."""
-    parts = re.split(r"\n\n(Human|Assistant):", text)
-    roles = {"Human": "user", "Assistant": "assistant"}
-    messages = [{"role": roles[r], "content": c.strip()} for r, c in zip(parts[1::2], parts[2::2], strict=True)]
-    messages = [message for message in messages if message["content"]]
-    if not messages:
-        raise CalibrationError(f"not an HH-RLHF transcript: {text[:60]!r}. Expected turns that begin with 'Human:'.")
-    return messages
-
-
-def pack(tokenizer: Any, prompts: list[str], calibration: Calibration) -> tuple[list[list[int]], list[str]]:
-    """Seeded choice of prompts, each cut to `tokens` ids, packed end to end into full rows; also the prompts used."""
-    order = random.Random(calibration.seed).sample(range(len(prompts)), len(prompts))
+def pack(encoder: Encoder, found: list[Document], calibration: Calibration) -> Packed:
+    """Seeded choice of prompts, each cut to `tokens` ids, packed end to end into full rows. Raises CalibrationError."""
+    order = random.Random(calibration.seed).sample(range(len(found)), len(found))
     need = calibration.samples * calibration.tokens
     stream: list[int] = []
     used: list[str] = []
+    refused: dict[int, str] = {}
     for index in order:
         if len(stream) >= need:
             break
-        ids = tokenizer(prompts[index], add_special_tokens=not calibration.chat_template)["input_ids"]
-        stream.extend(ids[: calibration.tokens])
-        used.append(prompts[index])
+        try:
+            text = encoder.text(found[index])
+        except Refused as error:
+            refused[index] = str(error)
+            if len(refused) > MOST_REFUSED * len(found):
+                break
+            continue
+        stream.extend(encoder.ids(found[index], text)[: calibration.tokens])
+        used.append(text)
+    if len(refused) > MOST_REFUSED * (len(used) + len(refused)):
+        raise _too_many_refused(calibration.prompts, refused, len(used) + len(refused))
     if len(stream) < need:
+        cut = " A .txt file is one document: use a .jsonl file with a prompt on each line." if len(found) == 1 else ""
         raise CalibrationError(
             f"calibration: {calibration.samples} samples of {calibration.tokens} tokens need {need} tokens, the "
-            f"{len(prompts)} prompts of {calibration.prompts!r} give {len(stream)}. Ask for fewer samples or tokens."
+            f"{len(found)} prompts of {calibration.prompts!r} give {len(stream)} (each is cut to {calibration.tokens}). "
+            f"Ask for fewer samples or tokens.{cut}"
         )
     rows = [stream[i : i + calibration.tokens] for i in range(0, need, calibration.tokens)]
     _require_variety(calibration.prompts, stream[:need])
-    return rows, used
+    return Packed(rows, used, len(refused))
+
+
+def _too_many_refused(name: str, refused: dict[int, str], tried: int) -> CalibrationError:
+    first = min(refused)
+    return CalibrationError(
+        f"prompt set {name!r}: the checkpoint's chat template refuses {len(refused)} of {tried} prompts, allowed are "
+        f"{MOST_REFUSED:.0%}; the first is number {first + 1}: {refused[first]}. Use dialogues that the template takes, or set "
+        "calibration.chat_template to false."
+    )
 
 
 def _require_variety(name: str, stream: list[int]) -> None:
@@ -166,10 +137,13 @@ def _require_variety(name: str, stream: list[int]) -> None:
         )
 
 
-def windows(tokenizer: Any, name: str, text: str, perplexity: Perplexity) -> Text:
-    """The text tokenized once and cut into non-overlapping windows; the tail that fills none is dropped."""
-    encoded = tokenizer(text, verbose=False, return_offsets_mapping=True)
-    ids, spans = encoded["input_ids"], encoded["offset_mapping"]
+def windows(tokenizer: Any, front: list[int], name: str, text: str, perplexity: Perplexity) -> Text:
+    """The text tokenized once and cut into non-overlapping windows; the tail that fills none is dropped.
+
+    `front` is what the tokenizer puts before a text; what it puts behind is left out.
+    """
+    encoded = tokenizer(text, verbose=False, add_special_tokens=False, return_offsets_mapping=True)
+    ids, spans = [*front, *encoded["input_ids"]], [(0, 0)] * len(front) + encoded["offset_mapping"]
     size, bos = perplexity.window, perplexity.bos
     if bos == "every":
         if tokenizer.bos_token_id is None:

@@ -226,6 +226,14 @@ def output_layer(folder: Path) -> str:
     return next((name for name in OUTPUTS if f"{name}.weight" in source_tensors(folder)), OUTPUTS[0])
 
 
+def embedding_rows(folder: Path) -> int:
+    """How many tokens the model has an embedding for; by config.json where the embedding has another name."""
+    for name, tensor in source_tensors(folder).items():
+        if name.endswith(tuple(f"{embedding}.weight" for embedding in EMBEDDINGS)):
+            return tensor.shape[0]
+    return int(source.config(folder)["vocab_size"])
+
+
 def routers(folder: Path) -> list[str]:
     """The layers that choose among experts."""
     return sorted(module_name(name).removesuffix(".weight") for name in source_tensors(folder) if is_router(name))

@@ -105,6 +105,8 @@ def calibrate(name: str) -> None:
         }
         done = process.run("openvino", "calibrate", job, folder)
         artifact.install(out, paths.samples(name).parent)
+    for note in done.value["notes"]:
+        print(f"note: {recipe.calibration.prompts}: {note}")
     print(f"calibration set from {done.value['prompts_used']} prompts, overlap {done.value['overlap']:.2%}")
 
 

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline import calibration
+from pipeline import calibration, prompts
 from pipeline.errors import CalibrationError
 from pipeline.recipe import Calibration, Perplexity, PromptSet
 
@@ -19,7 +17,7 @@ class Characters:
     """A tokenizer of one id per character, with BOS 0 in front, as special tokens are."""
 
     bos_token_id = 0
-    chat_template = None
+    chat_template: str | None = None
 
     def __call__(self, text: str, add_special_tokens: bool = True, verbose: bool = True, **_: bool) -> dict[str, list[Any]]:
         spans = [(0, 0)] * add_special_tokens + [(i, i + 1) for i in range(len(text))]
@@ -35,6 +33,10 @@ def prompt_set(path: Path, **more: Any) -> PromptSet:
     return PromptSet(path=str(path), sha256=digest, licence="x", source="x", **more)
 
 
+def encoder(**more: Any) -> prompts.Encoder:
+    return prompts.Encoder(Characters(), [0], **{"chat_template": False, **more})
+
+
 def test_overlap_counts_thirteen_word_sequences() -> None:
     assert calibration.overlap([" ".join(WORDS)], [" ".join(WORDS[:13])]) == 0.5
     assert calibration.overlap([" ".join(WORDS)], ["; ".join(WORDS).upper()]) == 1.0
@@ -43,29 +45,29 @@ def test_overlap_counts_thirteen_word_sequences() -> None:
 
 
 def test_pack_is_seeded_cut_and_full() -> None:
-    prompts = [c * 40 for c in "abcdef"]
-    rows, used = calibration.pack(Characters(), prompts, plan())
+    found: list[prompts.Document] = [c * 40 for c in "abcdef"]
+    rows, used, _ = calibration.pack(encoder(), found, plan())
     assert [len(row) for row in rows] == [16, 16, 16]
     assert len(used) == 3
     assert rows[0] == [0] + [ord(used[0][0])] * 15  # cut to `tokens`, BOS first
-    assert calibration.pack(Characters(), prompts, plan()) == (rows, used)
-    assert calibration.pack(Characters(), prompts, plan(seed=1))[1] != used
+    assert calibration.pack(encoder(), found, plan()) == (rows, used, 0)
+    assert calibration.pack(encoder(), found, plan(seed=1)).used != used
 
 
 def test_too_few_prompts_say_how_many_there_are() -> None:
     with pytest.raises(CalibrationError, match="need 48 tokens, the 1 prompts of 'p' give 4"):
-        calibration.pack(Characters(), ["abc"], plan())
+        calibration.pack(encoder(), ["abc"], plan())
 
 
 def test_windows_do_not_overlap_and_drop_the_tail() -> None:
-    text = calibration.windows(Characters(), "t", "x" * 20, Perplexity(texts=["t"], window=8))
+    text = calibration.windows(Characters(), [0], "t", "x" * 20, Perplexity(texts=["t"], window=8))
     assert [len(w) for w in text.windows] == [8, 8]
     assert text.windows[0][0] == 0
     assert text.tokens_dropped == 5
 
 
 def test_windows_with_bos_in_every_window() -> None:
-    text = calibration.windows(Characters(), "t", "x" * 20, Perplexity(texts=["t"], window=8, bos="every"))
+    text = calibration.windows(Characters(), [0], "t", "x" * 20, Perplexity(texts=["t"], window=8, bos="every"))
     assert [w[0] for w in text.windows] == [0, 0]
     assert all(0 not in w[1:] for w in text.windows)
 
@@ -74,54 +76,11 @@ def test_windows_with_bos_in_every_window() -> None:
 def test_bytes_are_those_of_the_scored_tokens(bos: str) -> None:
     """All of a window but its first token, in UTF-8; where every window begins with BOS, all of its text."""
     written = "aé€" * 8
-    found = calibration.windows(Characters(), "t", written, Perplexity(texts=["t"], window=8, bos=bos))
+    found = calibration.windows(Characters(), [0], "t", written, Perplexity(texts=["t"], window=8, bos=bos))
     assert len(found.bytes) == len(found.windows) == 3
     assert found.bytes == [sum(len(chr(c).encode()) for c in row[1:]) for row in found.windows]
 
 
 def test_text_shorter_than_a_window() -> None:
     with pytest.raises(CalibrationError, match="do not fill one window of 64"):
-        calibration.windows(Characters(), "t", "x" * 20, Perplexity(texts=["t"], window=64))
-
-
-def test_hh_rlhf_transcripts_become_turns() -> None:
-    text = "\n\nHuman: Hi: there\n\nAssistant: Hello.\n\nHuman: Bye\n\nAssistant:"
-    assert calibration.turns(text) == [
-        {"role": "user", "content": "Hi: there"},
-        {"role": "assistant", "content": "Hello."},
-        {"role": "user", "content": "Bye"},
-    ]
-    with pytest.raises(CalibrationError, match="not an HH-RLHF transcript"):
-        calibration.turns("no turns here")
-
-
-def test_chat_template_is_demanded() -> None:
-    with pytest.raises(CalibrationError, match="no chat template"):
-        calibration.render(Characters(), "hi", None)
-
-
-def test_documents_from_local_files(tmp_path: Path) -> None:
-    lines = "".join(json.dumps({"text": f"doc {i}"}) + "\n" for i in range(5))
-    plain, packed = tmp_path / "a.jsonl", tmp_path / "a.jsonl.gz"
-    plain.write_text(lines)
-    packed.write_bytes(gzip.compress(lines.encode()))
-    assert calibration.documents("a", prompt_set(plain, field="text", first=1, documents=2)) == ["doc 1", "doc 2"]
-    assert len(calibration.documents("a", prompt_set(packed, field="text"))) == 5
-    (tmp_path / "a.txt").write_text("whole\nfile")
-    assert calibration.documents("a", prompt_set(tmp_path / "a.txt")) == ["whole\nfile"]
-
-
-def test_changed_missing_and_malformed_files(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"text": "x"}\nno json\n')
-    with pytest.raises(CalibrationError, match=r"a\.jsonl:2"):
-        calibration.documents("a", prompt_set(path, field="text"))
-    with pytest.raises(CalibrationError, match=r"a.jsonl:1.*'other'"):
-        calibration.documents("a", prompt_set(path, field="other"))
-    described = prompt_set(path, field="text")
-    path.write_text("changed")
-    with pytest.raises(CalibrationError, match="The file changed"):
-        calibration.documents("a", described)
-    path.unlink()
-    with pytest.raises(CalibrationError, match="no file"):
-        calibration.documents("a", described)
+        calibration.windows(Characters(), [0], "t", "x" * 20, Perplexity(texts=["t"], window=64))

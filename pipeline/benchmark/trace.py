@@ -5,6 +5,7 @@ Runs in a tool environment, since prompts of their natural length need the check
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -12,10 +13,12 @@ import random
 from pathlib import Path
 from typing import Any
 
-from pipeline.calibration import documents
+from pipeline.checkpoint import embedding_rows
 from pipeline.errors import EvaluationError
+from pipeline.prompts import Encoder, Refused, documents, require_rows
 from pipeline.recipe import Benchmark, PromptSet
 from pipeline.records import Samples, Trace, TracedRequest, read
+from pipeline.tokens import added
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
@@ -29,8 +32,13 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 def _tokenized(checkpoint: Path, name: str, prompt_set: dict[str, Any]) -> list[list[int]]:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    rows: list[list[int]] = tokenizer(documents(name, PromptSet.model_validate(prompt_set)))["input_ids"]
+    tokenizer, source = AutoTokenizer.from_pretrained(checkpoint), PromptSet.model_validate(prompt_set)
+    encoder = Encoder(tokenizer, added(tokenizer).front, chat_template=False)
+    rows = []
+    for document in documents(name, source).found:
+        with contextlib.suppress(Refused):  # a dialogue that the chat template does not take
+            rows.append(encoder.ids(document, encoder.text(document)))
+    require_rows(name, rows, embedding_rows(checkpoint))
     return rows
 
 

@@ -56,12 +56,17 @@ class Checkpoint(Record):
 
 class Samples(Record):
     """Calibration set: `ids` is [samples, tokens] token ids; sha256 is over them and their order. `coverage`: of a mixture of
-    experts, how many of the tokens each expert of each block is sent by the source model.
+    experts, how many of the tokens each expert of each block is sent by the source model. `template_date`: what a chat template
+    that writes today's date was given. `prompts_refused` are those that the template did not take.
     """
 
     prompts: str
     seed: int
     prompts_used: int
+    prompts_empty: int = 0
+    prompts_repeated: int = 0
+    prompts_refused: int = 0
+    template_date: str | None = None
     sha256: str
     overlap: float
     overlap_limit: float

@@ -1,0 +1,113 @@
+"""What a prompt set may hold: text or dialogues, in files as users have them; all else is refused with its place."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import prompts
+from pipeline.artifact import hash_file
+from pipeline.errors import CalibrationError
+from pipeline.prompts import Encoder, Refused
+from pipeline.recipe import PromptSet
+
+DIALOGUE = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is rain?"}]
+
+
+def given(path: Path, content: bytes, field: str | None = "text") -> PromptSet:
+    path.write_bytes(content)
+    return PromptSet(path=str(path), sha256=hash_file(path, path.name).sha256, field=field, licence="x", source="x")
+
+
+def lines(*rows: Any) -> bytes:
+    return "\n".join(json.dumps(row) for row in rows).encode()
+
+
+def test_text_and_empty_rows_and_repeated_ones(tmp_path: Path) -> None:
+    rows = lines(*({"text": text} for text in ("a b", None, "", "  ", "a b", "c")))
+    found = prompts.documents("p", given(tmp_path / "p.jsonl", rows))
+    assert (found.found, found.empty, found.repeated) == (["a b", "a b", "c"], 3, 1)
+    assert prompts.notes(found) == ["3 empty rows are left out (of 6)", "1 documents are there more than once (of 6)"]
+
+
+def test_messages_stay_messages_and_are_no_evaluation_text(tmp_path: Path) -> None:
+    source = given(tmp_path / "p.jsonl", lines({"text": DIALOGUE}, {"text": None}, {"text": []}))
+    assert prompts.documents("p", source).found == [DIALOGUE]
+    with pytest.raises(CalibrationError, match="'text' holds messages, evaluation texts are text"):
+        prompts.texts("p", source)
+
+
+@pytest.mark.parametrize("value", [3, 1.5, True, {"a": 1}, ["a", "b"], [{"role": "user"}, 3], [{"role": 1, "content": "a"}]])
+def test_nothing_else_is_made_a_text_of(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(CalibrationError, match=r"p\.jsonl:2: text: found"):
+        prompts.documents("p", given(tmp_path / "p.jsonl", lines({"text": "a"}, {"text": value})))
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+    content = b"\xef\xbb\xbf" + lines({"text": "a"})
+    assert prompts.documents("p", given(tmp_path / "p.jsonl", content)).found == ["a"]
+    assert prompts.documents("p", given(tmp_path / "p.jsonl.gz", gzip.compress(content))).found == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("p.txt", "caf\u00e9".encode("latin-1"), "UTF-8"),
+        ("p.jsonl", b'{"text": "caf\xe9"}', "UTF-8"),
+        ("p.jsonl", json.dumps([{"text": "a"}, {"text": "b"}]).encode(), "array"),
+        ("p.jsonl", b'{"text": "a"}\n{"text": ', r"p\.jsonl"),
+        ("p.jsonl.gz", gzip.compress(b'{"text": "a"}')[:-9], r"p\.jsonl\.gz"),
+        ("p.csv", b"a,b", r"expected a \.jsonl or \.txt file"),
+        ("p.jsonl", lines({"prompt": "a"}), "prompt"),
+    ],
+)
+def test_a_file_of_another_kind_is_one_sentence(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    with pytest.raises(CalibrationError, match=said):
+        prompts.documents("p", given(tmp_path / name, content))
+
+
+def test_a_missing_field_is_asked_for_with_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match=r"field: missing; line 1 of .* has prompt, answer"):
+        prompts.documents("p", given(tmp_path / "p.jsonl", lines({"prompt": "a", "answer": "b"}), field=None))
+
+
+class Templated:
+    """A tokenizer of one id a character that ends every text with 1, and whose template refuses what an assistant opens."""
+
+    chat_template = "a template"
+
+    def __call__(self, text: str, add_special_tokens: bool = True, **_: Any) -> dict[str, list[int]]:
+        return {"input_ids": [ord(c) for c in text] + [1] * add_special_tokens}
+
+    def apply_chat_template(self, messages: list[dict[str, str]], strftime_now: Any, **_: Any) -> str:
+        if messages[0]["role"] == "assistant":
+            raise ValueError("Conversation roles must alternate")
+        return strftime_now("%d %b %Y") + "".join(f"<{m['role']}>{m['content']}" for m in messages)
+
+
+def test_a_dialogue_goes_through_the_template_with_a_fixed_date() -> None:
+    encoder = Encoder(Templated(), front=[2], chat_template=False)
+    text = encoder.text(DIALOGUE)
+    assert text == "26 Jul 2024<system>Be brief.<user>What is rain?"
+    assert encoder.dated
+    assert encoder.ids(DIALOGUE, text) == [ord(c) for c in text]  # the template writes what stands in front
+
+
+def test_no_document_carries_the_tokenizers_end_token() -> None:
+    encoder = Encoder(Templated(), front=[2], chat_template=False)
+    assert encoder.ids("ab", encoder.text("ab")) == [2, ord("a"), ord("b")]
+
+
+def test_what_a_template_refuses_says_so_in_its_words() -> None:
+    with pytest.raises(Refused, match="Conversation roles must alternate"):
+        Encoder(Templated(), [], chat_template=True).text([{"role": "assistant", "content": "Hello."}])
+
+
+def test_a_token_without_an_embedding_is_found_before_a_quantizer_meets_it() -> None:
+    prompts.require_rows("p", [[1, 2], [3]], 4)
+    with pytest.raises(CalibrationError, match="gives token 4, the model's embedding has 4 rows"):
+        prompts.require_rows("p", [[1, 2], [4]], 4)
