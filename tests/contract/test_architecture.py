@@ -17,7 +17,7 @@ DOWN = "model.layers.1.mlp.down_proj.weight"
 REFUSED = {
     "a matrix less": f"missing: {DOWN}",
     "no output projection": "missing: lm_head.weight",
-    "no embedding": "missing: model.embed_tokens.weight",
+    "no embedding": "missing: lm_head.weight, model.embed_tokens.weight",  # tied: one matrix, two places
     "a head of classes": "not expected: score.weight",
     "a bias that has no place": "not expected: model.layers.0.self_attn.q_proj.bias",
     "another shape": f"of another shape: {DOWN} ([128, 128], expected [128, 256])",
