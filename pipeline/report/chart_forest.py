@@ -99,7 +99,7 @@ def _figure(kind: Kind, found: list[dict[str, Any]]) -> parts.Figure:
 def _said(kind: Kind, row: dict[str, Any]) -> str:
     if finite(row["value"]) is None:
         return MISSING
-    return f"{kind.form(row['value'])} ({_interval(kind, row)}), limit {kind.form(row['limit'])}"
+    return f"{kind.form(row['value'])} ({_interval(kind, row)}), limit {kind.form(row['limit']).removeprefix('+')}"
 
 
 def _interval(kind: Kind, row: dict[str, Any]) -> str:
@@ -128,7 +128,7 @@ def _chart(found: list[dict[str, Any]], width: int) -> alt.LayerChart:
     ]  # fmt: skip
     if width > theme.NARROW:
         beside = alt.value(alt.expr("width + 10"))
-        text = alt.Chart(theme.rows(found)).mark_text(align="left", color=theme.MUTED, fontSize=11, aria=False)
+        text = alt.Chart(theme.rows(found)).mark_text(align="left", color=theme.MUTED, fontSize=10, aria=False)
         layers.append(text.encode(x=beside, y=y, text="said:N"))
     padding = {"left": 0, "right": 4, "top": 4, "bottom": 6}
     return theme.layered(*layers, height=ROW * len(found), padding=padding)

@@ -36,7 +36,11 @@ def test_books_llama_up_to_the_verdict(project: Path) -> None:
     # training.json of the checkpoint gives 40.63 for the same two books, measured when it was trained.
     assert reference.views["reference"].perplexity[0].value == pytest.approx(40.63, rel=0.02)
     assert read(paths.manifest("books-llama", "ov-int8"), Manifest).stored_types == {"int8": 42}
-    assert read(paths.verdict("books-llama", "ov-int8"), Verdict).status == "PASS"
+    verdict = read(paths.verdict("books-llama", "ov-int8"), Verdict)
+    undecided = [check for check in verdict.checks if check.status != "PASS"]
+    # A model of 5.8 million parameters is at chance on both tasks; all that the texts say is within the limits.
+    assert [check.name for check in undecided] == ["accuracy_drop"]
+    assert "they tell nothing" in undecided[0].reason
 
 
 @pytest.mark.parametrize(
