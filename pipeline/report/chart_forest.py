@@ -128,9 +128,10 @@ def _chart(found: list[dict[str, Any]], width: int) -> alt.LayerChart:
     ]  # fmt: skip
     if width > theme.NARROW:
         beside = alt.value(alt.expr("width + 10"))
-        text = alt.Chart(theme.rows(found)).mark_text(align="left", color=theme.MUTED, fontSize=9, aria=False)
+        text = alt.Chart(theme.rows(found)).mark_text(align="left", color=theme.MUTED, fontSize=11, aria=False)
         layers.append(text.encode(x=beside, y=y, text="said:N"))
-    padding = {"left": 0, "right": 4, "top": 4, "bottom": 6}
+    beyond = 34 if width > theme.NARROW else 4  # where Arial and its like are missing, letters are a sixth wider than was measured
+    padding = {"left": 0, "right": beyond, "top": 4, "bottom": 6}
     return theme.layered(*layers, height=ROW * len(found), padding=padding)
 
 
