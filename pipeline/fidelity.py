@@ -28,7 +28,7 @@ from pipeline.checkpoint import EMBEDDINGS, OUTPUTS, linear_shapes, module_name,
 from pipeline.errors import ArtifactError
 from pipeline.stored import Grid, Matrix, matrices, rounding_grid
 
-# Median |error| in steps. Rounding gives 0.25 in the typical group of a matrix, GPTQ was seen to give up to 0.3; zero-points
+# Median |error| in steps. Rounding gives 0.25 in the typical group of a matrix, GPTQ was seen to give up to 0.4; zero-points
 # off by one give 1. A single group is strange beyond what rounding can give, and impossible where it is off by several levels:
 # GPTQ was seen to move single groups by 2 (136,192 groups of one matrix), in columns of the largest activations.
 HALF, TYPICAL, STRANGE, IMPOSSIBLE = 0.5, 0.75, 0.75, 4.0
