@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline import artifact, checkpoint, environments, machine, paths, process, quantizers, records, revision
+from pipeline import artifact, checkpoint, environments, machine, paths, process, prompts, quantizers, records, revision
 from pipeline import recipe as recipes
 from pipeline.errors import ArtifactError
 from pipeline.parsing import unknown
@@ -32,9 +32,9 @@ def open_unclimbed(name: str) -> Recipe:
     paths.require_project()
     recipe = recipes.load(name)
     refusal.refuse(paths.recipe(name), recipe, environments.device())
-    for prompts in (recipe.calibration.prompts, *recipe.evaluate.perplexity.texts, recipe.benchmark.prompts):
-        if prompts is not None:
-            recipes.load_prompt_set(prompts)
+    for key in (recipe.calibration.prompts, *recipe.evaluate.perplexity.texts, recipe.benchmark.prompts):
+        if key is not None:
+            recipes.load_prompt_set(key)
     return recipe
 
 
@@ -52,7 +52,8 @@ def open_variant(name: str, variant: str) -> tuple[Recipe, Variant]:
 
 
 def refuse_local(name: str, recipe: Recipe) -> None:
-    """Where the checkpoint is a local folder: what its shapes make impossible, said before anything runs."""
+    """What local files make impossible, said before anything runs: prompts and texts, the checkpoint's tensors and shapes."""
+    _refuse_prompts(recipe)
     if recipe.model.path is not None:
         source = checkpoint.fetch(recipe.model)
         checkpoint.check(source)
@@ -64,6 +65,13 @@ def refuse_local(name: str, recipe: Recipe) -> None:
             if variant.ladder != "auto":
                 for rung in recipes.rungs(variant):
                     refusal.refuse_model(paths.recipe(name), variant_name, rung, source, environments.device())
+
+
+def _refuse_prompts(recipe: Recipe) -> None:
+    texts = recipe.evaluate.perplexity.texts
+    for key in dict.fromkeys((recipe.calibration.prompts, *texts)):
+        if (found := recipes.load_prompt_set(key)).path is not None:
+            (prompts.texts if key in texts else prompts.documents)(key, found)
 
 
 def pin(name: str) -> None:
@@ -100,7 +108,7 @@ def calibrate(name: str) -> None:
             "checkpoint": str(source),
             "calibration": recipe.calibration.model_dump(),
             "perplexity": recipe.evaluate.perplexity.model_dump(),
-            "prompt_sets": {prompts: recipes.load_prompt_set(prompts).model_dump() for prompts in sorted(used)},
+            "prompt_sets": {key: recipes.load_prompt_set(key).model_dump() for key in sorted(used)},
             "out": str(out),
         }
         done = process.run("openvino", "calibrate", job, folder)
