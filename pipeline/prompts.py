@@ -27,7 +27,8 @@ Document = str | list[Message]
 # its own default.
 TEMPLATE_DATE = datetime(2024, 7, 26)
 RENDER_S = 10  # for one prompt; a template is a program
-KINDS = (".jsonl", ".txt")
+LINES = ".jsonl"
+TEXTS = (".txt", ".raw", ".md")  # .raw: WikiText's own name for its untokenized text
 
 
 class Documents(NamedTuple):
@@ -106,11 +107,12 @@ def _local(name: str, source: PromptSet) -> Iterator[tuple[str, Any]]:
             "The file changed: restore it, or write the new hash if the change is meant."
         )
     kind = Path(path.name.removesuffix(".gz")).suffix
-    if kind not in KINDS:
+    if kind != LINES and kind not in TEXTS:
         raise CalibrationError(
-            f"prompt set {name!r}: path: found {path.name}, expected a .jsonl or .txt file, or one of them as .gz."
+            f"prompt set {name!r}: path: found {path.name}, expected JSON Lines ({LINES}) or a text ({', '.join(TEXTS)}), "
+            "or one of them as .gz."
         )
-    if kind == ".txt":
+    if kind in TEXTS:
         yield str(path), reading.text(path, CalibrationError)
         return
     if source.field is None:

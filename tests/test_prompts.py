@@ -53,6 +53,12 @@ def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
     assert prompts.documents("p", given(tmp_path / "p.jsonl.gz", gzip.compress(content))).found == ["a"]
 
 
+@pytest.mark.parametrize("name", ["book.txt", "wiki.test.raw", "README.md"])
+def test_a_text_is_one_document_whatever_it_is_called(tmp_path: Path, name: str) -> None:
+    assert prompts.texts("p", given(tmp_path / name, b"a\n\nb", field=None)) == ["a\n\nb"]
+    assert prompts.texts("p", given(tmp_path / f"{name}.gz", gzip.compress(b"a\n\nb"), field=None)) == ["a\n\nb"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -61,7 +67,7 @@ def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
         ("p.jsonl", json.dumps([{"text": "a"}, {"text": "b"}]).encode(), "array"),
         ("p.jsonl", b'{"text": "a"}\n{"text": ', r"p\.jsonl"),
         ("p.jsonl.gz", gzip.compress(b'{"text": "a"}')[:-9], r"p\.jsonl\.gz"),
-        ("p.csv", b"a,b", r"expected a \.jsonl or \.txt file"),
+        ("p.csv", b"a,b", r"found p\.csv, expected JSON Lines \(\.jsonl\) or a text \(\.txt, \.raw, \.md\)"),
         ("p.jsonl", lines({"prompt": "a"}), "prompt"),
     ],
 )
