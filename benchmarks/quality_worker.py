@@ -25,7 +25,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     artifact, texts = Path(job["artifact"]), read(Path(job["texts"]), Texts)
     plan, serve = Divergence.model_validate(job["divergence"]), Serve.model_validate(job["serve"])
     with engines.open_weights(job["engine"], artifact, serve) as model:
-        perplexity, divergence = text.measure(model, texts, plan, Path(job["logprobs"]), str, everything=False, label="weights")
+        perplexity, divergence = text.measure(model, texts, plan, Path(job["logprobs"]), str, "weights", plan.chosen)
     windows = [
         {
             "text": scored.text,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def reference(name: str) -> None:
 
 def evaluate(name: str, variant_name: str) -> None:
     """A damaged artifact, or one that its engine cannot run, is a finding and recorded as such: the gate fails it."""
-    recipe, variant = stages.open_variant(name, variant_name)
+    recipe, _ = stages.open_variant(name, variant_name)
     source, pinned = checkpoint.open_pinned(name, recipe.model)
     place, failure = paths.place(name, variant_name), None
     manifest, stored = records.read(place.manifest, records.Manifest), stored_logprobs(name)
@@ -44,12 +45,32 @@ def evaluate(name: str, variant_name: str) -> None:
         try:
             _require_source(manifest, artifact.digest(pinned.files))
             artifact.verify(place.model, manifest.files)
-            done = process.run(engines.ENGINES[variant.engine].environment, "evaluate", job, folder)
+            done = _measured(name, variant_name, recipe, job, folder)
             done.value["logprobs_sha256"] = stored
         except (ArtifactError, EvaluationError, WorkerCrashed) as error:
             done, failure = process.Finished(dict(UNMEASURED), 0, 0), str(error)
             print(f"{variant_name}: not measured: {error}", file=sys.stderr)
     record(name, variant_name, recipe, artifact.digest(manifest.files), done, failure).write(place.evaluation)
+
+
+def _measured(name: str, variant_name: str, recipe: Recipe, job: dict[str, Any], folder: Path) -> process.Finished:
+    """Everything; or the first of the texts' windows alone, where the gate looks in parts and these are beyond a limit already."""
+    held_to = limits.of(recipe, recipe.variants[variant_name])
+    theirs = records.read(paths.evaluation(name, "reference"), records.Evaluation)
+    start = time.monotonic()
+    print(f"{folder.name}: starting in environment {engines.ENGINES[job['engine']].environment!r}", flush=True)
+    session = process.Session(engines.ENGINES[job["engine"]].environment, "evaluate", job, folder / "job.json", offline=False)
+    try:
+        value = session.ask()
+        for look, _ in enumerate(job["looks"][1:], 1):
+            views = {label: records.View.model_validate(view) for label, view in value["views"].items()}
+            if gate.texts.beyond(theirs, views, held_to):
+                print(f"{variant_name}: beyond a limit at look {look} of {len(job['looks'])} at the texts; no more is measured")
+                break
+            value = session.ask({})
+    finally:
+        peak_bytes = session.close()
+    return process.Finished(value, time.monotonic() - start, peak_bytes)
 
 
 def evaluation_job(name: str, variant_name: str, recipe: Recipe, place: paths.Place, source: Path) -> dict[str, Any]:
@@ -64,6 +85,7 @@ def evaluation_job(name: str, variant_name: str, recipe: Recipe, place: paths.Pl
         "stored_types": manifest.stored_types,
         "weights": manifest.weights,
         "simulated": quantizers.simulated(recipe.variants[variant_name]),
+        "looks": list(held_to.fractions) if held_to.sequential and held_to.quantized else [1.0],  # all of what is a noise floor
     }
 
 

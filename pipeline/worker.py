@@ -28,7 +28,6 @@ VERBS = {
     "count": "pipeline.evaluation.tasks:count",
     "evaluate": "pipeline.evaluation.verbs:work",
     "extend": "pipeline.evaluation.verbs:extend",
-    "climb": "pipeline.evaluation.verbs:climb",
     "reference": "pipeline.evaluation.verbs:reference",
     "trace": "pipeline.benchmark.trace:work",
     "session": "pipeline.benchmark.session:converse",

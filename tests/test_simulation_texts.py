@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from scipy.stats import nct, skew, t
 
 from pipeline.gate import statistics, texts
-from pipeline.gate.limits import unseen
+from pipeline.gate.limits import status, unseen
 from tests import evaluations as make
 from tests.test_simulation import CONFIDENCE, allowed
 
@@ -23,7 +23,8 @@ def test_perplexity_ratio_at_its_limit(windows: int) -> None:
     rng, limits, tokens, draws = np.random.default_rng(windows), make.limits(), 255, 1500
     differences = math.log(limits.perplexity_ratio) * tokens + rng.normal(0, 4, (draws, windows))
     found = [statistics.ratio(row.tolist(), [float(tokens)] * windows, CONFIDENCE) for row in differences]
-    outcomes = [texts._check("x", "perplexity_ratio", estimate, None, limits).status for estimate in found]
+    limit = texts.scale("perplexity_ratio", limits.perplexity_ratio)
+    outcomes = [status(estimate.low, estimate.high, limit) for estimate in found]
     assert outcomes.count("PASS") / draws <= allowed(draws)
     assert outcomes.count("FAIL") / draws <= allowed(draws)
 

@@ -19,7 +19,7 @@ from pipeline.errors import EvaluationError
 from pipeline.evaluation import text
 from pipeline.recipe import Divergence as Plan
 from pipeline.recipe import Serve
-from pipeline.records import Divergence, Perplexity, Text, Texts
+from pipeline.records import Perplexity, Text, Texts
 
 SERVE = Serve(max_model_len=512)
 PLAN = Plan(positions=1024, windows=16)
@@ -65,10 +65,10 @@ def decode(ids: list[int]) -> str:
     return " ".join(map(str, ids))
 
 
-def compared(
-    ours: FakeEngine, texts: Texts, folder: Path, everything: bool = True, plan: Plan = PLAN
-) -> tuple[list[Perplexity], list[Divergence]]:
-    return text.measure(ours, texts, plan, folder, decode, everything, "test")
+def compared(ours: FakeEngine, texts: Texts, folder: Path, everything: bool = True, plan: Plan = PLAN) -> text.Measured:
+    return text.measure(
+        ours, texts, plan, folder, decode, "test", lambda count: list(range(count)) if everything else plan.chosen(count)
+    )
 
 
 THEIRS, OURS = logits(1), logits(1) + 0.3 * logits(2)

@@ -41,9 +41,9 @@ def first_look(rung: Rung, folder: Path) -> Look:
 def evaluate(rung: Rung, folder: Path, whole: bool) -> Look:
     """One load of the engine for the first look and the rest. `whole`: also where it is hopeless."""
     source, _ = checkpoint.open_pinned(rung.name, rung.recipe.model)
-    job = judge.evaluation_job(*rung.subject, source) | {"glance": WINDOWS}
+    job = judge.evaluation_job(*rung.subject, source) | {"glance": WINDOWS, "looks": [1.0]}
     start = time.monotonic()
-    session = process.Session(engines.ENGINES[rung.variant.engine].environment, "climb", job, folder / "job.json", offline=False)
+    session = process.Session(engines.ENGINES[rung.variant.engine].environment, "evaluate", job, folder / "job.json", offline=False)
     try:
         seen = Glance.model_validate(session.ask())
         look = _judged(rung, seen)

@@ -8,7 +8,7 @@ vocabulary in float32, as llama.cpp's perplexity tool defines it, at positions w
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from pipeline.engines import Distributions, Prompt
 from pipeline.errors import EvaluationError
 from pipeline.recipe import Divergence as PlannedDivergence
+from pipeline.recipe import first_windows
 from pipeline.records import DivergedWindow, Divergence, Perplexity, Text, Texts, Window, WorstToken
 
 WORST = 20
@@ -26,6 +27,14 @@ BLOCK = 1 << 24  # values worked on at once: bounds the float32 temporaries to a
 
 Listener = Callable[[int, int, Any], None]  # (number of the window, first position, log-probabilities [rows, vocabulary])
 Decode = Callable[[list[int]], str]
+Wanted = Callable[[int], list[int]]  # which windows of a text that has so many
+
+
+class Measured(NamedTuple):
+    """Of each text in turn."""
+
+    perplexity: list[Perplexity]
+    divergence: list[Divergence]
 
 
 class Chosen(NamedTuple):
@@ -55,20 +64,51 @@ def write_reference(model: Distributions, texts: Texts, plan: PlannedDivergence,
 
 
 def measure(
-    model: Distributions, texts: Texts, plan: PlannedDivergence, folder: Path, decode: Decode, everything: bool, label: str
-) -> tuple[list[Perplexity], list[Divergence]]:
-    """Perplexity over all windows (`everything`) or over the chosen ones alone; divergence over the chosen ones.
+    model: Distributions, texts: Texts, plan: PlannedDivergence, folder: Path, decode: Decode, label: str, wanted: Wanted
+) -> Measured:
+    """Perplexity over the wanted windows; divergence over those of them that are compared.
 
     Non-finite values are kept: the gate fails them. Raises EvaluationError if the vocabularies differ in size.
     """
     perplexities, divergences = [], []
     for text in texts.texts:
-        picked = chosen(text, len(texts.texts), plan)
-        comparison = _Comparison(folder / f"{text.name}.npy", text, picked)
-        indices = list(range(len(text.windows))) if everything else picked.windows
+        indices = wanted(len(text.windows))
+        comparison = _Comparison(folder / f"{text.name}.npy", text, chosen(text, len(texts.texts), plan))
         perplexities.append(score(model, text, indices, comparison, label))
-        divergences.append(comparison.result(decode))
-    return perplexities, divergences
+        divergences.append(comparison.result(decode, indices))
+    return Measured(perplexities, divergences)
+
+
+def grown(measured: Callable[[Wanted], Measured], looks: list[float], seed: int) -> Iterator[Measured]:
+    """What was measured by each look, which has this fraction of the windows; each window is scored once."""
+    found, before = Measured([], []), 0.0
+    for fraction in looks:
+
+        def added(count: int, before: float = before, fraction: float = fraction) -> list[int]:
+            known = first_windows(count, before, seed) if before else []
+            return sorted({*first_windows(count, fraction, seed)} - {*known})
+
+        more = measured(added)
+        found, before = _joined(found, more) if before else more, fraction
+        yield found
+
+
+def _joined(first: Measured, more: Measured) -> Measured:
+    """What was measured of other windows of the same texts, together."""
+    perplexities = [
+        a.model_copy(update={"windows": sorted([*a.windows, *b.windows], key=lambda window: window.index)})
+        for a, b in zip(first.perplexity, more.perplexity, strict=True)
+    ]
+    divergences = [
+        a.model_copy(
+            update={
+                "windows": sorted([*a.windows, *b.windows], key=lambda window: window.index),
+                "worst": heapq.nlargest(WORST, [*a.worst, *b.worst], key=lambda worst: worst.kl_nats),
+            }
+        )
+        for a, b in zip(first.divergence, more.divergence, strict=True)
+    ]
+    return Measured(perplexities, divergences)
 
 
 def glance(model: Distributions, texts: Texts, plan: PlannedDivergence, folder: Path, windows: int) -> dict[str, list[list[float]]]:
@@ -171,11 +211,11 @@ class _Comparison:
     def kl_nats(self, window: int) -> list[float]:
         return self._kl[window]
 
-    def result(self, decode: Decode) -> Divergence:
+    def result(self, decode: Decode, scored: list[int]) -> Divergence:
         windows = [
             DivergedWindow(index=window, kl_nats=self._kl[window], probability_change=self._change[window],
                            same_top=self._same[window])
-            for window in self._numbers
+            for window in self._numbers if window in scored
         ]  # fmt: skip
         worst = [self._describe(*entry, decode) for entry in sorted(self._worst, reverse=True)]
         return Divergence(text=self._text.name, text_sha256=self._text.sha256, windows=windows, worst=worst)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,12 @@ from pipeline.records import Texts, View, read
 AGREEMENT_NATS = 0.02  # mean per token; the two ways differ by how rows are batched, and by nothing else
 
 
-def work(job: dict[str, Any]) -> dict[str, Any]:
-    """Worker verb: returns the measured parts of an Evaluation as JSON. Raises ArtifactError, EvaluationError."""
-    return next(_evaluate(job, 0, iter(())))
+def work(job: dict[str, Any], asked: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Worker verb of a session: the measured parts of an Evaluation as JSON. Raises ArtifactError, EvaluationError.
 
-
-def climb(job: dict[str, Any], asked: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Worker verb of a session: first a Glance as JSON, then, if asked to go on, what `work` returns; one load serves both."""
-    return _evaluate(job, job["glance"], asked)
-
-
-def _evaluate(job: dict[str, Any], glance: int, asked: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    With job["glance"], a Glance comes first. At each of job["looks"] but the last comes what the texts alone said as served;
+    at the last, everything. It goes on when it is asked to.
+    """
     artifact, source, logprobs = Path(job["artifact"]), Path(job["checkpoint"]), Path(job["logprobs"])
     evaluate, serve = Evaluate.model_validate(job["evaluate"]), Serve.model_validate(job["serve"])
     texts = read(Path(job["texts"]), Texts)
@@ -43,20 +39,24 @@ def _evaluate(job: dict[str, Any], glance: int, asked: Iterator[dict[str, Any]])
     checked = loadcheck.check_files(artifact, source, job["engine"], job["stored_types"], Claim(job["weights"], job["simulated"]))
     with engines.open_engine(job["engine"], artifact, serve) as engine:
         checked = checked.model_copy(update={"generated": loadcheck.check_generates(engine, source)})
-        if glance:
-            yield {"kl_nats": text.glance(engine, texts, plan, logprobs, glance)}
+        found = {"versions": versions(job["engine"]), "load_check": checked.model_dump()}
+        if "glance" in job:
+            yield {"kl_nats": text.glance(engine, texts, plan, logprobs, job["glance"])}
             if next(asked, None) is None:
                 return
-        perplexity, divergence = text.measure(engine, texts, plan, logprobs, decode, everything=True, label="deployed")
         _require_agreement(engine, texts)
+        scored = partial(text.measure, engine, texts, plan, logprobs, decode, "deployed")
+        for look, measured in enumerate(text.grown(scored, job["looks"], evaluate.seed), 1):
+            deployed = View(settings=engine.settings(), perplexity=measured.perplexity, divergence=measured.divergence)
+            if look < len(job["looks"]):
+                yield found | {"views": {"deployed": deployed.model_dump()}, "tasks": []}
+                if next(asked, None) is None:
+                    return
         measured_tasks = tasks.measure(engine, source, evaluate, serve, prepared)
-        deployed = View(settings=engine.settings(), perplexity=perplexity, divergence=divergence)
     with engines.open_weights(job["engine"], artifact, serve) as model:
-        perplexity, divergence = text.measure(model, texts, plan, logprobs, decode, everything=False, label="weights")
-        weights = View(settings={"precision": "float32"}, perplexity=perplexity, divergence=divergence)
-    yield {
-        "versions": versions(job["engine"]),
-        "load_check": checked.model_dump(),
+        measured = text.measure(model, texts, plan, logprobs, decode, "weights", plan.chosen)
+        weights = View(settings={"precision": "float32"}, perplexity=measured.perplexity, divergence=measured.divergence)
+    yield found | {
         "views": {"deployed": deployed.model_dump(), "weights": weights.model_dump()},
         "tasks": [item.model_dump() for item in measured_tasks],
     }

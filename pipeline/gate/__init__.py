@@ -15,7 +15,7 @@ from pipeline.gate import items, limits, looks, texts
 from pipeline.gate.limits import VIEWS, Limits, failed
 from pipeline.records import Check, Evaluation, Status, Verdict
 
-__all__ = ["Limits", "decide", "items", "limits"]
+__all__ = ["Limits", "decide", "items", "limits", "texts"]
 
 
 def decide(reference: Evaluation, candidate: Evaluation, floor: Evaluation | None, held_to: Limits) -> Verdict:
@@ -31,8 +31,10 @@ def decide(reference: Evaluation, candidate: Evaluation, floor: Evaluation | Non
     elif candidate.logprobs_sha256 != reference.logprobs_sha256:
         checks = [failed("reference", math.nan, "hash of the stored distributions", "measured against another reference")]
     else:
-        checks = [check for view in VIEWS for check in texts.checks(view, reference, candidate, floor, held_to)]
-        checks += items.checks(reference, candidate, held_to)
+        stopped = texts.stopped(reference, candidate.views, held_to)
+        views = VIEWS[:1] if stopped else VIEWS
+        checks = [check for view in views for check in texts.checks(view, reference, candidate, floor, held_to)]
+        checks += [] if stopped else items.checks(reference, candidate, held_to)
         comparisons = items.compare(reference, candidate)
         tails = texts.tails(candidate)
         seen = looks.at(reference, candidate, held_to)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from pipeline.gate import spending
-from pipeline.recipe import BY_WEIGHTS, Divergence, Items, Recipe, Variant
+from pipeline.recipe import BY_WEIGHTS, Divergence, Items, Recipe, Variant, first_windows
 from pipeline.records import Check, Status
 
 VIEWS = ("deployed", "weights")
@@ -19,8 +19,8 @@ class Limits:
     """perplexity_ratio over the reference's; mean_kl and p99_kl in nats per token; drops and top1_agreement as shares.
 
     `items` gives, for each task, the items that must have been measured, and the most that may be (extension);
-    `sequential` whether they are looked at part by part; `texts` what must have been scored; `rare` the share of windows in
-    which damage must be met surely.
+    `sequential` whether they, and the windows of the texts, are looked at part by part, in an order that `seed` sets; `texts`
+    what must have been scored; `rare` the share of windows in which damage must be met surely.
     """
 
     perplexity_ratio: float
@@ -37,6 +37,7 @@ class Limits:
     quantized: bool
     rare: float | None = None
     sequential: bool = False
+    seed: int = 0
 
     @property
     def fractions(self) -> tuple[float, ...]:
@@ -52,8 +53,15 @@ class Limits:
         asked, cap = (documents if count == "all" else count for count in self.items[task])
         return max(1, round(cap * self.fractions[look])) if self.sequential else min(asked * 2**look, cap)
 
+    def look_at(self, scored: int, count: int) -> int:
+        """Which look, the first being 0, has so many of a text's `count` windows. Raises ValueError if none has."""
+        sizes = [len(first_windows(count, fraction, self.seed)) for fraction in (self.fractions if self.sequential else (1.0,))]
+        if scored not in sizes:
+            raise ValueError(f"{scored} windows were scored, expected {sizes[-1]}")
+        return sizes.index(scored)
+
     def confidence_at(self, look: int) -> float:
-        """Of one look at the items, when all looks together are to have `confidence`."""
+        """Of one look, when all looks together are to have `confidence`."""
         return 1 - spending.errors(1 - self.confidence, self.fractions)[look]
 
 
@@ -71,6 +79,7 @@ def of(recipe: Recipe, variant: Variant) -> Limits:
         quantized=variant.quantizer is not None,
         rare=gate.rare,
         sequential=gate.sequential,
+        seed=evaluate.seed,
     )
 
 

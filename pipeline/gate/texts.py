@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from pipeline.gate import statistics
 from pipeline.gate.limits import FLOORS, Limits, failed, status, unseen, windows_for, words
 from pipeline.gate.statistics import Estimate
+from pipeline.recipe import first_windows
 from pipeline.records import Check, DivergedWindow, Divergence, Evaluation, Perplexity, Status, Tails, View, Window
 
 TAILS = (0.001, 0.01, 0.05, 0.5, 0.95, 0.99, 0.999)
@@ -26,6 +28,36 @@ class Measured(NamedTuple):
     top1_agreement: Estimate  # as the share that disagrees
 
 
+class Look(NamedTuple):
+    """What of a text is there: the windows scored, those compared, how sure a FAIL is to be, and "look 2 of 5" or "" for all."""
+
+    windows: list[int]
+    compared: list[int]
+    confidence: float
+    part: str
+
+
+def beyond(reference: Evaluation, views: dict[str, View], limits: Limits) -> bool:
+    """Is a text beyond a limit as served, at the windows that were scored so far? More of them would only confirm it."""
+    texts = reference.views["reference"].perplexity
+    try:
+        measured = [_measure("deployed", text, len(texts), views, limits) for text in texts]
+    except ValueError:  # not finite, or not there: its checks say so
+        return True
+    return any(
+        status(found.low, found.high, scale(kind, getattr(limits, kind))) == "FAIL"
+        for text, _ in measured for kind, found in zip(Measured._fields, text, strict=True)
+    )  # fmt: skip
+
+
+def stopped(reference: Evaluation, views: dict[str, View], limits: Limits) -> bool:
+    """Were the texts not scored to their end, since what was scored was beyond a limit?"""
+    theirs = reference.views["reference"].perplexity if "reference" in reference.views else []
+    windows = {text.text: len(text.windows) for text in theirs}
+    found = views["deployed"].perplexity if "deployed" in views else []
+    return limits.sequential and any(len(text.windows) < windows.get(text.text, 0) for text in found)
+
+
 def checks(view: str, reference: Evaluation, candidate: Evaluation, floor: Evaluation | None, limits: Limits) -> list[Check]:
     """Four checks per text. A text that is missing, partial or not finite fails."""
     texts = reference.views["reference"].perplexity if "reference" in reference.views else []
@@ -40,17 +72,17 @@ def _text(
 ) -> list[Check]:
     name = f"{view} {reference.text}"
     try:
-        measured = _measure(view, reference, texts, candidate, limits)
+        measured, look = _measure(view, reference, texts, candidate.views, limits)
         noise = None
         if limits.quantized:
             if floor is None or floor.failure is not None or floor.logprobs_sha256 != candidate.logprobs_sha256:
                 reason = "the unquantized model was not measured on this engine against the same reference"
                 return [failed(name, math.nan, "noise floor", reason)]
-            noise = _measure(view, reference, texts, floor, limits)
+            noise, _ = _measure(view, reference, texts, floor.views, limits)
     except ValueError as error:
         return [failed(name, math.nan, "presence of all windows and positions", str(error))]
     return [
-        _check(f"{check} {name}", check, getattr(measured, check), getattr(noise, check, None), limits)
+        _check(f"{check} {name}", check, getattr(measured, check), getattr(noise, check, None), limits, look)
         for check in Measured._fields
     ]
 
@@ -63,22 +95,20 @@ def first_look(kl_nats: list[list[float]], limits: Limits) -> tuple[Estimate, St
     return found, status(found.low, found.high, limits.mean_kl) if finite else "FAIL"
 
 
-def _measure(view: str, reference: Perplexity, texts: int, candidate: Evaluation, limits: Limits) -> Measured:
+def _measure(view: str, reference: Perplexity, texts: int, views: dict[str, View], limits: Limits) -> tuple[Measured, Look]:
     """Raises ValueError, with the reason, for anything that is not there in full or not finite."""
-    found = candidate.views.get(view)
-    perplexity, divergence = _find(found, reference)
-    everything = [window.index for window in reference.windows]
-    if not everything:
+    perplexity, divergence = _find(views.get(view), reference)
+    count = len(reference.windows)
+    if not count:
         raise ValueError("the reference has no window of it")
-    scored = reference.windows[0].tokens
-    compared, places = limits.divergence.chosen(len(everything)), limits.divergence.places(len(everything), scored, texts)
-    wanted = everything if view == "deployed" else compared
-    pairs = _paired(reference, perplexity, wanted)
-    if [window.index for window in divergence.windows] != compared:
-        raise ValueError(f"distributions of {len(divergence.windows)} windows were compared, expected {len(compared)}")
+    look = _look(view, len(perplexity.windows), count, limits)
+    places = limits.divergence.places(count, reference.windows[0].tokens, texts)
+    pairs = _paired(reference, perplexity, look.windows)
+    if [window.index for window in divergence.windows] != look.compared:
+        raise ValueError(f"distributions of {len(divergence.windows)} windows were compared, expected {len(look.compared)}")
     groups = [window.kl_nats for window in divergence.windows]
     counts = [float(len(group)) for group in groups]
-    if counts != [float(len(places))] * len(compared):
+    if counts != [float(len(places))] * len(look.compared):
         raise ValueError("not all positions of the compared windows were measured")
     sums = [sum(group) for group in groups]
     differences = [ours.nll_nats - theirs.nll_nats for ours, theirs in pairs]
@@ -88,13 +118,32 @@ def _measure(view: str, reference: Perplexity, texts: int, candidate: Evaluation
     for window in divergence.windows:
         _require_possible(window, len(places))
     misses = [count - window.same_top for count, window in zip(counts, divergence.windows, strict=True)]
-    c = limits.confidence
-    return Measured(
-        perplexity_ratio=statistics.ratio(differences, [float(theirs.tokens) for _, theirs in pairs], c),
-        mean_kl=statistics.ratio(sums, counts, c),
-        p99_kl=statistics.quantile(groups, P99, c),
-        top1_agreement=statistics.ratio(misses, counts, c),
+    tokens = [float(theirs.tokens) for _, theirs in pairs]
+    found = Measured(
+        perplexity_ratio=_bounds(lambda c: statistics.ratio(differences, tokens, c), look, limits),
+        mean_kl=_bounds(lambda c: statistics.ratio(sums, counts, c), look, limits),
+        p99_kl=_bounds(lambda c: statistics.quantile(groups, P99, c), look, limits),
+        top1_agreement=_bounds(lambda c: statistics.ratio(misses, counts, c), look, limits),
     )
+    return found, look
+
+
+def _look(view: str, scored: int, count: int, limits: Limits) -> Look:
+    """Raises ValueError if so many windows are those of no look."""
+    compared = limits.divergence.chosen(count)
+    if view != "deployed":
+        return Look(compared, compared, limits.confidence, "")
+    number = limits.look_at(scored, count)
+    if not limits.sequential:
+        return Look(list(range(count)), compared, limits.confidence, "")
+    windows, looks = first_windows(count, limits.fractions[number], limits.seed), len(limits.fractions)
+    part = f"look {number + 1} of {looks}" if scored < count else ""
+    return Look(windows, [window for window in compared if window in windows], limits.confidence_at(number), part)
+
+
+def _bounds(estimate: Callable[[float], Estimate], look: Look, limits: Limits) -> Estimate:
+    """Every look may FAIL, which shares that error out among them; only all windows may PASS, which has its error to itself."""
+    return estimate(limits.confidence)._replace(low=estimate(look.confidence).low)
 
 
 def _require_possible(window: DivergedWindow, positions: int) -> None:
@@ -131,10 +180,17 @@ METHODS = {
 }
 
 
-def _check(name: str, kind: str, found: Estimate, noise: Estimate | None, limits: Limits) -> Check:
-    """`found` and the limit on the scale where 0 is the reference; the record in the recipe's own terms."""
+def scale(kind: str, limit: float) -> float:
+    """The recipe's limit where 0 is the reference and more is worse."""
+    if kind == "perplexity_ratio":
+        return math.log(limit)
+    return 1 - limit if kind == "top1_agreement" else limit
+
+
+def _check(name: str, kind: str, found: Estimate, noise: Estimate | None, limits: Limits, look: Look) -> Check:
+    """`found` on the scale where 0 is the reference; the record in the recipe's own terms."""
     bound: float = getattr(limits, kind)
-    scaled = {"perplexity_ratio": math.log, "top1_agreement": lambda share: 1 - share}.get(kind, float)(bound)
+    scaled = scale(kind, bound)
     outcome = status(found.low, found.high, scaled)
     value, low, high = (_terms(kind, x) for x in (found.value, found.low, found.high))
     low, high = min(low, high), max(low, high)
@@ -158,7 +214,13 @@ def _check(name: str, kind: str, found: Estimate, noise: Estimate | None, limits
             f"{bound:g} is closer than {FLOORS} times that noise; measured {value:.6g}. Set the limit to {at_least:.6g} or "
             f"{'less' if kind == 'top1_agreement' else 'more'}, or serve in a higher precision"
         )
-    method = f"{METHODS[kind]}, one-sided {limits.confidence:.0%}; may miss damage in fewer than {blind:.1%} of the windows"
+    if look.part and outcome != "FAIL":
+        outcome = "INCONCLUSIVE"
+        reason += f". Measured up to {look.part}, where a limit was passed; a PASS takes all windows (dvc repro -f evaluate@...)"
+    method = f"{METHODS[kind]}, one-sided {limits.confidence:.0%}"
+    if limits.sequential and look.confidence > limits.confidence:
+        method += f", for a FAIL {look.confidence:.6g}{look.part and f' at {look.part}'} (Lan-DeMets, O'Brien-Fleming)"
+    method += f"; may miss damage in fewer than {blind:.1%} of the windows"
     return Check(name=name, status=outcome, value=value, low=low, high=high, limit=bound, n=windows, method=method,
                  reason=reason)  # fmt: skip
 

@@ -18,7 +18,7 @@ from pipeline.errors import RecipeError
 from pipeline.parsing import parse, unknown
 from pipeline.recipe.base import Strict, Weights
 from pipeline.recipe.ladder import rungs
-from pipeline.recipe.quality import BY_WEIGHTS, Divergence, Evaluate, Gate, Items, Perplexity
+from pipeline.recipe.quality import BY_WEIGHTS, Divergence, Evaluate, Gate, Items, Perplexity, first_windows
 from pipeline.recipe.source import Calibration, Model, PromptSet
 from pipeline.recipe.speed import Benchmark, Price, Serve, Slo
 from pipeline.recipe.variant import Variant
@@ -41,6 +41,7 @@ __all__ = [
     "Strict",
     "Variant",
     "Weights",
+    "first_windows",
     "load",
     "load_prompt_set",
     "names",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -10,6 +11,12 @@ from pipeline.recipe.base import Count, Positive, Share, Strict, Weights
 
 Items = Positive | Literal["all"]
 BY_WEIGHTS = ("perplexity_ratio", "mean_kl", "p99_kl", "top1_agreement", "accuracy_drop", "task_drop")
+
+
+def first_windows(count: int, fraction: float, seed: int) -> list[int]:
+    """The windows of a text, of `count` in a random order, that are looked at first; in the text's order."""
+    order = random.Random(seed).sample(range(count), count)
+    return sorted(order[: max(1, round(count * fraction))])
 
 
 class Perplexity(Strict):
