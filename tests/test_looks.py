@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import looks, paths, process, recipe
+from pipeline import looks, paths, process, recipe, report
 from pipeline.errors import EvaluationError, WorkerCrashed
 from pipeline.records import Evaluation, Extension, Verdict, read
 from tests import evaluations as make
@@ -87,6 +87,11 @@ def test_looks_go_on_until_they_decide(engine: type[Engine]) -> None:
     kept = read(paths.extension("tiny", VARIANT), Extension)
     assert {len(task.items) for task in kept.tasks} == {40} and kept.wall_s == 2
     looks.judge.recheck("tiny", VARIANT)
+    report.write("tiny", recipe.load("tiny"))
+    for suffix in ("html", "md"):
+        said = paths.report("tiny", suffix).read_text()
+        assert "Looks at the accuracy: 80 items INCONCLUSIVE (" in said
+        assert "240 items PASS (" in said
 
 
 def test_a_killed_gate_goes_on_after_its_last_finished_look(engine: type[Engine]) -> None:

@@ -15,6 +15,14 @@ def mean_kl(row: dict[str, Any]) -> dict[str, float | None]:
     return {name: finite(dig(worst, key)) for name, key in (("kl", "value"), ("kl_low", "low"), ("kl_high", "high"))}
 
 
+def looks(row: dict[str, Any]) -> str:
+    """At which number of items the gate looked, and what the accuracy said; nothing where there was one look."""
+    said = [
+        f"{look['items']:,} items {look['status']} ({look['low']:+.2%} to {look['high']:+.2%})" for look in row["verdict"]["looks"]
+    ]
+    return f" Looks at the accuracy: {'; '.join(said)}." if said else ""
+
+
 def levels(benchmark: Any, profile: str = "deployed", loop: str = "closed") -> list[dict[str, Any]]:
     """The loads of one kind that were measured, in order."""
     return [level for level in dig(benchmark, "profiles", profile, "levels") or [] if level["loop"] == loop]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.report import markdown_comparison, markdown_speed
+from pipeline.report.found import looks
 from pipeline.report.markdown_parts import megabytes, table, times
 from pipeline.report.provenance import remarks
 
@@ -55,7 +56,7 @@ def _verdicts(summary: dict[str, Any]) -> str:
         checks = row["verdict"]["checks"]
         failed = [check for check in checks if check["status"] != "PASS"]
         reasons = "<br>".join(f"{check['status']} {check['name']}: {check['reason']}" for check in failed)
-        reasons = reasons or f"all {len(checks)} checks passed"
+        reasons = (reasons or f"all {len(checks)} checks passed") + looks(row)
         size = [megabytes(row["size_bytes"]), times(row["size_ratio"])]
         rows.append([name, f"**{row['verdict']['status']}**", *size, row["performance"]["status"], reasons])
     return table(["variant", "verdict", "size", "of unquantized", "performance", "reasons"], rows)

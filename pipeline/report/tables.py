@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.report import parts
-from pipeline.report.found import highest_concurrency, levels, throughput
+from pipeline.report.found import highest_concurrency, levels, looks, throughput
 from pipeline.report.parts import Cell, Column, Table, cell
 from pipeline.report.words import MISSING, dig, estimate, finite, fixed, listed, number, percent, size, times
 
@@ -81,7 +81,7 @@ def _finding(name: str, row: dict[str, Any]) -> dict[str, Any]:
     return {
         "variant": name,
         "verdict": parts.status(row["verdict"]["status"]),
-        "passed": f"{len(checks) - len(missed)} of {len(checks)} checks passed.",
+        "passed": f"{len(checks) - len(missed)} of {len(checks)} checks passed.{looks(row)}",
         "checks": [{**check, "badge": parts.status(check["status"])} for check in missed],
         "performance": dig(row, "performance", "reason") or "",
         "benchmark": "" if measured else f"Not benchmarked: {why}",
