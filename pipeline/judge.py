@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifact, checkpoint, engines, gate, paths, process, quantizers, records, stages
+from pipeline import artifact, checkpoint, costs, engines, gate, paths, process, quantizers, records, stages
 from pipeline.errors import ArtifactError, EvaluationError, WorkerCrashed
 from pipeline.gate import limits
 from pipeline.recipe import Items, Recipe
@@ -19,13 +19,14 @@ def reference(name: str) -> None:
     recipe = stages.open_recipe(name)
     source, pinned = checkpoint.open_pinned(name, recipe.model)
     most: dict[str, Items] = dict(recipe.evaluate.extend_to) if recipe.gate.on_inconclusive == "extend" else {}
-    with artifact.stage_folder(f"reference@{name}") as folder:
+    stage = f"reference@{name}"
+    with artifact.stage_folder(stage) as folder:
         logprobs = folder / "logprobs"
         logprobs.mkdir()
         job = engine_job(name, recipe, "reference", "reference", source, source, whole(recipe.evaluate.tasks | most)) | {
             "logprobs": str(logprobs)
         }
-        done = process.run(engines.ENGINES["reference"].environment, "reference", job, folder)
+        done = costs.run(stage, engines.ENGINES["reference"].environment, "reference", job, folder)
         stored = artifact.digest(artifact.hash_files(logprobs))
         artifact.install(logprobs, paths.logprobs(name))
     done.value["logprobs_sha256"] = stored
@@ -40,11 +41,12 @@ def evaluate(name: str, variant_name: str) -> None:
     place, failure = paths.place(name, variant_name), None
     manifest, stored = records.read(place.manifest, records.Manifest), stored_logprobs(name)
     job = evaluation_job(name, variant_name, recipe, place, source)
-    with artifact.stage_folder(f"evaluate@{name}--{variant_name}") as folder:
+    stage = f"evaluate@{name}--{variant_name}"
+    with artifact.stage_folder(stage) as folder:
         try:
             _require_source(manifest, artifact.digest(pinned.files))
             artifact.verify(place.model, manifest.files)
-            done = process.run(engines.ENGINES[variant.engine].environment, "evaluate", job, folder)
+            done = costs.run(stage, engines.ENGINES[variant.engine].environment, "evaluate", job, folder)
             done.value["logprobs_sha256"] = stored
         except (ArtifactError, EvaluationError, WorkerCrashed) as error:
             done, failure = process.Finished(dict(UNMEASURED), 0, 0), str(error)

@@ -18,6 +18,7 @@ from pipeline.records.measured import (
     WorstToken,
 )
 from pipeline.records.signed import Action, Decision, Subject, Waiver
+from pipeline.records.spent import Speed, StageCost
 from pipeline.records.timed import (
     Benchmark,
     Cost,
@@ -64,6 +65,8 @@ __all__ = [
     "RequestTiming",
     "Revision",
     "Samples",
+    "Speed",
+    "StageCost",
     "Status",
     "Step",
     "Subject",
