@@ -1,15 +1,29 @@
-"""Runs the worker of a stage and keeps what it took, for `quantgate plan` to be held against."""
+"""Runs the worker of a stage, unless it does not fit into memory, and keeps what it took, which `quantgate plan` shows."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
-from pipeline import paths, process, records
+from pipeline import machine, paths, process, records
+from pipeline.errors import StageError
+
+ERROR = 2.0  # how far an estimate of memory may be off, either way
+IGNORE = "QUANTGATE_IGNORE_MEMORY"
 
 
-def run(stage: str, environment: str, verb: str, job: dict[str, Any], folder: Path, offline: bool = False) -> process.Finished:
-    """As process.run, with a record of its cost if it came to an end. Raises as it does."""
+def run(
+    stage: str,
+    environment: str,
+    verb: str,
+    job: dict[str, Any],
+    folder: Path,
+    needs_bytes: float = 0,
+    offline: bool = False,
+) -> process.Finished:
+    """As process.run, with a record of its cost if it came to an end. Raises as it does, and StageError for too little memory."""
+    require_memory(stage, needs_bytes, machine.memory())
     done = process.run(environment, verb, job, folder, offline)
     records.StageCost(
         stage=stage,
@@ -20,3 +34,20 @@ def run(stage: str, environment: str, verb: str, job: dict[str, Any], folder: Pa
         peak_anonymous_bytes=done.peak_anonymous_bytes,
     ).write(paths.cost(stage))
     return done
+
+
+def require_memory(stage: str, needs_bytes: float, has: machine.Memory) -> None:
+    """Raises StageError for what does not fit into what is free. An estimate may be wrong: whoever knows better may say so,
+    unless even half of it is more than this machine has.
+    """
+    if needs_bytes <= has.available:
+        return
+    hopeless = needs_bytes > ERROR * has.total
+    if os.environ.get(IGNORE) == "1" and not hopeless:
+        return
+    remedy = "stop other programs" if needs_bytes <= has.total else "use a machine with more memory"
+    or_so = "" if hopeless else f", or try it nonetheless with {IGNORE}=1"
+    raise StageError(
+        f"{stage}: needs about {needs_bytes / 1e9:.1f} GB of memory, {has.available / 1e9:.1f} of {has.total / 1e9:.1f} GB are "
+        f"free: {remedy}{or_so}."
+    )

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifact, checkpoint, costs, engines, gate, paths, process, quantizers, records, stages
+from pipeline import artifact, checkpoint, costs, engines, estimate, gate, paths, process, quantizers, records, stages
 from pipeline.errors import ArtifactError, EvaluationError, WorkerCrashed
 from pipeline.gate import limits
 from pipeline.recipe import Items, Recipe
@@ -26,7 +26,8 @@ def reference(name: str) -> None:
         job = engine_job(name, recipe, "reference", "reference", source, source, whole(recipe.evaluate.tasks | most)) | {
             "logprobs": str(logprobs)
         }
-        done = costs.run(stage, engines.ENGINES["reference"].environment, "reference", job, folder)
+        needs = estimate.needs_bytes(name, recipe, "reference")
+        done = costs.run(stage, engines.ENGINES["reference"].environment, "reference", job, folder, needs)
         stored = artifact.digest(artifact.hash_files(logprobs))
         artifact.install(logprobs, paths.logprobs(name))
     done.value["logprobs_sha256"] = stored
@@ -46,7 +47,8 @@ def evaluate(name: str, variant_name: str) -> None:
         try:
             _require_source(manifest, artifact.digest(pinned.files))
             artifact.verify(place.model, manifest.files)
-            done = costs.run(stage, engines.ENGINES[variant.engine].environment, "evaluate", job, folder)
+            needs = estimate.needs_bytes(name, recipe, "evaluate", variant)
+            done = costs.run(stage, engines.ENGINES[variant.engine].environment, "evaluate", job, folder, needs)
             done.value["logprobs_sha256"] = stored
         except (ArtifactError, EvaluationError, WorkerCrashed) as error:
             done, failure = process.Finished(dict(UNMEASURED), 0, 0), str(error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline import artifact, checkpoint, costs, environments, machine, paths, prompts, quantizers, records, revision
+from pipeline import artifact, checkpoint, costs, environments, estimate, machine, paths, prompts, quantizers, records, revision
 from pipeline import recipe as recipes
 from pipeline.errors import ArtifactError
 from pipeline.parsing import unknown
@@ -111,7 +111,7 @@ def calibrate(name: str) -> None:
             "prompt_sets": {key: recipes.load_prompt_set(key).model_dump() for key in sorted(used)},
             "out": str(out),
         }
-        done = costs.run(stage, "openvino", "calibrate", job, folder)
+        done = costs.run(stage, "openvino", "calibrate", job, folder, estimate.needs_bytes(name, recipe, "calibrate"))
         artifact.install(out, paths.samples(name).parent)
     for note in done.value["notes"]:
         print(f"note: {recipe.calibration.prompts}: {note}")
@@ -139,7 +139,7 @@ def make(name: str, variant_name: str, recipe: Recipe, place: paths.Place) -> re
         out = folder / "out"
         out.mkdir()
         job = quantizers.job(variant, source, paths.samples(name), exported, out)
-        done = costs.run(stage, tool.environment, "quantize", job, folder)
+        done = costs.run(stage, tool.environment, "quantize", job, folder, estimate.needs_bytes(name, recipe, "quantize", variant))
         manifest = records.Manifest(
             recipe=name,
             variant=variant_name,

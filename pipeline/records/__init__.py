@@ -18,7 +18,7 @@ from pipeline.records.measured import (
     WorstToken,
 )
 from pipeline.records.signed import Action, Decision, Subject, Waiver
-from pipeline.records.spent import Speed, StageCost
+from pipeline.records.spent import Speed, StageCost, TaskLoad, Workload
 from pipeline.records.timed import (
     Benchmark,
     Cost,
@@ -73,6 +73,7 @@ __all__ = [
     "Tails",
     "Task",
     "TaskComparison",
+    "TaskLoad",
     "Text",
     "Texts",
     "Timings",
@@ -83,6 +84,7 @@ __all__ = [
     "View",
     "Waiver",
     "Window",
+    "Workload",
     "WorstToken",
     "read",
     "read_text",

@@ -8,7 +8,8 @@ from pipeline.records.base import Record
 class Speed(Record):
     """What was measured of a machine, all its cores together; `cpu`, `cores` and `memory_bytes` say which one it is.
 
-    The rates are of matrix products in torch, of a copy in memory (bytes read and written) and of writing a file to disk.
+    The rates are of matrix products in torch, of a copy in memory (bytes read and written) and of writing a file to disk;
+    `others_share` of the processor time went to other programs meanwhile.
     """
 
     cpu: str
@@ -18,6 +19,7 @@ class Speed(Record):
     bfloat16_flops: float
     memory_bytes_per_s: float
     disk_bytes_per_s: float
+    others_share: float
 
 
 class StageCost(Record):
@@ -30,3 +32,21 @@ class StageCost(Record):
     processor_s: float
     peak_memory_bytes: int
     peak_anonymous_bytes: int
+
+
+class TaskLoad(Record):
+    """What one item of a task puts to an engine, on average: tokens of its prompts, each different prompt whole (`tokens`) or what
+    they share once (`shared_tokens`); `rows` that are projected onto the vocabulary; `generated` tokens at most.
+    """
+
+    tokens: float
+    shared_tokens: float
+    rows: float
+    generated: float
+
+
+class Workload(Record):
+    """Windows of each evaluation text, and the load of an item of each task; what could not be looked at is missing."""
+
+    windows: dict[str, int]
+    tasks: dict[str, TaskLoad]
