@@ -23,8 +23,14 @@ def run(
     offline: bool = False,
 ) -> process.Finished:
     """As process.run, with a record of its cost if it came to an end. Raises as it does, and StageError for too little memory."""
-    require_memory(stage, needs_bytes, machine.memory())
+    require_memory(stage, needs_bytes)
     done = process.run(environment, verb, job, folder, offline)
+    keep(stage, environment, done)
+    return done
+
+
+def keep(stage: str, environment: str, done: process.Finished) -> None:
+    """Writes the record of what a stage's worker took."""
     records.StageCost(
         stage=stage,
         environment=environment,
@@ -33,13 +39,13 @@ def run(
         peak_memory_bytes=done.peak_memory_bytes,
         peak_anonymous_bytes=done.peak_anonymous_bytes,
     ).write(paths.cost(stage))
-    return done
 
 
-def require_memory(stage: str, needs_bytes: float, has: machine.Memory) -> None:
+def require_memory(stage: str, needs_bytes: float) -> None:
     """Raises StageError for what does not fit into what is free. An estimate may be wrong: whoever knows better may say so,
     unless even half of it is more than this machine has.
     """
+    has = machine.memory()
     if needs_bytes <= has.available:
         return
     hopeless = needs_bytes > ERROR * has.total

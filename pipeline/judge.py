@@ -43,16 +43,18 @@ def evaluate(name: str, variant_name: str) -> None:
     manifest, stored = records.read(place.manifest, records.Manifest), stored_logprobs(name)
     job = evaluation_job(name, variant_name, recipe, place, source)
     stage = f"evaluate@{name}--{variant_name}"
-    with artifact.stage_folder(stage) as folder:
+    costs.require_memory(stage, estimate.needs_bytes(name, recipe, "evaluate", recipe.variants[variant_name]))
+    with artifact.stage_folder(f"evaluate@{name}--{variant_name}") as folder:
         try:
             _require_source(manifest, artifact.digest(pinned.files))
             artifact.verify(place.model, manifest.files)
-            needs = estimate.needs_bytes(name, recipe, "evaluate", variant)
-            done = costs.run(stage, engines.ENGINES[variant.engine].environment, "evaluate", job, folder, needs)
+            done = process.run(engines.ENGINES[variant.engine].environment, "evaluate", job, folder)
             done.value["logprobs_sha256"] = stored
         except (ArtifactError, EvaluationError, WorkerCrashed) as error:
             done, failure = process.Finished(dict(UNMEASURED), 0, 0), str(error)
             print(f"{variant_name}: not measured: {error}", file=sys.stderr)
+    if failure is None:
+        costs.keep(stage, engines.ENGINES[manifest.engine].environment, done)
     record(name, variant_name, recipe, artifact.digest(manifest.files), done, failure).write(place.evaluation)
 
 

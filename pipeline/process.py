@@ -100,13 +100,16 @@ def _died(verb: str, environment: str, code: int, wall_s: float) -> StageError |
 
 
 class Session:
-    """A worker that stays: it answers what it is asked, a line of JSON each way, until it is closed."""
+    """A worker that stays: it answers what it is asked, a line of JSON each way, until it is closed.
+
+    `anonymous_bytes` and `processor_s` are as in Finished; the latter has sessions in it that ended meanwhile.
+    """
 
     def __init__(self, environment: str, verb: str, job: dict[str, Any], request: Path, offline: bool = True) -> None:
         request.write_text(json.dumps(job))
         answers, theirs = os.pipe()
         self._what = (verb, environment)
-        self._start = time.monotonic()
+        self._start, self._before_s = time.monotonic(), _processor_s()
         command = _command(environment, verb, request, f"fd:{theirs}")
         self._process = subprocess.Popen(
             command, env=_surroundings(offline), stdin=subprocess.PIPE, pass_fds=(theirs,), text=True, process_group=0
@@ -115,7 +118,8 @@ class Session:
         self._reaper = subprocess.Popen([sys.executable, "-m", "pipeline.reaper", str(os.getpid()), group], process_group=0)
         os.close(theirs)
         self._answers = os.fdopen(answers)
-        self._peak_bytes = 0
+        self._peak_bytes = self.anonymous_bytes = 0
+        self.processor_s = 0.0  # known once it is closed
 
     def ask(self, question: dict[str, Any] | None = None) -> dict[str, Any]:
         """The answer; without a question, the one that the worker has to give of itself. Raises the worker's own error."""
@@ -125,7 +129,9 @@ class Session:
                 self._process.stdin.flush()
         sampler = MemorySampler(self._process.pid)  # only while it works: sessions that wait cost nothing
         line = self._answers.readline()
-        self._peak_bytes = max(self._peak_bytes, sampler.stop().resident_bytes)
+        peak = sampler.stop()
+        self._peak_bytes = max(self._peak_bytes, peak.resident_bytes)
+        self.anonymous_bytes = max(self.anonymous_bytes, peak.anonymous_bytes)
         if not line:
             raise _died(*self._what, self._process.wait(), time.monotonic() - self._start)
         return _value(json.loads(line))
@@ -141,6 +147,7 @@ class Session:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self.processor_s = _processor_s() - self._before_s
         self._reaper.kill()
         self._reaper.wait()
         self._answers.close()
