@@ -19,12 +19,15 @@ The data's way, one module or folder a step; a later one may import an earlier o
     fidelity      are the artifact's weights the source's
     loadcheck     is the artifact whole, and does its engine load it
     evaluation/   one pass over the texts: perplexity, divergence; lm-eval tasks over an engine's scores
+    costs         a stage's worker, if memory has room for it, and what it took
     gate/         evaluations and limits -> verdict; pure
+    estimate/     what each stage takes, before it runs: work over the speed of a machine
     serving       `vllm serve`, started and stopped
     benchmark/    one trace replayed on every engine; rounds, HTTP, statistics, the verdict on speed
     report/       records -> summary -> comparison, page, Markdown, model cards, metrics
     require       may these artifacts be shipped
     stages, judge, looks  what dvc.yaml calls, in the control environment
+    speed, shrinking, plan  how fast this machine is; what a recipe will take on it, and what would make that less
     worker, leashed   the other end: runs one job, a session or a server inside a tool environment
     reaper        what a killed session leaves running is killed
     cli           the `quantgate` command

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifact, checkpoint, engines, gate, paths, process, quantizers, records, stages
+from pipeline import artifact, checkpoint, costs, engines, estimate, gate, paths, process, quantizers, records, stages
 from pipeline.errors import ArtifactError, EvaluationError, WorkerCrashed
 from pipeline.gate import limits
 from pipeline.recipe import Items, Recipe
@@ -20,13 +20,15 @@ def reference(name: str) -> None:
     recipe = stages.open_recipe(name)
     source, pinned = checkpoint.open_pinned(name, recipe.model)
     most: dict[str, Items] = dict(recipe.evaluate.extend_to) if recipe.gate.on_inconclusive == "extend" else {}
-    with artifact.stage_folder(f"reference@{name}") as folder:
+    stage = f"reference@{name}"
+    with artifact.stage_folder(stage) as folder:
         logprobs = folder / "logprobs"
         logprobs.mkdir()
         job = engine_job(name, recipe, "reference", "reference", source, source, whole(recipe.evaluate.tasks | most)) | {
             "logprobs": str(logprobs)
         }
-        done = process.run(engines.ENGINES["reference"].environment, "reference", job, folder)
+        needs = estimate.needs_bytes(name, recipe, "reference")
+        done = costs.run(stage, engines.ENGINES["reference"].environment, "reference", job, folder, needs)
         stored = artifact.digest(artifact.hash_files(logprobs))
         artifact.install(logprobs, paths.logprobs(name))
     done.value["logprobs_sha256"] = stored
@@ -41,7 +43,9 @@ def evaluate(name: str, variant_name: str) -> None:
     place, failure = paths.place(name, variant_name), None
     manifest, stored = records.read(place.manifest, records.Manifest), stored_logprobs(name)
     job = evaluation_job(name, variant_name, recipe, place, source)
-    with artifact.stage_folder(f"evaluate@{name}--{variant_name}") as folder:
+    stage = f"evaluate@{name}--{variant_name}"
+    costs.require_memory(stage, estimate.needs_bytes(name, recipe, "evaluate", recipe.variants[variant_name]))
+    with artifact.stage_folder(stage) as folder:
         try:
             _require_source(manifest, artifact.digest(pinned.files))
             artifact.verify(place.model, manifest.files)
@@ -50,6 +54,8 @@ def evaluate(name: str, variant_name: str) -> None:
         except (ArtifactError, EvaluationError, WorkerCrashed) as error:
             done, failure = process.Finished(dict(UNMEASURED), 0, 0), str(error)
             print(f"{variant_name}: not measured: {error}", file=sys.stderr)
+    if failure is None:
+        costs.keep(stage, engines.ENGINES[manifest.engine].environment, done)
     record(name, variant_name, recipe, artifact.digest(manifest.files), done, failure).write(place.evaluation)
 
 
@@ -70,7 +76,7 @@ def _measured(name: str, variant_name: str, recipe: Recipe, job: dict[str, Any],
             value = session.ask({})
     finally:
         peak_bytes = session.close()
-    return process.Finished(value, time.monotonic() - start, peak_bytes)
+    return process.Finished(value, time.monotonic() - start, peak_bytes, session.anonymous_bytes, session.processor_s)
 
 
 def evaluation_job(name: str, variant_name: str, recipe: Recipe, place: paths.Place, source: Path) -> dict[str, Any]:

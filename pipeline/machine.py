@@ -75,6 +75,47 @@ def numa_nodes() -> dict[str, str]:
     return {node.name: (node / "cpulist").read_text().strip() for node in nodes}
 
 
+class Memory(NamedTuple):
+    """In bytes: what this process and its children may ever have, and what of it is free or can be made so."""
+
+    total: int
+    available: int
+
+
+# Where the two versions of control groups tell it: limit, usage, and what of the usage are cached files.
+GROUPS = {
+    "": (Path("/sys/fs/cgroup"), "memory.max", "memory.current", ("active_file", "inactive_file")),
+    "memory": (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes",
+               ("total_active_file", "total_inactive_file")),
+}  # fmt: skip
+
+
+def memory(membership: str | None = None) -> Memory:
+    """The machine's, or less where a control group (a container, a batch system's job) has a limit.
+
+    `membership` is what /proc/self/cgroup says.
+    """
+    found = psutil.virtual_memory()
+    least = Memory(found.total, found.available)
+    lines = Path("/proc/self/cgroup").read_text() if membership is None else membership
+    for _, kinds, path in (line.split(":", 2) for line in lines.splitlines()):
+        if (kind := next((kind for kind in GROUPS if kind in kinds.split(",")), None)) is None:
+            continue
+        root, limit, usage, cached = GROUPS[kind]
+        group = root / path.strip("/")
+        for folder in (group, *(parent for parent in group.parents if parent.is_relative_to(root))):
+            least = _least(least, folder, limit, usage, cached)
+    return least
+
+
+def _least(known: Memory, folder: Path, limit: str, usage: str, cached: tuple[str, str]) -> Memory:
+    if not (folder / limit).is_file() or (text := (folder / limit).read_text().strip()) == "max":
+        return known
+    stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    held = int((folder / usage).read_text()) - sum(int(stat.get(name, 0)) for name in cached)
+    return Memory(min(known.total, int(text)), min(known.available, max(0, int(text) - held)))
+
+
 def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 

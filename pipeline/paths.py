@@ -123,6 +123,11 @@ def report(recipe: str, suffix: str) -> Path:
     return ARTIFACTS / "reports" / f"{recipe}.{suffix}"
 
 
+def cost(stage: str) -> Path:
+    """What the last run of a stage took: a record beside DVC's outputs, for `quantgate plan` alone."""
+    return ARTIFACTS / "costs" / f"{stage}.json"
+
+
 def require_project() -> None:
     """Raises RecipeError unless the working folder is a quantgate project."""
     if not Path("dvc.yaml").is_file():

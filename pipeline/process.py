@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -42,11 +43,15 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 @dataclass(frozen=True)
 class Finished:
-    """What a worker returned, how long its process lived and the most memory its process tree held."""
+    """What a worker returned, how long its process lived, the processor time of its process tree, and the most memory that the
+    tree held: resident, and the part of it that no file backs, which the kernel cannot take away.
+    """
 
     value: dict[str, Any]
     wall_s: float
     peak_memory_bytes: int
+    peak_anonymous_bytes: int = 0
+    processor_s: float = 0.0
 
 
 def run(environment: str, verb: str, job: dict[str, Any], folder: Path, offline: bool = False) -> Finished:
@@ -57,7 +62,7 @@ def run(environment: str, verb: str, job: dict[str, Any], folder: Path, offline:
     request, response = folder / "job.json", folder / "result.json"
     request.write_text(json.dumps(job))
     print(f"{folder.name}: starting in environment {environment!r}", flush=True)
-    start = time.monotonic()
+    start, before = time.monotonic(), _processor_s()
     process = subprocess.Popen(_command(environment, verb, request, str(response)), env=_surroundings(offline), close_fds=False)
     sampler = MemorySampler(process.pid)
     try:
@@ -71,7 +76,14 @@ def run(environment: str, verb: str, job: dict[str, Any], folder: Path, offline:
     wall = time.monotonic() - start
     if not response.is_file():
         raise _died(verb, environment, code, wall)
-    return Finished(_value(json.loads(response.read_text())), wall, peak)
+    value = _value(json.loads(response.read_text()))
+    return Finished(value, wall, peak.resident_bytes, peak.anonymous_bytes, _processor_s() - before)
+
+
+def _processor_s() -> float:
+    """Of all children that ended and theirs, user and system."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _command(environment: str, verb: str, request: Path, response: str) -> list[str]:
@@ -88,13 +100,16 @@ def _died(verb: str, environment: str, code: int, wall_s: float) -> StageError |
 
 
 class Session:
-    """A worker that stays: it answers what it is asked, a line of JSON each way, until it is closed."""
+    """A worker that stays: it answers what it is asked, a line of JSON each way, until it is closed.
+
+    `anonymous_bytes` and `processor_s` are as in Finished; the latter has sessions in it that ended meanwhile.
+    """
 
     def __init__(self, environment: str, verb: str, job: dict[str, Any], request: Path, offline: bool = True) -> None:
         request.write_text(json.dumps(job))
         answers, theirs = os.pipe()
         self._what = (verb, environment)
-        self._start = time.monotonic()
+        self._start, self._before_s = time.monotonic(), _processor_s()
         command = _command(environment, verb, request, f"fd:{theirs}")
         self._process = subprocess.Popen(
             command, env=_surroundings(offline), stdin=subprocess.PIPE, pass_fds=(theirs,), text=True, process_group=0
@@ -103,7 +118,8 @@ class Session:
         self._reaper = subprocess.Popen([sys.executable, "-m", "pipeline.reaper", str(os.getpid()), group], process_group=0)
         os.close(theirs)
         self._answers = os.fdopen(answers)
-        self._peak_bytes = 0
+        self._peak_bytes = self.anonymous_bytes = 0
+        self.processor_s = 0.0  # known once it is closed
 
     def ask(self, question: dict[str, Any] | None = None) -> dict[str, Any]:
         """The answer; without a question, the one that the worker has to give of itself. Raises the worker's own error."""
@@ -113,7 +129,9 @@ class Session:
                 self._process.stdin.flush()
         sampler = MemorySampler(self._process.pid)  # only while it works: sessions that wait cost nothing
         line = self._answers.readline()
-        self._peak_bytes = max(self._peak_bytes, sampler.stop())
+        peak = sampler.stop()
+        self._peak_bytes = max(self._peak_bytes, peak.resident_bytes)
+        self.anonymous_bytes = max(self.anonymous_bytes, peak.anonymous_bytes)
         if not line:
             raise _died(*self._what, self._process.wait(), time.monotonic() - self._start)
         return _value(json.loads(line))
@@ -129,6 +147,7 @@ class Session:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self.processor_s = _processor_s() - self._before_s
         self._reaper.kill()
         self._reaper.wait()
         self._answers.close()
@@ -148,12 +167,19 @@ def _death(code: int) -> str:
     return f"was stopped by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
 
+class Memory(NamedTuple):
+    """Of a process tree: resident, and of that what no file backs."""
+
+    resident_bytes: int
+    anonymous_bytes: int
+
+
 class MemorySampler:
-    """Watches the resident memory of a process and its children until stopped."""
+    """Watches the memory of a process and its children until stopped."""
 
     def __init__(self, pid: int) -> None:
         self._process = psutil.Process(pid)
-        self._peak = 0
+        self._peak = Memory(0, 0)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -165,12 +191,14 @@ class MemorySampler:
     def _sample(self) -> None:
         try:
             tree = [self._process, *self._process.children(recursive=True)]
-            self._peak = max(self._peak, sum(process.memory_info().rss for process in tree))
+            held = [process.memory_info() for process in tree]
+            resident, shared = sum(one.rss for one in held), sum(getattr(one, "shared", 0) for one in held)
+            self._peak = Memory(*map(max, self._peak, (resident, resident - shared)))
         except psutil.Error:  # a process ended between listing and reading: the next sample counts
             return
 
-    def stop(self) -> int:
-        """The most that was seen, in bytes; looks once more, since short work may lie between two samples."""
+    def stop(self) -> Memory:
+        """The most that was seen of each; looks once more, since short work may lie between two samples."""
         self._done.set()
         self._thread.join()
         self._sample()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline import artifact, checkpoint, environments, machine, paths, process, prompts, quantizers, records, revision
+from pipeline import artifact, checkpoint, costs, environments, estimate, machine, paths, prompts, quantizers, records, revision
 from pipeline import recipe as recipes
 from pipeline.errors import ArtifactError
 from pipeline.parsing import unknown
@@ -91,9 +91,8 @@ def pin(name: str) -> None:
 def _architecture(stage: str, source: Path, model: Model) -> records.Tokenizer:
     """Raises CheckpointError if the checkpoint is not what its architecture expects; returns what its tokenizer adds."""
     with artifact.stage_folder(stage) as folder:
-        found = process.run(
-            "openvino", "check", {"checkpoint": str(source), "named": model.path or model.repo}, folder, offline=True
-        ).value
+        job = {"checkpoint": str(source), "named": model.path or model.repo}
+        found = costs.run(stage, "openvino", "check", job, folder, offline=True).value
     return records.Tokenizer.model_validate(found["tokenizer"])
 
 
@@ -101,7 +100,8 @@ def calibrate(name: str) -> None:
     recipe = open_recipe(name)
     source, _ = checkpoint.open_pinned(name, recipe.model)
     used = {recipe.calibration.prompts, *recipe.evaluate.perplexity.texts}
-    with artifact.stage_folder(f"calibrate@{name}") as folder:
+    stage = f"calibrate@{name}"
+    with artifact.stage_folder(stage) as folder:
         out = folder / "out"
         out.mkdir()
         job = {
@@ -111,7 +111,7 @@ def calibrate(name: str) -> None:
             "prompt_sets": {key: recipes.load_prompt_set(key).model_dump() for key in sorted(used)},
             "out": str(out),
         }
-        done = process.run("openvino", "calibrate", job, folder)
+        done = costs.run(stage, "openvino", "calibrate", job, folder, estimate.needs_bytes(name, recipe, "calibrate"))
         artifact.install(out, paths.samples(name).parent)
     for note in done.value["notes"]:
         print(f"note: {recipe.calibration.prompts}: {note}")
@@ -133,12 +133,13 @@ def make(name: str, variant_name: str, recipe: Recipe, place: paths.Place) -> re
     samples = records.read(paths.samples(name), records.Samples)
     base = quantizers.starts_from(recipe, variant)
     exported = verified(paths.place(name, base))[0] if base else None
-    with artifact.stage_folder(f"quantize@{name}--{variant_name}") as folder:
+    stage = f"quantize@{name}--{variant_name}"
+    with artifact.stage_folder(stage) as folder:
         _require_disk(folder, pinned)
         out = folder / "out"
         out.mkdir()
         job = quantizers.job(variant, source, paths.samples(name), exported, out)
-        done = process.run(tool.environment, "quantize", job, folder)
+        done = costs.run(stage, tool.environment, "quantize", job, folder, estimate.needs_bytes(name, recipe, "quantize", variant))
         manifest = records.Manifest(
             recipe=name,
             variant=variant_name,

@@ -22,10 +22,12 @@ from pipeline import leashed
 from pipeline.errors import QuantgateError
 
 VERBS = {
+    "speed": "pipeline.speed:work",
     "check": "pipeline.architecture:work",
     "calibrate": "pipeline.calibration:work",
     "quantize": "pipeline.quantizers:work",
     "count": "pipeline.evaluation.tasks:count",
+    "weigh": "pipeline.evaluation.weigh:work",
     "evaluate": "pipeline.evaluation.verbs:work",
     "extend": "pipeline.evaluation.verbs:extend",
     "reference": "pipeline.evaluation.verbs:reference",

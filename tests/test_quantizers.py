@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import plan, quantizers
+from pipeline import quantizers
 from pipeline.errors import ArtifactError, RecipeError
 from pipeline.layers import Layer, compare, share
 from pipeline.quantizers import listing, refusal
-from pipeline.quantizers.table import SERVED, TOOLS, UNQUANTIZED
+from pipeline.quantizers.table import SERVED
 from pipeline.recipe import Variant
 from tests.build import write_safetensors
 
@@ -134,9 +134,3 @@ def test_the_table_prints_what_differs_when_made_again() -> None:
     varying = replace(SERVED[0], varies={"config.json": "a path", "log": "timings"})
     assert listing._served(varying)[-1] == "config.json: a path; log: timings"
     assert listing._served(SERVED[0])[-1] == "same bytes"
-
-
-def test_the_plan_has_an_estimate_for_every_tool() -> None:
-    names = {made_by.module.rsplit(".", 1)[1] for made_by in (*TOOLS.values(), *UNQUANTIZED.values())}
-    for estimates in (plan.QUANTIZE_S_PER_PARAMETER, plan.QUANTIZE_MEMORY_PER_PARAMETER, plan.QUANTIZE_MEMORY_BYTES):
-        assert names == estimates.keys()

@@ -129,6 +129,7 @@ class Engine:
 
     asked: list[int]
     answers: list[dict[str, Any]]
+    anonymous_bytes, processor_s = 1, 1.0
 
     def __init__(self, environment: str, verb: str, job: dict[str, Any], request: Path, offline: bool) -> None:
         assert (environment, verb) == ("openvino", "evaluate")

@@ -101,7 +101,7 @@ def _on_own_server(name: str, recipe: Recipe, variant_name: str, folder: Path) -
         print(f"vllm serve: ready after {server.load_s:.0f} s", flush=True)
         job = {"url": server.url, "model": server.model, "tokenizer": None}
         replays, versions = _replays(name, recipe, job, folder)
-        peak = server.memory.stop()
+        peak = server.memory.stop().resident_bytes
     settings = {"device": device, **vllm.arguments(recipe.serve), **vllm.environment(recipe.serve)}
     profile = Profile(
         settings=settings | _generator(versions),

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import psutil
 from tqdm import tqdm
 
-from pipeline import artifact, checkpoint, engines, machine, paths, process, records, stages
+from pipeline import artifact, checkpoint, costs, engines, machine, paths, records, stages
 from pipeline import recipe as recipes
 from pipeline.benchmark import statistics
 from pipeline.process import Session
@@ -49,14 +49,15 @@ def trace(name: str) -> None:
     recipe = stages.open_recipe(name)
     source, _ = checkpoint.open_pinned(name, recipe.model)
     prompts = recipe.benchmark.prompts
-    with artifact.stage_folder(f"trace@{name}") as folder:
+    stage = f"trace@{name}"
+    with artifact.stage_folder(stage) as folder:
         job = {
             "checkpoint": str(source),
             "samples": str(paths.samples(name)),
             "benchmark": recipe.benchmark.model_dump(),
             "prompt_set": recipes.load_prompt_set(prompts).model_dump() if prompts else None,
         }
-        done = process.run("openvino", "trace", job, folder)
+        done = costs.run(stage, "openvino", "trace", job, folder)
     record = Trace.model_validate(done.value)
     record.write(paths.trace(name))
     tokens = [len(request.prompt) for request in record.requests]

@@ -18,6 +18,7 @@ from pipeline.records.measured import (
     WorstToken,
 )
 from pipeline.records.signed import Action, Decision, Subject, Waiver
+from pipeline.records.spent import Speed, StageCost, TaskLoad, Workload
 from pipeline.records.timed import (
     Benchmark,
     Cost,
@@ -64,12 +65,15 @@ __all__ = [
     "RequestTiming",
     "Revision",
     "Samples",
+    "Speed",
+    "StageCost",
     "Status",
     "Step",
     "Subject",
     "Tails",
     "Task",
     "TaskComparison",
+    "TaskLoad",
     "Text",
     "Texts",
     "Timings",
@@ -80,6 +84,7 @@ __all__ = [
     "View",
     "Waiver",
     "Window",
+    "Workload",
     "WorstToken",
     "read",
     "read_text",

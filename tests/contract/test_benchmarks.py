@@ -12,9 +12,10 @@ from pipeline import environments
 
 pytestmark = pytest.mark.engine
 WHERE = {
-    "control": ("driver", "engines", "evaluating", "publishing", "quality", "random_project", "scoring", "three_ways"),
-    "openvino": ("bandwidth", "driver", "evaluating_worker", "quality_worker", "random_model", "scoring_worker"),
-    "vllm": ("driver", "quality_worker", "scoring_worker"),
+    "control": ("by_hand", "driver", "engines", "evaluating", "publishing", "quality", "random_project", "scoring", "three_ways"),
+    "openvino": ("bandwidth", "by_hand_worker", "driver", "evaluating_worker", "quality_worker", "random_model", "scoring_worker"),
+    "gptq": ("by_hand_worker",),
+    "vllm": ("by_hand_worker", "driver", "quality_worker", "scoring_worker"),
 }
 
 
