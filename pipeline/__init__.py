@@ -2,11 +2,14 @@
 
 The data's way, one module or folder a step; a later one may import an earlier one, never the reverse:
 
-    errors, paths, environments, process   what every step stands on
+    errors, paths   every error; where everything lies
+    environments, dvc_command   one pinned set a tool family; `dvc` as it is started there
+    machine, doctor   what this machine has
+    process       one job, or a session, in its own process and environment
     reading       files that users bring, with limits
-    parsing, recipe/  what was asked for, parsed strictly once
+    parsing, recipe/, index  what was asked for, parsed strictly once; params.yaml
     records/      what is written and read between the steps
-    tensors       safetensors headers and finite checks, without torch
+    tensors, layers   safetensors headers and finite checks, without torch; what precision each layer really got
     artifact      hash, verify, move into place
     source        which files of a checkpoint are the model's, what cannot be started from
     checkpoint    pin and fetch: safetensors only, shards against their index; the folder of hashed files that tools get
@@ -26,9 +29,14 @@ The data's way, one module or folder a step; a later one may import an earlier o
     benchmark/    one trace replayed on every engine; rounds, HTTP, statistics, the verdict on speed
     report/       records -> summary -> comparison, page, Markdown, model cards, metrics
     require       may these artifacts be shipped
-    stages, judge, looks  what dvc.yaml calls, in the control environment
+    stages, judge, looks  what dvc.yaml calls, in the control environment; the second measures, the third decides and draws more
+    climb/        ladders: rungs made and judged until one passes
+    power         what the items can decide
     speed, shrinking, plan  how fast this machine is; what a recipe will take on it, and what would make that less
     worker, leashed   the other end: runs one job, a session or a server inside a tool environment
     reaper        what a killed session leaves running is killed
-    cli           the `quantgate` command
+    revision, signing, signoff/   what git says of the project; signatures; who approved what
+    bundle/, registries/, publish, fetch   an artifact with all that speaks for it, signed; where it is published
+    deploy, prompting   a checked bundle, started as it was measured
+    cli, cli_release    the `quantgate` command
 """

@@ -1,7 +1,8 @@
-"""The README is true: its commands run, its files exist, and no file of the pipeline is left out."""
+"""README and docs are true: their commands run, their files exist, and no key, quantizer or module is left out."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -10,14 +11,17 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import cli
+import pipeline
+from pipeline import cli, recipe
 from tests.conftest import HTTP_BENCHMARK, ROOT, command
 from tests.release import person, public
 
 README = (ROOT / "README.md").read_text()
+DOCS = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("recipe", "verdict", "speed")}
 COMMANDS = [
     line.split(" #")[0].strip()
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for page in (README, *DOCS.values())
+    for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
     for line in block.splitlines()
     if line.strip()
 ]
@@ -88,12 +92,22 @@ def test_files_named_in_the_readme_exist() -> None:
 
 
 def test_every_module_has_its_line() -> None:
-    for path in (ROOT / "pipeline").glob("*.py"):
-        assert path.name == "__init__.py" or f"{path.name}`" in README, path.name
+    named = set(re.findall(r"\w+", pipeline.__doc__ or ""))
+    for path in (ROOT / "pipeline").glob("*"):
+        assert path.stem in named or path.stem.startswith("__"), path.name
+
+
+def test_every_key_of_a_recipe_is_explained() -> None:
+    schema, told = json.loads(recipe.schema()), README + "".join(DOCS.values())
+    definitions = {"recipe": schema, **schema["$defs"]}
+    keys = {key for name, part in definitions.items() if name != "Variant" for key in part.get("properties", {})}
+    assert keys
+    for key in keys:
+        assert re.search(rf"\b{key}\b", told), key
 
 
 def test_every_quantizer_is_in_the_table() -> None:
     from pipeline.quantizers.table import TOOLS
 
     for name in TOOLS:
-        assert f"`{name}`" in README
+        assert f"`{name}`" in DOCS["recipe"]
