@@ -119,7 +119,8 @@ def _shortages(rows: list[Estimate]) -> list[str]:
 def estimate(name: str, recipe: Recipe, parameters: int) -> list[Estimate]:
     """One row a stage, in the order in which DVC runs them; of a ladder all rungs, though it may end at the first."""
     tokens = _evaluation_tokens(name, recipe)
-    positions = recipe.evaluate.divergence.positions
+    long = recipe.evaluate.long_windows(recipe.serve.max_model_len)
+    positions = recipe.evaluate.divergence.positions + (_long_windows(recipe) * len(long.places) if long else 0)
     rows = [
         Estimate("pin", "control", 0 if recipe.model.path else 2 * parameters, 0.2e9, parameters * 4e-9),
         _calibration(name, recipe, parameters),
@@ -194,7 +195,14 @@ def _evaluation_tokens(name: str, recipe: Recipe) -> float:
         perplexity = recipe.evaluate.perplexity
         windows = len(perplexity.texts) * (perplexity.max_windows or DEFAULT_WINDOWS)
     items = sum(DEFAULT_ITEMS if wanted == "all" else wanted for wanted in recipe.evaluate.tasks.values())
-    return windows * recipe.evaluate.perplexity.window + items * TOKENS_PER_ITEM
+    long = _long_windows(recipe) * recipe.serve.max_model_len
+    return windows * recipe.evaluate.perplexity.window + long + items * TOKENS_PER_ITEM
+
+
+def _long_windows(recipe: Recipe) -> int:
+    """Of all texts."""
+    long = recipe.evaluate.long_context
+    return long.windows * len(recipe.evaluate.perplexity.texts) if long else 0
 
 
 def _parameters(name: str, recipe: Recipe) -> int | None:

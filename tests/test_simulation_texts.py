@@ -23,7 +23,7 @@ def test_perplexity_ratio_at_its_limit(windows: int) -> None:
     rng, limits, tokens, draws = np.random.default_rng(windows), make.limits(), 255, 1500
     differences = math.log(limits.perplexity_ratio) * tokens + rng.normal(0, 4, (draws, windows))
     found = [statistics.ratio(row.tolist(), [float(tokens)] * windows, CONFIDENCE) for row in differences]
-    outcomes = [texts._check("x", "perplexity_ratio", estimate, None, limits).status for estimate in found]
+    outcomes = [texts.held_to_limit("x", "perplexity_ratio", estimate, None, limits).status for estimate in found]
     assert outcomes.count("PASS") / draws <= allowed(draws)
     assert outcomes.count("FAIL") / draws <= allowed(draws)
 

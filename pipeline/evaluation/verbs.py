@@ -48,9 +48,11 @@ def _evaluate(job: dict[str, Any], glance: int, asked: Iterator[dict[str, Any]])
             if next(asked, None) is None:
                 return
         perplexity, divergence = text.measure(engine, texts, plan, logprobs, decode, everything=True, label="deployed")
+        long = evaluate.long_windows(serve.max_model_len)
+        long_context = text.measure_long(engine, texts, long, logprobs, decode) if long else []
         _require_agreement(engine, texts)
         measured_tasks = tasks.measure(engine, source, evaluate, serve, prepared)
-        deployed = View(settings=engine.settings(), perplexity=perplexity, divergence=divergence)
+        deployed = View(settings=engine.settings(), perplexity=perplexity, divergence=divergence, long_context=long_context)
     with engines.open_weights(job["engine"], artifact, serve) as model:
         perplexity, divergence = text.measure(model, texts, plan, logprobs, decode, everything=False, label="weights")
         weights = View(settings={"precision": "float32"}, perplexity=perplexity, divergence=divergence)
@@ -70,6 +72,8 @@ def reference(job: dict[str, Any]) -> dict[str, Any]:
     prepared = tasks.prepare(evaluate, job["spans"])
     with engines.open_engine("reference", source, serve) as engine:
         perplexity = text.write_reference(engine, texts, evaluate.divergence, Path(job["logprobs"]))
+        if long := evaluate.long_windows(serve.max_model_len):
+            text.write_long_reference(engine, texts, long, Path(job["logprobs"]))
         _require_agreement(engine, texts)
         measured_tasks = tasks.measure(engine, source, evaluate, serve, prepared, texts=True)
         view = View(settings=engine.settings(), perplexity=perplexity, divergence=[])

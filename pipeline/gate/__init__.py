@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 
-from pipeline.gate import items, limits, looks, texts
+from pipeline.gate import items, limits, long_context, looks, texts
 from pipeline.gate.limits import VIEWS, Limits, failed
 from pipeline.records import Check, Evaluation, Status, Verdict
 
@@ -32,6 +32,7 @@ def decide(reference: Evaluation, candidate: Evaluation, floor: Evaluation | Non
         checks = [failed("reference", math.nan, "hash of the stored distributions", "measured against another reference")]
     else:
         checks = [check for view in VIEWS for check in texts.checks(view, reference, candidate, floor, held_to)]
+        checks += long_context.checks(reference, candidate, floor, held_to)
         checks += items.checks(reference, candidate, held_to)
         comparisons = items.compare(reference, candidate)
         tails = texts.tails(candidate)

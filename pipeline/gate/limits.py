@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from pipeline.gate import spending
-from pipeline.recipe import BY_WEIGHTS, Divergence, Items, Recipe, Variant
+from pipeline.recipe import BY_WEIGHTS, Divergence, Items, LongWindows, Recipe, Variant
 from pipeline.records import Check, Status
 
 VIEWS = ("deployed", "weights")
@@ -20,7 +20,7 @@ class Limits:
 
     `items` gives, for each task, the items that must have been measured, and the most that may be (extension);
     `sequential` whether they are looked at part by part; `texts` what must have been scored; `rare` the share of windows in
-    which damage must be met surely.
+    which damage must be met surely; `long` what is compared at long context.
     """
 
     perplexity_ratio: float
@@ -37,6 +37,7 @@ class Limits:
     quantized: bool
     rare: float | None = None
     sequential: bool = False
+    long: LongWindows | None = None
 
     @property
     def fractions(self) -> tuple[float, ...]:
@@ -71,6 +72,7 @@ def of(recipe: Recipe, variant: Variant) -> Limits:
         quantized=variant.quantizer is not None,
         rare=gate.rare,
         sequential=gate.sequential,
+        long=evaluate.long_windows(recipe.serve.max_model_len),
     )
 
 

@@ -50,7 +50,7 @@ def _text(
     except ValueError as error:
         return [failed(name, math.nan, "presence of all windows and positions", str(error))]
     return [
-        _check(f"{check} {name}", check, getattr(measured, check), getattr(noise, check, None), limits)
+        held_to_limit(f"{check} {name}", check, getattr(measured, check), getattr(noise, check, None), limits)
         for check in Measured._fields
     ]
 
@@ -86,7 +86,7 @@ def _measure(view: str, reference: Perplexity, texts: int, candidate: Evaluation
     if not all(map(math.isfinite, [*sums, *differences, *changes])):
         raise ValueError("a log-likelihood, a divergence or a probability is NaN or infinite")
     for window in divergence.windows:
-        _require_possible(window, len(places))
+        require_possible(window, len(places))
     misses = [count - window.same_top for count, window in zip(counts, divergence.windows, strict=True)]
     c = limits.confidence
     return Measured(
@@ -97,7 +97,7 @@ def _measure(view: str, reference: Perplexity, texts: int, candidate: Evaluation
     )
 
 
-def _require_possible(window: DivergedWindow, positions: int) -> None:
+def require_possible(window: DivergedWindow, positions: int) -> None:
     """Raises ValueError for what no two distributions can give (rounding in float32 aside)."""
     if len(window.probability_change) != positions or not 0 <= window.same_top <= positions:
         raise ValueError(f"window {window.index} has {window.same_top} same tokens at {positions} positions")
@@ -131,7 +131,7 @@ METHODS = {
 }
 
 
-def _check(name: str, kind: str, found: Estimate, noise: Estimate | None, limits: Limits) -> Check:
+def held_to_limit(name: str, kind: str, found: Estimate, noise: Estimate | None, limits: Limits) -> Check:
     """`found` and the limit on the scale where 0 is the reference; the record in the recipe's own terms."""
     bound: float = getattr(limits, kind)
     scaled = {"perplexity_ratio": math.log, "top1_agreement": lambda share: 1 - share}.get(kind, float)(bound)
