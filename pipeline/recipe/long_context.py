@@ -57,9 +57,10 @@ class LongWindows:
             starts.append(2 * starts[-1])
         return [range(start, stop) for start, stop in zip(starts, [*starts[1:], scored], strict=True)]
 
-    def compared(self, span: range) -> range:
-        """Which positions of a span are compared."""
-        return span[:: max(1, len(span) // self.plan.positions)][: self.plan.positions]
+    def compared(self, span: range) -> list[int]:
+        """Which positions of a span are compared, spread evenly."""
+        wanted = min(len(span), self.plan.positions)
+        return [span[place * len(span) // wanted] for place in range(wanted)]
 
     @property
     def places(self) -> list[int]:
