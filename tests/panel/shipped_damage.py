@@ -31,7 +31,7 @@ from tests.panel.artifact_files import (
 )
 
 E2M1_MOST, E2M1_COARSER = 6.0, ((2.0, 0.5), (4.0, 1.0), (6.0, 2.0))  # levels lie 0.5 apart below 2, 1 below 4, then 2
-FIRST_TOKENS, FIRST_PROMPTS = 384, 8
+FIRST_TOKENS, SERVED_TOKENS, FIRST_PROMPTS = 384, 1024, 8  # SmolLM2's recipe has windows of 512 and serves 1,024
 # The pattern of the tokenizers that transformers says must be loaded with fix_mistral_regex.
 OTHER_PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SYMMETRIC = 8  # the level of zero in symmetric 4-bit GPTQ
@@ -150,8 +150,8 @@ def key_ranges_of_short_prompts(artifact: Path, source: Path) -> None:
 
 
 def key_ranges_of_long_prompts(artifact: Path, source: Path) -> None:
-    """The honest twin of key_ranges_of_short_prompts: ranges of prompts that are as long as the model takes."""
-    cut_keys(artifact, json.loads((artifact / "config.json").read_text())["max_position_embeddings"])
+    """The honest twin of key_ranges_of_short_prompts: ranges of prompts that are as long as those served."""
+    cut_keys(artifact, SERVED_TOKENS)
 
 
 def cut_keys(artifact: Path, length: int) -> None:
