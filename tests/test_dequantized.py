@@ -107,9 +107,10 @@ def test_one_group_for_all_inputs() -> None:
         (GPTQ._replace(group_size=16), {}, r"found .*'scales': \(4, 16\).*expected .*'scales': \(2, 16\)"),
         (GPTQ._replace(desc_act=True), {}, "g_idx only needed with desc_act"),
         (GPTQ, {"g_idx": SHUFFLED + 1}, "g_idx: found 1 to 4, expected groups 0 to 3"),
+        (GPTQ, {"g_idx": SHUFFLED}, "g_idx has groups that are not in order, but config.json says desc_act false"),
         (GPTQ, {"qweight": VALUES.astype(np.int16)}, "'qweight': 'int16'.*expected int32 qweight"),
     ],
-    ids=["gptq read as awq", "group size", "no g_idx", "g_idx out of range", "type"],
+    ids=["gptq read as awq", "group size", "no g_idx", "g_idx out of range", "g_idx unread", "type"],
 )
 def test_what_does_not_fit_is_named(how: Packing, change: dict[str, np.ndarray], said: str) -> None:
     with pytest.raises(ArtifactError, match=said):

@@ -41,6 +41,17 @@ def test_experts_in_one_tensor_are_refused_and_not_overlooked(tmp_path: Path) ->
         linear_shapes(source)
 
 
+def test_experts_under_names_of_no_engine_are_missing(tmp_path: Path) -> None:
+    """vllm-project/llm-compressor#2939: vLLM loads such a file and serves nonsense (MMLU 82.2 -> 24.7)."""
+    for name in ("source", "artifact"):
+        (tmp_path / name).mkdir()
+    fused = {f"{BLOCK}.experts.gate_up_proj_{part}": ("I32", np.zeros((2, 4, 64))) for part in ("packed", "scale", "shape")}
+    kept = {f"{name}.weight": ("F32", np.ones((32, 32))) for name in EXPERTS if name.endswith("down_proj")}
+    write_safetensors(tmp_path / "artifact" / "model.safetensors", fused | kept)
+    with pytest.raises(ArtifactError, match=r"mlp.experts.0.gate_proj: missing"):
+        layers.compare(layers.inspect(tmp_path / "artifact", "vllm"), write(tmp_path / "source"), {"int4", "bf16"})
+
+
 def test_a_quantized_router_is_an_error(tmp_path: Path) -> None:
     assert layers.inspect(write(tmp_path), "vllm").keys() == set(EXPERTS)
     packed = {"qweight": ("I32", np.zeros((4, 8))), "qzeros": ("I32", np.zeros((1, 1))), "scales": ("F16", np.ones((1, 8)))}

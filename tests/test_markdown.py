@@ -23,6 +23,20 @@ def test_verdicts_say_how_fast_too() -> None:
     assert "| ov-int8 | **NOT ASKED** | what is said of ov-int8's speed |" in found
 
 
+def test_mean_kl_by_position_has_a_table_where_it_was_asked_for() -> None:
+    rows, said = make.variants(), "Mean KL as deployed, by text and position"
+    assert said not in page(rows)
+    mean = next(check for check in rows["ov-int8"]["verdict"]["checks"] if check["name"].startswith("mean_kl deployed"))
+    for span, value in (("0-255", 0.0002), ("256-510", 0.004)):
+        check = {**mean, "name": f"long_context_kl deployed x {span}", "value": value, "low": value / 2, "high": 2 * value}
+        rows["ov-int8"]["verdict"]["checks"].append(check)
+    found = page(rows)
+    assert said in found
+    assert "| variant | x 0-255 | x 256-510 |" in found
+    assert "| ov-int8 | 0.0002 (0.0001 to 0.0004) | 0.004 (0.002 to 0.008) |" in found
+    assert "| gptq-int4 | not measured | not measured |" in found
+
+
 def test_speed_has_medians_intervals_profiles_and_failures() -> None:
     rows = make.variants()
     rows["ov-int8"] = make.variant("ov-int8", weights="int8", speed=301, failed=3, resolved={"bits": 8})

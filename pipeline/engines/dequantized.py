@@ -101,6 +101,12 @@ def dequantize(layer: str, parts: Mapping[str, np.ndarray], how: Packing) -> np.
     group = parts.get("g_idx", np.arange(inputs) // size)
     if group.min() < 0 or group.max() >= groups:
         raise ArtifactError(f"{layer}: g_idx: found {group.min()} to {group.max()}, expected groups 0 to {groups - 1}.")
+    if not how.desc_act and (group != np.arange(inputs) // size).any():
+        # vLLM reads no g_idx: what the files say rightly would be served wrongly.
+        raise ArtifactError(
+            f"{layer}: g_idx has groups that are not in order, but config.json says desc_act false: vLLM takes them in order. "
+            "Quantize again."
+        )
     if how.format == "gptq":
         # On whole words, as GPTQModel took the one away: what a zero of 0 borrowed from its neighbour goes back to it.
         qzeros = (np.ascontiguousarray(qzeros).view(np.uint32) + ONES[how.bits]).view(np.int32)

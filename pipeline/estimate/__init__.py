@@ -92,7 +92,9 @@ def _reference(recipe: Recipe, counted: Counted) -> Estimate:
     items = workload.most_items(recipe, counted.items)
     tokens = workload.texts(recipe, load).plus(workload.tasks(recipe, load, items, shares=True))
     seconds = measuring.reference(shape, tokens, counted.speed).seconds(counted.speed)
-    disk = FLOAT32 * recipe.evaluate.divergence.positions * shape.vocabulary
+    long = recipe.evaluate.long_windows(recipe.serve.max_model_len)
+    at_length = workload.long_windows(recipe, load) * len(long.places) if long else 0
+    disk = FLOAT32 * (recipe.evaluate.divergence.positions + at_length) * shape.vocabulary
     return Estimate("reference", engines.ENGINES["reference"].environment, disk, measuring.reference_bytes(shape), seconds)
 
 

@@ -54,9 +54,16 @@ def windows(recipe: Recipe, load: Workload) -> dict[str, int]:
 
 
 def texts(recipe: Recipe, load: Workload) -> Tokens:
-    """All windows, each row of them projected."""
+    """All windows, and the long ones that are compared, each row of them projected."""
     scored = sum(windows(recipe, load).values()) * (recipe.evaluate.perplexity.window - 1)
+    scored += long_windows(recipe, load) * (recipe.serve.max_model_len - 1)
     return Tokens(scored, scored)
+
+
+def long_windows(recipe: Recipe, load: Workload) -> int:
+    """Of all texts; none where the recipe does not ask for long context."""
+    long = recipe.evaluate.long_windows(recipe.serve.max_model_len)
+    return sum(len(long.chosen(count)) for count in windows(recipe, load).values()) if long else 0
 
 
 def compared(recipe: Recipe, load: Workload) -> Tokens:

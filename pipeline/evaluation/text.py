@@ -8,7 +8,7 @@ vocabulary in float32, as llama.cpp's perplexity tool defines it, at positions w
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,8 @@ from tqdm import tqdm
 from pipeline.engines import Distributions, Prompt
 from pipeline.errors import EvaluationError
 from pipeline.recipe import Divergence as PlannedDivergence
-from pipeline.recipe import first_windows
+from pipeline.recipe import LongWindows, first_windows
+from pipeline.recipe.long_context import LEAST
 from pipeline.records import DivergedWindow, Divergence, Perplexity, Text, Texts, Window, WorstToken
 
 WORST = 20
@@ -41,11 +42,11 @@ class Chosen(NamedTuple):
     """What of a text is compared: windows by number, and the same positions in each."""
 
     windows: list[int]
-    places: range
+    places: Sequence[int]
 
     def rows(self, first: int, count: int) -> list[int]:
         """Which rows of a piece of `count` positions that begins at `first` are compared."""
-        return [row for row in range(count) if first + row in self.places]
+        return [place - first for place in self.places if first <= place < first + count]
 
 
 def chosen(text: Text, texts: int, plan: PlannedDivergence) -> Chosen:
@@ -121,6 +122,48 @@ def glance(model: Distributions, texts: Texts, plan: PlannedDivergence, folder: 
         score(model, text, some, comparison, "first look at")
         found[text.name] = [comparison.kl_nats(window) for window in some]
     return found
+
+
+def write_long_reference(model: Distributions, texts: Texts, long: LongWindows, folder: Path) -> None:
+    """Stores the reference's log-probabilities at the chosen positions of long windows. Raises EvaluationError for a short text."""
+    for text in texts.texts:
+        joined, picked = _long_text(text, long)
+        store = _Store(_long_path(folder, text), picked)
+        _visit_chosen(model, joined, picked, store)
+        store.close()
+
+
+def measure_long(model: Distributions, texts: Texts, long: LongWindows, folder: Path, decode: Decode) -> list[Divergence]:
+    """Divergence at those positions."""
+    found = []
+    for text in texts.texts:
+        joined, picked = _long_text(text, long)
+        comparison = _Comparison(_long_path(folder, text), joined, picked)
+        _visit_chosen(model, joined, picked, comparison)
+        found.append(comparison.result(decode, picked.windows))
+    return found
+
+
+def _long_text(text: Text, long: LongWindows) -> tuple[Text, Chosen]:
+    """The text in long windows, and what of them is compared."""
+    count = long.available(len(text.windows))
+    if count < LEAST:
+        raise EvaluationError(
+            f"evaluate.long_context: the {len(text.windows)} windows of {text.name!r} make {count} of serve.max_model_len "
+            f"({long.length} tokens), expected at least {LEAST}. Raise evaluate.perplexity.max_windows or take a longer text."
+        )
+    return text.model_copy(update={"windows": long.joined(text.windows)}), Chosen(long.chosen(len(text.windows)), long.places)
+
+
+def _long_path(folder: Path, text: Text) -> Path:
+    return folder / f"{text.name}.long.npy"
+
+
+def _visit_chosen(model: Distributions, text: Text, picked: Chosen, listener: Listener) -> None:
+    rows = [text.windows[window] for window in picked.windows]
+    model.distributions(
+        [Prompt(row[:-1]) for row in rows], lambda number, first, logprobs: listener(picked.windows[number], first, logprobs)
+    )
 
 
 def score(model: Distributions, text: Text, indices: list[int], listener: Listener, label: str) -> Perplexity:

@@ -52,6 +52,8 @@ def work(job: dict[str, Any], asked: Iterator[dict[str, Any]]) -> Iterator[dict[
                 yield found | {"views": {"deployed": deployed.model_dump()}, "tasks": []}
                 if next(asked, None) is None:
                     return
+        if long := evaluate.long_windows(serve.max_model_len):
+            deployed = deployed.model_copy(update={"long_context": text.measure_long(engine, texts, long, logprobs, decode)})
         measured_tasks = tasks.measure(engine, source, evaluate, serve, prepared)
     with engines.open_weights(job["engine"], artifact, serve) as model:
         measured = text.measure(model, texts, plan, logprobs, decode, "weights", plan.chosen)
@@ -70,6 +72,8 @@ def reference(job: dict[str, Any]) -> dict[str, Any]:
     prepared = tasks.prepare(evaluate, job["spans"])
     with engines.open_engine("reference", source, serve) as engine:
         perplexity = text.write_reference(engine, texts, evaluate.divergence, Path(job["logprobs"]))
+        if long := evaluate.long_windows(serve.max_model_len):
+            text.write_long_reference(engine, texts, long, Path(job["logprobs"]))
         _require_agreement(engine, texts)
         measured_tasks = tasks.measure(engine, source, evaluate, serve, prepared, texts=True)
         view = View(settings=engine.settings(), perplexity=perplexity, divergence=[])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 
-from pipeline.gate import items, limits, looks, texts
+from pipeline.gate import items, limits, long_context, looks, texts
 from pipeline.gate.limits import VIEWS, Limits, failed
 from pipeline.records import Check, Evaluation, Status, Verdict
 
@@ -34,7 +34,9 @@ def decide(reference: Evaluation, candidate: Evaluation, floor: Evaluation | Non
         stopped = texts.stopped(reference, candidate.views, held_to)
         views = VIEWS[:1] if stopped else VIEWS
         checks = [check for view in views for check in texts.checks(view, reference, candidate, floor, held_to)]
-        checks += [] if stopped else items.checks(reference, candidate, held_to)
+        if not stopped:
+            checks += long_context.checks(reference, candidate, floor, held_to)
+            checks += items.checks(reference, candidate, held_to)
         comparisons = items.compare(reference, candidate)
         tails = texts.tails(candidate)
         seen = looks.at(reference, candidate, held_to)

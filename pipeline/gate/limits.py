@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from pipeline.gate import spending
-from pipeline.recipe import BY_WEIGHTS, Divergence, Items, Recipe, Variant, first_windows
+from pipeline.recipe import BY_WEIGHTS, Divergence, Items, LongWindows, Recipe, Variant, first_windows
 from pipeline.records import Check, Status
 
 VIEWS = ("deployed", "weights")
@@ -20,7 +20,8 @@ class Limits:
 
     `items` gives, for each task, the items that must have been measured, and the most that may be (extension);
     `sequential` whether they, and the windows of the texts, are looked at part by part, in an order that `seed` sets; `texts`
-    what must have been scored; `rare` the share of windows in which damage must be met surely.
+    what must have been scored; `rare` the share of windows in which damage must be met
+    surely; `long` what is compared at long context.
     """
 
     perplexity_ratio: float
@@ -38,6 +39,7 @@ class Limits:
     rare: float | None = None
     sequential: bool = False
     seed: int = 0
+    long: LongWindows | None = None
 
     @property
     def fractions(self) -> tuple[float, ...]:
@@ -80,6 +82,7 @@ def of(recipe: Recipe, variant: Variant) -> Limits:
         rare=gate.rare,
         sequential=gate.sequential,
         seed=evaluate.seed,
+        long=evaluate.long_windows(recipe.serve.max_model_len),
     )
 
 

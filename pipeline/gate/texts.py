@@ -82,7 +82,7 @@ def _text(
     except ValueError as error:
         return [failed(name, math.nan, "presence of all windows and positions", str(error))]
     return [
-        _check(f"{check} {name}", check, getattr(measured, check), getattr(noise, check, None), limits, look)
+        held_to_limit(f"{check} {name}", check, getattr(measured, check), getattr(noise, check, None), limits, look)
         for check in Measured._fields
     ]
 
@@ -116,7 +116,7 @@ def _measure(view: str, reference: Perplexity, texts: int, views: dict[str, View
     if not all(map(math.isfinite, [*sums, *differences, *changes])):
         raise ValueError("a log-likelihood, a divergence or a probability is NaN or infinite")
     for window in divergence.windows:
-        _require_possible(window, len(places))
+        require_possible(window, len(places))
     misses = [count - window.same_top for count, window in zip(counts, divergence.windows, strict=True)]
     tokens = [float(theirs.tokens) for _, theirs in pairs]
     found = Measured(
@@ -146,7 +146,7 @@ def _bounds(estimate: Callable[[float], Estimate], look: Look, limits: Limits) -
     return estimate(limits.confidence)._replace(low=estimate(look.confidence).low)
 
 
-def _require_possible(window: DivergedWindow, positions: int) -> None:
+def require_possible(window: DivergedWindow, positions: int) -> None:
     """Raises ValueError for what no two distributions can give (rounding in float32 aside)."""
     if len(window.probability_change) != positions or not 0 <= window.same_top <= positions:
         raise ValueError(f"window {window.index} has {window.same_top} same tokens at {positions} positions")
@@ -187,7 +187,7 @@ def scale(kind: str, limit: float) -> float:
     return 1 - limit if kind == "top1_agreement" else limit
 
 
-def _check(name: str, kind: str, found: Estimate, noise: Estimate | None, limits: Limits, look: Look) -> Check:
+def held_to_limit(name: str, kind: str, found: Estimate, noise: Estimate | None, limits: Limits, look: Look) -> Check:
     """`found` on the scale where 0 is the reference; the record in the recipe's own terms."""
     bound: float = getattr(limits, kind)
     scaled = scale(kind, bound)

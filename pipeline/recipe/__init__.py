@@ -18,6 +18,7 @@ from pipeline.errors import RecipeError
 from pipeline.parsing import parse, unknown
 from pipeline.recipe.base import Strict, Weights
 from pipeline.recipe.ladder import rungs
+from pipeline.recipe.long_context import LEAST, LongContext, LongWindows
 from pipeline.recipe.quality import BY_WEIGHTS, Divergence, Evaluate, Gate, Items, Perplexity, first_windows
 from pipeline.recipe.source import Calibration, Model, PromptSet
 from pipeline.recipe.speed import Benchmark, Price, Serve, Slo
@@ -31,6 +32,8 @@ __all__ = [
     "Evaluate",
     "Gate",
     "Items",
+    "LongContext",
+    "LongWindows",
     "Model",
     "Perplexity",
     "Price",
@@ -88,7 +91,23 @@ class Recipe(Strict):
                             ("benchmark.prompt_tokens + output_tokens", longest)):  # fmt: skip
             if tokens > self.serve.max_model_len:
                 raise ValueError(f"{key} needs serve.max_model_len of at least {tokens}, found {self.serve.max_model_len}")
+        if self.evaluate.long_context:
+            self._require_long_windows()
         return self
+
+    def _require_long_windows(self) -> None:
+        short, longest, most = self.evaluate.perplexity.window, self.serve.max_model_len, self.evaluate.perplexity.max_windows
+        if longest < 2 * short:
+            raise ValueError(
+                f"evaluate.long_context needs serve.max_model_len of at least twice evaluate.perplexity.window ({2 * short}), "
+                f"found {longest}: positions beyond the window are what it compares"
+            )
+        long = self.evaluate.long_windows(longest)
+        if long and most and long.available(most) < LEAST:
+            raise ValueError(
+                f"evaluate.long_context needs {LEAST} windows of serve.max_model_len ({longest}), evaluate.perplexity.max_windows "
+                f"{most} of {short} tokens make {long.available(most)}. Take more"
+            )
 
     def _require_limits(self, name: str, variant: Variant) -> None:
         needed = [*BY_WEIGHTS, *(["speedup"] if self.gate.speedup and variant.quantizer else [])]

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.recipe.base import Count, Positive, Share, Strict, Weights
+from pipeline.recipe.long_context import LongContext, LongWindows
 
 Items = Positive | Literal["all"]
 BY_WEIGHTS = ("perplexity_ratio", "mean_kl", "p99_kl", "top1_agreement", "accuracy_drop", "task_drop")
@@ -51,11 +52,18 @@ class Divergence(Strict):
 class Evaluate(Strict):
     perplexity: Perplexity
     divergence: Divergence = Divergence()
+    long_context: LongContext | None = Field(None, description="divergence by position up to serve.max_model_len; default not")
     tasks: Annotated[dict[str, Items], Field(min_length=1)] = Field(description="items to draw of each lm-eval task")
     extend_to: dict[str, Positive] = Field({}, description="most items to draw with gate.on_inconclusive: extend")
     clusters: dict[str, str] = Field({}, description="document field that related items of a task share (passage, subject)")
     task_path: str | None = Field(None, description="folder of local lm-eval task files")
     seed: Count = 0
+
+    def long_windows(self, max_model_len: int) -> LongWindows | None:
+        """What is compared at long context, where the recipe asks for it."""
+        if self.long_context is None:
+            return None
+        return LongWindows(self.long_context, self.perplexity.window, max_model_len, self.perplexity.bos == "every")
 
     @model_validator(mode="after")
     def _known_tasks(self) -> Self:

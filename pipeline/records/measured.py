@@ -84,11 +84,15 @@ class Glance(Record):
 
 
 class View(Record):
-    """One way to run an artifact: `deployed`, as it serves, or `weights`, in float32. The reference's is `reference`."""
+    """One way to run an artifact: `deployed`, as it serves, or `weights`, in float32. The reference's is `reference`.
+
+    `long_context` is divergence too, at positions spread over windows as long as the engine takes; of `deployed` alone.
+    """
 
     settings: dict[str, Any]
     perplexity: list[Perplexity]
     divergence: list[Divergence]
+    long_context: list[Divergence] = Field(default=[])
 
 
 class Item(Record):

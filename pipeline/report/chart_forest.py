@@ -33,6 +33,7 @@ KINDS = (
     Kind("perplexity_ratio", "Perplexity", "Perplexity over the reference's, window by window.", partial(fixed, digits=4), 1.0),
     Kind("mean_kl", "Mean KL divergence", "KL(reference, artifact) in nats per token, over the full vocabulary.", NATS),
     Kind("p99_kl", "99th percentile of KL", "One position in a hundred lies further from the reference than this, in nats.", NATS),
+    Kind("long_context_kl", "Mean KL by position", "Mean KL at positions up to the longest context served, as deployed.", NATS),
     Kind("top1_agreement", "Same most likely token", "Share of positions with the reference's most likely token.", PERCENT, 1.0),
     Kind("accuracy_drop", "Accuracy", "Drop over the items of all tasks, each paired with itself; below 0 is a gain.", POINTS),
     Kind("task_drop", "Accuracy, task by task", "The guard-rail: no single task may be shown to drop beyond its limit.", POINTS),

@@ -24,6 +24,7 @@ def render(summary: dict[str, Any]) -> str:
         "`deployed` is the engine as it serves, `weights` the same artifact in float32. KL in nats per token over the full "
         "vocabulary; the last two columns bound the change of the true token's probability at 98 % of the positions.",
         _divergence(summary),
+        *_long_context(summary),
         "## Items that changed",
         "Each item is compared with itself under the reference. Recovery is accuracy above chance over the reference's; p is "
         "McNemar's exact test.",
@@ -87,6 +88,20 @@ def _divergence(summary: dict[str, Any]) -> str:
             rows.append([name, tails["view"], tails["text"], *cells, *(f"{tails['quantiles'][q]:+.4f}" for q in ("0.01", "0.99"))])
     head = ["variant", "view", "text", "perplexity ratio", "mean KL", "99th percentile", "same top token", "1 %", "99 %"]
     return table(head, rows)
+
+
+def _long_context(summary: dict[str, Any]) -> list[str]:
+    """Mean KL by position, where the recipe asks for it."""
+    found = {
+        name: {check["name"].removeprefix("long_context_kl deployed "): check for check in row["verdict"]["checks"]
+               if check["name"].startswith("long_context_kl ")}
+        for name, row in summary["variants"].items()
+    }  # fmt: skip
+    spans = list(dict.fromkeys(span for checks in found.values() for span in checks))
+    if not spans:
+        return []
+    rows = [[name, *(_check(checks.get(span)) for span in spans)] for name, checks in found.items()]
+    return ["Mean KL as deployed, by text and position, up to the longest context served.", table(["variant", *spans], rows)]
 
 
 def _check(check: dict[str, Any] | None) -> str:

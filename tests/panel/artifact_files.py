@@ -57,28 +57,49 @@ def down_projections(model: openvino.Model) -> list[Any]:
     return [node for node in model.get_ops() if node.get_type_name() == "MatMul" and "down_proj" in node.get_friendly_name()]
 
 
+def key_inputs(model: openvino.Model) -> list[Any]:
+    """Where the new keys of each layer go into its cache."""
+    sinks = [sink for sink in model.get_sinks() if sink.get_variable_id().endswith(".key")]
+    return [sink.input_value(0).get_node().input(1) for sink in sinks]
+
+
 def activation_maxima(artifact: Path) -> dict[str, float]:
+    """The largest |input| of each down projection on 128 random tokens, by the name of its MatMul."""
+    names: list[str] = []
+
+    def inputs(model: openvino.Model) -> list[Any]:
+        names.extend(node.get_friendly_name() for node in down_projections(model))
+        return [node.input_value(0) for node in down_projections(model)]
+
+    found = on_random_tokens(artifact, inputs, prompts=1, length=128)
+    return {name: float(np.abs(value).max()) for name, value in zip(names, found, strict=True)}
+
+
+def on_random_tokens(artifact: Path, outputs: Callable[[openvino.Model], list[Any]], prompts: int, length: int) -> list[np.ndarray]:
+    """Inner values of the model in float32, on prompts of random tokens (seed 0)."""
     model = openvino.Core().read_model(artifact / f"{IR}.xml")
-    nodes = down_projections(model)
     vocabulary = model.output("logits").get_partial_shape()[2].get_length()
-    model.add_outputs([node.input_value(0) for node in nodes])
+    wanted = model.add_outputs(outputs(model))
     compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    ids = np.random.default_rng(0).integers(0, vocabulary, (1, 128))
-    steps = np.arange(128)[None]
-    everything = {"input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": steps, "beam_idx": np.zeros(1, np.int32)}
-    inputs = {port.any_name: everything[port.any_name] for port in compiled.inputs}
-    results = compiled(inputs)
-    return {node.get_friendly_name(): float(np.abs(results[i + 1]).max()) for i, node in enumerate(nodes)}
+    ids = np.random.default_rng(0).integers(0, vocabulary, (prompts, length))
+    steps = np.tile(np.arange(length), (prompts, 1))
+    everything = {"input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": steps,
+                  "beam_idx": np.arange(prompts, dtype=np.int32)}  # fmt: skip
+    results = compiled({port.any_name: everything[port.any_name] for port in compiled.inputs})
+    return [np.array(results[1 + place]) for place in range(len(wanted))]
 
 
 def edit_packed(artifact: Path, change: Callable[[Tensors], None]) -> None:
-    """Reads all shards as one dictionary, and writes every tensor back to its shard."""
+    """Reads all shards as one dictionary, and writes every tensor back to its shard; new ones go into the last."""
     shards = {path: load_file(path) for path in sorted(artifact.glob("*.safetensors"))}
     tensors = {name: tensor for shard in shards.values() for name, tensor in shard.items()}
+    files = {name: path for path, shard in shards.items() for name in shard}
+    last = max(shards)
     change(tensors)
-    for path, shard in shards.items():
+    for path in shards:
         path.unlink()
-        save_file({name: tensors[name].contiguous() for name in shard}, path, metadata={"format": "pt"})
+        shard = {name: tensor.contiguous() for name, tensor in tensors.items() if files.get(name, last) == path}
+        save_file(shard, path, metadata={"format": "pt"})
 
 
 def packed(tensors: Tensors, ending: str) -> list[str]:

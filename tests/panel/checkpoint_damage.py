@@ -66,6 +66,13 @@ def lm_head_4bit(checkpoint: Checkpoint) -> None:
 
 
 @rewrite
+def tied_embedding_4bit(checkpoint: Checkpoint) -> None:
+    """huggingface/transformers#37905: the input embedding is quantized (4 bits, one group a row), and the tied output with it."""
+    name = checkpoint.embedding()
+    checkpoint.tensors[name] = round_to_nearest(checkpoint.tensors[name], 4, -1)
+
+
+@rewrite
 def early_eos(checkpoint: Checkpoint) -> None:
     """A fine-tune that learned to stop: on text of its own the model ends with a probability that is 0.05 higher."""
     hidden = final_hidden_states(checkpoint.source)
@@ -239,9 +246,9 @@ Damage = Callable[[Path, Path], None]
 CHECKPOINT: dict[str, Damage] = {
     damage.__name__: damage
     for damage in (
-        zeroed_layer, transposed_projection, clipped_embeddings, rope_base, norm_epsilon, nan_block, lm_head_4bit, early_eos,
-        rounded_2bit, rounded_3bit, group_order_off_by_one, swapped_scales, wrong_zero_point, one_wrong_zero_point,
-        foreign_shard, stale_checkpoint, repeated_layer, permuted_heads, swapped_gate_up, scaled_layer,
+        zeroed_layer, transposed_projection, clipped_embeddings, rope_base, norm_epsilon, nan_block, lm_head_4bit,
+        tied_embedding_4bit, early_eos, rounded_2bit, rounded_3bit, group_order_off_by_one, swapped_scales, wrong_zero_point,
+        one_wrong_zero_point, foreign_shard, stale_checkpoint, repeated_layer, permuted_heads, swapped_gate_up, scaled_layer,
     )
 }  # fmt: skip
 BENIGN: dict[str, Damage] = {damage.__name__: damage for damage in (resharded, float16, float32, untied_head)}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tests.panel.artifact_damage import ARTIFACT
 from tests.panel.checkpoint_damage import BENIGN, CHECKPOINT
+from tests.panel.shipped_damage import SHIPPED
 
 
 def run(job: dict[str, str]) -> Path:
@@ -25,7 +26,7 @@ def run(job: dict[str, str]) -> Path:
         return out
     if job["kind"] != "artifact":
         raise KeyError(job["kind"])
-    damage, artifact = ARTIFACT[job["name"]], Path(job["artifact"])
+    damage, artifact = (ARTIFACT | SHIPPED)[job["name"]], Path(job["artifact"])
     out = Path(job.get("out", artifact))
     if out != artifact:
         shutil.copytree(artifact, out, copy_function=shutil.copyfile)

@@ -20,10 +20,12 @@ class Item:
     claims: str
     engine: str = "openvino"
     of: str = ""  # artifact and serve: the base recipe's variant; checkpoint and artifact: see `how`
-    how: str = ""  # the function in checkpoint_damage or artifact_damage
+    how: str = ""  # the function in checkpoint_damage, artifact_damage or shipped_damage
     settings: dict[str, Any] = field(default_factory=dict)  # recipe: variant keys; serve: serve keys
     fast: bool = False  # part of the subset that `make test` runs
-    only: str = ""  # on this model alone
+    long: bool = False  # shows at long context alone: judged under recipes with evaluate.long_context
+    shipped: str = ""  # the public report of a bug that was released: repository#number
+    twin: str = ""  # of a shipped bug: the honest item that differs from it by the fault alone
 
     @property
     def variant(self) -> dict[str, Any]:
@@ -51,6 +53,10 @@ def _artifact(how: str, of: str, **more: Any) -> Item:
     claims = of.rsplit("-", 1)[1]
     engine = "openvino" if of.startswith("ov") else "vllm"
     return Item(name=f"{how.replace('_', '-')}-{of}", made="artifact", how=how, of=of, claims=claims, engine=engine, **more)
+
+
+def _shipped(report: str, twin: str, how: str, of: str, **more: Any) -> Item:
+    return _artifact(how, of, shipped=report, twin=twin, **more)
 
 
 DAMAGES = [
@@ -83,12 +89,20 @@ DAMAGES = [
     _artifact("nan_constant", "ov-bf16"),
     _artifact("bos_dropped", "ov-int8"),
     _artifact("wrong_tokenizer", "ov-int8"),
-    _artifact("wrong_chat_template", "ov-int8"),
+    _shipped("hiyouga/LlamaFactory#5476", "int8-asymmetric", "wrong_chat_template", "ov-int8"),
     _artifact("gptq_swapped_scales", "gptq-int4"),
     _artifact("gptq_zero_point", "gptq-int4"),
     _artifact("awq_nibble_order", "awq-int4"),
-    Item("autoawq-on-a-cpu", made="given", claims="int4", engine="vllm", how="autoawq"),
     Item("calibrated-on-one-token", made="calibration", claims="int4", engine="vllm"),
+    Item("autoawq-on-a-cpu", "given", "int4", "vllm", how="autoawq", shipped="mit-han-lab/llm-awq#327", twin="awq"),
+    _shipped("vllm-project/llm-compressor#2939", "gptq", "names_without_a_reader", "gptq-int4", fast=True),
+    _shipped("vllm-project/llm-compressor#2826", "gptq", "scales_of_nothing", "gptq-int4"),
+    _shipped("vllm-project/vllm#7374", "groups-in-order-gptq-int4", "g_idx_ignored", "gptq-int4", fast=True),
+    _shipped("unslothai/unsloth#2744", "int8-asymmetric", "chat_template_dropped", "ov-int8"),
+    _shipped("vllm-project/llm-compressor#2153", "int8-asymmetric", "tokenizer_pattern", "ov-int8", fast=True),
+    _shipped("intel/auto-round#707", "int8-asymmetric", "one_activation_scale", "ov-int8"),
+    _shipped("verl-project/verl#4435", "key-ranges-of-long-prompts-ov-int8", "key_ranges_of_short_prompts", "ov-int8", long=True),
+    _checkpoint("tied_embedding_4bit", "int4", shipped="huggingface/transformers#37905", twin="int4-plain", fast=True),
 ]
 BENIGN = [
     _checkpoint("resharded", "bf16", engine="vllm"),
@@ -104,6 +118,8 @@ BENIGN = [
     Item("int4-awq", made="recipe", claims="int4", settings={"group_size": 128, "awq": True, "scale_estimation": True}),
     Item("gptq", made="serve", of="gptq-int4", claims="int4", engine="vllm"),
     Item("awq", made="serve", of="awq-int4", claims="int4", engine="vllm"),
+    _artifact("groups_in_order", "gptq-int4"),
+    _artifact("key_ranges_of_long_prompts", "ov-int8", long=True),
     Item("batch-of-one", made="serve", of="ov-int8", claims="int8", settings={"max_num_seqs": 1}),
     Item("small-batches", made="serve", of="ov-int8", claims="int8", settings={"max_num_batched_tokens": 512}),
     Item("one-thread", made="serve", of="ov-int8", claims="int8", settings={"threads": 1}),

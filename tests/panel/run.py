@@ -43,7 +43,8 @@ def main() -> int:
     name, kept = options.recipe, options.table.with_suffix(".json")
     found: dict[str, tuple[Status, str]] = json.loads(kept.read_text()) if options.only and kept.is_file() else {}
     kept.parent.mkdir(parents=True, exist_ok=True)
-    for item in build(name, [item for item in [*DAMAGES, *BENIGN] if _asked(item, options)]):
+    long = recipes.load(name).evaluate.long_context is not None
+    for item in build(name, [item for item in [*DAMAGES, *BENIGN] if _asked(item, options) and (long or not item.long)]):
         start = time.monotonic()
         status, why = found[item.name] = repeated_token(name) if item.made == "calibration" else judged(name, item)
         kept.write_text(json.dumps(found, indent=1))
@@ -238,11 +239,11 @@ def table(name: str, rows: list[tuple[Item, Status, str]]) -> str:
     passed = [status == "PASS" for item, status, _ in rows if item in BENIGN]
     counts = f"{sum(caught)} of {len(caught)} damages caught, {sum(passed)} of {len(passed)} benign items passed."
     lines = [f"## {name}", "", counts, ""]
-    lines += ["| item | kind | engine | claims | outcome | by |", "|---|---|---|---|---|---|"]
+    lines += ["| item | kind | shipped as | engine | claims | outcome | by |", "|---|---|---|---|---|---|---|"]
     for item, status, why in rows:
         kind = "damage" if item in DAMAGES else "benign"
         short = re.sub(r"artifacts/models/\S+: ", "", why.replace("|", "\\|"))[:220]
-        lines.append(f"| {item.name} | {kind} | {item.engine} | {item.claims} | {WORDS[status]} | {short} |")
+        lines.append(f"| {item.name} | {kind} | {item.shipped} | {item.engine} | {item.claims} | {WORDS[status]} | {short} |")
     return "\n".join(lines) + "\n"
 
 
