@@ -38,6 +38,11 @@ def rungs(recipe: str, variant: str) -> Path:
     return ARTIFACTS / "rungs" / recipe / variant
 
 
+def audit(recipe: str, name: str) -> Path:
+    """Folder of all that an audit under a recipe took and found: an artifact that was made elsewhere, its records and report."""
+    return ARTIFACTS / "audits" / recipe / name
+
+
 def recipe(name: str) -> Path:
     return RECIPES / f"{name}.yaml"
 

@@ -23,6 +23,7 @@ from pipeline.errors import QuantgateError
 
 VERBS = {
     "check": "pipeline.architecture:work",
+    "claim": "pipeline.audit.claim:work",
     "calibrate": "pipeline.calibration:work",
     "quantize": "pipeline.quantizers:work",
     "count": "pipeline.evaluation.tasks:count",
