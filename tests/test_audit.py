@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from pipeline.audit import against, claim, taking, verb
 from pipeline.errors import ArtifactError, CheckpointError, RecipeError
 from pipeline.recipe import Model
 from pipeline.report import card, markdown, page
-from tests import summaries, timed_summaries
+from tests import hub_server, summaries, timed_summaries
 from tests.build import write_checkpoint, write_safetensors
 
 GROUP = 64
@@ -192,6 +195,34 @@ def test_the_hub_clients_own_links_become_files(tmp_path: Path) -> None:
     (folder / "tokenizer.json").symlink_to(tmp_path / "blob")
     take(folder, ours=True)
     assert not (tmp_path / "out" / "tokenizer.json").is_symlink()
+
+
+TAKE_SCRIPT = """
+import sys
+from pathlib import Path
+from pipeline.audit import taking
+where = taking.where(sys.argv[1])
+found = taking.take(taking.fetch(where), Path(sys.argv[2]), ours=where.repo is not None)
+print(found.engine, *sorted(file.path for file in found.files))
+"""
+
+
+@pytest.mark.parametrize("engine", ["vllm", "openvino"])
+def test_from_the_hub_comes_what_the_engine_reads(tmp_path: Path, engine: str) -> None:
+    folder = write_artifact(tmp_path / "artifact", "gptq", GPTQMODEL)
+    expected = {"config.json", "tokenizer.json", "tokenizer_config.json"}
+    ours = {"vllm": {"model.safetensors"}, "openvino": {"openvino_model.xml", "openvino_model.bin"}}[engine]
+    for name in {"pytorch_model.bin", "modeling.py"} | (ours if engine == "openvino" else set()):
+        (folder / name).write_text("x")
+    (tmp_path / "out").mkdir()
+    with hub_server.running(tmp_path / "hub") as hub:
+        hub.add("owner/name", "a" * 40, folder)
+        online = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        command = [sys.executable, "-c", TAKE_SCRIPT, f"owner/name@{'a' * 40}", str(tmp_path / "out")]
+        done = subprocess.run(command, env={**os.environ, **online}, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [engine, *sorted(expected | ours)]
+    cached = {path.name for path in (tmp_path / "hf").rglob("*") if path.is_symlink()}
+    assert cached.isdisjoint({"pytorch_model.bin", "modeling.py"}), "what is not taken is not even fetched"
 
 
 def test_pickles_and_empty_folders_are_refused(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def _take(model: Model, name: str, recipe_name: str, recipe: Recipe, work: Path)
     )
     manifest.write(work / "out" / "manifest.json")
     says = ", ".join(f"{key} {value}" for key, value in claim.settings.items())
-    print(f"{name}: {claim.weights}{f' in the layout of {claim.quantizer}' if claim.quantizer else ''} for {taken.engine}, "
+    print(f"{name}: {claim.weights}{f' ({claim.quantizer})' if claim.quantizer else ''} for {taken.engine}, "
           f"{says or 'no settings'}; {manifest.size_bytes / 1e6:.1f} MB")  # fmt: skip
     for note in manifest.notes:
         print(f"note: {note}")

@@ -62,7 +62,7 @@ def _metadata(summary: dict[str, Any], variant: str) -> Any:
         base_model=base,
         base_model_relation="quantized" if base and quantized else None,
         library_name=LIBRARIES[row["engine"]],
-        license=summary["checkpoint"]["license"],
+        license=None if taken_from(row) else summary["checkpoint"]["license"],
         pipeline_tag="text-generation",
         tags=tags,
         model_name=title(summary, variant),
@@ -237,10 +237,13 @@ def _limits(summary: dict[str, Any], row: dict[str, Any]) -> str:
     """What the figures do not say."""
     measured = [*summary["reference"]["tasks"], *summary["reference"]["perplexity"]]
     source = summary["checkpoint"]["repo"] or "the source checkpoint"
+    licence = f"What the source may be used for, this may: its licence is that of {source}."
+    if taken_from(row):
+        licence = f"What it may be used for, its maker and the licence of {source} say."
     found = [
         f"The verdict is on {', '.join(measured)} and on nothing else: not on other languages, long contexts or safety.",
         "The speeds are of the machine named above. On another one, measure again.",
-        f"What the source may be used for, this may: its licence is that of {source}.",
+        licence,
     ]
     if row["manifest"]["layers"]["skipped"]:
         found.append(f"Layers left unquantized: {', '.join(row['manifest']['layers']['skipped'])}.")
