@@ -155,6 +155,8 @@ def producer(path: Path) -> str:
     kind, *rest = path.parts[1:]
     if kind == "http":
         return f"quantgate benchmark {rest[0]} --http {path.stem}"
+    if kind == "audits":
+        return f"quantgate audit MODEL --recipe {rest[0]} --name {rest[1]}"
     if kind in OF_A_RECIPE:
         return f"dvc repro {PRODUCERS[kind]}@{rest[0].removesuffix(path.suffix)}"
     if path.stem == "reference":

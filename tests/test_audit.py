@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import cli, index, stages
+from pipeline import cli, index, paths, stages
 from pipeline import recipe as recipes
 from pipeline.audit import against, claim, taking, verb
 from pipeline.errors import ArtifactError, CheckpointError, RecipeError
 from pipeline.recipe import Model
+from pipeline.records import Verdict, read
 from pipeline.report import card, markdown, page
 from tests import hub_server, summaries, timed_summaries
 from tests.build import write_checkpoint, write_safetensors
@@ -141,6 +142,11 @@ def test_what_the_configs_say_differently_of_the_model() -> None:
     ours = {"rope_theta": 10000.0, "torch_dtype": "float16", "hidden_size": 64, "new_key": 1}
     theirs = {"rope_theta": 1000000.0, "torch_dtype": "bfloat16", "hidden_size": 64}
     assert claim.changed(ours, theirs) == ["config.json: rope_theta is 10000.0, the source's 1000000.0"]
+
+
+def test_a_missing_record_names_the_audit() -> None:
+    with pytest.raises(ArtifactError, match=r"Run: quantgate audit MODEL --recipe tiny --name theirs"):
+        read(paths.audit("tiny", "theirs") / "verdict.json", Verdict)
 
 
 def test_where_an_artifact_may_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from pipeline.source import config
 
 SYMMETRIC = ("i4", "i8", "nf4", "f4e2m1")  # IR types that have no zero-point
 # What a config.json says of itself, of its file or of quantization, and not of the model.
-OWN = ("_name_or_path", "architectures", "dtype", "quantization_config", "torch_dtype", "transformers_version", "use_cache")
+OWN = ("_name_or_path", "dtype", "quantization_config", "torch_dtype", "transformers_version", "use_cache")
 
 
 class Claim(Record):
