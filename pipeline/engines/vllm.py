@@ -13,7 +13,8 @@ from pipeline.engines import Prompt, Step, Visit, cores, eos_ids, piece_rows
 from pipeline.errors import EvaluationError
 from pipeline.recipe import Serve
 
-UNLOADABLE = (AssertionError, AttributeError, KeyError, NotImplementedError, RuntimeError, ValueError)  # vLLM has no class of its own
+# vLLM has no class of its own for what it does not load.
+UNLOADABLE = (AssertionError, AttributeError, KeyError, NotImplementedError, RuntimeError, ValueError)
 
 
 def arguments(serve: Serve) -> dict[str, Any]:
