@@ -36,7 +36,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def audit(artifact: Path, name: str, code: int) -> tuple[Manifest, Evaluation, Verdict, dict[str, str]]:
     """What it left, and the texts of its reports."""
-    done = command("quantgate", "audit", str(artifact), "--recipe", "tiny", "--against", str(TINY), "--name", name)
+    done = command("quantgate", "audit", str(artifact), "--recipe", "tiny", "--against", "recipes/tiny/checkpoint", "--name", name)
     assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
     root = paths.audit("tiny", name)
     found: tuple[Any, ...] = tuple(read(root / f"{kind.__name__.lower()}.json", kind) for kind in (Manifest, Evaluation, Verdict))
