@@ -298,6 +298,7 @@ def test_reports_say_that_it_was_made_elsewhere() -> None:
     for summary in (wide, timed):
         summary["variants"] = {name: summary["variants"][name]}
         summary["variants"][name]["manifest"]["taken_from"] = "owner/model@abc"
+    assert "An audit: quantgate did not make this artifact." in page.render(wide)
     for text in (page.render(wide), markdown.render(timed), card.render(timed, name)):
         assert "Audited: made elsewhere, taken from owner/model@abc." in text
         assert "64 rows" not in text, "the recipe's calibration set says nothing of this artifact"

@@ -20,7 +20,7 @@ def source(summary: dict[str, Any]) -> list[tuple[str, str]]:
         f"overlap with the evaluation texts {percent(calibration['overlap'], 2)}, limit {percent(calibration['overlap_limit'], 0)}"
     )
     if audited(summary):
-        return [("Audited", audited(summary)), ("Source checkpoint", where), ("Model", parameters)]
+        return [("Artifact", audited(summary)), ("Source checkpoint", where), ("Model", parameters)]
     rows = f"{calibration['rows']} rows of {calibration['prompts']}, seed {calibration['seed']}; {overlap}"
     return [("Source checkpoint", where), ("Model", parameters), ("Calibration", rows)]
 

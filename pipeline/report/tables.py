@@ -35,7 +35,7 @@ def headline(summary: dict[str, Any]) -> str:
     verdicts = {
         word: [name for name, row in rows.items() if row["verdict"]["status"] == word] for word in ("PASS", "FAIL", "INCONCLUSIVE")
     }
-    told = [audited(summary)] if audited(summary) else []
+    told = ["An audit: quantgate did not make this artifact."] if audited(summary) else []
     told.append(f"{len(verdicts['PASS'])} of {len(rows)} variants passed the accuracy gate.")
     if verdicts["FAIL"]:
         told.append(f"Failed: {listed(verdicts['FAIL'])}.")
