@@ -33,6 +33,7 @@ The data's way, one module or folder a step; a later one may import an earlier o
     climb/        ladders: rungs made and judged until one passes
     power         what the items can decide
     speed, shrinking, plan  how fast this machine is; what a recipe will take on it, and what would make that less
+    audit/        an artifact that was made elsewhere, through the same gate
     worker, leashed   the other end: runs one job, a session or a server inside a tool environment
     reaper        what a killed session leaves running is killed
     revision, signing, signoff/   what git says of the project; signatures; who approved what

@@ -83,8 +83,8 @@ def fetch(model: Model) -> Path:
             )
         return folder
     repo, revision = str(model.repo), str(model.revision)
-    folder = _download(repo, revision, [*source.COMPANIONS])
-    return _download(repo, revision, _named_weights(folder))
+    folder = download(repo, revision, [*source.COMPANIONS])
+    return download(repo, revision, _named_weights(folder))
 
 
 def _named_weights(folder: Path) -> list[str]:
@@ -95,7 +95,7 @@ def _named_weights(folder: Path) -> list[str]:
     return named
 
 
-def _download(repo: str, revision: str, patterns: list[str]) -> Path:
+def download(repo: str, revision: str, patterns: list[str]) -> Path:
     """Those files of a hub repository, from its cache where they are there. Raises CheckpointError."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
@@ -150,7 +150,7 @@ def isolate(recipe: str, folder: Path, record: Checkpoint) -> Path:
             shutil.rmtree(target, ignore_errors=True)
             target.mkdir()
             for name in names:
-                _link(folder / name, target / name)
+                link(folder / name, target / name)
             if not _holds(target, folder, record):
                 raise CheckpointError(f"{folder}: changed while it was read. Run: dvc repro pin@{recipe}")
     return target
@@ -166,7 +166,7 @@ def _holds(target: Path, folder: Path, record: Checkpoint) -> bool:
     )
 
 
-def _link(file: Path, target: Path) -> None:
+def link(file: Path, target: Path) -> None:
     try:
         os.link(file.resolve(), target)
     except OSError:  # another device, a file system without links, or another user's file

@@ -87,6 +87,15 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("recipe", metavar="RECIPE")
     compare.add_argument("--before", metavar="REPORT.json", help="the JSON report of an earlier run")
     compare.add_argument("--json", action="store_true", help="print JSON")
+    audit = add("audit", _audit, "put an artifact that quantgate did not make through a recipe's gate; exit 1 unless it passes")
+    audit.add_argument("model", metavar="MODEL", help="a folder, or OWNER/NAME@REVISION on the hub")
+    audit.add_argument("--recipe", metavar="RECIPE", required=True, help="whose texts, tasks, limits and source it is held to")
+    audit.add_argument(
+        "--against",
+        metavar="SOURCE",
+        help="what it was made from, where that is not the recipe's model: a folder, or OWNER/NAME@REVISION",
+    )
+    audit.add_argument("--name", help="of its folder in artifacts/audits/RECIPE/; default after MODEL")
     require = add("require", _require, "exit 1 unless every variant (or the one named) passed")
     require.add_argument("recipe", metavar="RECIPE")
     require.add_argument("variant", metavar="VARIANT", nargs="?")
@@ -122,6 +131,12 @@ def _compare(options: argparse.Namespace) -> None:
 
     paths.require_project()
     compare_terminal.run(options.recipe, options.before, options.json)
+
+
+def _audit(options: argparse.Namespace) -> None:
+    from pipeline.audit.verb import audit
+
+    audit(options.model, options.name, options.recipe, options.against)
 
 
 def _require(options: argparse.Namespace) -> None:

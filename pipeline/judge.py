@@ -37,10 +37,13 @@ def reference(name: str) -> None:
 
 
 def evaluate(name: str, variant_name: str) -> None:
+    measure(name, variant_name, stages.open_variant(name, variant_name)[0], paths.place(name, variant_name))
+
+
+def measure(name: str, variant_name: str, recipe: Recipe, place: paths.Place) -> None:
     """A damaged artifact, or one that its engine cannot run, is a finding and recorded as such: the gate fails it."""
-    recipe, _ = stages.open_variant(name, variant_name)
     source, pinned = checkpoint.open_pinned(name, recipe.model)
-    place, failure = paths.place(name, variant_name), None
+    failure = None
     manifest, stored = records.read(place.manifest, records.Manifest), stored_logprobs(name)
     job = evaluation_job(name, variant_name, recipe, place, source)
     stage = f"evaluate@{name}--{variant_name}"

@@ -55,7 +55,7 @@ def check_files(artifact: Path, source: Path, engine: str, expected: dict[str, i
 def _check_tokenizer(artifact: Path, source: Path, engine: str) -> None:
     from transformers import AutoTokenizer
 
-    ours, theirs = AutoTokenizer.from_pretrained(artifact), AutoTokenizer.from_pretrained(source)
+    ours, theirs = (AutoTokenizer.from_pretrained(folder, trust_remote_code=False) for folder in (artifact, source))
     if ours.chat_template != theirs.chat_template:
         raise ArtifactError(f"{artifact}: its chat template differs from the source checkpoint's.")
     native = None

@@ -19,7 +19,11 @@ def decide(name: str, variant_name: str) -> None:
     verdict = settle(name, variant_name, recipe, paths.place(name, variant_name))
     verdict.write(paths.verdict(name, variant_name))
     records.write_text(paths.gate(name, variant_name), f"{verdict.status}\n")
-    print(f"{variant_name}: {verdict.status}")
+    say(verdict)
+
+
+def say(verdict: records.Verdict) -> None:
+    print(f"{verdict.variant}: {verdict.status}")
     for number, look in enumerate(verdict.looks, 1):
         interval = f"{look.value:+.4f} ({look.low:+.4f} to {look.high:+.4f})"
         print(f"  look {number}: {look.status}: accuracy drops by {interval}, {look.items} items")

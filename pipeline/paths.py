@@ -38,6 +38,11 @@ def rungs(recipe: str, variant: str) -> Path:
     return ARTIFACTS / "rungs" / recipe / variant
 
 
+def audit(recipe: str, name: str) -> Path:
+    """Folder of all that an audit under a recipe took and found: an artifact that was made elsewhere, its records and report."""
+    return ARTIFACTS / "audits" / recipe / name
+
+
 def recipe(name: str) -> Path:
     return RECIPES / f"{name}.yaml"
 
@@ -155,6 +160,8 @@ def producer(path: Path) -> str:
     kind, *rest = path.parts[1:]
     if kind == "http":
         return f"quantgate benchmark {rest[0]} --http {path.stem}"
+    if kind == "audits":
+        return f"quantgate audit MODEL --recipe {rest[0]} --name {rest[1]}"
     if kind in OF_A_RECIPE:
         return f"dvc repro {PRODUCERS[kind]}@{rest[0].removesuffix(path.suffix)}"
     if path.stem == "reference":

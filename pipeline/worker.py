@@ -24,6 +24,7 @@ from pipeline.errors import QuantgateError
 VERBS = {
     "speed": "pipeline.speed:work",
     "check": "pipeline.architecture:work",
+    "claim": "pipeline.audit.claim:work",
     "calibrate": "pipeline.calibration:work",
     "quantize": "pipeline.quantizers:work",
     "count": "pipeline.evaluation.tasks:count",

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 FORMATS = {"gptq": ("gptq", "gptq_v2"), "awq": ("gemm",)}  # by quant_method; the first is what a config means that says none
 BITS = {"gptq": (4, 8), "awq": (4,)}
+# AutoRound's own format is one of these two under another name (its packing_format; intel/auto-round, auto_round/export).
+AUTOROUND = {"auto_round:auto_gptq": "gptq", "auto_round:auto_awq": "awq"}
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
 FLOATS = ("F32", "F16", "BF16")
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # nibble i of a word holds column AWQ_ORDER[i]
@@ -61,6 +63,8 @@ def packing(artifact: Path) -> Packing | None:
         if wrong := compressed.check(config):
             raise ArtifactError(f"{artifact}: quantization_config: found {wrong}.")
         return Packing("compressed-tensors", config["format"], 0, False)
+    if config.get("quant_method") == "auto-round" and config.get("packing_format") in AUTOROUND:
+        config = {**config, "quant_method": AUTOROUND[config["packing_format"]]}
     known = FORMATS.get(config.get("quant_method"), ())
     # GPTQModel says checkpoint_format, AutoAWQ version; AutoGPTQ said nothing while there was only v1.
     stored = str(config.get("checkpoint_format") or config.get("version") or (*known, "")[0]).lower()

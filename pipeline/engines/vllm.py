@@ -13,6 +13,9 @@ from pipeline.engines import Prompt, Step, Visit, cores, eos_ids, piece_rows
 from pipeline.errors import EvaluationError
 from pipeline.recipe import Serve
 
+# vLLM has no class of its own for what it does not load.
+UNLOADABLE = (AssertionError, AttributeError, KeyError, NotImplementedError, RuntimeError, ValueError)
+
 
 def arguments(serve: Serve) -> dict[str, Any]:
     """The recipe's settings under vLLM's own names: for LLM() here, and as options of `vllm serve` in pipeline/serving."""
@@ -53,7 +56,11 @@ class VllmEngine:
         from vllm import LLM, SamplingParams
 
         self._sampling = SamplingParams
-        self._llm = LLM(str(self._artifact), **arguments(self._serve))
+        try:
+            self._llm = LLM(str(self._artifact), **arguments(self._serve))
+        except UNLOADABLE as error:
+            said = " ".join(str(error).split())
+            raise EvaluationError(f"vLLM does not load {self._artifact}: {type(error).__name__}: {said[:300]}") from error
         return self
 
     def __exit__(self, *exc: object) -> None:

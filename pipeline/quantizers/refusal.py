@@ -51,7 +51,7 @@ def problem(variant: Variant, device: str | None) -> str:
     if variant.engine == "openvino":
         device = device and "cpu"  # the only one that OpenVINO is driven on
     there = [line for line in lines if line.engine == variant.engine and (device is None or device in line.devices)]
-    return _tried(variant, device) or _engine(variant, lines) or _weights(variant, lines, device) or _settings(variant, there)
+    return tried(variant, device) or _engine(variant, lines) or _weights(variant, lines, device) or _settings(variant, there)
 
 
 def _engine(variant: Variant, lines: list[Served]) -> str:
@@ -65,7 +65,7 @@ def _engine(variant: Variant, lines: list[Served]) -> str:
     )
 
 
-def _tried(variant: Variant, device: str | None) -> str:
+def tried(variant: Variant, device: str | None) -> str:
     """What is known not to work, with its own reason."""
     for line in REFUSED:
         if _refuses(line, variant, device):

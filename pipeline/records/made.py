@@ -127,6 +127,10 @@ class Climb(Record):
 
 
 class Manifest(Record):
+    """Of an artifact. `taken_from` says where one lay that quantgate did not make: then nobody measured how it was made, nor with
+    what calibration set, and `versions` and `resolved` are its files' own word.
+    """
+
     recipe: str
     variant: str
     engine: str
@@ -147,6 +151,7 @@ class Manifest(Record):
     wall_s: float
     peak_memory_bytes: int
     climb: Climb | None = None
+    taken_from: str | None = None
     origin: Origin
 
     @property

@@ -1,29 +1,50 @@
-"""Records -> the report of a recipe: a page, the same as Markdown and JSON, figures for DVC, and a card per artifact."""
+"""Records -> the report of a recipe or an audit: a page, the same as Markdown and JSON, and a card per artifact."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipeline import artifact, paths
 from pipeline.recipe import Recipe
 from pipeline.records import write_text
 
+if TYPE_CHECKING:
+    from pipeline.report.summary import Judged
+
 
 def write(name: str, recipe: Recipe) -> None:
     """Writes artifacts/reports/, plots/ and cards/. Raises ArtifactError if a record is missing or of another artifact."""
-    from pipeline.report import card, markdown, page
+    from pipeline.report import card
     from pipeline.report.metrics import metrics, plots
     from pipeline.report.summary import summarize
 
     summary = summarize(name, recipe)
-    write_text(paths.report(name, "json"), _json(summary))
+    for suffix, text in _pages(summary).items():
+        write_text(paths.report(name, suffix), text)
     write_text(paths.report(name, "metrics.json"), _json(metrics(summary)))
-    write_text(paths.report(name, "md"), markdown.render(summary))
-    write_text(paths.report(name, "html"), page.render(summary))
     for plot, rows in plots(summary).items():
         write_text(paths.plots(name, plot), _json(rows))
     _write_cards(name, {variant: card.render(summary, variant) for variant in recipe.variants})
+
+
+def write_audit(name: str, recipe: Recipe, variant: str, judged: Judged, folder: Path) -> None:
+    """Writes the report and the card of one artifact, which is none of the recipe's own, into its folder."""
+    from pipeline.report import card
+    from pipeline.report.summary import of
+
+    summary = of(name, recipe, {variant: judged})
+    for suffix, text in _pages(summary).items():
+        write_text(folder / f"report.{suffix}", text)
+    write_text(folder / "card.md", card.render(summary, variant))
+
+
+def _pages(summary: dict[str, Any]) -> dict[str, str]:
+    """The report in each of its forms, by suffix."""
+    from pipeline.report import markdown, page
+
+    return {"json": _json(summary), "md": markdown.render(summary), "html": page.render(summary)}
 
 
 def _write_cards(name: str, cards: dict[str, str]) -> None:

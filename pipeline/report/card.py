@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline import engines
 from pipeline.report import markdown_speed
+from pipeline.report.found import audited, taken_from
 from pipeline.report.markdown_parts import megabytes, table
 from pipeline.report.provenance import experts, remarks
 from pipeline.report.words import finite, number, setting
@@ -55,12 +56,13 @@ def _metadata(summary: dict[str, Any], variant: str) -> Any:
     row, base = summary["variants"][variant], summary["checkpoint"]["repo"]
     quantized = row["quantizer"] is not None
     tags = [row["engine"], *([row["weights"], row["quantizer"]] if quantized else []), "quantgate"]
+    tags += ["audited"] if taken_from(row) else []
     results = _results(row)
     return ModelCardData(
         base_model=base,
         base_model_relation="quantized" if base and quantized else None,
         library_name=LIBRARIES[row["engine"]],
-        license=summary["checkpoint"]["license"],
+        license=None if taken_from(row) else summary["checkpoint"]["license"],
         pipeline_tag="text-generation",
         tags=tags,
         model_name=title(summary, variant),
@@ -91,7 +93,7 @@ def _results(row: dict[str, Any]) -> list[Any]:
 def _what(summary: dict[str, Any], row: dict[str, Any]) -> str:
     made = "unquantized" if row["quantizer"] is None else f"in {row['weights']} ({row['quantizer']}, by {row['answered_by']})"
     checkpoint = summary["checkpoint"]
-    return (
+    return (f"**{audited(summary)}**\n\n" if audited(summary) else "") + (
         f"{_source(checkpoint)} ({checkpoint['architecture']}, {checkpoint['parameters']:,} parameters), {made}, for "
         f"{ENGINES[row['engine']]} on {row['manifest']['device'].upper()}. {megabytes(row['size_bytes'])} on disk. Every figure "
         "below was measured by quantgate on the engine that serves the model, against the source in float32."
@@ -143,14 +145,15 @@ def _accuracy(task: dict[str, Any] | None) -> str:
 
 def _made(summary: dict[str, Any], row: dict[str, Any]) -> list[str]:
     manifest, calibration = row["manifest"], summary["calibration"]
-    quantized = row["quantizer"] is not None
+    calibrated = row["quantizer"] is not None and not taken_from(row)
     scalars = {key: value for key, value in manifest["resolved"].items() if isinstance(value, (str, int, float, bool))}
     stored = ", ".join(f"{count} {kind}" for kind, count in sorted(manifest["stored_types"].items()))
     lines = [
+        *([["taken from", taken_from(row)]] if taken_from(row) else []),
         ["made by", row["answered_by"]],
         ["settings", setting(scalars)],
         ["linear layers", f"{stored}; {len(manifest['layers']['skipped'])} skipped"],
-        *([["calibration", f"{calibration['rows']} rows from {calibration['prompts']}, seed {calibration['seed']}"]] * quantized),
+        *([["calibration", f"{calibration['rows']} rows from {calibration['prompts']}, seed {calibration['seed']}"]] * calibrated),
         *([["ladder", _way(manifest["climb"])]] if manifest["climb"] else []),
         ["versions", _versions(manifest["versions"])],
         ["measured with", _versions(row["evaluation"]["versions"])],
@@ -234,10 +237,13 @@ def _limits(summary: dict[str, Any], row: dict[str, Any]) -> str:
     """What the figures do not say."""
     measured = [*summary["reference"]["tasks"], *summary["reference"]["perplexity"]]
     source = summary["checkpoint"]["repo"] or "the source checkpoint"
+    licence = f"What the source may be used for, this may: its licence is that of {source}."
+    if taken_from(row):
+        licence = f"What it may be used for, its maker and the licence of {source} say."
     found = [
         f"The verdict is on {', '.join(measured)} and on nothing else: not on other languages, long contexts or safety.",
         "The speeds are of the machine named above. On another one, measure again.",
-        f"What the source may be used for, this may: its licence is that of {source}.",
+        licence,
     ]
     if row["manifest"]["layers"]["skipped"]:
         found.append(f"Layers left unquantized: {', '.join(row['manifest']['layers']['skipped'])}.")

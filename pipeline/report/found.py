@@ -6,6 +6,19 @@ from typing import Any
 
 from pipeline.report.words import dig, finite
 
+NOT_KNOWN = "Which tool made it, and how, is its files' own word; what it was calibrated on is not known."
+
+
+def taken_from(row: dict[str, Any]) -> str:
+    """Where an artifact lay that quantgate did not make; empty for one that it made."""
+    return dig(row, "manifest", "taken_from") or ""
+
+
+def audited(summary: dict[str, Any]) -> str:
+    """Of an audit, what a reader must know first; empty for the report of a recipe."""
+    place = next((place for row in summary["variants"].values() if (place := taken_from(row))), "")
+    return f"Audited: made elsewhere, taken from {place}. {NOT_KNOWN}" if place else ""
+
 
 def mean_kl(row: dict[str, Any]) -> dict[str, float | None]:
     """As served, with its interval; of several texts the worst, as in the comparison."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.report import markdown_comparison, markdown_speed
-from pipeline.report.found import looks
+from pipeline.report.found import audited, looks, taken_from
 from pipeline.report.markdown_parts import megabytes, table, times
 from pipeline.report.provenance import remarks
 
@@ -44,10 +44,12 @@ def render(summary: dict[str, Any]) -> str:
 def _source(summary: dict[str, Any]) -> str:
     checkpoint, calibration = summary["checkpoint"], summary["calibration"]
     where = checkpoint["path"] or f"{checkpoint['repo']} at {checkpoint['revision']}"
+    source = f"Source: `{where}`, {checkpoint['architecture']}, {checkpoint['parameters']:,} parameters ({checkpoint['dtype']})."
+    if audited(summary):
+        return f"**{audited(summary)}** {source}"
     return (
-        f"Source: `{where}`, {checkpoint['architecture']}, {checkpoint['parameters']:,} parameters ({checkpoint['dtype']}). "
-        f"Calibration: {calibration['rows']} rows from `{calibration['prompts']}`, seed {calibration['seed']}, overlap with "
-        f"the evaluation texts {calibration['overlap']:.2%} (limit {calibration['overlap_limit']:.2%})."
+        f"{source} Calibration: {calibration['rows']} rows from `{calibration['prompts']}`, seed {calibration['seed']}, overlap "
+        f"with the evaluation texts {calibration['overlap']:.2%} (limit {calibration['overlap_limit']:.2%})."
     )
 
 
@@ -150,7 +152,7 @@ def _provenance(summary: dict[str, Any]) -> str:
             ", ".join(f"{count} {kind}" for kind, count in sorted(manifest["stored_types"].items())),
             settings,
             ", ".join(f"{package} {version}" for package, version in manifest["versions"].items()),
-            f"{manifest['wall_s']:.0f} s, {manifest['peak_memory_bytes'] / 1e9:.2f} GB",
+            "not known" if taken_from(row) else f"{manifest['wall_s']:.0f} s, {manifest['peak_memory_bytes'] / 1e9:.2f} GB",
             "; ".join(remarks(row)),
         ])  # fmt: skip
     head = ["variant", "made by", "layers", "resolved settings", "versions", "time and peak memory", "notes"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.report.found import NOT_KNOWN, audited, taken_from
 from pipeline.report.parts import Cell, Column, Table, cell
 from pipeline.report.words import dig, finite, number, percent, setting, size
 
@@ -18,6 +19,8 @@ def source(summary: dict[str, Any]) -> list[tuple[str, str]]:
     overlap = (
         f"overlap with the evaluation texts {percent(calibration['overlap'], 2)}, limit {percent(calibration['overlap_limit'], 0)}"
     )
+    if audited(summary):
+        return [("Artifact", audited(summary)), ("Source checkpoint", where), ("Model", parameters)]
     rows = f"{calibration['rows']} rows of {calibration['prompts']}, seed {calibration['seed']}; {overlap}"
     return [("Source checkpoint", where), ("Model", parameters), ("Calibration", rows)]
 
@@ -152,8 +155,10 @@ def notes(row: dict[str, Any]) -> list[str]:
     layers = manifest.get("layers") or {}
     took, memory = number(manifest.get("wall_s"), 3), size(manifest.get("peak_memory_bytes"))
     told = [f"Made by {row['answered_by']} in {took} s with at most {memory} of memory."]
+    if place := taken_from(row):
+        told = [f"Made elsewhere, taken from {place}. {NOT_KNOWN}"]
     if row["quantizer"]:
-        told.append(f"{layers.get('quantized')} of {layers.get('expected')} layers have the recipe's precision.")
+        told.append(f"{layers.get('quantized')} of {layers.get('expected')} layers have {row['weights']} weights.")
     if layers.get("skipped"):
         told.append(f"Left out: {', '.join(layers['skipped'])}.")
     return told + remarks(row)
@@ -166,7 +171,7 @@ def remarks(row: dict[str, Any]) -> list[str]:
 
 def hashes(summary: dict[str, Any]) -> Table:
     """SHA-256 of what was compared: enough to know that two reports are about the same things."""
-    found = {"calibration samples": dig(summary, "calibration", "sha256")}
+    found = {} if audited(summary) else {"calibration samples": dig(summary, "calibration", "sha256")}
     for name, row in summary["variants"].items():
         found["reference"] = dig(row, "verdict", "reference_sha256")
         found[f"artifact {name}"] = dig(row, "verdict", "candidate_sha256")

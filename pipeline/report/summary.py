@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline import paths
 from pipeline.benchmark import performance, rounds
 from pipeline.errors import ArtifactError
 from pipeline.judge import evaluation_of
 from pipeline.recipe import Recipe
-from pipeline.records import Benchmark, Checkpoint, Evaluation, Manifest, Samples, Task, Verdict, read
+from pipeline.records import Benchmark, Checkpoint, Evaluation, Manifest, Performance, Samples, Task, Verdict, read
 from pipeline.report.comparison import compare
 from pipeline.report.distribution import kl_distribution
 
 
+class Judged(NamedTuple):
+    """All that is known of one artifact; `evaluation` is with the items that were added later, `http` over HTTP."""
+
+    manifest: Manifest
+    evaluation: Evaluation
+    verdict: Verdict
+    benchmark: Benchmark
+    performance: Performance
+    http: Benchmark | None = None
+
+
 def summarize(name: str, recipe: Recipe) -> dict[str, Any]:
+    """Of all variants of a recipe, from where their stages left them. Raises ArtifactError."""
+    reference = read(paths.evaluation(name, "reference"), Evaluation)
+    return of(name, recipe, {variant: _judged(name, recipe, variant, reference) for variant in recipe.variants})
+
+
+def of(name: str, recipe: Recipe, judged: dict[str, Judged]) -> dict[str, Any]:
     """Everything a reader may ask about, joined per variant; speeds relative to the unquantized model on that engine."""
     checkpoint = read(paths.checkpoint(name), Checkpoint)
     samples = read(paths.samples(name), Samples)
     reference = read(paths.evaluation(name, "reference"), Evaluation)
-    rows = {
-        variant: _variant(name, recipe, variant, reference)
-        | {"performance": performance.of(name, recipe, variant).model_dump(mode="json")}
-        for variant in recipe.variants
-    }
+    rows = {variant: _row(found, reference) for variant, found in judged.items()}
     baselines = {row["engine"]: row for row in rows.values() if row["quantizer"] is None}
     for row in rows.values():
         _relate(row, baselines.get(row["engine"]))
@@ -39,7 +52,7 @@ def summarize(name: str, recipe: Recipe) -> dict[str, Any]:
     return summary | {"comparison": compare(summary)}
 
 
-def _variant(name: str, recipe: Recipe, variant: str, reference: Evaluation) -> dict[str, Any]:
+def _judged(name: str, recipe: Recipe, variant: str, reference: Evaluation) -> Judged:
     manifest = read(paths.manifest(name, variant), Manifest)
     evaluation = evaluation_of(name, variant, paths.place(name, variant))
     verdict = read(paths.verdict(name, variant), Verdict)
@@ -52,6 +65,12 @@ def _variant(name: str, recipe: Recipe, variant: str, reference: Evaluation) -> 
         raise ArtifactError(
             f"{paths.benchmark(name, variant)}: under other settings than the recipe's. Run: dvc repro report@{name}"
         )
+    http = _http(name, variant, evaluation.artifact_sha256)
+    return Judged(manifest, evaluation, verdict, benchmark, performance.of(name, recipe, variant), http)
+
+
+def _row(judged: Judged, reference: Evaluation) -> dict[str, Any]:
+    manifest, evaluation, verdict, benchmark, speed, http = judged
     return {
         "engine": manifest.engine,
         "quantizer": manifest.quantizer,
@@ -63,7 +82,8 @@ def _variant(name: str, recipe: Recipe, variant: str, reference: Evaluation) -> 
         "flipped": _flipped(verdict, reference),
         "verdict": verdict.model_dump(mode="json"),
         "benchmark": benchmark.model_dump(mode="json"),
-        "http": _http(name, variant, evaluation.artifact_sha256),
+        "http": http.model_dump(mode="json") if http else None,
+        "performance": speed.model_dump(mode="json"),
         "manifest": manifest.model_dump(mode="json", exclude={"files"}),
         "evaluation": _how(evaluation),
         "worst_tokens": [
@@ -86,11 +106,11 @@ def _flipped(verdict: Verdict, reference: Evaluation) -> list[dict[str, Any]]:
     ]
 
 
-def _http(name: str, variant: str, artifact_sha256: str) -> dict[str, Any] | None:
+def _http(name: str, variant: str, artifact_sha256: str) -> Benchmark | None:
     """The benchmark over HTTP, if one was made of this artifact or of a server that quantgate cannot look into."""
     path = paths.http(name, variant)
     found = read(path, Benchmark) if path.is_file() else None
-    return found.model_dump(mode="json") if found and found.artifact_sha256 in (None, artifact_sha256) else None
+    return found if found and found.artifact_sha256 in (None, artifact_sha256) else None
 
 
 def _how(evaluation: Evaluation) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.report import parts
-from pipeline.report.found import highest_concurrency, levels, looks, throughput
+from pipeline.report.found import audited, highest_concurrency, levels, looks, throughput
 from pipeline.report.parts import Cell, Column, Table, cell
 from pipeline.report.words import MISSING, dig, estimate, finite, fixed, listed, number, percent, size, times
 
@@ -35,7 +35,8 @@ def headline(summary: dict[str, Any]) -> str:
     verdicts = {
         word: [name for name, row in rows.items() if row["verdict"]["status"] == word] for word in ("PASS", "FAIL", "INCONCLUSIVE")
     }
-    told = [f"{len(verdicts['PASS'])} of {len(rows)} variants passed the accuracy gate."]
+    told = ["An audit: quantgate did not make this artifact."] if audited(summary) else []
+    told.append(f"{len(verdicts['PASS'])} of {len(rows)} variants passed the accuracy gate.")
     if verdicts["FAIL"]:
         told.append(f"Failed: {listed(verdicts['FAIL'])}.")
     if verdicts["INCONCLUSIVE"]:

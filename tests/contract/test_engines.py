@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pipeline import engines
+from pipeline import engines, environments
+from tests.conftest import ROOT
 from tests.contract.conftest import TINY, run_probe
 from tests.contract.probe import SERVE, choices, probe, sequences
 
@@ -117,3 +121,32 @@ def test_scores_agree_with_transformers(found: Any, torch_scores: dict[str, Any]
 def test_first_decoded_token_agrees_with_transformers(found: Any, torch_scores: dict[str, Any], name: str) -> None:
     decoded = [ids[0] for ids in found(name)["decoded"]]
     assert np.mean([token == row[-1] for token, row in zip(decoded, torch_scores["best"][:5], strict=True)]) >= 0.8
+
+
+REFUSED_BY_VLLM = """
+import sys
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from pipeline.engines.vllm import VllmEngine
+from pipeline.errors import EvaluationError
+from tests.contract.probe import SERVE
+try:
+    with VllmEngine(Path(sys.argv[1]), SERVE):
+        print("loaded")
+except EvaluationError as error:
+    print(error)
+"""
+
+
+@pytest.mark.engine
+def test_what_vllm_does_not_load_is_said_in_a_sentence(tmp_path: Path) -> None:
+    """Here a context that is shorter than what is asked for. The verdict on an artifact that somebody uploaded tells no more."""
+    shutil.copytree(TINY, tmp_path / "short")
+    config = json.loads((TINY / "config.json").read_text())
+    (tmp_path / "short" / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 16}))
+    command = [environments.python("vllm"), "-c", REFUSED_BY_VLLM, tmp_path / "short"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert f"vLLM does not load {tmp_path / 'short'}: " in done.stdout
+    assert "max_position_embeddings" in done.stdout or "max_model_len" in done.stdout
