@@ -33,7 +33,7 @@ class Method(NamedTuple):
 
 METHODS = {
     "copy": Method(0.3, 2, 0, 0.05e9, 0),
-    "export": Method(15, 13, 0, 2.3e9, 0.4),
+    "export": Method(15, 13, 0, 1.6e9, 0.4),
     "openvino": Method(11, 13, 0, 1.1e9, 0.7),
     "openvino, on data": Method(15, 60, 6, 1.2e9, 4.0),
     "openvino, activations": Method(20, 60, 3, 1.5e9, 4.0),
