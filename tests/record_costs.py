@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline import estimate, paths, recipe, speed
+from pipeline import estimate, paths, power, recipe, speed
 from pipeline.estimate import workload
 from pipeline.records import Evaluation, Manifest, StageCost, read
 
@@ -41,14 +41,15 @@ def _model(name: str, stages: str) -> dict[str, Any]:
     return {
         "shape": shape._asdict(),
         "load": load.model_dump(),
+        "items": power.count_items(name, loaded),
         "recipe": loaded.model_dump() | {"model": {"path": name}},
         "costs": [cost.model_dump() for cost in _costs(name, loaded) if wanted is None or cost.stage in wanted],
     }
 
 
 def _costs(name: str, loaded: recipe.Recipe) -> Iterator[StageCost]:
-    """By the stage's name in the plan. What ran before there were cost records: manifests and evaluations have its wall time and
-    its resident memory."""
+    """By the stage's name in the plan. Of what ran before there were cost records, manifests and evaluations have the wall time; of
+    its memory only what is resident, with that of forked processes twice."""
     for kind in ("pin", "calibrate", "reference"):
         if paths.cost(f"{kind}@{name}").is_file():
             yield read(paths.cost(f"{kind}@{name}"), StageCost).model_copy(update={"stage": kind})
