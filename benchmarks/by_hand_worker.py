@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 def quantize(method: str, source: str, samples: str, group_size: str, out: str) -> None:
     """https://github.com/ModelCloud/GPTQModel, README: load, quantize, save."""
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # with 2 cores or fewer it does not start without it
     from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
     from gptqmodel.quantization import FORMAT, METHOD
 

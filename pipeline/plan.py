@@ -41,15 +41,15 @@ def _show_stages(console: Any, name: str, rows: list[Estimate], known: bool) -> 
     from rich.table import Table
 
     table = Table(title=f"plan {name}", title_justify="left")
-    for head in ("stage", "environment", "disk", "memory", "time", "last run"):
-        table.add_column(head, no_wrap=head != "environment")
+    for head in ("stage", "where", "disk", "memory", "time", "last run"):
+        table.add_column(head, no_wrap=head != "where", min_width=8 if head == "where" else None)
     for row in rows:
         figures = (_size(row.disk_bytes), _size(row.memory_bytes), _duration(row.seconds)) if known else ("?",) * 3
         table.add_row(row.stage, row.environment, *figures, _last_run(name, row.stage))
     if known:
         table.add_section()
         peak = max(row.memory_bytes for row in rows)
-        table.add_row("all", "", _size(sum(r.disk_bytes for r in rows)), f"{_size(peak)} at most",
+        table.add_row("all", "", _size(sum(r.disk_bytes for r in rows)), _size(peak),
                       _duration(sum(r.seconds for r in rows)), "")  # fmt: skip
     console.print(table)
 

@@ -190,10 +190,9 @@ class MemorySampler:
 
     def _sample(self) -> None:
         try:
-            tree = [self._process, *self._process.children(recursive=True)]
-            held = [process.memory_info() for process in tree]
-            resident, shared = sum(one.rss for one in held), sum(getattr(one, "shared", 0) for one in held)
-            self._peak = Memory(*map(max, self._peak, (resident, resident - shared)))
+            command = self._process.cmdline()
+            held = [_held(self._process), *(_held(child, command) for child in self._process.children(recursive=True))]
+            self._peak = Memory(*map(max, self._peak, map(sum, zip(*held, strict=True))))
         except psutil.Error:  # a process ended between listing and reading: the next sample counts
             return
 
@@ -203,3 +202,12 @@ class MemorySampler:
         self._thread.join()
         self._sample()
         return self._peak
+
+
+def _held(process: psutil.Process, forked_from: list[str] | None = None) -> Memory:
+    """Of a process that was forked and executes nothing else, what it does not share with its parent: its own pages alone."""
+    if forked_from is not None and process.cmdline() == forked_from:
+        own = int(process.memory_full_info().uss)
+        return Memory(own, own)
+    found = process.memory_info()
+    return Memory(found.rss, found.rss - getattr(found, "shared", 0))

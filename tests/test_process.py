@@ -22,13 +22,21 @@ def grow(job):
     data = bytearray(200_000_000)
     import time; time.sleep(0.5)
     return {"size": len(data)}
+def fork(job):
+    data = bytearray(200_000_000)
+    import time
+    if os.fork() == 0:
+        time.sleep(1)
+        os._exit(0)
+    time.sleep(1)
+    return {"size": len(data)}
 """
 
 
 @pytest.fixture
 def folder(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (project / "pipeline" / "jobs_of_tests.py").write_text(JOBS)
-    names = ("echo", "refuse", "die", "crash", "fill", "grow")
+    names = ("echo", "refuse", "die", "crash", "fill", "grow", "fork")
     text = (project / "pipeline" / "worker.py").read_text()
     rows = "".join(f'    "{name}": "pipeline.jobs_of_tests:{name}",\n' for name in names)
     (project / "pipeline" / "worker.py").write_text(text.replace("VERBS = {\n", "VERBS = {\n" + rows))
@@ -44,6 +52,11 @@ def test_peak_memory_is_that_of_the_worker(folder: Path) -> None:
     done = process.run("control", "grow", {}, folder)
     assert 200e6 < done.peak_memory_bytes < 500e6
     assert 0.5 < done.wall_s < 10
+
+
+def test_what_a_forked_process_shares_counts_once(folder: Path) -> None:
+    done = process.run("control", "fork", {}, folder)
+    assert 200e6 < done.peak_anonymous_bytes <= done.peak_memory_bytes < 350e6
 
 
 def test_a_user_error_keeps_its_class(folder: Path) -> None:

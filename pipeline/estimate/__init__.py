@@ -122,6 +122,6 @@ def _later(label: str, variant: Variant, recipe: Recipe, counted: Counted, first
         return []
     tokens = workload.tasks(recipe, counted.load, left, shares=variant.engine == "openvino")
     engine = measuring.DEPLOYED[variant.engine]
-    seconds = measuring.passing(engine, counted.shape, tokens, counted.speed).seconds(counted.speed)
+    seconds = measuring.passing(engine, variant.weights, counted.shape, tokens, counted.speed).seconds(counted.speed)
     memory = measuring.evaluation_bytes(variant, counted.shape, recipe.serve)
     return [Estimate(f"gate {label}, at most", engines.ENGINES[variant.engine].environment, 0, memory, seconds)]

@@ -13,63 +13,73 @@ from pipeline.records import Speed
 
 GIB = 1 << 30
 FLOAT32 = 4  # bytes
+ROWS = 2048  # of logits at a time
 ROW_PASSES = 8  # over the log-probabilities of a row, in float32: soft-max, comparison
 
 
 class Engine(NamedTuple):
     """`start_s`: imports, lm-eval, a load of the smallest model; `serial_ns`: of one core, a parameter, for loading, compiling and
-    the load check; `share`: of the machine's product rate in the `precision` it computes in. Memory: `base_bytes`, `held`
-    bytes a parameter besides the stored weights, and whether the KV cache is allocated whole.
+    the load check; `share`: of the machine's product rate in `precision`, by the stored weights, what is not named computing
+    like bf16.
     """
 
     start_s: float
     serial_ns: float
     precision: str
-    share: float
-    base_bytes: float
-    held: float
+    share: dict[str, float]
 
 
-REFERENCE = Engine(10, 4, "float32", 0.6, 0.6e9, FLOAT32)
+REFERENCE = Engine(10, 4, "float32", {"bf16": 0.65})
 DEPLOYED = {
-    "openvino": Engine(18, 40, "bfloat16", 0.4, 0.8e9, 2.0),
-    "vllm": Engine(28, 40, "bfloat16", 0.25, 1.2e9, 2.0),
+    "openvino": Engine(15, 40, "bfloat16", {"bf16": 0.5}),
+    "vllm": Engine(18, 40, "bfloat16", {"bf16": 0.25, "int4": 0.15}),  # whose 4-bit kernels are for AMX
 }
-WEIGHTS = {"openvino": Engine(2, 10, "float32", 0.8, 0, FLOAT32), "vllm": Engine(3, 20, "float32", 0.6, 0, FLOAT32)}
+WEIGHTS = {
+    "openvino": Engine(2, 10, "float32", {"bf16": 0.8}),
+    "vllm": Engine(3, 20, "float32", {"bf16": 0.65}),
+}
+
+# Memory: of imports and an engine without a model; of logits and what is made of them, at most, in float32 rows.
+BASE_BYTES = {"reference": 0.5e9, "openvino": 0.65e9, "vllm": 1.5e9}
+LOGITS_BYTES = {"reference": 0.13e9, "openvino": 0.67e9, "vllm": 0.13e9}
 
 
-def passing(engine: Engine, shape: Shape, tokens: Tokens, speed: Speed) -> Work:
+def passing(engine: Engine, weights: str, shape: Shape, tokens: Tokens, speed: Speed) -> Work:
     """Of loading the model and putting the tokens through it."""
-    flops = forward(shape, tokens) / engine.share * (speed.float32_flops / _rate(engine, speed))
+    rate = speed.bfloat16_flops if engine.precision == "bfloat16" else speed.float32_flops
+    share = engine.share.get(weights, engine.share["bf16"])
+    flops = forward(shape, tokens) / share * (speed.float32_flops / rate)
     rows = ROW_PASSES * FLOAT32 * shape.vocabulary * tokens.rows
     return Work(engine.start_s + engine.serial_ns * 1e-9 * shape.parameters, flops, rows)
 
 
-def _rate(engine: Engine, speed: Speed) -> float:
-    return speed.bfloat16_flops if engine.precision == "bfloat16" else speed.float32_flops
-
-
 def reference(shape: Shape, tokens: Tokens, speed: Speed) -> Work:
-    return passing(REFERENCE, shape, tokens, speed)
+    return passing(REFERENCE, "bf16", shape, tokens, speed)
 
 
 def reference_bytes(shape: Shape) -> float:
-    return REFERENCE.base_bytes + REFERENCE.held * shape.parameters
+    return _besides_bytes("reference", shape) + FLOAT32 * shape.parameters
+
+
+def _besides_bytes(engine: str, shape: Shape) -> float:
+    """Of what is not the model's weights. A small vocabulary has small logits."""
+    return BASE_BYTES[engine] + min(LOGITS_BYTES[engine], ROWS * FLOAT32 * shape.vocabulary)
 
 
 def evaluation(variant: Variant, shape: Shape, deployed: Tokens, compared: Tokens, speed: Speed) -> Work:
     """Both views: as deployed, then the compared windows in float32."""
-    first = passing(DEPLOYED[variant.engine], shape, deployed, speed)
+    first = passing(DEPLOYED[variant.engine], variant.weights, shape, deployed, speed)
     read = deployed.decoded * quantizing.stored_bytes(variant, shape)
-    return first.plus(passing(WEIGHTS[variant.engine], shape, compared, speed)).plus(Work(read_bytes=read))
+    return first.plus(passing(WEIGHTS[variant.engine], "bf16", shape, compared, speed)).plus(Work(read_bytes=read))
 
 
 def evaluation_bytes(variant: Variant, shape: Shape, serve: Serve) -> float:
-    """The larger of the two views."""
-    engine = DEPLOYED[variant.engine]
-    deployed = engine.base_bytes + engine.held * shape.parameters + serve.kv_cache_gib * GIB
-    weights = engine.base_bytes + WEIGHTS[variant.engine].held * shape.parameters
-    return max(deployed, weights)
+    """The larger of the two views. OpenVINO keeps quantized weights as they are in float32 arithmetic too, and takes its KV cache
+    as it fills; vLLM's is taken whole and goes with the engine."""
+    kept = variant.engine == "openvino" and variant.weights != "bf16"
+    weights = (2 if kept else FLOAT32) * shape.parameters
+    cache = serve.kv_cache_gib * GIB if variant.engine == "vllm" else 0
+    return _besides_bytes(variant.engine, shape) + max(weights, 2 * shape.parameters + cache)
 
 
 def benchmark(recipe: Recipe, shape: Shape, speed: Speed) -> float:
@@ -80,7 +90,7 @@ def benchmark(recipe: Recipe, shape: Shape, speed: Speed) -> float:
 def _turns(variant: Variant, recipe: Recipe, shape: Shape, speed: Speed) -> float:
     plan, engine = recipe.benchmark, DEPLOYED[variant.engine]
     profiles = 2 if plan.matched and variant.engine == "openvino" else 1
-    prompts = passing(engine, shape, Tokens(plan.requests * plan.prompt_tokens, plan.requests), speed)
+    prompts = passing(engine, variant.weights, shape, Tokens(plan.requests * plan.prompt_tokens, plan.requests), speed)
     prompt_s = prompts.seconds(speed) - Work(prompts.serial_s).seconds(speed)
     step_s = STEP_S[variant.engine] + quantizing.stored_bytes(variant, shape) / (STEP_SHARE * speed.memory_bytes_per_s)
     closed = sum(prompt_s + plan.requests / level * plan.output_tokens * step_s for level in plan.concurrency)
