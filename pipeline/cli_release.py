@@ -27,6 +27,8 @@ def add(commands: Any) -> None:
     verbs = signoff.add_subparsers(title="commands", required=True, metavar="COMMAND")
     key = command(verbs, "key", _key, "make a key: writes FILE, prints the public key for the policy")
     key.add_argument("file", metavar="FILE", type=paths.given)
+    key.add_argument("--name", required=True, help="whose it is: of an approver the e-mail address that they commit under")
+    key.add_argument("--role", required=True, help="as the policy's roles name it, such as reviewer; `publisher` signs bundles")
     request = _of_variant(command(verbs, "request", _request, "ask for the approval of an artifact as it is now"))
     request.add_argument("--by", metavar="EMAIL", help="who asks; default git's user.email")
     approve = _of_variant(command(verbs, "approve", _approve, "approve it, after deciding its verdict again from the evaluations"))
@@ -86,11 +88,9 @@ def _checked(parser: argparse.ArgumentParser, what: str) -> argparse.ArgumentPar
 
 
 def _key(options: argparse.Namespace) -> None:
-    from pipeline import signing
+    from pipeline.signoff import verbs
 
-    public = signing.make_key(options.file)
-    print(f"{options.file}: keep it to yourself. For signoff/policy.yaml:\n")
-    print(f'you@example.org: {{role: reviewer, key: "{public.strip()}"}}'.replace("\n", "\\n"))
+    verbs.make_key(options.file, options.name, options.role)
 
 
 def _request(options: argparse.Namespace) -> None:

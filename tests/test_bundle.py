@@ -144,7 +144,7 @@ def test_nobody_takes_back_anothers_rejection(bundle: Path) -> None:
     verbs.reject(*PASS, key(BOB), "a safety problem")
     decision, _ = log.read(*PASS)[-1]
     previous = log.last(log.path(*PASS).read_text())
-    log.append(decision.model_copy(update={"action": "approve", "previous": previous}), None)
+    log.append(decision.model_copy(update={"action": "approve", "previous": previous}), None, {})
     with pytest.raises(Rejected, match=r"rejected by bob@example\.org: a safety problem"):
         verify(bundle)
 

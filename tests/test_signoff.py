@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from pipeline import cli, looks, paths, recipe, records, report, signing
+from pipeline import cli, looks, paths, recipe, records, report, signing, stages
 from pipeline.errors import RecipeError, Rejected, SignoffError
 from pipeline.report import chart_forest
 from pipeline.signoff import log, policy, verbs
@@ -84,7 +84,8 @@ def test_an_encrypted_key_needs_its_password(measured: recipe.Recipe, monkeypatc
 
 def test_the_author_may_not_approve_alone(measured: recipe.Recipe) -> None:
     release.write_policy(people=(ADA, AUTHOR))
-    release.approve(by=AUTHOR)
+    with pytest.raises(Rejected, match=r"is not enough: .*approved by its author, or who asked, alone"):
+        release.approve(by=AUTHOR)
     with pytest.raises(Rejected, match="approved by its author, or who asked, alone"):
         verbs.verify(*PASS)
     verbs.approve(*PASS, key(ADA), [], "", None)
@@ -93,13 +94,12 @@ def test_the_author_may_not_approve_alone(measured: recipe.Recipe) -> None:
 
 def test_as_many_approve_as_the_policy_says_and_in_its_roles(measured: recipe.Recipe) -> None:
     release.write_policy("approvals: 2\nroles: [security]\n", people=(ADA, BOB, "dan@example.org"))
-    release.approve()
-    with pytest.raises(Rejected, match="1 of 2 approvals; nobody approved as security"):
-        verbs.verify(*PASS)
-    verbs.approve(*PASS, key(ADA), [], "", None)  # twice the same person is one approval
-    verbs.approve(*PASS, key("dan@example.org"), [], "", None)
+    verbs.request(*PASS, None)
+    for _ in range(2):  # twice the same person is one approval
+        with pytest.raises(Rejected, match="1 of 2 approvals; nobody approved as security"):
+            verbs.approve(*PASS, key(ADA), [], "", None)
     with pytest.raises(Rejected, match="not signed off: nobody approved as security"):
-        verbs.verify(*PASS)
+        verbs.approve(*PASS, key("dan@example.org"), [], "", None)
     verbs.approve(*PASS, key(BOB), [], "", None)
     verbs.verify(*PASS)
 
@@ -118,15 +118,35 @@ def test_a_key_ends_with_all_that_it_signed(measured: recipe.Recipe) -> None:
         verbs.verify(*PASS)
 
 
-@pytest.mark.parametrize("record", ["evaluation", "benchmark"])
-def test_an_approval_is_of_the_records_it_was_given_for(measured: recipe.Recipe, record: str) -> None:
+@pytest.mark.parametrize(
+    ("record", "old", "new"),
+    [("evaluation", '"tokenizer_probes": 8', '"tokenizer_probes": 9'), ("benchmark", "150.0", "150.5")],
+)
+def test_an_approval_is_of_the_records_it_was_given_for(measured: recipe.Recipe, record: str, old: str, new: str) -> None:
     release.approve()
     path = getattr(paths, record)(*PASS)
-    path.write_text(path.read_text() + "\n")
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
     with pytest.raises(Rejected, match=f"it is of other records: {record}.json changed since"):
         verbs.verify(*PASS)
     with pytest.raises(SignoffError, match=r"no sign-off was requested of the artifact as it is now \(it changed since\)"):
         verbs.approve(*PASS, key(BOB), [], "", None)
+
+
+def test_who_makes_the_same_again_keeps_its_approval(measured: recipe.Recipe) -> None:
+    """At another time, in another time, and after the sign-off was committed: none of it is what was approved."""
+    release.approve()
+    origin = stages.origin(RECIPE, "openvino")
+    for path, kind in ((paths.manifest(*PASS), records.Manifest), (paths.evaluation(*PASS), records.Evaluation)):
+        found = records.read(path, kind)
+        assert found.origin == origin
+        found.model_copy(update={"wall_s": 99.0, "peak_memory_bytes": 5, "origin": origin}).write(path)
+    verbs.verify(*PASS)
+    release.published()
+    verbs.reject(*PASS, key(BOB), "unsafe")  # nor does making it again take a rejection back
+    records.read(paths.manifest(*PASS), records.Manifest).model_copy(update={"wall_s": 98.0}).write(paths.manifest(*PASS))
+    with pytest.raises(Rejected, match=r"rejected by bob@example\.org"):
+        verbs.verify(*PASS)
 
 
 def test_an_approval_does_not_move_to_another_variant(measured: recipe.Recipe) -> None:
@@ -253,9 +273,8 @@ def test_whoever_ever_wrote_the_recipe_is_its_author(measured: recipe.Recipe) ->
     release.git("add", "-A")
     release.git("commit", "-qm", "a word", "--author", "zed <zed@example.org>")
     verbs.request(*PASS, "zed@example.org")
-    verbs.approve(*PASS, key(AUTHOR), [], "", None)
     with pytest.raises(Rejected, match="approved by its author, or who asked, alone"):
-        verbs.verify(*PASS)
+        verbs.approve(*PASS, key(AUTHOR), [], "", None)
 
 
 def test_an_end_without_a_waiver_is_refused(measured: recipe.Recipe) -> None:
@@ -267,7 +286,7 @@ def test_an_end_without_a_waiver_is_refused(measured: recipe.Recipe) -> None:
 @pytest.mark.parametrize("where", ["..", "../none/ada.pem"])
 def test_a_key_that_cannot_be_read_or_written_is_one_error(measured: recipe.Recipe, where: str) -> None:
     assert cli.main(["signoff", "approve", *PASS, "--key", where]) == SignoffError.exit_code
-    assert cli.main(["signoff", "key", where]) == SignoffError.exit_code
+    assert cli.main(["signoff", "key", where, "--name", ADA, "--role", "reviewer"]) == SignoffError.exit_code
 
 
 def test_the_policy_can_name_each_kind_of_check_and_no_other(measured: recipe.Recipe) -> None:

@@ -159,7 +159,7 @@ PUBLISHERS: dict[str, tuple[Tamper, str]] = {
     "weights and manifest": (changed_artifact, "the evaluation is of another artifact"),
     "extra file": (lambda b: (b / "adapter.bin").write_bytes(b"x"), "the manifest is of other model files"),
     "evaluation": (
-        lambda b: edit(records_of(b) / "evaluation.json", '"wall_s": 0', '"wall_s": 1'),
+        lambda b: edit(records_of(b) / "evaluation.json", '"tokenizer_probes": 8', '"tokenizer_probes": 9'),
         "evaluation.json changed since",
     ),
     "verdict": (better_verdict, "verdict.json changed since"),
