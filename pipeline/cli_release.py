@@ -53,9 +53,10 @@ def add(commands: Any) -> None:
     )
     publish.add_argument("--key", required=True, type=_key_or_path, help=KEY)
     publish.add_argument("--version", help="default: the first 12 digits of the manifest's SHA-256")
-    listed = command(commands, "list", _list, "print what a registry holds")
-    listed.add_argument("url", type=_url_or_path, metavar="URL")
-    fetch = _checked(command(commands, "fetch", _fetch, "bring a bundle here, believing nothing of it unchecked"), "URL")
+    _checked(command(commands, "list", _list, "print what a registry holds, and what of it is approved"), "URL")
+    fetch = _checked(
+        command(commands, "fetch", _fetch, "bring a bundle here, the latest without a version, believing nothing unchecked"), "URL"
+    )
     fetch.add_argument("--to", required=True, metavar="FOLDER", type=paths.given)
     text = "check a bundle: exit 0 whole and approved, 1 not (or no longer) approved, 2 not found or unreadable, 3 tampered with"
     verify = _checked(command(commands, "verify", _verify, text), "PATH|URL")
@@ -130,9 +131,9 @@ def _publish(options: argparse.Namespace) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
-    from pipeline import publish
+    from pipeline import catalogue
 
-    publish.show(options.url)
+    catalogue.show(options.what, options.policy)
 
 
 def _fetch(options: argparse.Namespace) -> None:

@@ -18,6 +18,9 @@ from pipeline.errors import EvaluationError, SetupError
 from pipeline.signoff import policy
 
 HOST, PORT = "127.0.0.1", 8000
+HERE = Path(__file__).resolve().parent.parent
+# Behind the environment's own packages, since beside an installed quantgate lie those of another environment.
+PROMPTING = "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module('pipeline.prompting', run_name='__main__')"
 
 
 def serve(what: str, rules_path: Path, host: str | None, port: int | None) -> None:
@@ -55,7 +58,7 @@ def _command(bundle: Path, settings: Settings, name: str, host: str | None, port
     leash = [sys.executable, "-m", "pipeline.leashed", str(os.getpid()), cores]
     python = str(environments.python("openvino"))
     question = json.dumps({"artifact": str(bundle), "serve": settings.serve.model_dump()})
-    return [*leash, python, "-m", "pipeline.prompting", question], serving.surroundings(settings.serve)
+    return [*leash, python, "-c", PROMPTING, str(HERE), question], serving.surroundings(settings.serve)
 
 
 def _require_free(host: str, port: int) -> None:
