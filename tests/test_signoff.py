@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -15,6 +16,7 @@ from pipeline.signoff import log, policy, verbs
 from tests import release
 from tests.release import ADA, AUTHOR, BOB, PASS, RECIPE, key
 
+DIRTY = ("pipeline/layers.py",)
 pytestmark = pytest.mark.usefixtures("quick_gate")
 
 
@@ -172,9 +174,9 @@ def measured_dirty() -> None:
     _origin(paths.evaluation(*PASS), records.Evaluation)
 
 
-def _origin(path: Path, record: type[records.Manifest] | type[records.Evaluation]) -> None:
+def _origin(path: Path, record: type[records.Manifest] | type[records.Evaluation], changed: Sequence[str] = DIRTY) -> None:
     found = records.read(path, record)
-    revision = records.Revision(commit="c" * 40, changed=["pipeline/layers.py"])
+    revision = records.Revision(commit="c" * 40, changed=list(changed))
     found.model_copy(update={"origin": found.origin.model_copy(update={"revision": revision})}).write(path)
 
 
@@ -192,9 +194,65 @@ def partial() -> None:
     looks.decide(*PASS)
 
 
+def told_to_look_away() -> None:
+    dirty_tree()
+    release.git("update-index", "--assume-unchanged", "pipeline/gate/limits.py")
+
+
+def hidden_code() -> None:
+    Path("pipeline/gate/more.py").write_text("")
+    Path(".git/info/exclude").write_text("more.py\n")
+
+
+def invented() -> None:
+    _origin(paths.manifest(*PASS), records.Manifest, [])
+
+
+def other_samples() -> None:
+    _edit(paths.samples(RECIPE), '"ids": [\n  [\n   1', '"ids": [\n  [\n   2')
+
+
+def other_texts() -> None:
+    _edit(paths.texts(RECIPE), '"windows": [\n    [\n     0', '"windows": [\n    [\n     7')
+
+
+def uncompared() -> None:
+    found = records.read(paths.evaluation(*PASS), records.Evaluation)
+    assert found.load_check is not None
+    emptied = found.load_check.model_copy(update={"relative_error": {}})
+    found.model_copy(update={"load_check": emptied}).write(paths.evaluation(*PASS))
+
+
+def untimed() -> None:
+    paths.timings(*PASS).unlink()
+
+
+def other_timings() -> None:
+    _edit(paths.timings(*PASS), '"wall_s": 8.0', '"wall_s": 4.0')
+
+
+def other_figures() -> None:
+    _edit(paths.benchmark(*PASS), "150.0", "950.0")
+
+
+def _edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
+        (told_to_look_away, "the project now: of a dirty tree: pipeline/gate/limits.py differ"),
+        (hidden_code, "the project now: of a dirty tree: pipeline/gate/more.py differ"),
+        (invented, "the artifact: made at commit cccccccccccc, which git does not have here"),
+        (other_samples, "token ids were changed"),
+        (other_texts, "token ids were changed"),
+        (uncompared, "the weights of 0 of 2 layers were compared"),
+        (untimed, "the benchmark is not what its raw timings give"),
+        (other_timings, "the benchmark is not what its raw timings give"),
+        (other_figures, "the benchmark is not what its raw timings give"),
         (dirty_tree, "the project now: of a dirty tree: pipeline/gate/limits.py differ"),
         (dirty_recipe, "the project now: of a dirty tree: recipes/tiny.yaml differ"),
         (made_dirty, "the artifact: of a dirty tree: pipeline/layers.py differ"),

@@ -175,7 +175,7 @@ PUBLISHERS: dict[str, tuple[Tamper, str]] = {
         lambda b: edit(records_of(b) / "recipe.yaml", "accuracy_drop", "accuracy_drop "),
         "recipe.yaml changed since",
     ),
-    "samples": (lambda b: edit(records_of(b) / "samples.json", '"sha256": ""', '"sha256": "0"'), "calibrated on other samples"),
+    "samples": (lambda b: edit(records_of(b) / "samples.json", '"sha256": "', '"sha256": "0'), "calibrated on other samples"),
     "source": (lambda b: edit(records_of(b) / "checkpoint.json", '"sha256": "555', '"sha256": "777'), "from another checkpoint"),
     "a record less": (lambda b: (records_of(b) / "evaluation.json").unlink(), "records missing: evaluation.json"),
     "serving settings": (lambda b: edit(b / layout.SERVE, "max_model_len", "max_model_length"), "serve.yaml: not what the records"),

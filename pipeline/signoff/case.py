@@ -105,6 +105,10 @@ def _partial(name: str, variant_name: str, recipe: Recipe, verdict: Verdict) -> 
     texts = records.read(paths.texts(name), Texts).texts
     timed = records.read(paths.benchmark(name, variant_name), Benchmark)
     wrong = [f"not measured: {evaluation.failure}"] if evaluation.failure else []
+    expected = records.read(paths.manifest(name, variant_name), Manifest).layers.expected
+    compared = len(evaluation.load_check.relative_error) if evaluation.load_check else 0
+    if compared < expected:
+        wrong.append(f"partial evaluation: the weights of {compared} of {expected} layers were compared with the source's")
     for view in VIEWS:
         scored = {found.text for found in evaluation.views[view].perplexity} if view in evaluation.views else set()
         wrong += [f"partial evaluation: {text.name} was not scored in the view {view}" for text in texts if text.name not in scored]
