@@ -37,7 +37,7 @@ The data's way, one module or folder a step; a later one may import an earlier o
     worker, leashed   the other end: runs one job, a session or a server inside a tool environment
     reaper        what a killed session leaves running is killed
     revision, signing, signoff/   what git says of the project; signatures; who approved what
-    bundle/, registries/, publish, fetch   an artifact with all that speaks for it, signed; where it is published
+    bundle/, registries/, publish, fetch, catalogue   an artifact with all that speaks for it, signed; where it is published
     deploy, prompting   a checked bundle, started as it was measured
     cli, cli_release    the `quantgate` command
 """

@@ -20,9 +20,9 @@ LOCK_WAIT_S = 5.0
 
 
 def hash_files(folder: Path) -> list[File]:
-    """Size and SHA-256 of every file below the folder, sorted. Raises ArtifactError for anything that leaves it."""
+    """Size and SHA-256 of every file below the folder, sorted. Raises ArtifactError for what leaves it or cannot be read."""
     files = []
-    for path in sorted(folder.rglob("*")):
+    for path in walk(folder):
         if path.is_dir() and not path.is_symlink():
             continue
         if not path.resolve().is_relative_to(folder.resolve()):
@@ -31,9 +31,25 @@ def hash_files(folder: Path) -> list[File]:
     return files
 
 
+def walk(folder: Path) -> list[Path]:
+    """All that lies below the folder, sorted; links are not followed. Raises ArtifactError for a folder that cannot be listed."""
+
+    def refuse(error: OSError) -> None:
+        raise ArtifactError(
+            f"{error.filename}: cannot be listed ({error.strerror}), so what it holds is not known. Make it readable for you."
+        ) from error
+
+    found = os.walk(folder, onerror=refuse)
+    return sorted(Path(parent, name) for parent, folders, files in found for name in (*folders, *files))
+
+
 def hash_file(path: Path, name: str) -> File:
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    """Raises ArtifactError for a file that may not be read."""
+    try:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    except PermissionError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror}). Make it readable for you.") from error
     return File(path=name, size_bytes=path.stat().st_size, sha256=digest)
 
 

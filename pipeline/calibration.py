@@ -69,7 +69,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         prompts_repeated=found.repeated,
         prompts_refused=packed.refused,
         template_date=prompts.TEMPLATE_DATE.date().isoformat() if encoder.dated else None,
-        sha256=_ids_hash(packed.rows),
+        sha256=ids_hash(packed.rows),
         overlap=share,
         overlap_limit=calibration.max_overlap,
         ids=packed.rows,
@@ -164,7 +164,7 @@ def windows(tokenizer: Any, front: list[int], name: str, text: str, perplexity: 
         bos=bos,
         characters=len(text),
         tokens_dropped=len(ids) - len(rows) * size,
-        sha256=_ids_hash(rows),
+        sha256=ids_hash(rows),
         windows=rows,
         bytes=scored_bytes,
     )
@@ -186,5 +186,6 @@ def _grams(text: str) -> Iterator[tuple[str, ...]]:
     return zip(*(words[i:] for i in range(OVERLAP_WORDS)))  # noqa: B905 (the shifted copies differ in length)
 
 
-def _ids_hash(rows: list[list[int]]) -> str:
+def ids_hash(rows: list[list[int]]) -> str:
+    """SHA-256 over token ids and their order: what samples and texts are known by."""
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -27,6 +27,8 @@ def add(commands: Any) -> None:
     verbs = signoff.add_subparsers(title="commands", required=True, metavar="COMMAND")
     key = command(verbs, "key", _key, "make a key: writes FILE, prints the public key for the policy")
     key.add_argument("file", metavar="FILE", type=paths.given)
+    key.add_argument("--name", required=True, help="whose it is: of an approver the e-mail address that they commit under")
+    key.add_argument("--role", required=True, help="as the policy's roles name it, such as reviewer; `publisher` signs bundles")
     request = _of_variant(command(verbs, "request", _request, "ask for the approval of an artifact as it is now"))
     request.add_argument("--by", metavar="EMAIL", help="who asks; default git's user.email")
     approve = _of_variant(command(verbs, "approve", _approve, "approve it, after deciding its verdict again from the evaluations"))
@@ -51,9 +53,10 @@ def add(commands: Any) -> None:
     )
     publish.add_argument("--key", required=True, type=_key_or_path, help=KEY)
     publish.add_argument("--version", help="default: the first 12 digits of the manifest's SHA-256")
-    listed = command(commands, "list", _list, "print what a registry holds")
-    listed.add_argument("url", type=_url_or_path, metavar="URL")
-    fetch = _checked(command(commands, "fetch", _fetch, "bring a bundle here, believing nothing of it unchecked"), "URL")
+    _checked(command(commands, "list", _list, "print what a registry holds, and what of it is approved"), "URL")
+    fetch = _checked(
+        command(commands, "fetch", _fetch, "bring a bundle here, the latest without a version, believing nothing unchecked"), "URL"
+    )
     fetch.add_argument("--to", required=True, metavar="FOLDER", type=paths.given)
     text = "check a bundle: exit 0 whole and approved, 1 not (or no longer) approved, 2 not found or unreadable, 3 tampered with"
     verify = _checked(command(commands, "verify", _verify, text), "PATH|URL")
@@ -86,11 +89,9 @@ def _checked(parser: argparse.ArgumentParser, what: str) -> argparse.ArgumentPar
 
 
 def _key(options: argparse.Namespace) -> None:
-    from pipeline import signing
+    from pipeline.signoff import verbs
 
-    public = signing.make_key(options.file)
-    print(f"{options.file}: keep it to yourself. For signoff/policy.yaml:\n")
-    print(f'you@example.org: {{role: reviewer, key: "{public.strip()}"}}'.replace("\n", "\\n"))
+    verbs.make_key(options.file, options.name, options.role)
 
 
 def _request(options: argparse.Namespace) -> None:
@@ -130,9 +131,9 @@ def _publish(options: argparse.Namespace) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
-    from pipeline import publish
+    from pipeline import catalogue
 
-    publish.show(options.url)
+    catalogue.show(options.what, options.policy)
 
 
 def _fetch(options: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import signal
@@ -18,6 +19,10 @@ from pipeline.errors import EvaluationError, SetupError
 from pipeline.signoff import policy
 
 HOST, PORT = "127.0.0.1", 8000
+KEY = "QUANTGATE_API_KEY"  # what vLLM's server asks of its clients as a bearer token
+HERE = Path(__file__).resolve().parent.parent
+# Behind the environment's own packages, since beside an installed quantgate lie those of another environment.
+PROMPTING = "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module('pipeline.prompting', run_name='__main__')"
 
 
 def serve(what: str, rules_path: Path, host: str | None, port: int | None) -> None:
@@ -44,9 +49,10 @@ def serve(what: str, rules_path: Path, host: str | None, port: int | None) -> No
 def _command(bundle: Path, settings: Settings, name: str, host: str | None, port: int | None) -> tuple[list[str], dict[str, str]]:
     if settings.engine == "vllm":
         host, port = host or HOST, port or PORT
+        surroundings = serving.surroundings(settings.serve) | _key(host)
         _require_free(host, port)
         print(f"{name}: starting on http://{host}:{port}/v1 (Ctrl-C stops it)", file=sys.stderr, flush=True)
-        return serving.command(bundle, settings.serve, name, port, host), serving.surroundings(settings.serve)
+        return serving.command(bundle, settings.serve, name, port, host), surroundings
     if host or port:
         raise SetupError(
             f"{name}: --host and --port are of vLLM's server; an OpenVINO bundle reads prompts from the terminal. Leave them out."
@@ -55,7 +61,25 @@ def _command(bundle: Path, settings: Settings, name: str, host: str | None, port
     leash = [sys.executable, "-m", "pipeline.leashed", str(os.getpid()), cores]
     python = str(environments.python("openvino"))
     question = json.dumps({"artifact": str(bundle), "serve": settings.serve.model_dump()})
-    return [*leash, python, "-m", "pipeline.prompting", question], serving.surroundings(settings.serve)
+    return [*leash, python, "-c", PROMPTING, str(HERE), question], serving.surroundings(settings.serve)
+
+
+def _key(host: str) -> dict[str, str]:
+    """The server's key, by its environment: others can read a command line. Raises SetupError for an open door."""
+    key = os.environ.get(KEY, "")
+    if not key and not _is_loopback(host):
+        raise SetupError(
+            f"--host {host}: whoever reaches this machine could use the model. Set {KEY} to what clients must send as their bearer "
+            f"token, or leave --host out ({HOST})."
+        )
+    return {"VLLM_API_KEY": key} if key else {}
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _require_free(host: str, port: int) -> None:

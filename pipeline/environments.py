@@ -59,6 +59,11 @@ def pins_file(name: str) -> Path:
     return path
 
 
+def pins_files(name: str) -> list[Path]:
+    """Where in a project an environment's pinned set may stand: for vLLM in either of two files."""
+    return [Path(PINS.name) / f"{stem}.txt" for stem in (name, f"{name}-cuda")]
+
+
 def root() -> Path:
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("QUANTGATE_ENVIRONMENTS") or Path(cache) / "quantgate" / "environments").absolute()

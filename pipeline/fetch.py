@@ -6,14 +6,17 @@ import contextlib
 import datetime
 import hashlib
 import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline import artifact, paths, registries
+from pipeline import artifact, catalogue, paths, registries
 from pipeline.bundle import check
 from pipeline.bundle.check import Checked, Signed
 from pipeline.errors import ArtifactError, RegistryError, Tampered
 from pipeline.publish import progress_of
+from pipeline.registries import Entry, Registry
 from pipeline.signoff import policy
 from pipeline.signoff.policy import Policy
 
@@ -52,14 +55,23 @@ def opened(what: str, rules: Policy, recheck: bool = False) -> Iterator[tuple[Pa
         folder = Path(what).resolve()
         yield folder, check.check(folder, rules, _now(), recheck)
         return
-    with artifact.stage_folder(f"fetch@{hashlib.sha256(what.encode()).hexdigest()[:12]}") as folder:
+    with _folder(what) as folder:
         yield folder / "bundle", _fetch(what, folder / "bundle", rules, recheck)
 
 
+@contextlib.contextmanager
+def _folder(what: str) -> Iterator[Path]:
+    """Where a fetched bundle lies while it is needed: a project's own, elsewhere the system's (TMPDIR)."""
+    if Path("dvc.yaml").is_file():
+        with artifact.stage_folder(f"fetch@{hashlib.sha256(what.encode()).hexdigest()[:12]}") as folder:
+            yield folder
+    else:
+        with tempfile.TemporaryDirectory(prefix="quantgate-") as folder_name:
+            yield Path(folder_name)
+
+
 def _fetch(url: str, out: Path, rules: Policy, recheck: bool = False) -> Checked:
-    where, entry = registries.split(url)
-    registry = registries.open_registry(where)
-    signature = registry.resolve(entry)
+    registry, entry, signature = _found(url, rules)
     signed = _signed(signature, rules, url)
     if signed.entry != entry:
         raise Tampered(f"{url}: the registry gave another bundle, {signed.entry}, under this name.")
@@ -69,6 +81,21 @@ def _fetch(url: str, out: Path, rules: Policy, recheck: bool = False) -> Checked
     (out / paths.SIGNATURE).parent.mkdir(exist_ok=True)
     (out / paths.SIGNATURE).write_bytes(signature)
     return check.check(out, rules, _now(), recheck)
+
+
+def _found(url: str, rules: Policy) -> tuple[Registry, Entry, bytes]:
+    """At URL/RECIPE/VARIANT/VERSION, or the latest version at URL/RECIPE/VARIANT. Raises RegistryError."""
+    try:
+        where, entry = registries.split(url)
+        registry = registries.open_registry(where)
+        return registry, entry, registry.resolve(entry)
+    except RegistryError as error:
+        try:
+            registry, entry = catalogue.latest(url, rules)
+        except RegistryError:
+            raise error from None
+    print(f"{url}: no version named, taking the latest: {entry.version}", file=sys.stderr)
+    return registry, entry, registry.resolve(entry)
 
 
 def _signed(signature: bytes, rules: Policy, url: str) -> Signed:

@@ -1,4 +1,4 @@
-"""Publishes a bundle, and lists what is published. What is sent was verified here first, by its own hashes."""
+"""Publishes a bundle. What is sent was verified here first, by its own hashes."""
 
 from __future__ import annotations
 
@@ -32,12 +32,6 @@ def _require_same(registry: Registry, entry: Entry, files: list[File]) -> None:
     sent = next(file for file in files if file.path == paths.SIGNATURE)
     if hashlib.sha256(registry.resolve(entry)).hexdigest() != sent.sha256:
         raise RegistryError(f"{entry}: the registry has another bundle under this name: somebody published at the same time.")
-
-
-def show(url: str) -> None:
-    """Prints what is published."""
-    for entry in registries.open_registry(url).list():
-        print(f"{url.rstrip('/')}/{entry}")
 
 
 @contextlib.contextmanager

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from pipeline import artifact, judge, paths, records, stages
-from pipeline.benchmark import performance, rounds
+import math
+from typing import Any
+
+from pipeline import artifact, calibration, judge, paths, records, stages
+from pipeline.benchmark import performance, rounds, statistics
 from pipeline.errors import ArtifactError, Rejected
 from pipeline.recipe import Recipe
 
@@ -51,7 +54,12 @@ def _holds(name: str, recipe: Recipe, variant_name: str, verdict: records.Verdic
     timed = records.read(paths.benchmark(name, variant_name), records.Benchmark)
     scored = {(p.text, p.text_sha256, len(p.windows)) for p in reference.views["reference"].perplexity}
     judge.stored_logprobs(name)
+    hashed = [(samples.sha256, samples.ids), *((text.sha256, text.windows) for text in texts)]
     return {
+        "token ids were changed: samples or texts have another SHA-256 than they say": all(
+            calibration.ids_hash(ids) == sha256 for sha256, ids in hashed
+        ),
+        "the benchmark is not what its raw timings give": _timed_as_told(name, recipe, variant_name, timed),
         "another checkpoint was pinned": (pinned.repo, pinned.revision, pinned.path) == (model.repo, model.revision, model.path),
         "the evaluation is of another artifact": verdict.candidate_sha256 == artifact.digest(manifest.files),
         "the reference is of another checkpoint": verdict.reference_sha256 == artifact.digest(pinned.files),
@@ -66,3 +74,31 @@ def _holds(name: str, recipe: Recipe, variant_name: str, verdict: records.Verdic
         "it passed and was not benchmarked": timed.measured or verdict.status != "PASS",
         "the gate's word is another": records.read_text(paths.gate(name, variant_name)).strip() == verdict.status,
     }
+
+
+def _timed_as_told(name: str, recipe: Recipe, variant_name: str, timed: records.Benchmark) -> bool:
+    """Do the figures follow from the raw timings, which must be there? To the last digits alone machines may differ."""
+    path = paths.timings(name, variant_name)
+    if not timed.measured:
+        return True
+    if not path.is_file():
+        return False
+    raw = records.read(path, records.Timings)
+    again = {profile: statistics.levels(replays, recipe.benchmark.slo) for profile, replays in raw.replays.items()}
+    told = {profile: found.levels for profile, found in timed.profiles.items()}
+    return raw.artifact_sha256 == timed.artifact_sha256 and _close(_plain(told), _plain(again))
+
+
+def _plain(levels: dict[str, list[records.Level]]) -> dict[str, Any]:
+    return {profile: [level.model_dump() for level in found] for profile, found in levels.items()}
+
+
+def _close(ours: Any, theirs: Any) -> bool:
+    """Equal, numbers to nine digits."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return ours.keys() == theirs.keys() and all(_close(ours[key], theirs[key]) for key in ours)
+    if isinstance(ours, list) and isinstance(theirs, list):
+        return len(ours) == len(theirs) and all(map(_close, ours, theirs))
+    if isinstance(ours, float) and isinstance(theirs, float):
+        return math.isclose(ours, theirs, rel_tol=1e-9)
+    return bool(ours == theirs)

@@ -29,7 +29,12 @@ START_TIMEOUT_S = 1800.0  # compiling for a large model takes minutes on a CPU
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.1
 LOG_LINES = 12
-SECRETS = ("VLLM_API_KEY", "OPENAI_API_KEY", "HF_TOKEN")  # nothing that a server of local files on the loopback needs
+SECRETS = (
+    "QUANTGATE_API_KEY",
+    "VLLM_API_KEY",
+    "OPENAI_API_KEY",
+    "HF_TOKEN",
+)  # nothing that a server of local files on the loopback needs
 
 
 @dataclass(frozen=True)

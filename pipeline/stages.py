@@ -16,6 +16,7 @@ from pipeline.quantizers import refusal
 from pipeline.recipe import Model, Recipe, Variant
 from pipeline.source import left_out
 
+CODE = (Path("pipeline"), Path("environments"), Path("dvc.yaml"))
 SPARE_DISK = 1.2  # of the source's size must be free before a quantizer starts: its output and temporary files
 
 
@@ -169,11 +170,24 @@ def make(name: str, variant_name: str, recipe: Recipe, place: paths.Place) -> re
 def origin(name: str, environment: str) -> records.Origin:
     """What the work of a stage rests on, as it is now."""
     return records.Origin(
-        revision=revision.now(),
+        revision=revision.now(rests_on(name)),
         recipe_sha256=artifact.hash_file(paths.recipe(name), name).sha256,
         environment=environment,
         environment_sha256=artifact.hash_file(environments.pins_file(environment), environment).sha256,
     )
+
+
+def rests_on(name: str) -> list[Path]:
+    """The project's files that an artifact of the recipe and its verdict follow from, other recipes' left out.
+
+    The checkpoint and the data of prompt sets are none of them: records and calibration/ have their SHA-256. Nor is dvc.lock, which
+    DVC writes while it runs the stages, or params.yaml, which holds names alone.
+    """
+    recipe = recipes.load(name)
+    sets = (recipe.calibration.prompts, *recipe.evaluate.perplexity.texts, recipe.benchmark.prompts)
+    named = [paths.prompt_set(key) for key in dict.fromkeys(sets) if key is not None]
+    tasks = [Path(recipe.evaluate.task_path)] if recipe.evaluate.task_path is not None else []
+    return [*CODE, paths.recipe(name), *named, *tasks]
 
 
 def report(name: str) -> None:

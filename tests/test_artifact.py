@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -76,3 +79,31 @@ def test_install_replaces_what_stood_there(tmp_path: Path) -> None:
     (tmp_path / "new" / "c").write_bytes(b"3")
     artifact.install(tmp_path / "new", tmp_path / "old")
     assert [f.path for f in artifact.hash_files(tmp_path / "old")] == ["c"]
+
+
+def test_what_cannot_be_listed_or_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a verifier who is not root: a file could lie there that an engine, run by somebody else, loads."""
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    write(Path("m"))
+    Path("m/sub").chmod(0o311)
+    Path("m").chmod(0o755)
+    with somebody(), pytest.raises(ArtifactError, match="m/sub: cannot be listed"):
+        artifact.hash_files(Path("m"))
+    Path("m/sub").chmod(0o755)
+    Path("m/sub/b.bin").chmod(0o000)
+    with somebody(), pytest.raises(ArtifactError, match=r"b\.bin: cannot be read"):
+        artifact.hash_files(Path("m"))
+
+
+@contextlib.contextmanager
+def somebody() -> Iterator[None]:
+    """Root may read all; whoever else runs the tests is somebody already."""
+    was = os.geteuid()
+    try:
+        if was == 0:
+            os.seteuid(65534)
+        yield
+    finally:
+        if was == 0:
+            os.seteuid(0)

@@ -96,7 +96,7 @@ def test_nothing_is_overwritten(bundle: Path) -> None:
 
 def test_published_listed_fetched(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list", "../registry"]) == 0
-    assert capsys.readouterr().out == f"../registry/{RECIPE}/{VARIANT}/1\n"
+    assert capsys.readouterr().out.startswith(f"../registry/{RECIPE}/{VARIANT}/1  20")
     assert cli.main(["fetch", f"../registry/{RECIPE}/{VARIANT}/1", "--to", "../got"]) == 0
     assert artifact.hash_files(Path("../got")) == artifact.hash_files(bundle)
     assert cli.main(["fetch", f"../registry/{RECIPE}/{VARIANT}/1", "--to", "../got"]) == 2
@@ -144,7 +144,7 @@ def test_nobody_takes_back_anothers_rejection(bundle: Path) -> None:
     verbs.reject(*PASS, key(BOB), "a safety problem")
     decision, _ = log.read(*PASS)[-1]
     previous = log.last(log.path(*PASS).read_text())
-    log.append(decision.model_copy(update={"action": "approve", "previous": previous}), None)
+    log.append(decision.model_copy(update={"action": "approve", "previous": previous}), None, {})
     with pytest.raises(Rejected, match=r"rejected by bob@example\.org: a safety problem"):
         verify(bundle)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,6 @@ from ruamel.yaml import YAML
 import pipeline
 from pipeline import cli, recipe
 from tests.conftest import HTTP_BENCHMARK, ROOT, command
-from tests.release import person, public
 
 README = (ROOT / "README.md").read_text()
 DOCS = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("recipe", "verdict", "speed")}
@@ -38,21 +39,62 @@ def test_every_command_of_the_readme_runs(
 ) -> None:
     """In order, in the project that `make repro` was run in (fixture tiny_run); `make test` is what runs this."""
     monkeypatch.chdir(tiny_run)
-    if line.startswith("git add recipes"):
-        _name_in_policy()
     done = request.getfixturevalue("http_benchmark") if line == HTTP_BENCHMARK else command("sh", "-c", line)
     # The project of the fixture holds a variant that must not pass.
     assert done.returncode == (1 if "require" in line else 0), done.stderr
+    if line.startswith("quantgate signoff key"):
+        paste(done.stdout)
 
 
-def _name_in_policy() -> None:
-    """What the README has its reader do by hand with the lines that `quantgate signoff key` printed."""
-    people = {"approvers": ("ada@example.org", "reviewer", "../ada.pem"), "publishers": ("ci", "publisher", "../ci.pem")}
+def paste(said: str) -> None:
+    """What the README has its reader do by hand: the line that `quantgate signoff key` printed goes where it says."""
+    section, line = re.search(r"below `(\w+:)`", said), said.splitlines()[-1]
     policy = Path("signoff/policy.yaml")
-    lines = [line for line in policy.read_text().splitlines() if not line.startswith(("approvers", "publishers"))]
-    for section, (name, role, key) in people.items():
-        lines += [f"{section}:", person(name, role, public(key)).rstrip()]
-    policy.write_text("\n".join(lines) + "\n")
+    assert section is not None
+    assert f"\n{section[1]}\n" in policy.read_text()
+    policy.write_text(policy.read_text().replace(f"\n{section[1]}\n", f"\n{section[1]}\n{line}\n"))
+
+
+def chapter(title: str) -> list[list[str]]:
+    """The commands of a chapter of the README, a list for each block."""
+    text = README.partition(f"## {title}\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    return [[line.split("  #")[0].strip() for line in block.splitlines()] for block in blocks]
+
+
+def test_three_people_sign_off_as_the_readme_says(measured_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks, who approves and CI, each in a folder of their own, with the README's commands as they are printed."""
+    keys, ask, decide, publish = chapter("Sign off and publish")
+    asking, approver, ci = (tmp_path / who / "project" for who in ("asking", "approver", "ci"))
+    shutil.copytree(measured_once, asking)
+    monkeypatch.chdir(asking)
+    shutil.copyfile(ROOT / "signoff" / "policy.yaml", "signoff/policy.yaml")
+    as_printed(asking, "git commit -aqm 'A policy that names nobody'", "git remote add origin ../../origin.git")
+    as_printed(asking, "git init -q --bare ../../origin.git", "git push -q origin HEAD:main", "git checkout -qB main origin/main")
+    lines = []
+    for folder, command_line in zip((approver, ci), keys, strict=True):
+        as_printed(tmp_path, f"git clone -q -b main origin.git {folder}")
+        as_printed(folder, f"git config user.email {folder.parent.name}@example.org", "git config user.name x")
+        lines.append(as_printed(folder, command_line))
+        shutil.copytree(asking / "artifacts", folder / "artifacts", dirs_exist_ok=True)  # what `dvc pull` brings
+    monkeypatch.chdir(asking)
+    for said in lines:
+        paste(said)
+    as_printed(asking, *(line.replace("ov-int4", "ov-int8") for line in ask), "git push -q")
+    as_printed(approver, "git pull -q", *(line.replace("ov-int4", "ov-int8") for line in decide), "git push -q")
+    said = as_printed(ci, "git pull -q", *(line.replace("ov-int4", "ov-int8") for line in publish if "serve" not in line))
+    assert "PASS; approved by ada@example.org (reviewer)" in said
+
+
+def as_printed(folder: Path, *lines: str) -> str:
+    """Runs commands in a folder; what the last one printed."""
+    said = ""
+    for line in lines:
+        with contextlib.chdir(folder):
+            done = command("sh", "-c", line)
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        said = done.stdout
+    return said
 
 
 def test_the_ci_examples_call_commands_that_exist() -> None:

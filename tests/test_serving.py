@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import environments, paths, records, serving
+from pipeline import deploy, environments, paths, records, serving
 from pipeline.benchmark import http, remote
+from pipeline.bundle import serve as served
 from pipeline.engines import vllm
-from pipeline.errors import EvaluationError, Rejected
+from pipeline.errors import EvaluationError, Rejected, SetupError
 from pipeline.recipe import Serve
 from tests.http_server import Behaviour, running
 
@@ -74,3 +75,23 @@ def test_what_did_not_pass_or_cannot_be_served_here_is_refused(project: Path) ->
 def test_of_a_traceback_the_last_line_is_kept() -> None:
     assert http._last_line("Traceback:\n  file\nValueError: bad\n") == "ValueError: bad"
     assert http._last_line("") is None
+
+
+@pytest.mark.parametrize(
+    ("host", "open_door"), [("0.0.0.0", True), ("::", True), ("a.host", True), ("127.0.0.2", False), ("::1", False)]
+)
+def test_a_server_that_others_reach_needs_a_key(host: str, open_door: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "somebody's")
+    monkeypatch.delenv(deploy.KEY, raising=False)
+    settings = served.Settings(engine="vllm", device="cpu", serve=SERVE, measured={})
+    monkeypatch.setattr(environments, "python", lambda name: Path("/e/bin/python"))
+    monkeypatch.setattr(deploy, "_require_free", lambda host, port: None)
+    if open_door:
+        with pytest.raises(SetupError, match=f"--host {host}: whoever reaches this machine could use the model. Set {deploy.KEY}"):
+            deploy._command(Path("b"), settings, "name", host, None)
+    else:
+        assert "VLLM_API_KEY" not in deploy._command(Path("b"), settings, "name", host, None)[1]
+    monkeypatch.setenv(deploy.KEY, "ours")
+    words, surroundings = deploy._command(Path("b"), settings, "name", host, None)
+    assert (surroundings["VLLM_API_KEY"], deploy.KEY in surroundings) == ("ours", False)
+    assert "ours" not in words  # which others could read

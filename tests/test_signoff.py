@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from pipeline import cli, looks, paths, recipe, records, report, signing
+from pipeline import cli, looks, paths, recipe, records, report, signing, stages
 from pipeline.errors import RecipeError, Rejected, SignoffError
 from pipeline.report import chart_forest
 from pipeline.signoff import log, policy, verbs
 from tests import release
 from tests.release import ADA, AUTHOR, BOB, PASS, RECIPE, key
 
+DIRTY = ("pipeline/layers.py",)
 pytestmark = pytest.mark.usefixtures("quick_gate")
 
 
@@ -84,7 +86,8 @@ def test_an_encrypted_key_needs_its_password(measured: recipe.Recipe, monkeypatc
 
 def test_the_author_may_not_approve_alone(measured: recipe.Recipe) -> None:
     release.write_policy(people=(ADA, AUTHOR))
-    release.approve(by=AUTHOR)
+    with pytest.raises(Rejected, match=r"is not enough: .*approved by its author, or who asked, alone"):
+        release.approve(by=AUTHOR)
     with pytest.raises(Rejected, match="approved by its author, or who asked, alone"):
         verbs.verify(*PASS)
     verbs.approve(*PASS, key(ADA), [], "", None)
@@ -93,13 +96,12 @@ def test_the_author_may_not_approve_alone(measured: recipe.Recipe) -> None:
 
 def test_as_many_approve_as_the_policy_says_and_in_its_roles(measured: recipe.Recipe) -> None:
     release.write_policy("approvals: 2\nroles: [security]\n", people=(ADA, BOB, "dan@example.org"))
-    release.approve()
-    with pytest.raises(Rejected, match="1 of 2 approvals; nobody approved as security"):
-        verbs.verify(*PASS)
-    verbs.approve(*PASS, key(ADA), [], "", None)  # twice the same person is one approval
-    verbs.approve(*PASS, key("dan@example.org"), [], "", None)
+    verbs.request(*PASS, None)
+    for _ in range(2):  # twice the same person is one approval
+        with pytest.raises(Rejected, match="1 of 2 approvals; nobody approved as security"):
+            verbs.approve(*PASS, key(ADA), [], "", None)
     with pytest.raises(Rejected, match="not signed off: nobody approved as security"):
-        verbs.verify(*PASS)
+        verbs.approve(*PASS, key("dan@example.org"), [], "", None)
     verbs.approve(*PASS, key(BOB), [], "", None)
     verbs.verify(*PASS)
 
@@ -118,15 +120,35 @@ def test_a_key_ends_with_all_that_it_signed(measured: recipe.Recipe) -> None:
         verbs.verify(*PASS)
 
 
-@pytest.mark.parametrize("record", ["evaluation", "benchmark"])
-def test_an_approval_is_of_the_records_it_was_given_for(measured: recipe.Recipe, record: str) -> None:
+@pytest.mark.parametrize(
+    ("record", "old", "new"),
+    [("evaluation", '"tokenizer_probes": 8', '"tokenizer_probes": 9'), ("benchmark", "150.0", "150.5")],
+)
+def test_an_approval_is_of_the_records_it_was_given_for(measured: recipe.Recipe, record: str, old: str, new: str) -> None:
     release.approve()
     path = getattr(paths, record)(*PASS)
-    path.write_text(path.read_text() + "\n")
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
     with pytest.raises(Rejected, match=f"it is of other records: {record}.json changed since"):
         verbs.verify(*PASS)
     with pytest.raises(SignoffError, match=r"no sign-off was requested of the artifact as it is now \(it changed since\)"):
         verbs.approve(*PASS, key(BOB), [], "", None)
+
+
+def test_who_makes_the_same_again_keeps_its_approval(measured: recipe.Recipe) -> None:
+    """At another time, in another time, and after the sign-off was committed: none of it is what was approved."""
+    release.approve()
+    origin = stages.origin(RECIPE, "openvino")
+    for path, kind in ((paths.manifest(*PASS), records.Manifest), (paths.evaluation(*PASS), records.Evaluation)):
+        found = records.read(path, kind)
+        assert found.origin == origin
+        found.model_copy(update={"wall_s": 99.0, "peak_memory_bytes": 5, "origin": origin}).write(path)
+    verbs.verify(*PASS)
+    release.published()
+    verbs.reject(*PASS, key(BOB), "unsafe")  # nor does making it again take a rejection back
+    records.read(paths.manifest(*PASS), records.Manifest).model_copy(update={"wall_s": 98.0}).write(paths.manifest(*PASS))
+    with pytest.raises(Rejected, match=r"rejected by bob@example\.org"):
+        verbs.verify(*PASS)
 
 
 def test_an_approval_does_not_move_to_another_variant(measured: recipe.Recipe) -> None:
@@ -152,9 +174,9 @@ def measured_dirty() -> None:
     _origin(paths.evaluation(*PASS), records.Evaluation)
 
 
-def _origin(path: Path, record: type[records.Manifest] | type[records.Evaluation]) -> None:
+def _origin(path: Path, record: type[records.Manifest] | type[records.Evaluation], changed: Sequence[str] = DIRTY) -> None:
     found = records.read(path, record)
-    revision = records.Revision(commit="c" * 40, changed=["pipeline/layers.py"])
+    revision = records.Revision(commit="c" * 40, changed=list(changed))
     found.model_copy(update={"origin": found.origin.model_copy(update={"revision": revision})}).write(path)
 
 
@@ -172,9 +194,65 @@ def partial() -> None:
     looks.decide(*PASS)
 
 
+def told_to_look_away() -> None:
+    dirty_tree()
+    release.git("update-index", "--assume-unchanged", "pipeline/gate/limits.py")
+
+
+def hidden_code() -> None:
+    Path("pipeline/gate/more.py").write_text("")
+    Path(".git/info/exclude").write_text("more.py\n")
+
+
+def invented() -> None:
+    _origin(paths.manifest(*PASS), records.Manifest, [])
+
+
+def other_samples() -> None:
+    _edit(paths.samples(RECIPE), '"ids": [\n  [\n   1', '"ids": [\n  [\n   2')
+
+
+def other_texts() -> None:
+    _edit(paths.texts(RECIPE), '"windows": [\n    [\n     0', '"windows": [\n    [\n     7')
+
+
+def uncompared() -> None:
+    found = records.read(paths.evaluation(*PASS), records.Evaluation)
+    assert found.load_check is not None
+    emptied = found.load_check.model_copy(update={"relative_error": {}})
+    found.model_copy(update={"load_check": emptied}).write(paths.evaluation(*PASS))
+
+
+def untimed() -> None:
+    paths.timings(*PASS).unlink()
+
+
+def other_timings() -> None:
+    _edit(paths.timings(*PASS), '"wall_s": 8.0', '"wall_s": 4.0')
+
+
+def other_figures() -> None:
+    _edit(paths.benchmark(*PASS), "150.0", "950.0")
+
+
+def _edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
+        (told_to_look_away, "the project now: of a dirty tree: pipeline/gate/limits.py differ"),
+        (hidden_code, "the project now: of a dirty tree: pipeline/gate/more.py differ"),
+        (invented, "the artifact: made at commit cccccccccccc, which git does not have here"),
+        (other_samples, "token ids were changed"),
+        (other_texts, "token ids were changed"),
+        (uncompared, "the weights of 0 of 2 layers were compared"),
+        (untimed, "the benchmark is not what its raw timings give"),
+        (other_timings, "the benchmark is not what its raw timings give"),
+        (other_figures, "the benchmark is not what its raw timings give"),
         (dirty_tree, "the project now: of a dirty tree: pipeline/gate/limits.py differ"),
         (dirty_recipe, "the project now: of a dirty tree: recipes/tiny.yaml differ"),
         (made_dirty, "the artifact: of a dirty tree: pipeline/layers.py differ"),
@@ -253,9 +331,8 @@ def test_whoever_ever_wrote_the_recipe_is_its_author(measured: recipe.Recipe) ->
     release.git("add", "-A")
     release.git("commit", "-qm", "a word", "--author", "zed <zed@example.org>")
     verbs.request(*PASS, "zed@example.org")
-    verbs.approve(*PASS, key(AUTHOR), [], "", None)
     with pytest.raises(Rejected, match="approved by its author, or who asked, alone"):
-        verbs.verify(*PASS)
+        verbs.approve(*PASS, key(AUTHOR), [], "", None)
 
 
 def test_an_end_without_a_waiver_is_refused(measured: recipe.Recipe) -> None:
@@ -267,7 +344,7 @@ def test_an_end_without_a_waiver_is_refused(measured: recipe.Recipe) -> None:
 @pytest.mark.parametrize("where", ["..", "../none/ada.pem"])
 def test_a_key_that_cannot_be_read_or_written_is_one_error(measured: recipe.Recipe, where: str) -> None:
     assert cli.main(["signoff", "approve", *PASS, "--key", where]) == SignoffError.exit_code
-    assert cli.main(["signoff", "key", where]) == SignoffError.exit_code
+    assert cli.main(["signoff", "key", where, "--name", ADA, "--role", "reviewer"]) == SignoffError.exit_code
 
 
 def test_the_policy_can_name_each_kind_of_check_and_no_other(measured: recipe.Recipe) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import artifact, cli, paths, records, signing
-from pipeline.bundle import assemble, layout, statements
+from pipeline.bundle import assemble, bom, layout, statements
 from pipeline.errors import Rejected, Tampered
 from pipeline.registries import Entry
 from pipeline.signoff import policy
@@ -92,6 +92,7 @@ OUTSIDERS: dict[str, tuple[Tamper, str]] = {
     "another's signature": (unknown_publisher, "signed by nobody whom the policy names"),
     "missing file": (lambda b: (b / "tokenizer.json").unlink(), "tokenizer.json: missing"),
     "extra file": (lambda b: (b / "pickle.bin").write_bytes(b"x"), "pickle.bin: not in the signature"),
+    "empty folder": (lambda b: (b / "quantgate" / "more").mkdir(), "quantgate/more: a folder of nothing that is signed"),
     "link": (link, "links are no part of a bundle: w"),
     "link out of the folder": (lambda b: (b / "passwords").symlink_to("/etc/passwd"), "links are no part of a bundle: passwords"),
 }
@@ -116,6 +117,7 @@ def changed_artifact(bundle: Path) -> None:
 
 def better_verdict(bundle: Path) -> None:
     edit(records_of(bundle) / "verdict.json", '"value": 0.0001', '"value": 0.0')
+    records.write_text(bundle / layout.BOM, bom.make(layout.told(layout.evidence(bundle))))
 
 
 def replayed_signoff(bundle: Path) -> None:
@@ -148,6 +150,11 @@ def no_request(bundle: Path) -> None:
     (bundle / layout.SIGNOFF).write_text(lines[-1])
 
 
+def nested(bundle: Path) -> None:
+    (records_of(bundle) / "x").mkdir()
+    (records_of(bundle) / "x" / "evil.py").write_text("")
+
+
 def traversal(bundle: Path) -> None:
     files = [*artifact.hash_files(bundle), records.File(path="../../escaped", size_bytes=1, sha256="0" * 64)]
     _, signer = signing.signer(key(CI), policy.load().keys(policy.load().publishers, datetime.datetime.now(datetime.UTC)))
@@ -159,7 +166,7 @@ PUBLISHERS: dict[str, tuple[Tamper, str]] = {
     "weights and manifest": (changed_artifact, "the evaluation is of another artifact"),
     "extra file": (lambda b: (b / "adapter.bin").write_bytes(b"x"), "the manifest is of other model files"),
     "evaluation": (
-        lambda b: edit(records_of(b) / "evaluation.json", '"wall_s": 0', '"wall_s": 1'),
+        lambda b: edit(records_of(b) / "evaluation.json", '"tokenizer_probes": 8', '"tokenizer_probes": 9'),
         "evaluation.json changed since",
     ),
     "verdict": (better_verdict, "verdict.json changed since"),
@@ -168,9 +175,22 @@ PUBLISHERS: dict[str, tuple[Tamper, str]] = {
         lambda b: edit(records_of(b) / "recipe.yaml", "accuracy_drop", "accuracy_drop "),
         "recipe.yaml changed since",
     ),
-    "samples": (lambda b: edit(records_of(b) / "samples.json", '"sha256": ""', '"sha256": "0"'), "calibrated on other samples"),
+    "samples": (lambda b: edit(records_of(b) / "samples.json", '"sha256": "', '"sha256": "0'), "calibrated on other samples"),
     "source": (lambda b: edit(records_of(b) / "checkpoint.json", '"sha256": "555', '"sha256": "777'), "from another checkpoint"),
     "a record less": (lambda b: (records_of(b) / "evaluation.json").unlink(), "records missing: evaluation.json"),
+    "serving settings": (lambda b: edit(b / layout.SERVE, "max_model_len", "max_model_length"), "serve.yaml: not what the records"),
+    "serving limits": (
+        lambda b: edit(b / layout.SERVE, "engine: openvino", "engine: vllm"),
+        "serve.yaml: not what the records give",
+    ),
+    "bill of materials": (lambda b: edit(b / layout.BOM, "CycloneDX", "CycloneDY"), "bom.cdx.json: not what the records give"),
+    "environment": (
+        lambda b: edit(b / layout.pins("openvino"), "numpy==", "numpy==0."),
+        "environments/openvino.txt: not the packages that the records name",
+    ),
+    "code": (lambda b: (b / "quantgate/evil.py").write_text(""), "quantgate/evil.py: no part of a bundle"),
+    "code in a folder": (nested, "quantgate/records/x/evil.py: no part of a bundle"),
+    "a record more": (lambda b: (records_of(b) / "more.json").write_text("{}"), "it is of other records: more.json changed since"),
     "sign-off of another variant": (replayed_signoff, "it is of tiny/ov-bf16"),
     "sign-off's end": (moved_waiver, "the signature of ada@example.org does not hold"),
     "sign-off by another": (forged, "a sign-off says it is by ada@example.org (reviewer); the key is that of bob@example.org"),

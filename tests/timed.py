@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.benchmark.statistics import estimate
-from pipeline.records import Benchmark, Latency, Level, Profile
+from pipeline.records import Benchmark, Latency, Level, Profile, Replay, RequestTiming
 from tests.timed_summaries import OPENVINO_SETTINGS
 
 MACHINE: dict[str, Any] = {"cpu": "X", "cores": 2, "instruction_sets": ["avx2"], "load_average_1min": 0.1}
@@ -24,6 +24,21 @@ def level(concurrency: int, rates: list[float], others_share: float = 0.0, faile
         output_tokens_per_s=estimate(rates), total_tokens_per_s=estimate(3 * rate for rate in rates),
         requests_per_s=estimate(rate / 8 for rate in rates), goodput_per_s=None, others_share=others_share,
     )  # fmt: skip
+
+
+def replays(rates: list[float], requests: int = 8) -> list[Replay]:
+    """A closed load of one request at a time, with exactly these output tokens/s, one a repeat; as many tokens a request."""
+    found = []
+    for repeat, rate in enumerate(rates):
+        tokens = round(rate)
+        timings = [
+            RequestTiming(
+                due_s=n, arrivals_s=[n + (i + 1) / tokens for i in range(tokens)], prompt_tokens=2, wanted=tokens, tokens=tokens
+            )
+            for n in range(requests)
+        ]
+        found.append(Replay(loop="closed", concurrency=1, repeat=repeat, wall_s=requests, others_share=0.0, requests=timings))
+    return found
 
 
 def profile(levels: list[Level], settings: dict[str, Any] | None = None) -> Profile:

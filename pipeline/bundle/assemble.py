@@ -34,10 +34,10 @@ def assemble(entry: Entry, recipe: Recipe, signer: Signer, by: str, out: Path) -
     told = layout.told(evidence)
     summary = summarize(entry.recipe, recipe)  # rendered anew: a report that lies here may be old, or edited
     write_text(out / layout.CARD, card.render(summary, entry.variant))
-    write_text(out / layout.OURS / "report.md", markdown.render(summary))
-    write_text(out / layout.OURS / "report.html", page.render(summary))
+    for path, text in zip(layout.REPORTS, (markdown.render(summary), page.render(summary)), strict=True):
+        write_text(out / path, text)
     for environment in sorted({told.manifest.origin.environment, told.evaluation.origin.environment}):
-        _copy(environments.pins_file(environment), out / layout.ENVIRONMENTS / f"{environment}.txt")
+        _copy(environments.pins_file(environment), out / layout.pins(environment))
     _copy(log.path(entry.recipe, entry.variant), out / layout.SIGNOFF)
     _copy(policy.PATH, out / layout.POLICY)
     write_text(out / layout.BOM, bom.make(told))

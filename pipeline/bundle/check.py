@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pipeline import artifact, gate, paths, signing
-from pipeline.bundle import layout, statements
+from pipeline.bundle import bom, layout, serve, statements
 from pipeline.bundle.assemble import PREDICATE
 from pipeline.bundle.layout import Told
-from pipeline.errors import QuantgateError, Rejected, Tampered
+from pipeline.errors import ArtifactError, QuantgateError, Rejected, Tampered
 from pipeline.gate import limits
 from pipeline.judge import joined
 from pipeline.records import File
@@ -79,9 +79,10 @@ def check(bundle: Path, rules: Policy, now: datetime.datetime, recheck: bool = F
     try:
         told = layout.told(evidence)
         again = statements.make(evidence)
+        wrong = _ours(bundle, signed, told)
     except QuantgateError as error:
         raise Tampered(f"{bundle}: its records cannot be read: {error}") from error
-    wrong = [what for what, holds in _chain(signed, told).items() if not holds]
+    wrong += [what for what, holds in _chain(signed, told).items() if not holds]
     wrong += _statements(bundle, again, rules, now)
     if recheck and _decided_again(told) != told.verdict.dumps():
         wrong.append("the verdict is not what the evaluations give")
@@ -93,17 +94,23 @@ def check(bundle: Path, rules: Policy, now: datetime.datetime, recheck: bool = F
 def _whole(bundle: Path, rules: Policy, now: datetime.datetime) -> Signed:
     """Every file is there as it was signed, and no other."""
     where = bundle / paths.SIGNATURE
-    links = [path.relative_to(bundle).as_posix() for path in sorted(bundle.rglob("*")) if path.is_symlink()]
+    try:
+        found = {path.relative_to(bundle).as_posix(): path for path in artifact.walk(bundle)}
+    except ArtifactError as error:
+        raise Tampered(str(error)) from error
+    links = [name for name, path in found.items() if path.is_symlink()]
     if links:
         raise Tampered(f"{bundle}: links are no part of a bundle: {', '.join(links)}")
-    odd = [path.relative_to(bundle).as_posix() for path in sorted(bundle.rglob("*")) if not (path.is_file() or path.is_dir())]
+    odd = [name for name, path in found.items() if not (path.is_file() or path.is_dir())]
     if odd:
         raise Tampered(f"{bundle}: neither files nor folders: {', '.join(odd)}")
     if not where.is_file() or where.stat().st_size > LARGEST_SIGNATURE:
         raise Tampered(f"{bundle}: not a signed bundle: {paths.SIGNATURE} is missing or too large.")
     signed = signature(_text(where), rules, now, str(bundle))
     listed = [*signed.files, artifact.hash_file(where, paths.SIGNATURE)]
-    wrong = artifact.differences(bundle, listed, "the signature")
+    folders = {parent.as_posix() for file in listed for parent in PurePosixPath(file.path).parents}
+    wrong = [f"{name}: a folder of nothing that is signed" for name, path in found.items() if path.is_dir() and name not in folders]
+    wrong += artifact.differences(bundle, listed, "the signature")
     if wrong:
         raise Tampered(f"{bundle}: not the bundle that {signed.by} signed:\n  " + "\n  ".join(wrong))
     return signed
@@ -138,6 +145,32 @@ def _chain(signed: Signed, told: Told) -> dict[str, bool]:
         "the verdict is against another checkpoint": told.verdict.reference_sha256 == source,
         "the benchmark is of another artifact": not told.benchmark.measured or told.benchmark.artifact_sha256 == made,
     }
+
+
+def _ours(bundle: Path, signed: Signed, told: Told) -> list[str]:
+    """What is below quantgate/ follows from the records: made again here, and compared. Reports and policy are for people alone."""
+    origins = {origin.environment: origin.environment_sha256 for origin in (told.evaluation.origin, told.manifest.origin)}
+    files = {file.path: file.sha256 for file in signed.files}
+    known = {
+        layout.STATEMENTS,
+        layout.SIGNOFF,
+        layout.POLICY,
+        layout.SERVE,
+        layout.BOM,
+        *layout.REPORTS,
+        *map(layout.pins, origins),
+    }
+    ours = [path for path in map(PurePosixPath, files) if path.parts[0] == str(layout.OURS)]
+    wrong = [
+        f"{path}: no part of a bundle" for path in ours if Path(path) not in known and path.parent != PurePosixPath(layout.RECORDS)
+    ]
+    for environment, sha256 in origins.items():
+        if files.get(layout.pins(environment).as_posix()) != sha256:
+            wrong.append(f"{layout.pins(environment)}: not the packages that the records name")
+    for path, make in ((layout.SERVE, serve.render), (layout.BOM, bom.make)):
+        if path.as_posix() not in files or _text(bundle / path) != make(told):
+            wrong.append(f"{path}: not what the records give")
+    return wrong
 
 
 def _statements(bundle: Path, again: list[dict[str, object]], rules: Policy, now: datetime.datetime) -> list[str]:

@@ -22,6 +22,7 @@ POLICY = OURS / "policy.yaml"
 SERVE = OURS / "serve.yaml"
 BOM = OURS / "bom.cdx.json"
 ENVIRONMENTS = OURS / "environments"
+REPORTS = (OURS / "report.md", OURS / "report.html")
 FLOOR = {"floor.json", "floor-benchmark.json"}  # of the unquantized model on the same engine
 REQUIRED = {"manifest.json", "recipe.yaml", "checkpoint.json", "samples.json", "reference.json", "evaluation.json",
             "extension.json", "verdict.json", "benchmark.json"}  # fmt: skip
@@ -29,7 +30,11 @@ REQUIRED = {"manifest.json", "recipe.yaml", "checkpoint.json", "samples.json", "
 
 def evidence(bundle: Path) -> dict[str, Path]:
     """The records of a bundle by name."""
-    return {path.name: path for path in sorted((bundle / RECORDS).glob("*"))}
+    return {path.name: path for path in sorted((bundle / RECORDS).glob("*")) if path.is_file()}
+
+
+def pins(environment: str) -> Path:
+    return ENVIRONMENTS / f"{environment}.txt"
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifact, paths, revision, signing, stages
+from pipeline import paths, revision, signing, stages
 from pipeline.bundle import assemble, check
 from pipeline.errors import SignoffError
 from pipeline.registries import Entry
-from pipeline.signoff import log, policy, verbs
+from pipeline.signoff import log, policy, subject, verbs
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
@@ -20,11 +20,11 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     """
     name, variant_name, out = job["recipe"], job["variant"], Path(job["out"])
     rules, now = policy.load(), datetime.datetime.now(datetime.UTC)
-    by, signer = signing.signer(job["key"], rules.keys(rules.publishers, now))
+    by, signer = signing.signer(job["key"], rules.holders("publishers", now))
     verbs.verify(name, variant_name)
     if not revision.is_committed(log.path(name, variant_name)):
         raise SignoffError(f"{log.path(name, variant_name)}: not in the git commit as it is. Commit the sign-off, then publish.")
-    made = artifact.hash_file(paths.manifest(name, variant_name), "manifest").sha256
+    made = subject.content(paths.manifest(name, variant_name))
     entry = Entry(name, variant_name, made[:12] if job["version"] is None else job["version"])
     files = assemble.assemble(entry, stages.open_recipe(name), signer, by, out)
     check.check(out, rules, now, recheck=True)

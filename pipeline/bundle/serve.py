@@ -9,6 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pipeline.bundle.layout import Told
+from pipeline.errors import ArtifactError
 from pipeline.parsing import parse
 from pipeline.recipe import Serve, Strict
 
@@ -25,6 +26,9 @@ class Settings(Strict):
 
 
 def render(told: Told) -> str:
+    """Raises ArtifactError if the artifact was never measured as it serves."""
+    if "deployed" not in told.evaluation.views:
+        raise ArtifactError(f"{told.manifest.recipe}/{told.manifest.variant}: not measured as it serves (no view 'deployed')")
     name = told.manifest.variant
     serve = told.recipe.with_variant(name, told.variant).serve_for(name)
     settings = Settings(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib
 import re
@@ -46,6 +47,11 @@ def asking(url: str, question: str, *errors: type[Exception]) -> Iterator[None]:
     except RegistryError:
         raise
     except errors as error:
+        if (full := _full_disk(error)) is not None:
+            where = f" ({full.filename})" if full.filename else ""
+            raise RegistryError(
+                f"{clean(url)}: {question}: the disk is full{where}. Free some space and run again; what arrived is taken up."
+            ) from None
         said = _first_line(error)
         if error.__cause__ is not None and str(error.__cause__) not in str(error):
             said += f" ({_first_line(error.__cause__)})"
@@ -54,6 +60,15 @@ def asking(url: str, question: str, *errors: type[Exception]) -> Iterator[None]:
         raise RegistryError(
             f"{clean(url)}: {question}: {said[:LONGEST]}. Check the URL, the server and the credentials."
         ) from cause
+
+
+def _full_disk(error: BaseException | None) -> OSError | None:
+    """The error of a file that had no room, this one or what it came from."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _first_line(error: BaseException) -> str:

@@ -10,7 +10,7 @@ import hashlib
 from pathlib import Path
 
 from pydantic import ValidationError
-from securesystemslib.signer import Signer
+from securesystemslib.signer import Key, Signer
 
 from pipeline import artifact, records, revision, signing
 from pipeline.errors import Tampered
@@ -58,14 +58,21 @@ def read(recipe: str, variant: str) -> list[Entry]:
     return parse(text, str(where))
 
 
-def append(decision: Decision, signer: Signer | None) -> None:
-    """Adds one entry. Raises Tampered if another was added since the decision was made."""
+def append(decision: Decision, signer: Signer | None, known: dict[str, Key]) -> None:
+    """Adds one entry, once it holds: what was signed must be by a key that is `known` (name -> public key).
+
+    Raises Tampered if another was added since the decision was made, or if the signature does not hold.
+    """
     where = path(decision.subject.recipe, decision.subject.variant)
     with artifact.stage_folder(f"signoff@{decision.subject.recipe}--{decision.subject.variant}"):
         text = where.read_text() if where.is_file() else ""
         if decision.previous != last(text):
             raise Tampered(f"{where}: somebody else added an entry meanwhile. Look at it, and decide again.")
-        records.write_text(where, text + signing.sign(_statement(decision), signer))
+        added = text + signing.sign(_statement(decision), signer)
+        _, entry = parse(added, str(where))[-1]
+        if signer is not None:
+            signing.signed_by(entry, known, f"{where}: nothing was added")
+        records.write_text(where, added)
 
 
 def last(text: str) -> str:

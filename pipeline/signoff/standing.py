@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
-from securesystemslib.signer import Key
-
 from pipeline import signing
-from pipeline.errors import Tampered
 from pipeline.records import Decision, Subject
 from pipeline.signoff.log import Entry
 from pipeline.signoff.policy import Policy
@@ -19,11 +16,14 @@ Words = dict[tuple[str, str], Decision]  # by who really signed, and the SHA-256
 
 @dataclass(frozen=True)
 class Case:
-    """What is to be signed off: `failing` are the checks that did not pass, by name, with their status."""
+    """What is to be signed off: `failing` are the checks that did not pass, by name, with their status. `authors` wrote the
+    recipe, as git says; in a bundle alone nobody knows, and the statements' word must do.
+    """
 
     subject: Subject
     verdict: str
     failing: dict[str, str]
+    authors: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Standing:
 def standing(entries: list[Entry], policy: Policy, case: Case, now: datetime.datetime, heard: Sequence[Entry] = ()) -> Standing:
     """`heard` is a log from elsewhere, of which the rejections count alone.
 
-    Raises Tampered for an entry that is signed with a key of the policy and does not hold, or says it is somebody else's.
+    Raises Tampered for an entry that is signed with a key of the policy and does not hold.
     """
     last, strangers = _last_words(entries, policy, now)
     elsewhere, _ = _last_words(heard, policy, now)
@@ -56,7 +56,8 @@ def standing(entries: list[Entry], policy: Policy, case: Case, now: datetime.dat
                 reasons.append(f"the approval of {by} does not count: {void}")
             else:
                 approvals.append(decision)
-    missing = _missing(approvals, policy) + _unwaived(approvals, case, policy, now)
+    authors = case.authors | _said_authors([decision for decision, _ in entries], case.subject)
+    missing = _missing(approvals, policy, authors) + _unwaived(approvals, case, policy, now)
     if rejections or missing:
         return Standing("not signed off", reasons + missing)
     return _signed_off(approvals, case)
@@ -67,16 +68,29 @@ def _last_words(entries: Sequence[Entry], policy: Policy, now: datetime.datetime
     known, ever = policy.keys(policy.approvers, now), policy.keys(policy.approvers, None)
     last: Words = {}
     strangers = []
-    for entry in entries:
-        decision, opened = entry
+    for decision, opened in entries:
         if decision.action == "request":
             continue
         alive = ever if decision.action == "reject" else known  # no rejection goes away by itself
-        if set(opened.by) & {key.keyid for key in alive.values()}:
-            last[_signer(entry, alive, policy), decision.subject.manifest_sha256] = decision
-        else:
+        if not set(opened.by) & {key.keyid for key in alive.values()}:
             strangers.append(f"the word of {decision.by} does not count: the policy names no such key, or it has ended")
+            continue
+        by = signing.signed_by(opened, alive, f"sign-off of {decision.subject.recipe}/{decision.subject.variant}")
+        role = policy.approvers[by].role
+        if decision.action == "reject" or (by, role) == (decision.by, decision.role):
+            last[by, decision.subject.manifest_sha256] = decision
+        else:
+            strangers.append(
+                f"an approval does not count: a sign-off says it is by {decision.by} ({decision.role}); the key is that of {by} "
+                f"({role}). If the policy was corrected, let {by} approve again"
+            )
     return last, strangers
+
+
+def _said_authors(decisions: list[Decision], subject: Subject) -> set[str]:
+    """Whom any entry names an author, and all who asked for this artifact."""
+    named = {author for decision in decisions for author in decision.authors}
+    return named | {decision.by.lower() for decision in decisions if (decision.action, decision.subject) == ("request", subject)}
 
 
 def _about(last: Words, subject: Subject) -> dict[str, Decision]:
@@ -102,15 +116,6 @@ def _signed_off(approvals: list[Decision], case: Case) -> Standing:
     return Standing(f"{status}; approved by {people} until {until:%Y-%m-%d %H:%M} UTC", [], until)
 
 
-def _signer(entry: Entry, known: dict[str, Key], policy: Policy) -> str:
-    decision, opened = entry
-    by = signing.signed_by(opened, known, f"sign-off of {decision.subject.recipe}/{decision.subject.variant}")
-    role = policy.approvers[by].role
-    if (by, role) != (decision.by, decision.role):
-        raise Tampered(f"a sign-off says it is by {decision.by} ({decision.role}); the key is that of {by} ({role}).")
-    return by
-
-
 def _void(decision: Decision, policy: Policy, subject: Subject, now: datetime.datetime) -> str:
     """Why an approval does not count; empty if it does."""
     ours, theirs, at = subject.evidence, decision.subject.evidence, decision.at
@@ -132,13 +137,13 @@ def _void(decision: Decision, policy: Policy, subject: Subject, now: datetime.da
     return next((words for words, holds in wrong.items() if holds), "")
 
 
-def _missing(approvals: list[Decision], policy: Policy) -> list[str]:
+def _missing(approvals: list[Decision], policy: Policy, authors: Set[str]) -> list[str]:
     found = []
     if len(approvals) < policy.approvals:
         found.append(f"{len(approvals)} of {policy.approvals} approvals")
     absent = [role for role in policy.roles if role not in {decision.role for decision in approvals}]
     found += [f"nobody approved as {role}" for role in absent]
-    if approvals and not policy.author_alone and all(decision.by.lower() in decision.authors for decision in approvals):
+    if approvals and not policy.author_alone and all(decision.by.lower() in authors for decision in approvals):
         found.append(f"approved by its author, or who asked, alone ({', '.join(decision.by for decision in approvals)})")
     return found
 

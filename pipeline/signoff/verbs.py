@@ -1,16 +1,26 @@
-"""What `quantgate signoff` does: request, approve, reject, show, verify."""
+"""What `quantgate signoff` does: key, request, approve, reject, show, verify."""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+from pathlib import Path
 
 from pipeline import artifact, paths, revision, signing
-from pipeline.errors import Rejected, SignoffError
-from pipeline.records import Action, Decision, Waiver
+from pipeline.errors import ArtifactError, Rejected, SignoffError
+from pipeline.records import Action, Decision, Subject, Waiver
 from pipeline.signoff import case as cases
-from pipeline.signoff import log, policy
+from pipeline.signoff import log, policy, subject
 from pipeline.signoff.policy import Policy
 from pipeline.signoff.standing import Case, Standing, standing, unwaivable
+
+
+def make_key(path: Path, name: str, role: str) -> None:
+    """Makes a person's key and prints their line of the policy. Raises SignoffError."""
+    section = policy.section(name, role)
+    line = policy.line(name, role, signing.make_key(path))
+    print(f"{path}: keep it to yourself. For {policy.PATH}, below `{section}:`, indented as it is:\n")
+    print(line)
 
 
 def request(name: str, variant_name: str, by: str | None) -> None:
@@ -18,31 +28,47 @@ def request(name: str, variant_name: str, by: str | None) -> None:
     asking = by or revision.user()
     if asking is None:
         raise SignoffError("nobody asks: git knows no user.email here. Say who you are with --by EMAIL.")
+    if not policy.EMAIL.fullmatch(asking):
+        raise SignoffError(f"--by: found {asking!r}, expected an e-mail address: who asks may not be the only one to approve.")
     case = cases.of(name, variant_name)
-    log.append(_decision("request", name, case, asking), None)
+    decision = _decision("request", name, case, asking)
+    log.append(decision.model_copy(update={"authors": sorted({*revision.authors(paths.recipe(name)), asking.lower()})}), None, {})
     print(f"{name}/{variant_name}: sign-off requested by {asking}; {_verdict(case)}")
     print(f"commit {log.path(name, variant_name)}, and have it approved: quantgate signoff approve {name} {variant_name} --key KEY")
 
 
 def approve(name: str, variant_name: str, key: str, waive: list[str], reason: str, until: datetime.date | None) -> None:
-    """Raises SignoffError unless the policy lets the key's holder approve this as it is."""
+    """Raises SignoffError unless the policy lets the key's holder approve this as it is, Rejected if that is not enough."""
     rules, at = _policy(), _now()
     if until and not waive:
         raise SignoffError(
             "--until is the end of a waiver and needs --waive CHECK; how long an approval holds says the policy (valid_days)."
         )
-    case = cases.of(name, variant_name)
-    by, signer = signing.signer(key, rules.keys(rules.approvers, at))
+    known = rules.holders("approvers", at)
+    by, signer = signing.signer(key, known)
+    case = _case(name, variant_name, rules)
     _require_request(name, variant_name, case)
     waivers = _waivers(case, rules, waive, reason, until, at)
+    _require_waived(name, variant_name, case, waivers)
     decision = _decision("approve", name, case, by).model_copy(
         update={
             "role": rules.approvers[by].role,
             "until": at + datetime.timedelta(days=rules.valid_days),
             "reason": reason,
             "waivers": waivers,
+            "authors": sorted(case.authors),
         }
     )
+    log.append(decision, signer, known)
+    found = standing(log.read(name, variant_name), rules, case, _now())
+    if not found.approved:
+        raise Rejected(
+            f"{name}/{variant_name}: your approval is in the log, and is not enough: {found.words}: {'; '.join(found.reasons)}"
+        )
+    _say(name, variant_name, found)
+
+
+def _require_waived(name: str, variant_name: str, case: Case, waivers: list[Waiver]) -> None:
     open_checks = [check for check in case.failing if check not in {waiver.check for waiver in waivers}]
     if open_checks:
         listing = "\n  ".join(f"{check}: {case.failing[check]}" for check in open_checks)
@@ -50,32 +76,54 @@ def approve(name: str, variant_name: str, key: str, waive: list[str], reason: st
             f"{name}/{variant_name}: {case.verdict}, so there is nothing to approve unless each of these is waived "
             f"(--waive CHECK --reason WHY --until DATE):\n  {listing}"
         )
-    log.append(decision, signer)
-    _say(name, variant_name, standing(log.read(name, variant_name), rules, case, _now()))
 
 
 def reject(name: str, variant_name: str, key: str, reason: str, manifest: str | None = None) -> None:
-    """Holds until the same person approves the same artifact; so an approval is taken back. Raises SignoffError.
+    """Holds until the same person approves the same artifact; so an approval is taken back.
 
-    `manifest`: first digits of the SHA-256 of an earlier artifact's manifest, as the log has it; default the artifact as it is now.
+    Needs the key, the policy and the log alone: neither the artifact nor its records, whatever state the project is in.
+    `manifest`: first digits of the SHA-256 of a manifest, as the log has it; default the artifact that lies here if the log knows
+    it, else the last one that the log is about. Raises SignoffError.
     """
-    rules = _policy()
-    case = _earlier(name, variant_name, manifest) if manifest else cases.of(name, variant_name)
-    by, signer = signing.signer(key, rules.keys(rules.approvers, _now()))
+    rules = policy.load()
+    known = rules.holders("approvers", _now())
+    by, signer = signing.signer(key, known)
+    case = _meant(name, variant_name, manifest)
     decision = _decision("reject", name, case, by)
-    log.append(decision.model_copy(update={"role": rules.approvers[by].role, "reason": reason}), signer)
-    _say(name, variant_name, standing(log.read(name, variant_name), rules, case, _now()))
+    log.append(decision.model_copy(update={"role": rules.approvers[by].role, "reason": reason}), signer, known)
+    rejected = case.subject.manifest_sha256
+    print(f"{name}/{variant_name}: manifest {rejected[:12]} rejected by {by}: {reason}")
+    print(f"commit and push {log.path(name, variant_name)}: who verifies or serves in a clone hears it by git pull")
+    others = {found.subject.manifest_sha256[:12] for found, _ in log.read(name, variant_name) if found.action == "approve"}
+    for other in sorted(others - {rejected[:12]}):
+        print(f"not rejected by this: manifest {other}, which somebody approved (--manifest {other})")
 
 
-def _earlier(name: str, variant_name: str, manifest: str) -> Case:
-    """What the log's last word about an artifact was said of, which may since have been made anew."""
+def _meant(name: str, variant_name: str, manifest: str | None) -> Case:
+    """What to reject, which may since have been made anew, or be gone."""
     decided = [decision for decision, _ in log.read(name, variant_name)]
     found = {decision.subject.manifest_sha256: decision for decision in decided}
-    meant = [sha256 for sha256 in found if sha256.startswith(manifest)]
-    if len(meant) != 1:
-        known = ", ".join(sha256[:12] for sha256 in found) or "none"
-        raise SignoffError(f"--manifest {manifest}: {len(meant)} artifacts of that manifest in the log. It has: {known}.")
-    return Case(found[meant[0]].subject, found[meant[0]].verdict, {})
+    if manifest is not None:
+        meant = [sha256 for sha256 in found if sha256.startswith(manifest)]
+        if len(meant) != 1:
+            known = ", ".join(sha256[:12] for sha256 in found) or "none"
+            raise SignoffError(f"--manifest {manifest}: {len(meant)} artifacts of that manifest in the log. It has: {known}.")
+        return Case(found[meant[0]].subject, found[meant[0]].verdict, {})
+    here = _here(name, variant_name)
+    if decided:
+        last = found.get(here or "", decided[-1])
+        return Case(last.subject, last.verdict, {})
+    if here is None:
+        raise SignoffError(f"{name}/{variant_name}: nothing to reject: no artifact lies here, and the log is of none.")
+    return Case(Subject(recipe=name, variant=variant_name, manifest_sha256=here, evidence={}), "", {})
+
+
+def _here(name: str, variant_name: str) -> str | None:
+    """Of the artifact that lies here; None if there is none that can be read."""
+    try:
+        return subject.content(paths.manifest(name, variant_name))
+    except ArtifactError:
+        return None
 
 
 def show(name: str, variant_name: str) -> None:
@@ -100,7 +148,12 @@ def verify(name: str, variant_name: str) -> Standing:
 
 
 def current(name: str, variant_name: str) -> Standing:
-    return standing(log.read(name, variant_name), _policy(), cases.of(name, variant_name), _now())
+    rules = _policy()
+    return standing(log.read(name, variant_name), rules, _case(name, variant_name, rules), _now())
+
+
+def _case(name: str, variant_name: str, rules: Policy) -> Case:
+    return dataclasses.replace(cases.of(name, variant_name), authors=cases.authors(name, rules))
 
 
 def _say(name: str, variant_name: str, found: Standing) -> None:
@@ -118,15 +171,13 @@ def _now() -> datetime.datetime:
 
 
 def _policy() -> Policy:
+    rules = policy.load()
     if not revision.is_committed(policy.PATH):
         raise SignoffError(f"{policy.PATH}: not in the git commit as it is, so nobody could check by which rules. Commit it.")
-    return policy.load()
+    return rules
 
 
 def _decision(action: Action, name: str, case: Case, by: str) -> Decision:
-    entries = log.read(name, case.subject.variant)
-    asked = [decision.by for decision, _ in entries if decision.action == "request" and decision.subject == case.subject]
-    authors = {*revision.authors(paths.recipe(name)), *(who.lower() for who in [*asked, *([by] if action == "request" else [])])}
     where = log.path(name, case.subject.variant)
     return Decision(
         action=action,
@@ -134,8 +185,8 @@ def _decision(action: Action, name: str, case: Case, by: str) -> Decision:
         by=by,
         at=_now(),
         verdict=case.verdict,
-        authors=sorted(authors),
-        commit=revision.now().commit,
+        authors=[],
+        commit=revision.head(),
         policy_sha256=artifact.hash_file(policy.PATH, "policy").sha256,
         previous=log.last(where.read_text()) if where.is_file() else "",
     )

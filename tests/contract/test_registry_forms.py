@@ -44,6 +44,16 @@ def test_any_url_of_fsspec(tmp_path: Path, bundle: Path, url: str) -> None:
     assert fetched(registry, entry, bundle, tmp_path / "back") == hash_files(bundle)
 
 
+def test_a_full_disk_is_no_fault_of_the_url(tmp_path: Path, bundle: Path, entry: Entry) -> None:
+    """What is sent to the file lands on a device that has no room."""
+    incoming = tmp_path / "registry" / entry.recipe / entry.variant / f".incoming-{entry.version}"
+    incoming.mkdir(parents=True)
+    (incoming / WEIGHTS).symlink_to("/dev/full")
+    with pytest.raises(RegistryError, match=r"registry: publishing .*: the disk is full\. Free some space") as refused:
+        publish(open_registry(str(tmp_path / "registry")), entry, bundle)
+    assert "credentials" not in str(refused.value)
+
+
 def test_a_scheme_that_nobody_knows() -> None:
     with pytest.raises(RegistryError, match=r"gopher://host: opening it.*Check the URL"):
         open_registry("gopher://host")

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline import artifact, paths
+from pipeline import artifact, deploy, paths
 from tests import release
 from tests.conftest import command
 from tests.integration.test_card import START_S, free_port
@@ -49,28 +49,35 @@ def serve(bundle: Path, port: int) -> subprocess.Popen[str]:
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, process_group=0)
 
 
-def answer(port: int, model: str) -> str:
-    """The server's greedy continuation, once it is up."""
+def answer(port: int, model: str, key: str) -> str:
+    """The server's greedy continuation, once it is up; to who knows its key."""
     body = json.dumps({"model": model, "prompt": "Once upon a time", "max_tokens": 8, "temperature": 0}).encode()
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/completions", body, {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/completions", body, {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+    )
     end = time.monotonic() + START_S
     while time.monotonic() < end:
         try:
             with urllib.request.urlopen(request, timeout=60) as reply:
                 return str(json.load(reply)["choices"][0]["text"])
+        except urllib.error.HTTPError:
+            raise
         except urllib.error.URLError:
             time.sleep(1)
     raise AssertionError("the server did not start")
 
 
-def test_vllm_serves_a_bundle_until_it_is_stopped(bundle: Path) -> None:
+def test_vllm_serves_a_bundle_until_it_is_stopped(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(deploy.KEY, "a-key")
     files = artifact.hash_files(paths.model("tiny", VARIANT))
     assert [artifact.hash_file(bundle / file.path, file.path) for file in files] == files
     assert command("quantgate", "verify", str(bundle), "--recheck").returncode == 0
     port = free_port()
     server = serve(bundle, port)
     try:
-        assert answer(port, f"tiny-{VARIANT}").strip()
+        assert answer(port, f"tiny-{VARIANT}", "a-key").strip()
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            answer(port, f"tiny-{VARIANT}", "another")
         engine = psutil.Process(server.pid).children(recursive=True)
         server.terminate()
         assert server.wait(60) == 0
