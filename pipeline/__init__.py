@@ -3,6 +3,7 @@
 The data's way, one module or folder a step; a later one may import an earlier one, never the reverse:
 
     errors, paths, environments, process   what every step stands on
+    crash         an error that nobody foresaw: a sentence, and a log file
     reading       files that users bring, with limits
     parsing, recipe/  what was asked for, parsed strictly once
     records/      what is written and read between the steps

@@ -22,7 +22,7 @@ def reference(name: str) -> None:
     with artifact.stage_folder(f"reference@{name}") as folder:
         logprobs = folder / "logprobs"
         logprobs.mkdir()
-        job = engine_job(name, recipe, "reference", "reference", source, source, whole(recipe.evaluate.tasks | most)) | {
+        job = engine_job(name, recipe, "reference", "reference", source, source, whole(recipe.evaluate.items | most)) | {
             "logprobs": str(logprobs)
         }
         done = process.run(engines.ENGINES["reference"].environment, "reference", job, folder)

@@ -193,7 +193,7 @@ def _evaluation_tokens(name: str, recipe: Recipe) -> float:
     else:
         perplexity = recipe.evaluate.perplexity
         windows = len(perplexity.texts) * (perplexity.max_windows or DEFAULT_WINDOWS)
-    items = sum(DEFAULT_ITEMS if wanted == "all" else wanted for wanted in recipe.evaluate.tasks.values())
+    items = sum(DEFAULT_ITEMS if wanted == "all" else wanted for wanted in recipe.evaluate.items.values())
     return windows * recipe.evaluate.perplexity.window + items * TOKENS_PER_ITEM
 
 

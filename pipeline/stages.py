@@ -10,10 +10,10 @@ from pathlib import Path
 
 from pipeline import artifact, checkpoint, environments, machine, paths, process, prompts, quantizers, records, revision
 from pipeline import recipe as recipes
-from pipeline.errors import ArtifactError
+from pipeline.errors import ArtifactError, RecipeError
 from pipeline.parsing import unknown
 from pipeline.quantizers import refusal
-from pipeline.recipe import Model, Recipe, Variant
+from pipeline.recipe import Evaluate, Model, Recipe, Variant
 from pipeline.source import left_out
 
 SPARE_DISK = 1.2  # of the source's size must be free before a quantizer starts: its output and temporary files
@@ -32,10 +32,22 @@ def open_unclimbed(name: str) -> Recipe:
     paths.require_project()
     recipe = recipes.load(name)
     refusal.refuse(paths.recipe(name), recipe, environments.device())
+    _refuse_tasks_from_outside(name, recipe.evaluate)
     for key in (recipe.calibration.prompts, *recipe.evaluate.perplexity.texts, recipe.benchmark.prompts):
         if key is not None:
             recipes.load_prompt_set(key)
     return recipe
+
+
+def _refuse_tasks_from_outside(name: str, evaluate: Evaluate) -> None:
+    if evaluate.task_path is None or evaluate.task_code:
+        return
+    folder, project = Path(evaluate.task_path).resolve(), Path.cwd().resolve()
+    if not folder.is_relative_to(project):
+        raise RecipeError(
+            f"{paths.recipe(name)}: evaluate.task_path: found {evaluate.task_path}, which lies outside the project ({folder}). "
+            "Copy the tasks into the project, or trust the folder with what it may run: evaluate.task_code: true"
+        )
 
 
 def _reached(name: str, variant_name: str, variant: Variant) -> Variant:

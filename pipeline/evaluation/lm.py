@@ -118,7 +118,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
             if options.get("do_sample") and options.get("temperature", 0) > 0:
                 raise EvaluationError(f"a task asks for sampling ({options}); quantgate compares greedy answers only.")
             limit = int(options.get("max_gen_toks", MAX_GEN_TOKENS))
-            prompts.append(self.tok_encode(context)[-(self._max_length - limit) :])
+            prompts.append(self._prompt(context, limit))
             notes.append(self._note(request, prompts[-1]))
             limits.append(limit)
             until = options.get("until", [])
@@ -129,6 +129,16 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         for note, answer in zip(notes, answers, strict=True):
             note.generated_tokens = len(self.tok_encode(answer, add_special_tokens=False))
         return answers
+
+    def _prompt(self, context: str, answer: int) -> list[int]:
+        """The context's end, as much as fits with `answer` tokens. Raises EvaluationError if nothing does."""
+        room = self._max_length - answer
+        if room < 1:
+            raise EvaluationError(
+                f"a task generates up to {answer} tokens (max_gen_toks), of {self._max_length} that prompt and answer may have "
+                "together (serve.max_model_len less one): nothing is left of the prompt. Set a larger serve.max_model_len."
+            )
+        return self.tok_encode(context)[-room:] or [self.prefix_token_id]
 
     def _request(self, context: list[int], target: list[int], greedy: bool) -> Request:
         """The context's end, as much as fits with the continuation."""

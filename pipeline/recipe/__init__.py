@@ -18,7 +18,7 @@ from pipeline.errors import RecipeError
 from pipeline.parsing import parse, unknown
 from pipeline.recipe.base import Strict, Weights
 from pipeline.recipe.ladder import rungs
-from pipeline.recipe.quality import BY_WEIGHTS, Divergence, Evaluate, Gate, Items, Perplexity
+from pipeline.recipe.quality import BY_WEIGHTS, Divergence, Evaluate, Gate, Items, Perplexity, TaskItems
 from pipeline.recipe.source import Calibration, Model, PromptSet
 from pipeline.recipe.speed import Benchmark, Price, Serve, Slo
 from pipeline.recipe.variant import Variant
@@ -39,6 +39,7 @@ __all__ = [
     "Serve",
     "Slo",
     "Strict",
+    "TaskItems",
     "Variant",
     "Weights",
     "load",

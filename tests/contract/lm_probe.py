@@ -40,7 +40,7 @@ def main(checkpoint: str, out: str) -> None:
     rolling = [_Request(text) for text in TEXTS]
     with engines.open_engine("reference", Path(checkpoint), SERVE) as engine:
         measured = tasks.measure(
-            engine, Path(checkpoint), evaluate, SERVE, tasks.prepare(evaluate, dict.fromkeys(NAMES, (0, ITEMS)))
+            engine, Path(checkpoint), evaluate, SERVE, tasks.prepare(evaluate, SERVE, dict.fromkeys(NAMES, (0, ITEMS)))
         )
         ours = EngineLM(engine, hf.tokenizer, SERVE.max_model_len - 1, {"t"})
         found = {
