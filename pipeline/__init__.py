@@ -11,6 +11,7 @@ The data's way, one module or folder a step; a later one may import an earlier o
     artifact      hash, verify, move into place
     source        which files of a checkpoint are the model's, what cannot be started from
     checkpoint    pin and fetch: safetensors only, shards against their index; the folder of hashed files that tools get
+    lengths       do the recipe's lengths fit the model
     architecture, tokens   does it hold what its architecture expects; what its tokenizer puts around a text
     prompts       prompt sets: texts or dialogues, through the chat template
     calibration   prompts -> token ids; evaluation texts -> windows of token ids

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifact, checkpoint, engines, gate, paths, process, quantizers, records, stages
+from pipeline import artifact, checkpoint, engines, gate, lengths, paths, process, quantizers, records, stages
 from pipeline.errors import ArtifactError, EvaluationError, WorkerCrashed
 from pipeline.gate import limits
 from pipeline.recipe import Items, Recipe
@@ -18,6 +18,7 @@ Spans = dict[str, tuple[int, Items]]  # for each task, the part of its draw to m
 def reference(name: str) -> None:
     recipe = stages.open_recipe(name)
     source, pinned = checkpoint.open_pinned(name, recipe.model)
+    lengths.refuse(paths.recipe(name), recipe, source)
     most: dict[str, Items] = dict(recipe.evaluate.extend_to) if recipe.gate.on_inconclusive == "extend" else {}
     with artifact.stage_folder(f"reference@{name}") as folder:
         logprobs = folder / "logprobs"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline import artifact, checkpoint, environments, machine, paths, process, prompts, quantizers, records, revision
+from pipeline import artifact, checkpoint, environments, lengths, machine, paths, process, prompts, quantizers, records, revision
 from pipeline import recipe as recipes
 from pipeline.errors import ArtifactError, RecipeError
 from pipeline.parsing import unknown
@@ -69,6 +69,7 @@ def refuse_local(name: str, recipe: Recipe) -> None:
     if recipe.model.path is not None:
         source = checkpoint.fetch(recipe.model)
         checkpoint.check(source)
+        lengths.refuse(paths.recipe(name), recipe, source)
         if left := left_out(source):
             print(f"note: {recipe.model.path}: not the model's, left out: {', '.join(left)}")
         if environments.is_complete("openvino"):
@@ -112,6 +113,7 @@ def _architecture(stage: str, source: Path, model: Model) -> records.Tokenizer:
 def calibrate(name: str) -> None:
     recipe = open_recipe(name)
     source, _ = checkpoint.open_pinned(name, recipe.model)
+    lengths.refuse(paths.recipe(name), recipe, source)
     used = {recipe.calibration.prompts, *recipe.evaluate.perplexity.texts}
     with artifact.stage_folder(f"calibrate@{name}") as folder:
         out = folder / "out"
