@@ -23,8 +23,8 @@ def refuse(where: Path, recipe: Recipe, checkpoint: Path) -> None:
     for name, tokens in asked.items():
         if tokens > most:
             raise RecipeError(
-                f"{where}: {name}: found {tokens}, the model was made for {most} positions ({key} in its config.json). Beyond them its "
-                f"answers are noise. Set {name} to {most} at most."
+                f"{where}: {name}: found {tokens}, the model was made for {most} positions ({key} in its config.json). Beyond "
+                f"them its answers are noise. Set {name} to {most} at most."
             )
 
 

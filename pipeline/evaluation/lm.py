@@ -41,6 +41,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         self._engine, self._tokenizer = engine, tokenizer
         self._front = tokens.added(tokenizer).front
         self._max_length, self._needs_greedy = max_length, needs_greedy
+        self.cut = 0  # prompts that were longer than the model may see, and lost their beginning
         self._noted: dict[tuple[str, int], Noted] = {}
 
     def noted(self, task: str, number: int) -> Noted:
@@ -138,7 +139,9 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
                 f"a task generates up to {answer} tokens (max_gen_toks), of {self._max_length} that prompt and answer may have "
                 "together (serve.max_model_len less one): nothing is left of the prompt. Set a larger serve.max_model_len."
             )
-        return self.tok_encode(context)[-room:] or [self.prefix_token_id]
+        ids = self.tok_encode(context)
+        self.cut += len(ids) > room
+        return ids[-room:] or [self.prefix_token_id]
 
     def _request(self, context: list[int], target: list[int], greedy: bool) -> Request:
         """The context's end, as much as fits with the continuation."""
@@ -147,7 +150,9 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
                 f"a task item has a continuation of {len(target)} tokens; expected 1 to {self._max_length - 1} "
                 "(serve.max_model_len less two)."
             )
-        return Request(context[-(self._max_length - len(target)) :], target, greedy)
+        room = self._max_length - len(target)
+        self.cut += len(context) > room
+        return Request(context[-room:], target, greedy)
 
     def _score(self, requests: list[Request]) -> list[tuple[float, bool]]:
         """In the order of the tokens, so that those which begin alike come to the engine together."""

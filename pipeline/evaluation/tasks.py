@@ -89,8 +89,7 @@ def _require_room(name: str, leaf: catalogue.Leaf, serve: Serve) -> None:
         raise RecipeError(
             f"evaluate.tasks.{name}: {leaf.name} generates up to {answer} tokens (generation_kwargs.max_gen_toks), and "
             f"serve.max_model_len of {serve.max_model_len} leaves {max(0, serve.max_model_len - 1 - answer)} for the prompt. Set "
-            f"serve.max_model_len to {answer + LEAST_PROMPT + 1} and the tokens of the longest prompt at least, or let the task "
-            "generate less."
+            f"serve.max_model_len to {answer + 1} and the tokens of the longest prompt, or let the task generate less."
         )
 
 
@@ -126,6 +125,8 @@ def measure(engine: Engine, source: Path, evaluate: Evaluate, serve: Serve, prep
     results = simple_evaluate(model, tasks=list(drawn), task_manager=manager, samples=drawn, bootstrap_iters=0)
     if results is None:
         raise EvaluationError("lm-eval returned no results for this process.")
+    if model.cut:
+        print(f"note: {model.cut} prompts lost their beginning: serve.max_model_len of {serve.max_model_len} has no room for them")
     code = trust.code(evaluate)
     measured = [_task(name, prepared, results["samples"], model, evaluate.clusters.get(name), code) for name in leaves]
     return [_with_texts(task, every) for task in measured] if texts else measured

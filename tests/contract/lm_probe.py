@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import engines
+from pipeline.errors import EvaluationError
 from pipeline.evaluation import tasks
 from pipeline.evaluation.lm import EngineLM
 from pipeline.recipe import Evaluate, Perplexity, Serve, TaskItems
@@ -31,6 +32,14 @@ class _Request:
 
     def __init__(self, *args: Any, task_name: str = "t") -> None:
         self.args, self.task_name, self.doc_id = args, task_name, 0
+
+
+def _refused(ours: EngineLM, most: int) -> str:
+    try:
+        ours.generate_until([_Request(TEXTS[0], {"until": ["."], "max_gen_toks": most})])
+    except EvaluationError as error:
+        return str(error)
+    return ""
 
 
 def main(checkpoint: str, out: str) -> None:
@@ -57,6 +66,13 @@ def main(checkpoint: str, out: str) -> None:
                 [_Request("Question: What is 10 plus 20?\nAnswer:", {"until": ["."], "max_gen_toks": 8})]
             ),
         }
+        found["cut"] = [
+            ours.cut,
+            _refused(ours, SERVE.max_model_len - 2),
+            ours.cut,
+            _refused(ours, SERVE.max_model_len - 1),
+            ours.cut,
+        ]
     found["others"] = {task.name: [task.metric, task.filter, [item.score for item in task.items]] for task in others}
     drawn = {task.name: sorted(item.doc_id for item in task.items) for task in measured}
     manager = TaskManager(include_path=FOLDER, include_defaults=False)

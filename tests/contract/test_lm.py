@@ -50,3 +50,10 @@ def test_one_filter_and_the_metric_that_there_is_are_scored(found: dict[str, Any
     metric, name, scores = found["others"]["only_acc_norm"]
     assert (metric, name, len(scores)) == ("acc_norm", "none", 8)
     assert sum(scores) >= 4
+
+
+def test_a_prompt_is_cut_with_a_count_and_never_to_nothing(found: dict[str, Any]) -> None:
+    before, last_token_left, after, nothing_left, end = found["cut"]
+    assert last_token_left == ""
+    assert (after, end) == (before + 1, after)
+    assert "up to 255 tokens (max_gen_toks), of 255" in nothing_left
