@@ -6,6 +6,7 @@ The data's way, one module or folder a step; a later one may import an earlier o
     environments, dvc_command   one pinned set a tool family; `dvc` as it is started there
     machine, doctor   what this machine has
     process       one job, or a session, in its own process and environment
+    crash         an error that nobody foresaw: a sentence, and a log file
     reading       files that users bring, with limits
     parsing, recipe/, index  what was asked for, parsed strictly once; params.yaml
     records/      what is written and read between the steps
@@ -13,6 +14,7 @@ The data's way, one module or folder a step; a later one may import an earlier o
     artifact      hash, verify, move into place
     source        which files of a checkpoint are the model's, what cannot be started from
     checkpoint    pin and fetch: safetensors only, shards against their index; the folder of hashed files that tools get
+    lengths       do the recipe's lengths fit the model
     architecture, tokens   does it hold what its architecture expects; what its tokenizer puts around a text
     prompts       prompt sets: texts or dialogues, through the chat template
     calibration   prompts -> token ids; evaluation texts -> windows of token ids

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import os
 import sys
 from collections.abc import Callable
 
-from pipeline import cli_release
+from pipeline import cli_release, crash
 from pipeline.errors import QuantgateError, RecipeError
 
 DESCRIPTION = (
@@ -28,18 +27,16 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except BrokenPipeError:  # whoever read has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 2
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        print(
-            f"quantgate: {error.filename or 'artifacts/'}: the disk is full. Free some space and run again.",
-            file=sys.stderr,
-        )
+        print(f"quantgate: {crash.of_system(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("quantgate: stopped; nothing half-written remains. Run the same command again.", file=sys.stderr)
         return 130
+    except Exception as error:  # foreseen by nobody: a fault of quantgate's or of a library
+        print(f"quantgate: {crash.sentence(f'quantgate {options.command}', error)}", file=sys.stderr)
+        return 2
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
 
     def add(name: str, run: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, command=name)
         return command
 
     def stage(name: str, function: str, text: str, variant: bool) -> argparse.ArgumentParser:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifact, checkpoint, costs, engines, estimate, gate, paths, process, quantizers, records, stages
+from pipeline import artifact, checkpoint, costs, engines, estimate, gate, lengths, paths, process, quantizers, records, stages
 from pipeline.errors import ArtifactError, EvaluationError, WorkerCrashed
 from pipeline.gate import limits
 from pipeline.recipe import Items, Recipe
@@ -19,12 +19,13 @@ Spans = dict[str, tuple[int, Items]]  # for each task, the part of its draw to m
 def reference(name: str) -> None:
     recipe = stages.open_recipe(name)
     source, pinned = checkpoint.open_pinned(name, recipe.model)
+    lengths.refuse(paths.recipe(name), recipe, source)
     most: dict[str, Items] = dict(recipe.evaluate.extend_to) if recipe.gate.on_inconclusive == "extend" else {}
     stage = f"reference@{name}"
     with artifact.stage_folder(stage) as folder:
         logprobs = folder / "logprobs"
         logprobs.mkdir()
-        job = engine_job(name, recipe, "reference", "reference", source, source, whole(recipe.evaluate.tasks | most)) | {
+        job = engine_job(name, recipe, "reference", "reference", source, source, whole(recipe.evaluate.items | most)) | {
             "logprobs": str(logprobs)
         }
         needs = estimate.needs_bytes(name, recipe, "reference")

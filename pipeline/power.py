@@ -52,9 +52,10 @@ def count_items(name: str, recipe: Recipe) -> dict[str, int | None]:
 
     Raises RecipeError for an unknown task, or more items than it has.
     """
-    asked = recipe.evaluate.tasks
+    asked = recipe.evaluate.items
     if not environments.is_complete("openvino"):
         return {task: None if count == "all" else count for task, count in asked.items()}
     with artifact.stage_folder(f"plan@{name}") as folder:
-        found = process.run("openvino", "count", {"evaluate": recipe.evaluate.model_dump()}, folder, offline=True).value
+        job = {"evaluate": recipe.evaluate.model_dump(), "serve": recipe.serve.model_dump()}
+        found = process.run("openvino", "count", job, folder, offline=True).value
     return {task: found.get(task) if count == "all" else count for task, count in asked.items()}

@@ -8,12 +8,25 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline import artifact, checkpoint, costs, environments, estimate, machine, paths, prompts, quantizers, records, revision
+from pipeline import (
+    artifact,
+    checkpoint,
+    costs,
+    environments,
+    estimate,
+    lengths,
+    machine,
+    paths,
+    prompts,
+    quantizers,
+    records,
+    revision,
+)  # fmt: skip
 from pipeline import recipe as recipes
-from pipeline.errors import ArtifactError
+from pipeline.errors import ArtifactError, RecipeError
 from pipeline.parsing import unknown
 from pipeline.quantizers import refusal
-from pipeline.recipe import Model, Recipe, Variant
+from pipeline.recipe import Evaluate, Model, Recipe, Variant
 from pipeline.source import left_out
 
 CODE = (Path("pipeline"), Path("environments"), Path("dvc.yaml"))
@@ -33,10 +46,22 @@ def open_unclimbed(name: str) -> Recipe:
     paths.require_project()
     recipe = recipes.load(name)
     refusal.refuse(paths.recipe(name), recipe, environments.device())
+    _refuse_tasks_from_outside(name, recipe.evaluate)
     for key in (recipe.calibration.prompts, *recipe.evaluate.perplexity.texts, recipe.benchmark.prompts):
         if key is not None:
             recipes.load_prompt_set(key)
     return recipe
+
+
+def _refuse_tasks_from_outside(name: str, evaluate: Evaluate) -> None:
+    if evaluate.task_path is None or evaluate.task_code:
+        return
+    folder, project = Path(evaluate.task_path).resolve(), Path.cwd().resolve()
+    if not folder.is_relative_to(project):
+        raise RecipeError(
+            f"{paths.recipe(name)}: evaluate.task_path: found {evaluate.task_path}, which lies outside the project ({folder}). "
+            "Copy the tasks into the project, or trust the folder with what it may run: evaluate.task_code: true"
+        )
 
 
 def _reached(name: str, variant_name: str, variant: Variant) -> Variant:
@@ -58,6 +83,7 @@ def refuse_local(name: str, recipe: Recipe) -> None:
     if recipe.model.path is not None:
         source = checkpoint.fetch(recipe.model)
         checkpoint.check(source)
+        lengths.refuse(paths.recipe(name), recipe, source)
         if left := left_out(source):
             print(f"note: {recipe.model.path}: not the model's, left out: {', '.join(left)}")
         if environments.is_complete("openvino"):
@@ -100,6 +126,7 @@ def _architecture(stage: str, source: Path, model: Model) -> records.Tokenizer:
 def calibrate(name: str) -> None:
     recipe = open_recipe(name)
     source, _ = checkpoint.open_pinned(name, recipe.model)
+    lengths.refuse(paths.recipe(name), recipe, source)
     used = {recipe.calibration.prompts, *recipe.evaluate.perplexity.texts}
     stage = f"calibrate@{name}"
     with artifact.stage_folder(stage) as folder:

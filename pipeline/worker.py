@@ -8,7 +8,6 @@ The process dies with its parent, so that a killed stage leaves nobody writing b
 
 from __future__ import annotations
 
-import errno
 import importlib
 import json
 import os
@@ -18,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline import leashed
+from pipeline import crash, leashed
 from pipeline.errors import QuantgateError
 
 VERBS = {
@@ -40,37 +39,42 @@ VERBS = {
 
 
 def main(verb: str, request: str, response: str, parent: str) -> int:
-    """Exit code 0 with a value, 2 with a QuantgateError; any other exception ends the process as Python does."""
+    """Exit code 0 with a value, 2 with a QuantgateError; any other exception becomes one, its traceback goes into a log file."""
     if not leashed.tie(int(parent), signal.SIGKILL):
         return 1
     module, name = VERBS[verb].split(":")
     function, job = getattr(importlib.import_module(module), name), json.loads(Path(request).read_text())
+    stage = Path(request).parent.name
     if response.startswith("fd:"):
-        return _converse(function, job, int(response.removeprefix("fd:")))
+        return _converse(function, job, int(response.removeprefix("fd:")), stage)
     try:
         answer, code = {"value": function(job)}, 0
-    except QuantgateError as error:
-        answer, code = {"type": type(error).__name__, "error": str(error)}, 2
     except KeyboardInterrupt:
         return 130
-    except Exception as error:  # every library wraps a full disk in an error of its own
-        if os.strerror(errno.ENOSPC) not in str(error):
-            raise
-        answer, code = {"type": "ArtifactError", "error": f"the disk is full ({error}). Free some space and run again."}, 2
+    except (Exception, SystemExit) as error:
+        answer, code = _failure(stage, error), 2
     partial = Path(f"{response}.part")
     partial.write_text(json.dumps(answer))
     partial.rename(response)
     return code
 
 
-def _converse(function: Callable[..., Any], job: dict[str, Any], answers: int) -> int:
+def _failure(stage: str, error: BaseException) -> dict[str, Any]:
+    if isinstance(error, QuantgateError):
+        return {"type": type(error).__name__, "error": str(error)}
+    if crash.is_full_disk(error):
+        return {"type": "ArtifactError", "error": f"the disk is full ({error}). Free some space and run again."}
+    return {"type": "WorkerCrashed", "error": crash.sentence(stage, error)}
+
+
+def _converse(function: Callable[..., Any], job: dict[str, Any], answers: int, stage: str) -> int:
     """A session: questions come in as lines of JSON, answers go out as lines of JSON."""
     with os.fdopen(answers, "w") as out:
         try:
             for value in function(job, map(json.loads, sys.stdin)):
                 print(json.dumps({"value": value}), file=out, flush=True)
-        except QuantgateError as error:
-            print(json.dumps({"type": type(error).__name__, "error": str(error)}), file=out, flush=True)
+        except (Exception, SystemExit) as error:
+            print(json.dumps(_failure(stage, error)), file=out, flush=True)
             return 2
     return 0
 

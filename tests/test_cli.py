@@ -77,6 +77,32 @@ def test_too_little_disk_is_said_before_quantizing(
     assert not Path("artifacts/models/tiny/ov-int8").exists()
 
 
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (RecursionError("too deep"), "quantgate doctor: RecursionError: too deep (at "),
+        (MemoryError(), "quantgate doctor: MemoryError (at "),
+        (PermissionError(13, "Permission denied", "artifacts/x.json"), "artifacts/x.json: Permission denied. The traceback"),
+        (OSError(30, "Read-only file system", "params.yaml"), "params.yaml: Read-only file system. The traceback"),
+        (FileNotFoundError(2, "No such file or directory", "git"), "git: no such program or file. Install it, or put it on PATH."),
+    ],
+)
+def test_what_nobody_foresaw_is_a_sentence_and_exit_code_2(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], raised: Exception, said: str
+) -> None:
+    def fail() -> None:
+        raise raised
+
+    monkeypatch.setattr("pipeline.doctor.show", fail)
+    assert cli.main(["doctor"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"quantgate: {said}")
+    assert err.count("\n") == 1
+    log = Path(err.split()[-1])
+    assert log.is_relative_to("artifacts/.tmp")
+    assert type(raised).__name__ in log.read_text()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small file system can only be mounted by root")
 def test_full_disk_is_one_message_and_leaves_nothing_half(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     artifacts = Path("artifacts")

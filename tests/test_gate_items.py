@@ -261,3 +261,31 @@ def test_no_recovery_above_a_reference_that_guesses() -> None:
     quarter = np.resize([1.0, 0, 0, 0], 400)
     task = gate.decide(of(make.draws(quarter), reference=True), of(make.draws(quarter)), None, make.limits(items=ITEMS)).tasks[0]
     assert math.isnan(task.recovery)
+
+
+@pytest.mark.parametrize("items_count", [50, 150, 500])
+def test_scores_between_0_and_1_pass_no_more_often_than_allowed(items_count: int) -> None:
+    """A drop as large as the limit: a few answers lost as a whole, under small changes of all."""
+    random, limit, rounds = np.random.default_rng(0), 0.03, 400
+    passed = 0
+    for _ in range(rounds):
+        theirs = random.uniform(0.3, 1, items_count)
+        ours = np.clip(theirs + random.normal(0, 0.01, items_count), 0, 1)
+        ours = np.where(random.random(items_count) < limit / theirs.mean(), 0, ours)
+        pairs = list(zip(make.draws(theirs).items, make.draws(ours).items, strict=True))
+        passed += items.difference(pairs, 0.95)[0].high <= limit
+    assert passed / rounds <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / rounds)
+
+
+def test_scores_between_0_and_1_that_hardly_change_pass() -> None:
+    theirs = np.random.default_rng(0).uniform(0.3, 1, 500)
+    ours = np.clip(theirs + np.random.default_rng(1).normal(0, 0.01, 500), 0, 1)
+    assert pooled(theirs, ours, accuracy_drop=0.01).status == "PASS"
+    assert pooled(theirs, ours * 0.9, accuracy_drop=0.01).status == "FAIL"
+
+
+def test_items_scored_by_another_metric_are_no_pair() -> None:
+    ours = make.draws(SCORES).model_copy(update={"filter": "flexible-extract"})
+    assert (
+        "scored by acc (flexible-extract), the reference by acc (none)" in checked(make.draws(SCORES), ours)["accuracy_drop"].reason
+    )

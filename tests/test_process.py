@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -16,7 +17,12 @@ from pipeline.errors import CalibrationError
 def echo(job): return {"got": job["value"]}
 def refuse(job): raise CalibrationError("prompts: none")
 def die(job): os.kill(os.getpid(), signal.SIGKILL)
-def crash(job): raise ValueError("a bug")
+def crash(job): raise ValueError("row 7: a bug")
+def leave(job): os._exit(1)
+def quit(job): raise SystemExit("told to go")
+def talk(job, asked):
+    yield {"said": 1}
+    raise KeyError("lost")
 def fill(job): raise RuntimeError("cannot write: No space left on device")
 def grow(job):
     data = bytearray(200_000_000)
@@ -36,7 +42,7 @@ def fork(job):
 @pytest.fixture
 def folder(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (project / "pipeline" / "jobs_of_tests.py").write_text(JOBS)
-    names = ("echo", "refuse", "die", "crash", "fill", "grow", "fork")
+    names = ("echo", "refuse", "die", "crash", "leave", "quit", "talk", "fill", "grow", "fork")
     text = (project / "pipeline" / "worker.py").read_text()
     rows = "".join(f'    "{name}": "pipeline.jobs_of_tests:{name}",\n' for name in names)
     (project / "pipeline" / "worker.py").write_text(text.replace("VERBS = {\n", "VERBS = {\n" + rows))
@@ -68,8 +74,25 @@ def test_deaths_are_told_apart(folder: Path) -> None:
     with pytest.raises(StageError, match="SIGKILL"):
         process.run("control", "die", {}, folder)
     (folder / "result.json").unlink(missing_ok=True)
-    with pytest.raises(WorkerCrashed, match="exit code 1"):
-        process.run("control", "crash", {}, folder)
+    with pytest.raises(WorkerCrashed, match="exit code 1 without a result"):
+        process.run("control", "leave", {}, folder)
+
+
+def test_an_error_that_nobody_foresaw_is_a_sentence_that_names_the_log(folder: Path) -> None:
+    for verb, said in (("crash", "ValueError: row 7: a bug"), ("quit", "SystemExit: told to go")):
+        with pytest.raises(WorkerCrashed) as error:
+            process.run("control", verb, {}, folder)
+        assert f"{folder.name}: {said} (at pipeline/jobs_of_tests.py:" in str(error.value)
+        log = Path(str(error.value).rpartition(" ")[2])
+        assert "Traceback (most recent call last)" in log.read_text()
+        assert said in log.read_text()
+
+
+def test_a_session_that_fails_says_so_too(folder: Path) -> None:
+    with contextlib.closing(process.Session("control", "talk", {}, folder / "job.json")) as session:
+        assert session.ask() == {"said": 1}
+        with pytest.raises(WorkerCrashed, match="KeyError: 'lost'"):
+            session.ask()
 
 
 def test_a_full_disk_in_whatever_wrapping_is_a_user_error(folder: Path) -> None:

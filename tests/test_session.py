@@ -73,7 +73,9 @@ def test_it_answers_until_it_is_told_that_it_is_over(session: Session) -> None:
 
 def test_its_own_error_comes_over(project: Path, tmp_path: Path) -> None:
     session = Session("control", "session", job(tmp_path, engine="nope"), tmp_path / "request.json")
-    with pytest.raises(WorkerCrashed, match="session in environment 'control' ended with exit code 1 without a result"):
+    with pytest.raises(
+        WorkerCrashed, match=r"KeyError: 'nope' \(at pipeline/engines/__init__.py:\d+\). The traceback is in artifacts/.tmp/errors/"
+    ):
         session.ask()
     session.close()
 

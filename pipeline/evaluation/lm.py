@@ -41,6 +41,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         self._engine, self._tokenizer = engine, tokenizer
         self._front = tokens.added(tokenizer).front
         self._max_length, self._needs_greedy = max_length, needs_greedy
+        self.cut = 0  # prompts that were longer than the model may see, and lost their beginning
         self._noted: dict[tuple[str, int], Noted] = {}
 
     def noted(self, task: str, number: int) -> Noted:
@@ -118,7 +119,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
             if options.get("do_sample") and options.get("temperature", 0) > 0:
                 raise EvaluationError(f"a task asks for sampling ({options}); quantgate compares greedy answers only.")
             limit = int(options.get("max_gen_toks", MAX_GEN_TOKENS))
-            prompts.append(self.tok_encode(context)[-(self._max_length - limit) :])
+            prompts.append(self._prompt(context, limit))
             notes.append(self._note(request, prompts[-1]))
             limits.append(limit)
             until = options.get("until", [])
@@ -130,6 +131,18 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
             note.generated_tokens = len(self.tok_encode(answer, add_special_tokens=False))
         return answers
 
+    def _prompt(self, context: str, answer: int) -> list[int]:
+        """The context's end, as much as fits with `answer` tokens. Raises EvaluationError if nothing does."""
+        room = self._max_length - answer
+        if room < 1:
+            raise EvaluationError(
+                f"a task generates up to {answer} tokens (max_gen_toks), of {self._max_length} that prompt and answer may have "
+                "together (serve.max_model_len less one): nothing is left of the prompt. Set a larger serve.max_model_len."
+            )
+        ids = self.tok_encode(context)
+        self.cut += len(ids) > room
+        return ids[-room:] or [self.prefix_token_id]
+
     def _request(self, context: list[int], target: list[int], greedy: bool) -> Request:
         """The context's end, as much as fits with the continuation."""
         if not target or len(target) >= self._max_length:
@@ -137,7 +150,9 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
                 f"a task item has a continuation of {len(target)} tokens; expected 1 to {self._max_length - 1} "
                 "(serve.max_model_len less two)."
             )
-        return Request(context[-(self._max_length - len(target)) :], target, greedy)
+        room = self._max_length - len(target)
+        self.cut += len(context) > room
+        return Request(context[-room:], target, greedy)
 
     def _score(self, requests: list[Request]) -> list[tuple[float, bool]]:
         """In the order of the tokens, so that those which begin alike come to the engine together."""

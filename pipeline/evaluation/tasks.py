@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import math
 import random
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.engines import Engine
 from pipeline.errors import EvaluationError, RecipeError
-from pipeline.evaluation.lm import EngineLM, Noted
+from pipeline.evaluation import catalogue, scores, trust
+from pipeline.evaluation.lm import MAX_GEN_TOKENS, EngineLM, Noted
 from pipeline.evaluation.readable import readable
+from pipeline.evaluation.scores import Score
 from pipeline.recipe import Evaluate, Items, Serve
 from pipeline.records import Item, Task
 
-METRICS = ("acc", "exact_match")  # the per-item right-or-wrong score, in order of preference
+LOOKED_AT = 64  # documents of a task that `plan` tries
+LEAST_PROMPT = 16  # tokens without which no question can be asked
 PASSAGES = ("passage", "article", "paragraph", "story")  # fields that several items of lm-eval's own data sets share
 
 
@@ -24,17 +25,20 @@ class Prepared(NamedTuple):
     """Tasks found and documents drawn, before any engine is started; `places` is each document's place in the draw."""
 
     manager: Any
+    scores: dict[str, dict[str, Score]]
     leaves: dict[str, dict[str, Any]]
     places: dict[str, dict[int, int]]
 
 
-def prepare(evaluate: Evaluate, spans: dict[str, tuple[int, Items]]) -> Prepared:
+def prepare(evaluate: Evaluate, serve: Serve, spans: dict[str, tuple[int, Items]]) -> Prepared:
     """`spans` says which part of each task's draw to measure: from a place up to another, or to the last ("all").
 
-    Raises RecipeError for an unknown task or too few documents, EvaluationError if a task's data cannot be had.
+    Raises RecipeError for a task that is unknown, cannot be gated or fails by itself, or for too few documents; EvaluationError
+    if a task's data cannot be had.
     """
-    manager = _manager(evaluate)
-    leaves = {name: load_leaves(manager, name, evaluate) for name in spans}
+    manager = catalogue.manager(evaluate)
+    chosen = _choose(manager, evaluate, serve)
+    leaves = {name: load_leaves(manager, name) for name in spans}
     places: dict[str, dict[int, int]] = {}
     for name, (start, stop) in spans.items():
         sizes = {leaf: len(task.eval_docs) for leaf, task in leaves[name].items()}
@@ -42,26 +46,61 @@ def prepare(evaluate: Evaluate, spans: dict[str, tuple[int, Items]]) -> Prepared
         for place, (leaf, document) in enumerate(draw(name, sizes, stop, evaluate.seed)):
             if place >= start:
                 places.setdefault(leaf, {})[document] = place
-    return Prepared(manager, leaves, places)
+        for leaf in leaves[name].keys() & places.keys():
+            _require_sound(name, leaf, leaves[name][leaf], sorted(places[leaf]))
+    return Prepared(manager, chosen, leaves, places)
 
 
 def count(job: dict[str, Any]) -> dict[str, int]:
-    """Worker verb: how many documents each task has whose data is here. Raises RecipeError for what cannot be drawn."""
-    evaluate = Evaluate.model_validate(job["evaluate"])
-    manager = _manager(evaluate)
-    for name in evaluate.tasks:
-        _require_known(manager, name, evaluate)
+    """Worker verb: how many documents each task has whose data is here. Raises RecipeError for what cannot be measured."""
+    evaluate, serve = Evaluate.model_validate(job["evaluate"]), Serve.model_validate(job["serve"])
+    manager = catalogue.manager(evaluate)
+    _choose(manager, evaluate, serve)
     found = {}
-    for name, wanted in (evaluate.tasks | evaluate.extend_to).items():
+    for name, wanted in (evaluate.items | evaluate.extend_to).items():
         try:
-            leaves = load_leaves(manager, name, evaluate)
+            leaves = load_leaves(manager, name)
         except EvaluationError:  # its data is not here: nothing can be said of it
             continue
         sizes = {leaf: len(task.eval_docs) for leaf, task in leaves.items()}
         _require_field(leaves, evaluate.clusters.get(name))
         found[name] = len(draw(name, sizes, "all", evaluate.seed))
-        draw(name, sizes, wanted, evaluate.seed)
+        for leaf, document in draw(name, sizes, wanted, evaluate.seed)[:LOOKED_AT]:
+            _require_sound(name, leaf, leaves[leaf], [document])
     return found
+
+
+def _choose(manager: Any, evaluate: Evaluate, serve: Serve) -> dict[str, dict[str, Score]]:
+    """Which score of each task counts. Raises RecipeError for what its YAML files show to be impossible."""
+    found: dict[str, dict[str, Score]] = {}
+    for name, leaves in catalogue.by_task(manager.task_index, evaluate).items():
+        for leaf in leaves:
+            trust.require(name, evaluate, leaf)
+            found.setdefault(name, {})[leaf.name] = scores.choose(name, evaluate.asked(name), leaf)
+            _require_room(name, leaf, serve)
+    return found
+
+
+def _require_room(name: str, leaf: catalogue.Leaf, serve: Serve) -> None:
+    """Raises RecipeError if the answers may take so many tokens that none are left for a prompt."""
+    options = leaf.config.get("generation_kwargs") or {}
+    answer = int(options.get("max_gen_toks", MAX_GEN_TOKENS))
+    if leaf.config.get("output_type", "generate_until") == "generate_until" and answer + LEAST_PROMPT + 1 > serve.max_model_len:
+        raise RecipeError(
+            f"evaluate.tasks.{name}: {leaf.name} generates up to {answer} tokens (generation_kwargs.max_gen_toks), and "
+            f"serve.max_model_len of {serve.max_model_len} leaves {max(0, serve.max_model_len - 1 - answer)} for the prompt. Set "
+            f"serve.max_model_len to {answer + 1} and the tokens of the longest prompt, or let the task generate less."
+        )
+
+
+def _require_sound(name: str, leaf: str, task: Any, documents: list[int]) -> None:
+    """Raises RecipeError if the task's own templates or functions fail on one of its documents."""
+    rows = task.eval_docs
+    for number in documents:
+        try:
+            readable(task, rows[number])
+        except Exception as error:  # templates and functions raise whatever a row makes Python raise
+            raise RecipeError(f"evaluate.tasks.{name}: {_failed(error)}, at document {number} of {leaf}. Mend the task.") from error
 
 
 def _require_field(leaves: dict[str, Any], field: str | None) -> None:
@@ -77,27 +116,20 @@ def measure(engine: Engine, source: Path, evaluate: Evaluate, serve: Serve, prep
     from lm_eval.evaluator import simple_evaluate
     from transformers import AutoTokenizer
 
-    manager, leaves, places = prepared
+    manager, leaves, places = prepared.manager, prepared.leaves, prepared.places
     drawn = {leaf: sorted(found) for leaf, found in places.items()}
     every = {leaf: task for group in leaves.values() for leaf, task in group.items()}
-    greedy = {leaf for leaf, task in every.items() if task.OUTPUT_TYPE == "loglikelihood"}
+    chosen = {leaf: score for group in prepared.scores.values() for leaf, score in group.items()}
+    greedy = {leaf for leaf, task in every.items() if scores.greedy(task.config, chosen[leaf])}
     model = EngineLM(engine, AutoTokenizer.from_pretrained(source), serve.max_model_len - 1, greedy)
     results = simple_evaluate(model, tasks=list(drawn), task_manager=manager, samples=drawn, bootstrap_iters=0)
     if results is None:
         raise EvaluationError("lm-eval returned no results for this process.")
-    measured = [_task(name, prepared, results["samples"], model, evaluate.clusters.get(name)) for name in leaves]
+    if model.cut:
+        print(f"note: {model.cut} prompts lost their beginning: serve.max_model_len of {serve.max_model_len} has no room for them")
+    code = trust.code(evaluate)
+    measured = [_task(name, prepared, results["samples"], model, evaluate.clusters.get(name), code) for name in leaves]
     return [_with_texts(task, every) for task in measured] if texts else measured
-
-
-def _manager(evaluate: Evaluate) -> Any:
-    """The local tasks alone if they are all that is asked for: reading lm-eval's own thousands of task files takes long."""
-    from lm_eval.tasks import TaskManager
-
-    if evaluate.task_path is not None:
-        local = TaskManager(include_path=evaluate.task_path, include_defaults=False)
-        if set(evaluate.tasks) <= set(local.all_tasks):
-            return local
-    return TaskManager(include_path=evaluate.task_path)
 
 
 def draw(task: str, sizes: dict[str, int], wanted: Items, seed: int) -> list[tuple[str, int]]:
@@ -113,51 +145,68 @@ def draw(task: str, sizes: dict[str, int], wanted: Items, seed: int) -> list[tup
     return random.Random(f"{seed}:{task}").sample(population, len(population))[:count]
 
 
-def load_leaves(manager: Any, name: str, evaluate: Evaluate) -> dict[str, Any]:
-    """The lm-eval tasks behind a name: itself, or those of a group. Raises as `prepare` does."""
-    _require_known(manager, name, evaluate)
+def load_leaves(manager: Any, name: str) -> dict[str, Any]:
+    """The lm-eval tasks behind a name: itself, or those of a group.
+
+    Raises EvaluationError if the data cannot be had, RecipeError if the task fails by itself.
+    """
     try:
         return dict(manager.load([name])["tasks"])
-    except Exception as error:  # the libraries raise a different class for each way to be offline
-        said = " ".join(str(error).split())[:200]
+    except Exception as error:  # the libraries raise a different class for each way to be offline, and tasks anything
+        if not _is_about_data(error):
+            raise RecipeError(f"evaluate.tasks.{name}: {_failed(error)}. Its data was read: mend the task.") from error
         raise EvaluationError(
-            f"evaluate.tasks.{name}: its data cannot be had ({type(error).__name__}: {said}). Fetch it on a machine with a "
-            "network and bring HF_HOME here, or use a local task."
+            f"evaluate.tasks.{name}: its data cannot be had ({_said(error)}). Fetch it on a machine with a "
+            "network and bring HF_HOME here; of a local task, look at dataset_path and dataset_kwargs.data_files."
         ) from error
 
 
-def _require_known(manager: Any, name: str, evaluate: Evaluate) -> None:
-    if name not in manager.all_tasks:
-        close = difflib.get_close_matches(name, manager.all_tasks, 3)
-        hint = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(sorted(manager.all_tasks)[:10])}."
-        where = f"{evaluate.task_path} or " if evaluate.task_path else ""
-        raise RecipeError(f"evaluate.tasks: found {name!r}, no such task in {where}lm-eval's own tasks. {hint}")
+def _is_about_data(error: BaseException | None) -> bool:
+    """Whether a file, the cache or the network is at fault, by the classes that `datasets` and the hub raise."""
+    while error is not None:
+        names = {cls.__name__ for cls in type(error).__mro__}  # httpx.HTTPError is no OSError
+        if isinstance(error, OSError) or "HTTPError" in names or "Couldn't find cache for" in str(error):
+            return True
+        error = error.__cause__
+    return False
 
 
-def _task(name: str, prepared: Prepared, samples: dict[str, Any], model: EngineLM, cluster: str | None) -> Task:
+def _failed(error: Exception) -> str:
+    return f"the task's own error ({_said(error)})"
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _task(
+    name: str, prepared: Prepared, samples: dict[str, Any], model: EngineLM, cluster: str | None, code: dict[str, str]
+) -> Task:
     items: list[Item] = []
-    metrics = set()
-    leaves = prepared.leaves[name]
-    for leaf in leaves.keys() & prepared.places.keys():
-        found, places = samples.get(leaf, []), prepared.places[leaf]
+    leaves, chosen = prepared.leaves[name], prepared.scores[name]
+    measured = sorted(leaves.keys() & prepared.places.keys())
+    for leaf in measured:
+        found = [sample for sample in samples.get(leaf, []) if sample["filter"] == chosen[leaf].filter]
+        places = prepared.places[leaf]
         if len(found) != len(places):
             raise EvaluationError(f"task {leaf}: lm-eval returned {len(found)} items, {len(places)} were drawn.")
-        metric = next((metric for metric in METRICS if metric in found[0]), None)
-        if metric is None:
-            raise EvaluationError(f"task {leaf}: no per-item {' or '.join(METRICS)} among {sorted(found[0])}.")
-        metrics.add(metric)
         # lm-eval numbers the requests of a drawn sample by their place in it, and its logged samples by document.
         requests = {document: number for number, document in enumerate(sorted(places))}
         for sample in found:
             noted = model.noted(leaf, requests[sample["doc_id"]])
-            items.append(_item(leaves[leaf], leaf, sample, metric, places[sample["doc_id"]], noted, cluster))
-    documents = sum(len(task.eval_docs) for task in leaves.values())
-    items.sort(key=lambda item: item.place)
-    return Task(name=name, metric="/".join(sorted(metrics)), documents=documents, items=items)
+            items.append(_item(leaves[leaf], leaf, sample, chosen[leaf], places[sample["doc_id"]], noted, cluster))
+    return Task(
+        name=name,
+        metric="/".join(sorted({chosen[leaf].metric for leaf in measured})),
+        filter="/".join(sorted({chosen[leaf].filter for leaf in measured})),
+        code=code,
+        documents=sum(len(task.eval_docs) for task in leaves.values()),
+        items=sorted(items, key=lambda item: item.place),
+    )
 
 
-def _item(task: Any, leaf: str, sample: dict[str, Any], metric: str, place: int, noted: Noted, cluster: str | None) -> Item:
-    score, document = sample[metric], sample["doc"]
+def _item(task: Any, leaf: str, sample: dict[str, Any], score: Score, place: int, noted: Noted, cluster: str | None) -> Item:
+    document = sample["doc"]
     choices = len(task.doc_to_choice(document)) if task.OUTPUT_TYPE == "multiple_choice" else 0
     return Item(
         task=leaf,
@@ -170,7 +219,7 @@ def _item(task: Any, leaf: str, sample: dict[str, Any], metric: str, place: int,
         prompt_hash=sample["prompt_hash"],
         target_hash=sample["target_hash"],
         tokens_hash=noted.tokens.hexdigest(),
-        score=float(score) if isinstance(score, (int, float)) else math.nan,
+        score=scores.value(leaf, score, sample),
     )
 
 

@@ -35,7 +35,7 @@ def work(job: dict[str, Any], asked: Iterator[dict[str, Any]]) -> Iterator[dict[
     evaluate, serve = Evaluate.model_validate(job["evaluate"]), Serve.model_validate(job["serve"])
     texts = read(Path(job["texts"]), Texts)
     plan, decode = evaluate.divergence, _decoder(source)
-    prepared = tasks.prepare(evaluate, job["spans"])
+    prepared = tasks.prepare(evaluate, serve, job["spans"])
     checked = loadcheck.check_files(artifact, source, job["engine"], job["stored_types"], Claim(job["weights"], job["simulated"]))
     with engines.open_engine(job["engine"], artifact, serve) as engine:
         checked = checked.model_copy(update={"generated": loadcheck.check_generates(engine, source)})
@@ -69,7 +69,7 @@ def reference(job: dict[str, Any]) -> dict[str, Any]:
     source = Path(job["checkpoint"])
     evaluate, serve = Evaluate.model_validate(job["evaluate"]), Serve.model_validate(job["serve"])
     texts = read(Path(job["texts"]), Texts)
-    prepared = tasks.prepare(evaluate, job["spans"])
+    prepared = tasks.prepare(evaluate, serve, job["spans"])
     with engines.open_engine("reference", source, serve) as engine:
         perplexity = text.write_reference(engine, texts, evaluate.divergence, Path(job["logprobs"]))
         if long := evaluate.long_windows(serve.max_model_len):
@@ -92,7 +92,7 @@ def extend(job: dict[str, Any], asked: Iterator[dict[str, Any]]) -> Iterator[dic
     with engines.open_engine(job["engine"], artifact, serve) as engine:
         for question in asked:
             start = time.monotonic()
-            measured = tasks.measure(engine, source, evaluate, serve, tasks.prepare(evaluate, question["spans"]))
+            measured = tasks.measure(engine, source, evaluate, serve, tasks.prepare(evaluate, serve, question["spans"]))
             found = [item.model_dump() for item in measured]
             yield {"versions": versions(job["engine"]), "tasks": found, "wall_s": time.monotonic() - start}
 

@@ -34,7 +34,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         text = "\n\n".join(prompts.texts(name, PromptSet.model_validate(found)))
         windows[name] = len(calibration.windows(tokenizer, front, name, text, evaluate.perplexity).windows)
     loads = {}
-    for name, wanted in evaluate.tasks.items():
+    for name, wanted in evaluate.items.items():
         try:
             count = ITEMS if wanted == "all" else min(wanted, ITEMS)
             loads[name] = _load(name, count, len(tokenizer), source, evaluate, Serve.model_validate(job["serve"]))
@@ -45,7 +45,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
 def _load(name: str, items: int, vocabulary: int, source: Path, evaluate: Evaluate, serve: Serve) -> TaskLoad:
     scales = _Scales(vocabulary)
-    tasks.measure(scales, source, evaluate, serve, tasks.prepare(evaluate, {name: (0, items)}))
+    tasks.measure(scales, source, evaluate, serve, tasks.prepare(evaluate, serve, {name: (0, items)}))
     return TaskLoad(
         tokens=scales.tokens / items,
         shared_tokens=scales.shared_tokens / items,

@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 
 from pipeline.gate import statistics
-from pipeline.gate.limits import Limits, failed, status, words
+from pipeline.gate.limits import Limits, failed, status, unseen, words
 from pipeline.gate.statistics import FEW_FLIPS, Estimate
 from pipeline.records import Check, Evaluation, Item, Status, Task, TaskComparison
 
@@ -80,6 +80,10 @@ def _pair(reference: Evaluation, task: Task) -> Pairs:
         raise ValueError("the reference was not measured on it")
     if task.documents != theirs.documents or not task.items:
         raise ValueError(f"{len(task.items)} items of {task.documents} documents, the reference's task has {theirs.documents}")
+    if (task.metric, task.filter, task.code) != (theirs.metric, theirs.filter, theirs.code):
+        raise ValueError(
+            f"scored by {task.metric} ({task.filter}), the reference by {theirs.metric} ({theirs.filter}) or other code"
+        )
     expected = {_key(item): item for item in theirs.items if item.place < len(task.items)}
     found = {_key(item): item for item in task.items}
     if expected.keys() != found.keys() or len(found) != len(task.items):
@@ -120,6 +124,7 @@ def difference(pairs: Pairs, confidence: float) -> tuple[Estimate, str]:
     found = statistics.ratio(sums, counts, confidence)
     clustered = len(sums) < len(pairs)
     if not _binary(pairs):
+        found = _with_unseen(found, unseen(len(sums), confidence))
         return found, f"paired difference per item{', clustered by shared passage' if clustered else ''}"
     lost, won = _flips(pairs)
     low, high = statistics.score_difference(lost, won, len(pairs), confidence)
@@ -129,6 +134,11 @@ def difference(pairs: Pairs, confidence: float) -> tuple[Estimate, str]:
     if lost + won < FEW_FLIPS:
         found = found._replace(low=min(low, found.low), high=max(high, found.high))
     return found, "paired difference per item, clustered by shared passage"
+
+
+def _with_unseen(found: Estimate, share: float) -> Estimate:
+    """Scores between 0 and 1: items that lose or win all may be as many as miss the sample, whatever small changes scatter."""
+    return found._replace(low=min(found.low, found.value - share), high=max(found.high, found.value + share))
 
 
 def _by_cluster(pairs: Pairs, values: list[float]) -> tuple[list[float], list[float]]:

@@ -76,7 +76,7 @@ def of(recipe: Recipe, variant: Variant) -> Limits:
         length_ratio=(gate.length_ratio[0], gate.length_ratio[1]),
         confidence=gate.confidence,
         divergence=evaluate.divergence,
-        items={name: (asked, caps.get(name, asked)) for name, asked in evaluate.tasks.items()},
+        items={name: (asked, caps.get(name, asked)) for name, asked in evaluate.items.items()},
         texts=tuple(evaluate.perplexity.texts),
         quantized=variant.quantizer is not None,
         rare=gate.rare,

@@ -19,7 +19,7 @@ from pipeline.parsing import parse, unknown
 from pipeline.recipe.base import Strict, Weights
 from pipeline.recipe.ladder import rungs
 from pipeline.recipe.long_context import LEAST, LongContext, LongWindows
-from pipeline.recipe.quality import BY_WEIGHTS, Divergence, Evaluate, Gate, Items, Perplexity, first_windows
+from pipeline.recipe.quality import BY_WEIGHTS, Divergence, Evaluate, Gate, Items, Perplexity, TaskItems, first_windows
 from pipeline.recipe.source import Calibration, Model, PromptSet
 from pipeline.recipe.speed import Benchmark, Price, Serve, Slo
 from pipeline.recipe.variant import Variant
@@ -42,6 +42,7 @@ __all__ = [
     "Serve",
     "Slo",
     "Strict",
+    "TaskItems",
     "Variant",
     "Weights",
     "first_windows",

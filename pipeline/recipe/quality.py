@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from pipeline.recipe.base import Count, Positive, Share, Strict, Weights
 from pipeline.recipe.long_context import LongContext, LongWindows
@@ -49,14 +49,30 @@ class Divergence(Strict):
         return range(0, scored, max(1, min(count, self.windows) * scored * texts // self.positions))
 
 
+class TaskItems(Strict):
+    """Items to draw of an lm-eval task, and which score of an item counts."""
+
+    items: Items
+    filter: str | None = Field(None, description="which of the task's filters reads the answers; default its first")
+    metric: str | None = Field(None, description="a metric of 0 to 1 for each item; default acc, exact_match, or one like them")
+
+
+def _form(asked: Any) -> str:
+    return "[mapping]" if isinstance(asked, dict | TaskItems) else "[number]"  # in brackets: no part of a key in a message
+
+
 class Evaluate(Strict):
     perplexity: Perplexity
     divergence: Divergence = Divergence()
     long_context: LongContext | None = Field(None, description="divergence by position up to serve.max_model_len; default not")
-    tasks: Annotated[dict[str, Items], Field(min_length=1)] = Field(description="items to draw of each lm-eval task")
+    tasks: Annotated[
+        dict[str, Annotated[Annotated[Items, Tag("[number]")] | Annotated[TaskItems, Tag("[mapping]")], Discriminator(_form)]],
+        Field(min_length=1),
+    ] = Field(description="items to draw of each lm-eval task, or {items, filter, metric}")
     extend_to: dict[str, Positive] = Field({}, description="most items to draw with gate.on_inconclusive: extend")
     clusters: dict[str, str] = Field({}, description="document field that related items of a task share (passage, subject)")
     task_path: str | None = Field(None, description="folder of local lm-eval task files")
+    task_code: bool = Field(False, description="run code that local task files name; take them from outside the project")
     seed: Count = 0
 
     def long_windows(self, max_model_len: int) -> LongWindows | None:
@@ -64,6 +80,15 @@ class Evaluate(Strict):
         if self.long_context is None:
             return None
         return LongWindows(self.long_context, self.perplexity.window, max_model_len, self.perplexity.bos == "every")
+
+    @property
+    def items(self) -> dict[str, Items]:
+        """How many items to draw of each task."""
+        return {name: asked.items if isinstance(asked, TaskItems) else asked for name, asked in self.tasks.items()}
+
+    def asked(self, task: str) -> TaskItems:
+        found = self.tasks[task]
+        return found if isinstance(found, TaskItems) else TaskItems(items=found, filter=None, metric=None)
 
     @model_validator(mode="after")
     def _known_tasks(self) -> Self:
@@ -78,8 +103,8 @@ class Evaluate(Strict):
 
     def _one_multiple(self) -> None:
         """Tasks that grew at different rates would weigh differently in the pooled accuracy after each look."""
-        growth = {name: self.extend_to.get(name, 0) / drawn for name, drawn in self.tasks.items() if not isinstance(drawn, str)}
-        whole = sorted(name for name, drawn in self.tasks.items() if drawn == "all")
+        growth = {name: self.extend_to.get(name, 0) / drawn for name, drawn in self.items.items() if not isinstance(drawn, str)}
+        whole = sorted(name for name, drawn in self.items.items() if drawn == "all")
         if whole:
             raise ValueError(f"extend_to: task {whole[0]!r} is measured whole ('all') and cannot grow. Give a number of its items")
         if min(growth.values()) < 1 or len(set(growth.values())) > 1:

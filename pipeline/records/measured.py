@@ -117,8 +117,12 @@ class Item(Record):
 
 
 class Task(Record):
+    """`filter` is the one of the task's that read the answers; `code` the SHA-256 of local Python files that the task may run."""
+
     name: str
     metric: str
+    filter: str = Field(default="none")
+    code: dict[str, str] = Field(default={})
     documents: int
     items: list[Item]
 

@@ -113,7 +113,7 @@ def _partial(name: str, variant_name: str, recipe: Recipe, verdict: Verdict) -> 
         scored = {found.text for found in evaluation.views[view].perplexity} if view in evaluation.views else set()
         wrong += [f"partial evaluation: {text.name} was not scored in the view {view}" for text in texts if text.name not in scored]
     counts = {task.name: len(task.items) for task in evaluation.tasks}
-    for task, asked in recipe.evaluate.tasks.items():
+    for task, asked in recipe.evaluate.items.items():
         if counts.get(task, 0) < (1 if asked == "all" else asked):
             wrong.append(f"partial evaluation: {counts.get(task, 0)} items of {task}, the recipe asks for {asked}")
     wrong += [f"partial evaluation: {check.name}: {check.reason}" for check in verdict.checks if not math.isfinite(check.value)]

@@ -41,3 +41,19 @@ def test_rolling_log_likelihood_agrees_on_a_text_of_one_window(found: dict[str, 
 
 def test_generation_stops_at_the_stop_string(found: dict[str, Any]) -> None:
     assert found["generated"] == [" 30"]
+
+
+def test_one_filter_and_the_metric_that_there_is_are_scored(found: dict[str, Any]) -> None:
+    """Of two filters over one answer the recipe's; of a task without acc its acc_norm."""
+    metric, name, scores = found["others"]["two_filters"]
+    assert (metric, name, len(scores)) == ("exact_match", "flexible-extract", 8)
+    metric, name, scores = found["others"]["only_acc_norm"]
+    assert (metric, name, len(scores)) == ("acc_norm", "none", 8)
+    assert sum(scores) >= 4
+
+
+def test_a_prompt_is_cut_with_a_count_and_never_to_nothing(found: dict[str, Any]) -> None:
+    before, last_token_left, after, nothing_left, end = found["cut"]
+    assert last_token_left == ""
+    assert (after, end) == (before + 1, after)
+    assert "up to 255 tokens (max_gen_toks), of 255" in nothing_left

@@ -1,0 +1,55 @@
+"""What nobody foresaw: one sentence for the user, and the traceback in a log file that the sentence names."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+import traceback
+from pathlib import Path
+
+from pipeline import paths
+
+LONGEST = 300  # characters of an error's own text
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def sentence(what: str, error: BaseException) -> str:
+    """Of the exception being handled: what it says, where it was raised, where its traceback was written."""
+    said = " ".join(str(error).split())[:LONGEST]
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    told = f"{what}: {type(error).__name__}{f': {said}' if said else ''} (at {_short(at.filename)}:{at.lineno})"
+    return f"{told}. {_log(what, error)}"
+
+
+def of_system(error: OSError) -> str:
+    """A file or program that is not there, is not allowed or has no room, in a sentence."""
+    name, reason = str(error.filename or "a file"), error.strerror or " ".join(str(error).split())
+    if error.errno in FULL:
+        return f"{error.filename or 'artifacts/'}: the disk is full. Free some space and run again."
+    if isinstance(error, FileNotFoundError) and "/" not in name and not Path(name).suffix:
+        return f"{name}: no such program or file. Install it, or put it on PATH. {_log(name, error)}"
+    return f"{name}: {reason}. {_log('quantgate', error)}"
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Every library wraps a full disk in an error of its own."""
+    return os.strerror(errno.ENOSPC) in str(error)
+
+
+def _log(what: str, error: BaseException) -> str:
+    inside = Path("dvc.yaml").is_file()
+    for folder in (*([paths.TEMPORARY / "errors"] if inside else []), Path(tempfile.gettempdir()) / f"quantgate-{os.getuid()}"):
+        path = folder / f"{what.replace('/', '-').replace(' ', '.')[:100]}.log"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(traceback.format_exception(error)))
+        except OSError:  # a read-only project, a full disk: the next place
+            continue
+        return f"The traceback is in {path}"
+    return "Its traceback could be written nowhere."
+
+
+def _short(filename: str) -> str:
+    """A file by its place in its package or project."""
+    return filename.rpartition("site-packages/")[2].removeprefix(f"{Path.cwd()}/")
