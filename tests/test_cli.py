@@ -42,7 +42,7 @@ def test_outside_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
 def test_the_launcher_finds_the_project_and_keeps_the_callers_paths(project: Path, tmp_path: Path) -> None:
     launcher = tmp_path / "quantgate"
     launcher.write_text(environments.LAUNCHER.format(python=sys.executable))
-    run = [sys.executable, str(launcher), "signoff", "key", "x.pem"]
+    run = [sys.executable, str(launcher), "signoff", "key", "x.pem", "--name", "a@example.org", "--role", "reviewer"]
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("is not inside a quantgate project")) == (2, 1)
     assert subprocess.run(run, cwd=project / "recipes", check=False).returncode == 0
