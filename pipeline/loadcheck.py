@@ -58,6 +58,13 @@ def _check_tokenizer(artifact: Path, source: Path, engine: str) -> None:
     ours, theirs = (AutoTokenizer.from_pretrained(folder, trust_remote_code=False) for folder in (artifact, source))
     if ours.chat_template != theirs.chat_template:
         raise ArtifactError(f"{artifact}: its chat template differs from the source checkpoint's.")
+    numbers = ours.get_vocab()
+    wrong = [token for token, number in theirs.get_vocab().items() if numbers.get(token) != number]  # others may be added
+    if wrong:
+        raise ArtifactError(
+            f"{artifact}: tokenizer.json gives the token {wrong[0]!r} the id {numbers.get(wrong[0])}, the source's tokenizer "
+            f"{theirs.get_vocab()[wrong[0]]}; so with {len(wrong)} tokens."
+        )
     native = None
     if engine == "openvino":
         import openvino_genai

@@ -33,7 +33,7 @@ from tests.panel.artifact_files import (
 AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]  # the column that each nibble of an AWQ word holds, lowest first
 NAN_BITS = {"bf16": (np.uint16, 0x7FC0), "f16": (np.uint16, 0x7E00), "f32": (np.uint32, 0x7FC00000)}
 SATURATED_SHARE = 0.2
-PERMUTED_TOKENS = 200
+PERMUTED_TOKENS = 2
 TEMPLATE = "{% for message in messages %}[INST] {{ message['content'] }} [/INST]{% endfor %}"
 
 
@@ -131,7 +131,7 @@ def wrong_chat_template(artifact: Path, source: Path) -> None:
 
 
 def wrong_tokenizer(artifact: Path, source: Path) -> None:
-    """The tokenizer of a sister model, of the same size: 200 ordinary tokens have each other's ids in tokenizer.json.
+    """The tokenizer of a sister model, of the same size: two ordinary tokens have each other's ids in tokenizer.json.
 
     A converted openvino_tokenizer.xml stays, as it would: it was made from the right one.
     """
