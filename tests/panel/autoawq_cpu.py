@@ -16,7 +16,7 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
-def main(source: Path, samples: Path, out: Path) -> None:
+def main(source: Path, samples: Path, out: Path, group_size: int) -> None:
     import torch
     from awq import AutoAWQForCausalLM
     from transformers import AutoTokenizer
@@ -28,7 +28,7 @@ def main(source: Path, samples: Path, out: Path) -> None:
         rows = json.loads(samples.read_text())["ids"]
         texts = [tokenizer.decode(ids) for ids in rows]
         model = AutoAWQForCausalLM.from_pretrained(folder, device_map="cpu")
-        config = {"zero_point": True, "q_group_size": 128, "w_bit": 4, "version": "GEMM"}
+        config = {"zero_point": True, "q_group_size": group_size, "w_bit": 4, "version": "GEMM"}
         longest = 2 * len(rows[0])  # autoawq leaves out what is longer, and decoded text may become more tokens
         model.quantize(tokenizer, quant_config=config, calib_data=texts, max_calib_samples=32, max_calib_seq_len=longest)
         model.save_quantized(str(out))
@@ -51,4 +51,4 @@ def in_old_style(source: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main(*map(Path, sys.argv[1:-1]), int(sys.argv[-1]))

@@ -118,7 +118,7 @@ def _install(name: str, recipe: Recipe, item: Item, made: Path, stored: dict[str
     if item.made == "serve":
         made = paths.model(name, item.of)
     elif item.made == "given":
-        made = autoawq(name, str(recipe.model.path))
+        made = autoawq(name, str(recipe.model.path), recipe.variants["ov-int4"].groups_of)
     if target.exists():
         shutil.rmtree(target)
     shutil.copytree(made, target, copy_function=shutil.copyfile)
@@ -135,7 +135,7 @@ def _install(name: str, recipe: Recipe, item: Item, made: Path, stored: dict[str
     ).write(paths.manifest(name, variant_name(item)))
 
 
-def autoawq(name: str, source: str) -> Path:
+def autoawq(name: str, source: str, group_size: int) -> Path:
     """Real output of autoawq 0.2.9 on a CPU, in an environment that is made for it once."""
     environment, out = AUTOAWQ / "environment", AUTOAWQ / name
     if not (environment / "made").is_file():
@@ -144,7 +144,7 @@ def autoawq(name: str, source: str) -> Path:
         (environment / "made").touch()
     if not (out / "model.safetensors").is_file():
         command = [environment / "bin" / "python", "-W", "ignore", HERE / "autoawq_cpu.py", source, paths.samples(name), out]
-        subprocess.run(command, check=True)
+        subprocess.run([*command, str(group_size)], check=True)
     return out
 
 
