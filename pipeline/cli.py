@@ -75,16 +75,29 @@ def parser() -> argparse.ArgumentParser:
     gate.add_argument("--recheck", action="store_true", help="only say whether the stored verdict is what the evaluations give")
     stage("trace", "benchmark.rounds:trace", "choose the requests of the benchmark", variant=False)
     timed = add("benchmark", _benchmark, "time the artifacts that passed")
-    timed.add_argument("recipe", metavar="RECIPE")
-    timed.add_argument("--http", metavar="VARIANT", dest="served", help="time this variant over HTTP instead")
-    timed.add_argument("--url", help="with --http: a server that runs already; default: vllm serve, started and stopped")
-    timed.add_argument("--model", help="with --url: the name under which the server has the model")
+    _take_benchmark(timed)
     stage("report", "stages:report", "write the recipe's report", variant=False)
     compare = add("compare", _compare, "set the variants side by side, or two runs of one recipe (--before)")
     compare.add_argument("recipe", metavar="RECIPE")
     compare.add_argument("--before", metavar="REPORT.json", help="the JSON report of an earlier run")
     compare.add_argument("--json", action="store_true", help="print JSON")
     audit = add("audit", _audit, "put an artifact that quantgate did not make through a recipe's gate; exit 1 unless it passes")
+    _take_audit(audit)
+    require = add("require", _require, "exit 1 unless every variant (or the one named) passed")
+    require.add_argument("recipe", metavar="RECIPE")
+    require.add_argument("variant", metavar="VARIANT", nargs="?")
+    cli_release.add(commands)
+    return found
+
+
+def _take_benchmark(timed: argparse.ArgumentParser) -> None:
+    timed.add_argument("recipe", metavar="RECIPE")
+    timed.add_argument("--http", metavar="VARIANT", dest="served", help="time this variant over HTTP instead")
+    timed.add_argument("--url", help="with --http: a server that runs already; default: vllm serve, started and stopped")
+    timed.add_argument("--model", help="with --url: the name under which the server has the model")
+
+
+def _take_audit(audit: argparse.ArgumentParser) -> None:
     audit.add_argument("model", metavar="MODEL", help="a folder, or OWNER/NAME@REVISION on the hub")
     audit.add_argument("--recipe", metavar="RECIPE", required=True, help="whose texts, tasks, limits and source it is held to")
     audit.add_argument(
@@ -93,11 +106,6 @@ def parser() -> argparse.ArgumentParser:
         help="what it was made from, where that is not the recipe's model: a folder, or OWNER/NAME@REVISION",
     )
     audit.add_argument("--name", help="of its folder in artifacts/audits/RECIPE/; default after MODEL")
-    require = add("require", _require, "exit 1 unless every variant (or the one named) passed")
-    require.add_argument("recipe", metavar="RECIPE")
-    require.add_argument("variant", metavar="VARIANT", nargs="?")
-    cli_release.add(commands)
-    return found
 
 
 def _stage(function: str, options: argparse.Namespace) -> None:
