@@ -156,8 +156,10 @@ def test_the_stage_stops_at_a_look_that_fails(project: Path, monkeypatch: pytest
     def answer(fraction: float) -> dict[str, Any]:
         indices = first_windows(20, fraction, recipe.evaluate.seed)
         kept = [window for window in compared if window in indices]
-        views = {"deployed": View(settings=make.OPENVINO_SETTINGS, perplexity=[make.perplexity(nll + worse, indices)],
-                                  divergence=[make.divergence(np.full((len(kept), places), 1e-4), kept)])}  # fmt: skip
+        own = {"text_sha256": theirs.views["reference"].perplexity[0].text_sha256}
+        perplexity = make.perplexity(nll + worse, indices).model_copy(update=own)
+        divergence = make.divergence(np.full((len(kept), places), 1e-4), kept).model_copy(update=own)
+        views = {"deployed": View(settings=make.OPENVINO_SETTINGS, perplexity=[perplexity], divergence=[divergence])}
         found = stored if fraction == 1 else make.evaluation(views, [])
         return found.model_dump(include={"versions", "load_check", "views", "tasks"})
 

@@ -12,7 +12,18 @@ from pipeline import environments
 
 pytestmark = pytest.mark.engine
 WHERE = {
-    "control": ("by_hand", "driver", "engines", "evaluating", "publishing", "quality", "random_project", "scoring", "three_ways"),
+    "control": (
+        "by_hand",
+        "driver",
+        "engines",
+        "evaluating",
+        "memory",
+        "publishing",
+        "quality",
+        "random_project",
+        "scoring",
+        "three_ways",
+    ),
     "openvino": ("bandwidth", "by_hand_worker", "driver", "evaluating_worker", "quality_worker", "random_model", "scoring_worker"),
     "gptq": ("by_hand_worker",),
     "vllm": ("by_hand_worker", "driver", "quality_worker", "scoring_worker"),

@@ -176,7 +176,7 @@ def test_vllm_serve_is_started_and_stopped_even_when_interrupted(
         assert len(nothing_left) >= 3
         assert remote._only_model(server.url) == "tiny"
         assert 1 < server.load_s < 300
-        assert 3e8 < server.memory.stop() < 2e10
+        assert 3e8 < server.memory.stop().resident_bytes < 2e10
         raise KeyboardInterrupt
 
 
