@@ -73,7 +73,7 @@ def _next(verdict: records.Verdict, measured: records.Evaluation, held_to: gate.
 
 def _goes_on(verdict: records.Verdict) -> bool:
     """Is all that is undecided asked of items, and can more of them still decide it?"""
-    undecided = {check.name.split()[0] for check in verdict.checks if check.status == "INCONCLUSIVE"}
+    undecided = {check.kind for check in verdict.checks if check.status == "INCONCLUSIVE"}
     by_items = undecided <= {"accuracy_drop", "task_drop", "length_ratio"}
     return verdict.status == "INCONCLUSIVE" and by_items and bool(verdict.looks) and not verdict.looks[-1].futile
 

@@ -81,7 +81,8 @@ def benchmark(name: str, engine: str, size: int, profiles: dict[str, records.Pro
 
 
 def check(name: str, value: float, status: records.Status = "PASS") -> records.Check:
-    return records.Check(name=name, status=status, value=value, low=0.9 * value, high=1.1 * value, limit=1.0, n=100, method="m",
+    return records.Check(**records.Question.named(name)._asdict(), status=status,
+                         value=value, low=0.9 * value, high=1.1 * value, limit=1.0, n=100, method="m",
                          reason=f"{name} is {value:g}")  # fmt: skip
 
 

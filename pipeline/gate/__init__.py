@@ -12,8 +12,8 @@ from __future__ import annotations
 import math
 
 from pipeline.gate import items, limits, long_context, looks, texts
-from pipeline.gate.limits import VIEWS, Limits, failed
-from pipeline.records import Check, Evaluation, Status, Verdict
+from pipeline.gate.limits import Limits, failed
+from pipeline.records import VIEWS, Check, Evaluation, Question, Status, Verdict
 
 __all__ = ["Limits", "decide", "items", "limits", "texts"]
 
@@ -25,11 +25,11 @@ def decide(reference: Evaluation, candidate: Evaluation, floor: Evaluation | Non
     """
     comparisons, tails, seen = [], [], []
     if candidate.failure is not None:
-        checks = [failed("load", math.nan, "load check and evaluation on the engine", candidate.failure)]
+        checks = [failed(Question("load"), math.nan, "load check and evaluation on the engine", candidate.failure)]
     elif candidate.load_check is None:
-        checks = [failed("load", math.nan, "load check", "its outcome is not recorded")]
+        checks = [failed(Question("load"), math.nan, "load check", "its outcome is not recorded")]
     elif candidate.logprobs_sha256 != reference.logprobs_sha256:
-        checks = [failed("reference", math.nan, "hash of the stored distributions", "measured against another reference")]
+        checks = [failed(Question("reference"), math.nan, "hash of the stored distributions", "measured against another reference")]
     else:
         stopped = texts.stopped(reference, candidate.views, held_to)
         views = VIEWS[:1] if stopped else VIEWS

@@ -8,7 +8,7 @@ from collections import defaultdict
 from pipeline.gate import statistics
 from pipeline.gate.limits import Limits, failed, status, unseen, words
 from pipeline.gate.statistics import FEW_FLIPS, Estimate
-from pipeline.records import Check, Evaluation, Item, Status, Task, TaskComparison
+from pipeline.records import Check, Evaluation, Item, Question, Status, Task, TaskComparison
 
 Pairs = list[tuple[Item, Item]]  # (the reference's, the artifact's)
 POWER = 0.8
@@ -16,13 +16,13 @@ POWER = 0.8
 
 def checks(reference: Evaluation, candidate: Evaluation, limits: Limits) -> list[Check]:
     """Pooled non-inferiority, then a guard-rail and, for generated answers, a length check per task."""
-    name, method = "accuracy_drop", "pairing by document, prompt, target and token hashes"
+    asked, method = Question("accuracy_drop"), "pairing by document, prompt, target and token hashes"
     if {task.name for task in candidate.tasks} != set(limits.items):
-        return [failed(name, limits.accuracy_drop, method, "the tasks measured are not those of the recipe")]
+        return [failed(asked, limits.accuracy_drop, method, "the tasks measured are not those of the recipe")]
     try:
         paired, look = paired_by_task(reference, candidate), reached(candidate, limits)
     except ValueError as error:
-        return [failed(name, limits.accuracy_drop, method, str(error))]
+        return [failed(asked, limits.accuracy_drop, method, str(error))]
     confidence, knows = limits.confidence_at(look), known(reference, limits)
     pooled = _pooled(join(paired, knows), limits, look) if knows else _nothing(limits)
     lengths = [check for task, pairs in paired.items() if (check := _length(task, pairs, limits, confidence))]
@@ -59,7 +59,7 @@ def join(paired: dict[str, Pairs], tasks: set[str]) -> Pairs:
 
 def _nothing(limits: Limits) -> Check:
     nan, reason = math.nan, "the reference answers none of the tasks better than guessing would: they tell nothing. Take others"
-    return Check(name="accuracy_drop", status="INCONCLUSIVE", value=nan, low=nan, high=nan, limit=limits.accuracy_drop, n=0,
+    return Check(kind="accuracy_drop", status="INCONCLUSIVE", value=nan, low=nan, high=nan, limit=limits.accuracy_drop, n=0,
                  method="reference above chance", reason=reason)  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def _pooled(pairs: Pairs, limits: Limits, look: int) -> Check:
     )
     if outcome == "INCONCLUSIVE":
         reason += f". {_needed(pairs, found, limit, confidence)}"
-    return Check(name="accuracy_drop", status=outcome, value=found.value, low=found.low, high=found.high, limit=limit,
+    return Check(kind="accuracy_drop", status=outcome, value=found.value, low=found.low, high=found.high, limit=limit,
                  n=len(pairs), method=method, reason=reason)  # fmt: skip
 
 
@@ -210,7 +210,7 @@ def _guard_rail(task: str, found: Estimate, pairs: Pairs, p: float, beyond: bool
             f"{task} tells nothing: the reference has {right:.1%} right, guessing {chance:.1%} ({n} items); its items do not count "
             f"for accuracy_drop. {reason}"
         )
-    return Check(name=f"task_drop {task}", status=outcome, value=found.value, low=found.low, high=found.high, limit=limit, n=n,
+    return Check(kind="task_drop", of=task, status=outcome, value=found.value, low=found.low, high=found.high, limit=limit, n=n,
                  method=f"guard-rail, Holm-corrected, family-wise {limits.confidence:.0%}", reason=reason)  # fmt: skip
 
 
@@ -221,10 +221,14 @@ def _length(task: str, pairs: Pairs, limits: Limits, confidence: float) -> Check
     """
     if all(item.generated_tokens is None for pair in pairs for item in pair):
         return None
-    (least, most), name, method = limits.length_ratio, f"length_ratio {task}", "ratio of generated tokens, one-sided each way"
+    (least, most), asked, method = (
+        limits.length_ratio,
+        Question("length_ratio", of=task),
+        "ratio of generated tokens, one-sided each way",
+    )
     known = _lengths(pairs)
     if len(known) != len(pairs):
-        return failed(name, least, method, "the lengths of some answers are missing")
+        return failed(asked, least, method, "the lengths of some answers are missing")
     ours, _ = _by_cluster(pairs, [float(length) for _, length in known])
     theirs, _ = _by_cluster(pairs, [float(length) for length, _ in known])
     found = statistics.ratio(ours, theirs, confidence)
@@ -235,7 +239,7 @@ def _length(task: str, pairs: Pairs, limits: Limits, confidence: float) -> Check
         f"answers to {task} are {found.value:.4f} times as long as the reference's ({found.low:.4f} to {found.high:.4f}; "
         f"{len(pairs)} items); {words(outcome)} {least:g} to {most:g}"
     )
-    return Check(name=name, status=outcome, value=found.value, low=found.low, high=found.high, limit=limit, n=len(pairs),
+    return Check(**asked._asdict(), status=outcome, value=found.value, low=found.low, high=found.high, limit=limit, n=len(pairs),
                  method=method, reason=reason)  # fmt: skip
 
 

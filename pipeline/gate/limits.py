@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from pipeline.gate import spending
 from pipeline.recipe import BY_WEIGHTS, Divergence, Items, LongWindows, Recipe, Variant, first_windows
-from pipeline.records import Check, Status
+from pipeline.records import Check, Question, Status
 
-VIEWS = ("deployed", "weights")
 LOOKS = 5  # of a sequential gate: equal parts of the items
 FLOORS = 3  # a limit must lie this many noise floors above what the unquantized model measures on the same engine
 
@@ -109,6 +108,6 @@ def words(found: Status) -> str:
     return {"PASS": "within", "FAIL": "beyond", "INCONCLUSIVE": "the data cannot tell whether it is within"}[found]
 
 
-def failed(name: str, limit: float, method: str, reason: str) -> Check:
+def failed(asked: Question, limit: float, method: str, reason: str) -> Check:
     nan = math.nan
-    return Check(name=name, status="FAIL", value=nan, low=nan, high=nan, limit=limit, n=0, method=method, reason=reason)
+    return Check(**asked._asdict(), status="FAIL", value=nan, low=nan, high=nan, limit=limit, n=0, method=method, reason=reason)

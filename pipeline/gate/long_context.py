@@ -9,7 +9,7 @@ from pipeline.gate import statistics
 from pipeline.gate.limits import Limits, failed
 from pipeline.gate.statistics import Estimate
 from pipeline.gate.texts import Look, held_to_limit, require_possible
-from pipeline.records import Check, Divergence, Evaluation, Perplexity
+from pipeline.records import Check, Divergence, Evaluation, Perplexity, Question
 
 KIND = "long_context_kl"
 
@@ -23,7 +23,7 @@ def checks(reference: Evaluation, candidate: Evaluation, floor: Evaluation | Non
 
 
 def _text(text: Perplexity, candidate: Evaluation, floor: Evaluation | None, limits: Limits) -> list[Check]:
-    name = f"{KIND} deployed {text.text}"
+    asked = Question(KIND, "deployed", text.text)
     try:
         measured = _spans(text, candidate, limits)
         noise: list[Estimate | None] = [None] * len(measured)
@@ -32,11 +32,18 @@ def _text(text: Perplexity, candidate: Evaluation, floor: Evaluation | None, lim
             if len(noise) != len(measured):
                 raise ValueError("the unquantized model was not measured on this engine")
     except ValueError as error:
-        return [failed(name, math.nan, "presence of all long windows and positions", str(error))]
+        return [failed(asked, math.nan, "presence of all long windows and positions", str(error))]
     # Damage that is rare among windows is what the many short ones are for.
     spans, looked = limits.long.spans if limits.long else [], Look([], [], limits.confidence, "")
     return [
-        held_to_limit(f"{name} {span.start}-{span.stop - 1}", "mean_kl", found, low, replace(limits, rare=None), looked)
+        held_to_limit(
+            asked._replace(of=f"{text.text} {span.start}-{span.stop - 1}"),
+            "mean_kl",
+            found,
+            low,
+            replace(limits, rare=None),
+            looked,
+        )
         for span, found, low in zip(spans, measured, noise, strict=True)
     ]
 

@@ -26,7 +26,7 @@ def at(reference: Evaluation, candidate: Evaluation, limits: Limits) -> list[Loo
 
 def explained(check: Check, seen: list[Look]) -> Check:
     """The check on the pooled accuracy says why no more items were drawn where they would hardly mend it."""
-    if check.name != "accuracy_drop" or not seen or not seen[-1].futile:
+    if check.kind != "accuracy_drop" or not seen or not seen[-1].futile:
         return check
     said = f". No more items: a PASS at the last look has a probability of {seen[-1].pass_power:.1%} at best"
     return check.model_copy(update={"reason": check.reason + said})

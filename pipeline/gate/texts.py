@@ -12,7 +12,7 @@ from pipeline.gate import statistics
 from pipeline.gate.limits import FLOORS, Limits, failed, status, unseen, windows_for, words
 from pipeline.gate.statistics import Estimate
 from pipeline.recipe import first_windows
-from pipeline.records import Check, DivergedWindow, Divergence, Evaluation, Perplexity, Status, Tails, View, Window
+from pipeline.records import Check, DivergedWindow, Divergence, Evaluation, Perplexity, Question, Status, Tails, View, Window
 
 TAILS = (0.001, 0.01, 0.05, 0.5, 0.95, 0.99, 0.999)
 P99 = 0.99
@@ -63,27 +63,27 @@ def checks(view: str, reference: Evaluation, candidate: Evaluation, floor: Evalu
     texts = reference.views["reference"].perplexity if "reference" in reference.views else []
     if {text.text for text in texts} != set(limits.texts):
         reason = f"the reference has {sorted(text.text for text in texts)}, the recipe asks for {sorted(limits.texts)}"
-        return [failed(f"{view} texts", math.nan, "presence", reason)]
+        return [failed(Question("", view, "texts"), math.nan, "presence", reason)]
     return [check for text in texts for check in _text(view, text, len(texts), candidate, floor, limits)]
 
 
 def _text(
     view: str, reference: Perplexity, texts: int, candidate: Evaluation, floor: Evaluation | None, limits: Limits
 ) -> list[Check]:
-    name = f"{view} {reference.text}"
+    nothing = Question("", view, reference.text)
     try:
         measured, look = _measure(view, reference, texts, candidate.views, limits)
         noise = None
         if limits.quantized:
             if floor is None or floor.failure is not None or floor.logprobs_sha256 != candidate.logprobs_sha256:
                 reason = "the unquantized model was not measured on this engine against the same reference"
-                return [failed(name, math.nan, "noise floor", reason)]
+                return [failed(nothing, math.nan, "noise floor", reason)]
             noise, _ = _measure(view, reference, texts, floor.views, limits)
     except ValueError as error:
-        return [failed(name, math.nan, "presence of all windows and positions", str(error))]
+        return [failed(nothing, math.nan, "presence of all windows and positions", str(error))]
     return [
-        held_to_limit(f"{check} {name}", check, getattr(measured, check), getattr(noise, check, None), limits, look)
-        for check in Measured._fields
+        held_to_limit(Question(kind, view, reference.text), kind, getattr(measured, kind), getattr(noise, kind, None), limits, look)
+        for kind in Measured._fields
     ]
 
 
@@ -187,8 +187,8 @@ def scale(kind: str, limit: float) -> float:
     return 1 - limit if kind == "top1_agreement" else limit
 
 
-def held_to_limit(name: str, kind: str, found: Estimate, noise: Estimate | None, limits: Limits, look: Look) -> Check:
-    """`found` on the scale where 0 is the reference; the record in the recipe's own terms."""
+def held_to_limit(asked: Question, kind: str, found: Estimate, noise: Estimate | None, limits: Limits, look: Look) -> Check:
+    """`found`, of one of Measured's kinds, on the scale where 0 is the reference; the record in the recipe's own terms."""
     bound: float = getattr(limits, kind)
     scaled = scale(kind, bound)
     outcome = status(found.low, found.high, scaled)
@@ -221,7 +221,7 @@ def held_to_limit(name: str, kind: str, found: Estimate, noise: Estimate | None,
     if limits.sequential and look.confidence > limits.confidence:
         method += f", for a FAIL {look.confidence:.6g}{look.part and f' at {look.part}'} (Lan-DeMets, O'Brien-Fleming)"
     method += f"; may miss damage in fewer than {blind:.1%} of the windows"
-    return Check(name=name, status=outcome, value=value, low=low, high=high, limit=bound, n=windows, method=method,
+    return Check(**asked._asdict(), status=outcome, value=value, low=low, high=high, limit=bound, n=windows, method=method,
                  reason=reason)  # fmt: skip
 
 

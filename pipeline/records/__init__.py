@@ -1,7 +1,7 @@
 """What the steps write and read: one frozen record per file, JSON, units in the names."""
 
 from pipeline.records.base import Record, read, read_text, write_text
-from pipeline.records.judged import Check, Look, Status, Tails, TaskComparison, Verdict
+from pipeline.records.judged import VIEWS, Check, Look, Question, Status, Tails, TaskComparison, Verdict
 from pipeline.records.made import (
     Checkpoint,
     Climb,
@@ -49,6 +49,7 @@ from pipeline.records.timed import (
 )
 
 __all__ = [
+    "VIEWS",
     "Action",
     "Benchmark",
     "Check",
@@ -74,6 +75,7 @@ __all__ = [
     "Performance",
     "Perplexity",
     "Profile",
+    "Question",
     "Record",
     "Replay",
     "RequestTiming",

@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from pipeline.records.base import Record
 
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+VIEWS = ("deployed", "weights")
+
+
+class Question(NamedTuple):
+    """What a check asks: the `kind`, in which of the VIEWS, of which text (and positions) or task; "" for what it has not.
+
+    Its name, by which people waive it, is these three words. What fails before a kind is asked has none.
+    """
+
+    kind: str
+    view: str = ""
+    of: str = ""
+
+    @classmethod
+    def named(cls, name: str) -> Self:
+        words = name.split(" ")
+        kind = "" if words[0] in VIEWS else words.pop(0)
+        view = words.pop(0) if words and words[0] in VIEWS else ""
+        return cls(kind, view, " ".join(words))
+
+    @property
+    def name(self) -> str:
+        return " ".join(filter(None, self))
 
 
 class Check(Record):
-    """One question of the gate: measured value, its interval, the limit, and the reason in a sentence."""
+    """One question of the gate: measured value, its interval, the limit, and the reason in a sentence. In files a check has
+    its name in place of kind, view and of."""
 
-    name: str
+    kind: str
+    view: str = ""
+    of: str = ""
     status: Status
     value: float
     low: float
@@ -23,6 +49,22 @@ class Check(Record):
     n: int
     method: str
     reason: str
+
+    @property
+    def name(self) -> str:
+        return Question(self.kind, self.view, self.of).name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+            return given
+        rest = {key: value for key, value in given.items() if key != "name"}
+        return {**rest, **Question.named(given["name"])._asdict()}
+
+    @model_serializer(mode="wrap")
+    def _with_name(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {"name": self.name, **{key: value for key, value in dump(self).items() if key not in Question._fields}}
 
 
 class TaskComparison(Record):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.records import Question
 from pipeline.report import measures
 from pipeline.report.comparison import Entry, concurrency, section
 from pipeline.report.words import finite, listed, number
@@ -61,7 +62,7 @@ def _shared(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[dict[st
     """The quality checks that both have, in all views and texts."""
     old = {check["name"]: check for check in before["verdict"]["checks"]}
     now = {check["name"]: check for check in after["verdict"]["checks"]}
-    return [(old[name], now[name]) for name in now if name in old and name.split(" ")[0] in QUALITY]
+    return [(old[name], now[name]) for name in now if name in old and Question.named(name).kind in QUALITY]
 
 
 def _check(before: dict[str, Any], after: dict[str, Any]) -> str:
@@ -69,8 +70,8 @@ def _check(before: dict[str, Any], after: dict[str, Any]) -> str:
     old, now = (finite(check["value"]) for check in (before, after))
     if old == now:
         return ""
-    kind, *where = before["name"].split(" ")
-    told = f"{' '.join([QUALITY[kind], *where])}: {_interval(before)} before, {_interval(after)} now"
+    asked = Question.named(before["name"])
+    told = f"{asked._replace(kind=QUALITY[asked.kind]).name}: {_interval(before)} before, {_interval(after)} now"
     if old is None or now is None:
         return f"{told}."
     separate = measures.apart(before, after)

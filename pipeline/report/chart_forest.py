@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import altair as alt
 
+from pipeline.records import Question
 from pipeline.report import parts, theme
 from pipeline.report.words import MISSING, finite, fixed, listed, number, percent
 
@@ -55,13 +56,12 @@ def _found(kind: Kind, variants: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for name, variant in variants.items():
         for check in variant["verdict"]["checks"]:
-            what, _, where = check["name"].partition(" ")
-            if what == kind.name:
-                rows.append({**check, "variant": name, "where": where})
-    places = {row["where"].partition(" ")[2] for row in rows}
+            asked = Question.named(check["name"])
+            if asked.kind == kind.name:
+                rows.append({**check, "variant": name, "view": asked.view, "of": asked.of})
+    places = {row["of"] for row in rows}
     for row in rows:
-        view, _, text = row["where"].partition(" ")
-        row["row"] = " · ".join(part for part in (row["variant"], view, text if len(places) > 1 else "") if part)
+        row["row"] = " · ".join(part for part in (row["variant"], row["view"], row["of"] if len(places) > 1 else "") if part)
         row.update(_shares(kind, row))
     return rows
 
@@ -168,7 +168,7 @@ def _table(kind: Kind, found: list[dict[str, Any]]) -> parts.Table:
     rows = [
         [
             parts.cell(row["variant"]),
-            parts.cell(row["where"] or "all tasks"),
+            parts.cell(Question("", row["view"], row["of"]).name or "all tasks"),
             parts.cell(kind.form(row["value"]), row["value"]),
             parts.cell(_interval(kind, row), row["low"]),
             parts.cell(kind.form(row["limit"]), row["limit"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.records import Question
 from pipeline.report.words import dig, finite
 
 NOT_KNOWN = "Which tool made it, and how, is its files' own word; what it was calibrated on is not known."
@@ -22,7 +23,7 @@ def audited(summary: dict[str, Any]) -> str:
 
 def mean_kl(row: dict[str, Any]) -> dict[str, float | None]:
     """As served, with its interval; of several texts the worst, as in the comparison."""
-    checks = [check for check in row["verdict"]["checks"] if check["name"].startswith("mean_kl deployed ")]
+    checks = [check for check in row["verdict"]["checks"] if Question.named(check["name"])[:2] == ("mean_kl", "deployed")]
     known = [check for check in checks if finite(check["value"]) is not None]
     worst = max(known, key=lambda check: float(check["value"]), default=None)
     return {name: finite(dig(worst, key)) for name, key in (("kl", "value"), ("kl_low", "low"), ("kl_high", "high"))}

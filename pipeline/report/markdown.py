@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.records import Question
 from pipeline.report import markdown_comparison, markdown_speed
 from pipeline.report.found import audited, looks, taken_from
 from pipeline.report.markdown_parts import megabytes, table, times
@@ -95,10 +96,13 @@ def _divergence(summary: dict[str, Any]) -> str:
 def _long_context(summary: dict[str, Any]) -> list[str]:
     """Mean KL by position, where the recipe asks for it."""
     found = {
-        name: {check["name"].removeprefix("long_context_kl deployed "): check for check in row["verdict"]["checks"]
-               if check["name"].startswith("long_context_kl ")}
+        name: {
+            asked.of: check
+            for check in row["verdict"]["checks"]
+            if (asked := Question.named(check["name"])).kind == "long_context_kl"
+        }
         for name, row in summary["variants"].items()
-    }  # fmt: skip
+    }
     spans = list(dict.fromkeys(span for checks in found.values() for span in checks))
     if not spans:
         return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
+from pipeline.records import Question
 from pipeline.report.words import finite, number
 
 MEMORY_MARGIN = 0.05  # peak memory has no interval: less is a page cache or an allocator, not the artifact
@@ -137,13 +138,13 @@ def text(metric: Metric, figure: Figure) -> str:
 def quality(row: dict[str, Any], view: str) -> dict[str, float | None]:
     """The worst of the texts in one view. Tasks are answered as deployed only."""
 
-    def worst(name: str) -> float | None:
-        checks = [check for check in row["verdict"]["checks"] if check["name"] == name or check["name"].startswith(f"{name} ")]
+    def worst(kind: str, view: str = "") -> float | None:
+        checks = [check for check in row["verdict"]["checks"] if Question.named(check["name"])[:2] == (kind, view)]
         return max((value for check in checks if (value := finite(check["value"])) is not None), default=None)
 
     return {
-        "perplexity_ratio": worst(f"perplexity_ratio {view}"),
-        "mean_kl": worst(f"mean_kl {view}"),
+        "perplexity_ratio": worst("perplexity_ratio", view),
+        "mean_kl": worst("mean_kl", view),
         "accuracy_drop": worst("accuracy_drop") if view == "deployed" else None,
     }
 

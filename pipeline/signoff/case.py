@@ -8,9 +8,8 @@ import math
 from pipeline import environments, paths, records, require, revision, stages
 from pipeline.benchmark import performance
 from pipeline.errors import SignoffError
-from pipeline.gate.limits import VIEWS
 from pipeline.recipe import Recipe
-from pipeline.records import Benchmark, Checkpoint, Evaluation, Manifest, Origin, Performance, Revision, Texts, Verdict
+from pipeline.records import VIEWS, Benchmark, Checkpoint, Evaluation, Manifest, Origin, Performance, Revision, Texts, Verdict
 from pipeline.signoff import subject
 from pipeline.signoff.policy import Policy
 from pipeline.signoff.standing import Case

@@ -7,7 +7,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from pipeline import signing
-from pipeline.records import Decision, Subject
+from pipeline.records import Decision, Question, Subject
 from pipeline.signoff.log import Entry
 from pipeline.signoff.policy import Policy
 
@@ -161,5 +161,9 @@ def _unwaived(approvals: list[Decision], case: Case, policy: Policy, now: dateti
 
 def unwaivable(check: str, policy: Policy) -> str:
     """Why the policy lets nobody waive a check; empty if it may be."""
-    kind = check.split(" ", maxsplit=1)[0]
-    return "" if kind in policy.waivable else f"{kind} may not be waived; the policy allows {', '.join(policy.waivable) or 'none'}"
+    kind = Question.named(check).kind
+    return (
+        ""
+        if kind in policy.waivable
+        else f"{kind or check} may not be waived; the policy allows {', '.join(policy.waivable) or 'none'}"
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline import artifact, paths, revision, signing
 from pipeline.errors import ArtifactError, Rejected, SignoffError
-from pipeline.records import Action, Decision, Subject, Waiver
+from pipeline.records import Action, Decision, Question, Subject, Waiver
 from pipeline.signoff import case as cases
 from pipeline.signoff import log, policy, subject
 from pipeline.signoff.policy import Policy
@@ -209,7 +209,7 @@ def _waivers(
         raise SignoffError("--waive needs --reason WHY and --until YYYY-MM-DD.")
     found = []
     for word in waive:
-        meant = [check for check in case.failing if word in (check, check.split(" ")[0])]
+        meant = [check for check in case.failing if word in (check, Question.named(check).kind)]
         if not meant:
             raise SignoffError(f"--waive {word!r}: no check of that name failed. Failed: {', '.join(case.failing) or 'none'}.")
         found += meant
