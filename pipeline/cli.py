@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from pipeline import cli_release
+from pipeline import cli_release, environments
 from pipeline.errors import QuantgateError, RecipeError
 
 DESCRIPTION = (
@@ -20,6 +20,7 @@ DESCRIPTION = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 not passed or not approved, 2 something is wrong and the message says what, 3 tampered with."""
+    os.environ.update(environments.UNTRACKED)
     options = parser().parse_args(arguments)
     try:
         return int(options.run(options) or 0)
@@ -147,8 +148,6 @@ def _doctor(options: argparse.Namespace) -> None:
 
 
 def _setup(options: argparse.Namespace) -> int:
-    from pipeline import environments
-
     return environments.main(options.names)
 
 

@@ -18,6 +18,11 @@ def refuse(job): raise CalibrationError("prompts: none")
 def die(job): os.kill(os.getpid(), signal.SIGKILL)
 def crash(job): raise ValueError("a bug")
 def fill(job): raise RuntimeError("cannot write: No space left on device")
+def chatter(job):
+    import sys
+    print("to stdout", flush=True)
+    print("to stderr", file=sys.stderr, flush=True)
+    return {}
 def grow(job):
     data = bytearray(200_000_000)
     import time; time.sleep(0.5)
@@ -28,7 +33,7 @@ def grow(job):
 @pytest.fixture
 def folder(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (project / "pipeline" / "jobs_of_tests.py").write_text(JOBS)
-    names = ("echo", "refuse", "die", "crash", "fill", "grow")
+    names = ("echo", "refuse", "die", "crash", "fill", "grow", "chatter")
     text = (project / "pipeline" / "worker.py").read_text()
     rows = "".join(f'    "{name}": "pipeline.jobs_of_tests:{name}",\n' for name in names)
     (project / "pipeline" / "worker.py").write_text(text.replace("VERBS = {\n", "VERBS = {\n" + rows))
@@ -55,8 +60,16 @@ def test_deaths_are_told_apart(folder: Path) -> None:
     with pytest.raises(StageError, match="SIGKILL"):
         process.run("control", "die", {}, folder)
     (folder / "result.json").unlink(missing_ok=True)
-    with pytest.raises(WorkerCrashed, match="exit code 1"):
+    with pytest.raises(WorkerCrashed, match=r"exit code 1 .*artifacts/logs/project\.log:(?s:.*)ValueError: a bug"):
         process.run("control", "crash", {}, folder)
+
+
+def test_what_a_tool_prints_goes_to_the_log(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    process.run("control", "chatter", {}, folder)
+    said = capfd.readouterr()
+    assert (said.out.count("\n"), said.err) == (1, "")
+    assert "log: artifacts/logs/project.log" in said.out
+    assert Path("artifacts/logs/project.log").read_text() == "to stdout\nto stderr\n"
 
 
 def test_a_full_disk_in_whatever_wrapping_is_a_user_error(folder: Path) -> None:

@@ -30,8 +30,8 @@ def test_page_and_metrics(measured: recipe.Recipe) -> None:
     assert "bits=8" in page()
     assert "ov-bf16, ov-int8 on X, 2 cores (avx2)." in page()
     assert "c\\|d" in page()
-    metrics: dict[str, Any] = json.loads(paths.report("tiny", "metrics.json").read_text())
-    assert metrics["ov-int8"]["tokens_per_s_at_1"] == 150.0
+    metrics: dict[str, Any] = json.loads((paths.metrics("tiny") / "ov-int8.json").read_text())
+    assert metrics["tokens_per_s_at_1"] == 150.0
     require("tiny", None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from pipeline import artifact, paths
@@ -11,27 +12,30 @@ from pipeline.records import write_text
 
 
 def write(name: str, recipe: Recipe) -> None:
-    """Writes artifacts/reports/, plots/ and cards/. Raises ArtifactError if a record is missing or of another artifact."""
-    from pipeline.report import card, markdown, page
-    from pipeline.report.metrics import metrics, plots
+    """Writes reports, metrics, plots and cards. Raises ArtifactError if a record is missing or of another artifact."""
+    from pipeline.report import card, chart_pareto, chart_speed, markdown, page, theme
+    from pipeline.report.metrics import metrics
     from pipeline.report.summary import summarize
 
     summary = summarize(name, recipe)
     write_text(paths.report(name, "json"), _json(summary))
-    write_text(paths.report(name, "metrics.json"), _json(metrics(summary)))
     write_text(paths.report(name, "md"), markdown.render(summary))
     write_text(paths.report(name, "html"), page.render(summary))
-    for plot, rows in plots(summary).items():
-        write_text(paths.plots(name, plot), _json(rows))
-    _write_cards(name, {variant: card.render(summary, variant) for variant in recipe.variants})
+    cards = {f"{variant}.md": card.render(summary, variant) for variant in recipe.variants}
+    _write_folder(paths.card(name, "x").parent, cards)
+    _write_folder(paths.metrics(name), {f"{variant}.json": _json(row) for variant, row in metrics(summary).items()})
+    charts = [*chart_pareto.figures(summary), *chart_speed.curves(summary)]
+    _write_folder(paths.plots(name), {f"{chart.key}.svg": theme.alone(chart.wide) for chart in charts})
 
 
-def _write_cards(name: str, cards: dict[str, str]) -> None:
-    """As one folder, so that no card of a variant that left the recipe stays behind."""
-    with artifact.stage_folder(f"cards@{name}") as folder:
-        for variant, text in cards.items():
-            write_text(folder / "out" / f"{variant}.md", text)
-        artifact.install(folder / "out", paths.card(name, "x").parent)
+def _write_folder(place: Path, files: dict[str, str]) -> None:
+    """As a whole, so that nothing of a variant that left the recipe stays behind."""
+    with artifact.stage_folder(f"{place.parent.name}@{place.name}") as folder:
+        out = folder / "out"
+        out.mkdir()
+        for name, text in files.items():
+            write_text(out / name, text)
+        artifact.install(out, place)
 
 
 def _json(value: Any) -> str:
