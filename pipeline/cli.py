@@ -98,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
 def _stage(function: str, options: argparse.Namespace) -> None:
     from pipeline import index
 
-    index.check()
+    index.check(options.recipe)
     module, name = ("judge", "recheck") if getattr(options, "recheck", False) else function.split(":")
     variant = getattr(options, "variant", None)
     getattr(importlib.import_module(f"pipeline.{module}"), name)(options.recipe, *([variant] if variant else []))
@@ -108,7 +108,7 @@ def _benchmark(options: argparse.Namespace) -> None:
     from pipeline import index
     from pipeline.benchmark import remote, rounds
 
-    index.check()
+    index.check(options.recipe)
     if (options.url and not options.served) or (options.model and not options.url):
         raise RecipeError("--url needs --http VARIANT, and --model needs --url. See: quantgate benchmark --help")
     if options.served:
@@ -129,14 +129,15 @@ def _require(options: argparse.Namespace) -> None:
     from pipeline import index
     from pipeline.require import require
 
-    index.check()
+    index.check(options.recipe)
     require(options.recipe, options.variant)
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from pipeline import plan, stages
+    from pipeline import index, plan, stages
 
     recipe = stages.open_unclimbed(options.recipe)
+    index.check(options.recipe)
     stages.refuse_local(options.recipe, recipe)
     plan.show(options.recipe, recipe)
 

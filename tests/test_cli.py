@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli, environments, machine, plan, power, recipe
+from pipeline import cli, environments, index, machine, plan, power, recipe
+from pipeline.errors import RecipeError
 from tests.conftest import ROOT
 
 
@@ -53,6 +54,29 @@ def test_stage_refuses_an_outdated_index(project: Path, capsys: pytest.CaptureFi
     Path("params.yaml").write_text("recipes: {}\n")
     assert cli.main(["pin", "tiny"]) == 2
     assert "quantgate index" in capsys.readouterr().err
+
+
+def test_only_the_recipe_that_runs_must_be_in_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Somebody edits another recipe, or writes a new one, while a chain runs for hours."""
+    other = Path("recipes/qwen3-0.6b.yaml")
+    other.write_text(other.read_text().replace("  ov-int8:", "  ov-int8-renamed:"))
+    Path("recipes/new.yaml").write_text("model: {pa")
+    index.check("tiny")
+    for command in (["plan", "qwen3-0.6b"], ["pin", "qwen3-0.6b"]):
+        assert cli.main(command) == 2
+        assert "params.yaml: out of date with recipes/qwen3-0.6b.yaml. Run: quantgate index" in capsys.readouterr().err
+    Path("recipes/new.yaml").unlink()
+    assert cli.main(["index", "--check"]) == 2
+    assert cli.main(["index"]) == 0
+    index.check()
+    index.check("qwen3-0.6b")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "recipes: 7", "variants: {tiny--ov-int8: {recipe: tiny}}"])
+def test_what_is_no_index_is_out_of_date(project: Path, text: str) -> None:
+    Path("params.yaml").write_text(text)
+    with pytest.raises(RecipeError, match="quantgate index"):
+        index.check("tiny")
 
 
 def test_stage_before_its_inputs(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
