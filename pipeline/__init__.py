@@ -29,3 +29,5 @@ The data's way, one module or folder a step; a later one may import an earlier o
     reaper        what a killed session leaves running is killed
     cli           the `quantgate` command
 """
+
+__version__ = "0.1.0"

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from pipeline import cli_release, environments
+from pipeline import __version__, cli_release, environments
 from pipeline.errors import QuantgateError, RecipeError
 
 DESCRIPTION = (
@@ -21,7 +21,11 @@ DESCRIPTION = (
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 not passed or not approved, 2 something is wrong and the message says what, 3 tampered with."""
     os.environ.update(environments.UNTRACKED)
-    options = parser().parse_args(arguments)
+    asked = sys.argv[1:] if arguments is None else arguments
+    if not asked:
+        parser().print_help()
+        return 0
+    options = parser().parse_args(asked)
     try:
         return int(options.run(options) or 0)
     except QuantgateError as error:
@@ -45,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(prog="quantgate", description=DESCRIPTION)
+    found.add_argument("--version", action="version", version=f"quantgate {__version__}")
     commands = found.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def add(name: str, run: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli, environments, index, machine, plan, power, recipe
+from pipeline import __version__, cli, environments, index, machine, plan, power, recipe
 from pipeline.errors import RecipeError
 from tests.conftest import ROOT
 
@@ -54,6 +54,15 @@ def test_stage_refuses_an_outdated_index(project: Path, capsys: pytest.CaptureFi
     Path("params.yaml").write_text("recipes: {}\n")
     assert cli.main(["pin", "tiny"]) == 2
     assert "quantgate index" in capsys.readouterr().err
+
+
+def test_bare_and_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["quantgate"])
+    assert cli.main() == 0
+    assert "quantize" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"quantgate {__version__}\n")
 
 
 def test_only_the_recipe_that_runs_must_be_in_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.recipe.base import Count, Positive, Share, Strict, Weights
+from pipeline.recipe.base import Count, LocalPath, Positive, Share, Strict, Weights
 
 Items = Positive | Literal["all"]
 BY_WEIGHTS = ("perplexity_ratio", "mean_kl", "p99_kl", "top1_agreement", "accuracy_drop", "task_drop")
@@ -47,7 +47,7 @@ class Evaluate(Strict):
     tasks: Annotated[dict[str, Items], Field(min_length=1)] = Field(description="items to draw of each lm-eval task")
     extend_to: dict[str, Positive] = Field({}, description="most items to draw with gate.on_inconclusive: extend")
     clusters: dict[str, str] = Field({}, description="document field that related items of a task share (passage, subject)")
-    task_path: str | None = Field(None, description="folder of local lm-eval task files")
+    task_path: LocalPath | None = Field(None, description="folder of local lm-eval task files")
     seed: Count = 0
 
     @model_validator(mode="after")
@@ -75,18 +75,18 @@ class Evaluate(Strict):
 class Gate(Strict):
     """Limits of acceptance, each by the precision of the variant's weights; definitions in pipeline/gate."""
 
-    perplexity_ratio: dict[Weights, Annotated[float, Field(gt=1)]]
-    mean_kl: dict[Weights, Annotated[float, Field(gt=0, description="nats per token")]]
-    p99_kl: dict[Weights, Annotated[float, Field(gt=0, description="nats per token")]]
+    perplexity_ratio: dict[Weights, Annotated[float, Field(gt=1, le=100)]]
+    mean_kl: dict[Weights, Annotated[float, Field(gt=0, le=20, description="nats per token")]]
+    p99_kl: dict[Weights, Annotated[float, Field(gt=0, le=100, description="nats per token")]]
     top1_agreement: dict[Weights, Share]
     accuracy_drop: dict[Weights, Share]
     task_drop: dict[Weights, Share]
-    speedup: dict[Weights, Annotated[float, Field(gt=0)]] = Field(
+    speedup: dict[Weights, Annotated[float, Field(gt=0, le=100)]] = Field(
         default={},
         description="output tokens/s over the unquantized model's on the same engine, at the lowest concurrency",
     )
     length_ratio: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)] = Field(default=[0.9, 1.1])
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    confidence: Annotated[float, Field(ge=0.8, le=0.9999, description="below 0.8 a PASS says little")] = 0.95
     rare: Share | None = Field(None, description="damage in this share of a text's windows must show: fewer windows are no PASS")
     sequential: bool = Field(False, description="draw the items in parts, and stop as soon as they decide")
     on_inconclusive: Literal["block", "extend"] = "block"
