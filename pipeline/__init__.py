@@ -25,6 +25,7 @@ The data's way, one module or folder a step; a later one may import an earlier o
     report/       records -> summary -> comparison, page, Markdown, model cards, metrics
     require       may these artifacts be shipped
     stages, judge, looks  what dvc.yaml calls, in the control environment
+    untracked/    stands before a tool's package that reports its use, in the workers' path
     worker, leashed   the other end: runs one job, a session or a server inside a tool environment
     reaper        what a killed session leaves running is killed
     cli           the `quantgate` command

@@ -44,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("quantgate: stopped; nothing half-written remains. Run the same command again.", file=sys.stderr)
+        if hasattr(options, "recipe"):
+            print("DVC removes a stage's earlier output before it runs it: dvc checkout brings that back.", file=sys.stderr)
         return 130
 
 

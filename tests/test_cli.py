@@ -34,6 +34,20 @@ def test_user_errors_are_one_message_and_exit_code_2(root: Path, capsys: pytest.
     assert "Did you mean 'ov-int4'" in capsys.readouterr().err
 
 
+def test_an_interrupt_says_where_the_earlier_output_is(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_stage", stop)
+    monkeypatch.setattr(cli, "_doctor", stop)
+    assert cli.main(["quantize", "tiny", "ov-int8"]) == 130
+    assert "dvc checkout brings that back" in capsys.readouterr().err
+    assert cli.main(["doctor"]) == 130
+    assert "dvc" not in capsys.readouterr().err
+
+
 def test_outside_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(["plan", "tiny"]) == 2
