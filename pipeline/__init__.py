@@ -5,6 +5,7 @@ The data's way, one module or folder a step; a later one may import an earlier o
     errors, paths   every error; where everything lies
     environments, dvc_command   one pinned set a tool family; `dvc` as it is started there
     machine, doctor   what this machine has
+    progress      the last line of a working tool's log, on the terminal
     process       one job, or a session, in its own process and environment
     crash         an error that nobody foresaw: a sentence, and a log file
     reading       files that users bring, with limits
@@ -36,6 +37,7 @@ The data's way, one module or folder a step; a later one may import an earlier o
     power         what the items can decide
     speed, shrinking, plan  how fast this machine is; what a recipe will take on it, and what would make that less
     audit/        an artifact that was made elsewhere, through the same gate
+    untracked/    stands before a tool's package that reports its use, in the workers' path
     worker, leashed   the other end: runs one job, a session or a server inside a tool environment
     reaper        what a killed session leaves running is killed
     revision, signing, signoff/   what git says of the project; signatures; who approved what
@@ -43,3 +45,5 @@ The data's way, one module or folder a step; a later one may import an earlier o
     deploy, prompting   a checked bundle, started as it was measured
     cli, cli_release    the `quantgate` command
 """
+
+__version__ = "0.1.0"

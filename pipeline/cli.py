@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from pipeline import cli_release, crash
+from pipeline import __version__, cli_release, crash, environments
 from pipeline.errors import QuantgateError, RecipeError
 
 DESCRIPTION = (
@@ -19,7 +19,9 @@ DESCRIPTION = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 not passed or not approved, 2 something is wrong and the message says what, 3 tampered with."""
-    options = parser().parse_args(arguments)
+    os.environ.update(environments.UNTRACKED)
+    asked = sys.argv[1:] if arguments is None else arguments
+    options = parser().parse_args(asked or ["--help"])
     try:
         return int(options.run(options) or 0)
     except QuantgateError as error:
@@ -33,6 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("quantgate: stopped; nothing half-written remains. Run the same command again.", file=sys.stderr)
+        if hasattr(options, "recipe"):
+            print("DVC removes a stage's earlier output before it runs it: dvc checkout brings that back.", file=sys.stderr)
         return 130
     except Exception as error:  # foreseen by nobody: a fault of quantgate's or of a library
         print(f"quantgate: {crash.sentence(f'quantgate {options.command}', error)}", file=sys.stderr)
@@ -41,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(prog="quantgate", description=DESCRIPTION)
+    found.add_argument("--version", action="version", version=f"quantgate {__version__}")
     commands = found.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def add(name: str, run: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
@@ -111,7 +116,7 @@ def _take_audit(audit: argparse.ArgumentParser) -> None:
 def _stage(function: str, options: argparse.Namespace) -> None:
     from pipeline import index
 
-    index.check()
+    index.check(options.recipe)
     module, name = ("judge", "recheck") if getattr(options, "recheck", False) else function.split(":")
     variant = getattr(options, "variant", None)
     getattr(importlib.import_module(f"pipeline.{module}"), name)(options.recipe, *([variant] if variant else []))
@@ -121,7 +126,7 @@ def _benchmark(options: argparse.Namespace) -> None:
     from pipeline import index
     from pipeline.benchmark import remote, rounds
 
-    index.check()
+    index.check(options.recipe)
     if (options.url and not options.served) or (options.model and not options.url):
         raise RecipeError("--url needs --http VARIANT, and --model needs --url. See: quantgate benchmark --help")
     if options.served:
@@ -148,14 +153,15 @@ def _require(options: argparse.Namespace) -> None:
     from pipeline import index
     from pipeline.require import require
 
-    index.check()
+    index.check(options.recipe)
     require(options.recipe, options.variant)
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from pipeline import plan, stages
+    from pipeline import index, plan, stages
 
     recipe = stages.open_unclimbed(options.recipe)
+    index.check(options.recipe)
     stages.refuse_local(options.recipe, recipe)
     plan.show(options.recipe, recipe)
 
@@ -167,8 +173,6 @@ def _doctor(options: argparse.Namespace) -> None:
 
 
 def _setup(options: argparse.Namespace) -> int:
-    from pipeline import environments
-
     return environments.main(options.names)
 
 

@@ -95,10 +95,12 @@ def refuse_local(name: str, recipe: Recipe) -> None:
 
 
 def _refuse_prompts(recipe: Recipe) -> None:
-    texts = recipe.evaluate.perplexity.texts
-    for key in dict.fromkeys((recipe.calibration.prompts, *texts)):
-        if (found := recipes.load_prompt_set(key)).path is not None:
-            (prompts.texts if key in texts else prompts.documents)(key, found)
+    for key in recipe.evaluate.perplexity.texts:
+        if (text := recipes.load_prompt_set(key)).path is not None:
+            prompts.texts(key, text)
+    key = recipe.calibration.prompts
+    if (found := recipes.load_prompt_set(key)).path is not None:
+        prompts.require_enough(key, prompts.documents(key, found), recipe.calibration)
 
 
 def pin(name: str) -> None:
