@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from pipeline import __version__, cli_release, crash, environments
+from pipeline import __version__, cli_release, crash, environments, paths
 from pipeline.errors import QuantgateError, RecipeError
 
 DESCRIPTION = (
@@ -55,13 +55,13 @@ def parser() -> argparse.ArgumentParser:
 
     def stage(name: str, function: str, text: str, variant: bool) -> argparse.ArgumentParser:
         command = add(name, lambda options: _stage(function, options), text)
-        command.add_argument("recipe", metavar="RECIPE", help="name of a file in recipes/, without .yaml")
+        cli_release.add_recipe(command)
         if variant:
             command.add_argument("variant", metavar="VARIANT", help="name of a variant in the recipe")
         return command
 
     plan = add("plan", _plan, "show what would run, where, and an estimate of disk, memory and time")
-    plan.add_argument("recipe", metavar="RECIPE")
+    cli_release.add_recipe(plan)
     add("doctor", _doctor, "say what this machine has and what each missing part would enable")
     setup = add("setup", _setup, "install the pinned environments (all, or those named)")
     setup.add_argument("names", metavar="NAME", nargs="*")
@@ -83,20 +83,20 @@ def parser() -> argparse.ArgumentParser:
     _take_benchmark(timed)
     stage("report", "stages:report", "write the recipe's report", variant=False)
     compare = add("compare", _compare, "set the variants side by side, or two runs of one recipe (--before)")
-    compare.add_argument("recipe", metavar="RECIPE")
+    cli_release.add_recipe(compare)
     compare.add_argument("--before", metavar="REPORT.json", help="the JSON report of an earlier run")
     compare.add_argument("--json", action="store_true", help="print JSON")
     audit = add("audit", _audit, "put an artifact that quantgate did not make through a recipe's gate; exit 1 unless it passes")
     _take_audit(audit)
     require = add("require", _require, "exit 1 unless every variant (or the one named) passed")
-    require.add_argument("recipe", metavar="RECIPE")
+    cli_release.add_recipe(require)
     require.add_argument("variant", metavar="VARIANT", nargs="?")
     cli_release.add(commands)
     return found
 
 
 def _take_benchmark(timed: argparse.ArgumentParser) -> None:
-    timed.add_argument("recipe", metavar="RECIPE")
+    cli_release.add_recipe(timed)
     timed.add_argument("--http", metavar="VARIANT", dest="served", help="time this variant over HTTP instead")
     timed.add_argument("--url", help="with --http: a server that runs already; default: vllm serve, started and stopped")
     timed.add_argument("--model", help="with --url: the name under which the server has the model")
@@ -104,7 +104,13 @@ def _take_benchmark(timed: argparse.ArgumentParser) -> None:
 
 def _take_audit(audit: argparse.ArgumentParser) -> None:
     audit.add_argument("model", metavar="MODEL", help="a folder, or OWNER/NAME@REVISION on the hub")
-    audit.add_argument("--recipe", metavar="RECIPE", required=True, help="whose texts, tasks, limits and source it is held to")
+    audit.add_argument(
+        "--recipe",
+        type=paths.recipe_name,
+        metavar="RECIPE",
+        required=True,
+        help="whose texts, tasks, limits and source it is held to",
+    )
     audit.add_argument(
         "--against",
         metavar="SOURCE",

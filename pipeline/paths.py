@@ -49,6 +49,12 @@ def audit(recipe: str, name: str) -> Path:
     return ARTIFACTS / "audits" / recipe / name
 
 
+def recipe_name(asked: str) -> str:
+    """A recipe may be asked for by its name or by its file, as a shell completes it: tiny of recipes/tiny.yaml."""
+    path = Path(asked)
+    return path.stem if path.suffix == ".yaml" and path.resolve().parent == RECIPES.resolve() else asked
+
+
 def recipe(name: str) -> Path:
     return RECIPES / f"{name}.yaml"
 

@@ -81,6 +81,17 @@ def test_bare_and_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     assert (ended.value.code, capsys.readouterr().out) == (0, f"quantgate {__version__}\n")
 
 
+def test_every_command_takes_a_recipes_name_or_its_path(project: Path) -> None:
+    """A path is what a shell completes."""
+    commands = {"pin", "quantize", "plan", "compare", "require", "benchmark", "publish"}
+    for command in commands:
+        variant = ["ov-int8"] if command in ("quantize", "publish") else []
+        for asked in ("tiny", "recipes/tiny.yaml", str(Path("recipes/tiny.yaml").resolve())):
+            more = ["--to", "x", "--key", "x"] if command == "publish" else []
+            assert cli.parser().parse_args([command, asked, *variant, *more]).recipe == "tiny"
+    assert cli.parser().parse_args(["plan", "elsewhere/tiny.yaml"]).recipe == "elsewhere/tiny.yaml"
+
+
 def test_only_the_recipe_that_runs_must_be_in_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Somebody edits another recipe, or writes a new one, while a chain runs for hours."""
     other = Path("recipes/qwen3-0.6b.yaml")
