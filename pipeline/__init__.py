@@ -18,6 +18,7 @@ The data's way, one module or folder a step; a later one may import an earlier o
     lengths       do the recipe's lengths fit the model
     architecture, tokens   does it hold what its architecture expects; what its tokenizer puts around a text
     prompts       prompt sets: texts or dialogues, through the chat template
+    prompt_file   writes the prompt set of a local file
     calibration   prompts -> token ids; evaluation texts -> windows of token ids
     quantizers/   one file per tool; table is what is served where, refusal holds a recipe against it
     engines/      one file per engine; __init__ is the protocol and the table, scoring what is asked of them and read off

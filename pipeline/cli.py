@@ -70,6 +70,16 @@ def parser() -> argparse.ArgumentParser:
     made = add("quantizers", _quantizers, "print what each quantizer makes and which engine serves it")
     made.add_argument("--markdown", action="store_true", help="as docs/quantizers.md holds it")
     add("schema", _schema, "print the recipe's JSON schema, for editors")
+    sets = add("calibration", _calibration, "write the prompt set of a file of one's own")
+    added = sets.add_subparsers(title="commands", required=True, metavar="COMMAND").add_parser(
+        "add", help="a local file, with its hash"
+    )
+    added.add_argument(
+        "file", type=paths.given, metavar="FILE", help="JSON lines (.jsonl) or a text (.txt, .md, .raw), also as .gz"
+    )
+    added.add_argument("--name", help="of the prompt set; default the file's")
+    added.add_argument("--field", help="the column that holds text or messages; default the only one that does")
+    added.add_argument("--licence", default="not stated", help="under which the text may be used")
     stage("pin", "stages:pin", "fetch and check the source checkpoint", variant=False)
     stage("calibrate", "stages:calibrate", "turn prompts and evaluation texts into token ids", variant=False)
     stage("reference", "judge:reference", "evaluate the source in float32", variant=False)
@@ -189,6 +199,12 @@ def _index(options: argparse.Namespace) -> None:
         index.check()
     elif index.write():
         print("params.yaml: brought in line with recipes/")
+
+
+def _calibration(options: argparse.Namespace) -> None:
+    from pipeline import prompt_file
+
+    prompt_file.add(options.file, options.name, options.field, options.licence)
 
 
 def _quantizers(options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import prompts
+from pipeline import cli, prompts, recipe
 from pipeline.artifact import hash_file
 from pipeline.errors import CalibrationError
 from pipeline.prompts import Encoder, Refused
@@ -139,3 +139,36 @@ def test_a_token_without_an_embedding_is_found_before_a_quantizer_meets_it() -> 
     prompts.require_rows("p", [[1, 2], [3]], 4)
     with pytest.raises(CalibrationError, match="gives token 4, the model's embedding has 4 rows"):
         prompts.require_rows("p", [[1, 2], [4]], 4)
+
+
+def test_a_file_of_ones_own_becomes_a_prompt_set(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = project / "mine.jsonl"
+    mine.write_bytes(lines({"id": 1, "text": "a b"}, {"id": 2, "text": ""}, {"id": 3, "text": "c"}))
+    assert cli.main(["calibration", "add", "mine.jsonl", "--licence", "MIT"]) == 0
+    said = capsys.readouterr().out
+    assert "1 empty rows are left out (of 3)" in said
+    assert "calibration/mine.yaml: 2 texts and 0 dialogues of mine.jsonl" in said
+    source = recipe.load_prompt_set("mine")
+    assert (source.path, source.field, source.licence) == ("mine.jsonl", "text", "MIT")
+    assert prompts.documents("mine", source).found == ["a b", "c"]
+    assert cli.main(["calibration", "add", "mine.jsonl"]) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (lines({"prompt": "a", "answer": "b"}), "hold text or messages: prompt, answer. Say which: --field"),
+        (lines({"n": 1}), "hold text or messages: none"),
+        (b"[1]", "a JSON array"),
+        (lines({"text": "a"}, {"text": 3}), "mine.jsonl:2"),
+        (b"", "hold text or messages: none"),
+    ],
+)
+def test_what_cannot_be_a_prompt_set_leaves_none(
+    project: Path, content: bytes, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "mine.jsonl").write_bytes(content)
+    assert cli.main(["calibration", "add", "mine.jsonl"]) == 2
+    assert said in capsys.readouterr().err
+    assert not Path("calibration/mine.yaml").exists()
