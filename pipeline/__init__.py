@@ -12,6 +12,7 @@ The data's way, one module or folder a step; a later one may import an earlier o
     parsing, recipe/, index  what was asked for, parsed strictly once; params.yaml
     records/      what is written and read between the steps
     tensors, layers   safetensors headers and finite checks, without torch; what precision each layer really got
+    packing, rounding   how a vLLM artifact stores its layers; bits, groups and zero-points of what was made
     artifact      hash, verify, move into place
     source        which files of a checkpoint are the model's, what cannot be started from
     checkpoint    pin and fetch: safetensors only, shards against their index; the folder of hashed files that tools get

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.checkpoint import is_router, linear_shapes, module_name, source_tensors
+from pipeline.checkpoint import EMBEDDINGS, OUTPUTS, is_router, linear_shapes, module_name, source_tensors
 from pipeline.errors import ArtifactError
 from pipeline.records import Layers
 from pipeline.source import refuse_strays
@@ -47,6 +47,16 @@ def inspect(artifact: Path, engine: str) -> dict[str, Layer]:
     if quantized := [f"{name} ({kind})" for name, kind in routers.items() if kind != "bf16"]:
         raise ArtifactError(f"{artifact}: routers of experts are not to be quantized: {', '.join(quantized[:5])}.")
     return {name: layer for name, layer in found.items() if name not in routers}
+
+
+def outside(artifact: Path, engine: str) -> list[str]:
+    """The types, in a recipe's words, of the embedding and the output projection, which may be one matrix."""
+    if engine == "openvino":
+        types = {weight.layer: IR_LOW_BIT.get(weight.type, "bf16") for weight in ir_weights(read_ir(artifact))}
+    else:
+        tensors = {module_name(name): tensor for name, tensor in source_tensors(artifact).items()}
+        types = {name: layer.type for name, layer in _stored(tensors)}
+    return sorted({kind for name, kind in types.items() if name.endswith((*EMBEDDINGS, *OUTPUTS))})
 
 
 def block(layer: str) -> str:
@@ -105,9 +115,12 @@ def _from_safetensors(artifact: Path) -> Iterator[tuple[str, Layer]]:
     for name, tensor in tensors.items():
         if bad := not_finite(tensor):
             raise ArtifactError(f"{artifact}: tensor {name} holds {bad} NaN or infinite values.")
+    yield from ((layer, stored) for layer, stored in _stored(tensors) if ".layers." in layer)
+
+
+def _stored(tensors: dict[str, Any]) -> Iterator[tuple[str, Layer]]:
+    """Every matrix of a checkpoint, by its layer's name."""
     for name, tensor in sorted(tensors.items()):
-        if ".layers." not in name:
-            continue
         layer, _, kind = name.rpartition(".")
         if kind == "weight" and len(tensor.shape) == 2:
             yield layer, Layer(STORED.get(tensor.dtype, "bf16"), (tensor.shape[0], tensor.shape[1]))
@@ -156,14 +169,12 @@ def _from_ir(artifact: Path) -> Iterator[tuple[str, Layer]]:
     for operation in model.get_ops():
         if operation.get_type_name() != "Constant":
             continue
-        kind = operation.get_element_type().get_type_name()
-        name = operation.get_friendly_name()
+        kind, name = operation.get_element_type().get_type_name(), operation.get_friendly_name()
         # `data` of a bfloat16 constant is its bits under the name of float16; get_data would copy it whole to convert it.
         if kind in IR_FLOAT and not_finite_in(operation.data, kind.upper()):
             raise ArtifactError(f"{artifact}: constant {name} holds NaN or infinite values.")
-        shape = list(operation.get_output_shape(0))
-        layer = _named(name) or (ir_consumer(operation) if kind in IR_LOW_BIT or ir_multiplied(operation) else None)
-        if layer is None or ".layers." not in layer or len(shape) < 2 or name.endswith("/zero_point"):
+    for layer, kind, shape, name in ir_weights(model):
+        if ".layers." not in layer:
             continue
         if kind not in (*IR_LOW_BIT, *IR_FLOAT):
             raise ArtifactError(f"{artifact}: constant {name} has type {kind}, expected a float or an integer weight.")
@@ -171,6 +182,27 @@ def _from_ir(artifact: Path) -> Iterator[tuple[str, Layer]]:
         rows, *columns = shape[1:] if experts else shape
         for one in experts or [layer]:
             yield one, Layer(IR_LOW_BIT.get(kind, "bf16"), (rows, math.prod(columns)))
+
+
+class IrWeight(NamedTuple):
+    """A constant that a layer multiplies with, or looks up in: OpenVINO's type, and shape [out, in] or [out, groups, columns of
+    a group], with [experts] before it for all experts of a block (`ir_experts`)."""
+
+    layer: str
+    type: str
+    shape: list[int]
+    constant: str
+
+
+def ir_weights(model: Any) -> Iterator[IrWeight]:
+    for operation in model.get_ops():
+        if operation.get_type_name() != "Constant":
+            continue
+        kind, name = operation.get_element_type().get_type_name(), operation.get_friendly_name()
+        shape = list(operation.get_output_shape(0))
+        layer = _named(name) or (ir_consumer(operation) if kind in IR_LOW_BIT or ir_multiplied(operation) else None)
+        if layer is not None and len(shape) > 1 and not name.endswith("/zero_point"):
+            yield IrWeight(layer, kind, shape, name)
 
 
 def _named(constant: str) -> str | None:

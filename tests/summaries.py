@@ -224,12 +224,16 @@ def _flipped(verdict: Verdict) -> list[dict[str, Any]]:
     ]
 
 
+ROUNDING = {"format": "openvino", "bits": 4, "group_size": 128, "symmetric": False, "outside": ["int8"]}
+
+
 def _manifest(engine: str, weights: str, quantizer: str | None) -> dict[str, Any]:
     return {
         "engine": engine,
         "weights": weights,
         "requested": {"group_size": 128} if quantizer else {},
-        "resolved": {"bits": 4, "group_size": 128, "nncf": {"mode": "int4_asym"}} if quantizer else {},
+        "resolved": {"group_size": 128, "nncf": {"mode": "int4_asym"}} if quantizer else {},
+        "rounding": ROUNDING if quantizer else None,
         "notes": ["a note"],
         "layers": {"expected": 21, "quantized": 21, "skipped": []},
         "stored_types": {weights: 21},

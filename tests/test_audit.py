@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import cli, index, paths, stages
+from pipeline import cli, index, paths, records, stages
 from pipeline import recipe as recipes
 from pipeline.audit import against, claim, taking, verb
 from pipeline.errors import ArtifactError, CheckpointError, RecipeError
@@ -113,6 +113,11 @@ def test_the_claim_is_read_from_the_files(
     found = claimed(write_artifact(tmp_path / "artifact", layout, config), source)
     assert (found.quantizer, found.weights, found.settings, found.versions) == (quantizer, weights, settings, versions)
     assert (found.layers.expected, found.layers.quantized, found.stored_types) == (2, 2, {weights: 2})
+    bits, group = int(weights.removeprefix("int").removeprefix("bf")), settings.get("group_size", -1)
+    wanted = quantizer and records.Rounding(
+        format=quantizer, bits=bits, group_size=group, symmetric=settings["symmetric"], outside=["bf16"]
+    )
+    assert found.rounding == wanted
 
 
 @pytest.mark.parametrize(
@@ -251,7 +256,14 @@ def test_pickles_and_empty_folders_are_refused(tmp_path: Path) -> None:
 )  # fmt: skip
 @pytest.mark.usefixtures("project")
 def test_what_cannot_be_judged_is_refused(engine: str, said: dict[str, Any], expected: str) -> None:
-    rest = {"said": {}, "versions": {}, "stored_types": {}, "changed": [], "layers": {"expected": 1, "quantized": 1, "skipped": []}}
+    rest = {
+        "said": {},
+        "versions": {},
+        "rounding": None,
+        "stored_types": {},
+        "changed": [],
+        "layers": {"expected": 1, "quantized": 1, "skipped": []},
+    }
     found = claim.Claim.model_validate({**rest, **said})
     with pytest.raises((ArtifactError, RecipeError), match=expected):
         verb._as_variant("tiny", stages.open_recipe("tiny"), "theirs", engine, found)

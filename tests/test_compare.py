@@ -16,7 +16,7 @@ from tests.test_comparison import section, with_variant
 
 
 def test_two_runs_beside_each_other() -> None:
-    before, after = make.summary(), with_variant("ov-int4", speed=400, kl=0.004, resolved=make.NNCF)
+    before, after = make.summary(), with_variant("ov-int4", speed=400, kl=0.004)
     after["variants"]["ov-int4"]["verdict"]["candidate_sha256"] = "new"
     after["variants"]["ov-int4"]["manifest"]["versions"]["nncf"] = "3.5.0"
     del after["variants"]["rounded-int2"]
@@ -76,7 +76,7 @@ def test_the_command_prints_json(report: dict[str, Any], capsys: pytest.CaptureF
 
 def test_the_command_compares_with_an_earlier_run(report: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     before = copy.deepcopy(report)
-    before["variants"]["ov-int8"] = make.variant("ov-int8", weights="int8", speed=100, kl=0.0005, resolved={"bits": 8})
+    before["variants"]["ov-int8"] = make.variant("ov-int8", weights="int8", speed=100, kl=0.0005, rounding=make.INT8)
     Path("before.json").write_text(json.dumps(before))
     assert cli.main(["compare", "tiny", "--before", "before.json"]) == 0
     said = capsys.readouterr().out

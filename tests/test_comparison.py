@@ -71,7 +71,7 @@ def test_size_wins_by_any_amount_and_memory_by_more_than_five_percent() -> None:
 
 
 def test_failed_requests_cannot_win() -> None:
-    found = compare(with_variant("ov-int8", weights="int8", speed=900, kl=0.0005, failed=3, resolved={"bits": 8}))
+    found = compare(with_variant("ov-int8", weights="int8", speed=900, kl=0.0005, failed=3, rounding=make.INT8))
     deployed = section(found, "As deployed")
     assert deployed["winners"]["tokens_per_s_at_1"] == "ov-int4"
     assert "ov-int8 is left out: 3 of 40 requests failed" in deployed["reasons"]["tokens_per_s_at_1"]
@@ -81,7 +81,7 @@ def test_failed_requests_cannot_win() -> None:
 
 def test_rows_timed_elsewhere_are_not_compared() -> None:
     rows = make.variants()
-    rows["ov-int8"] = make.variant("ov-int8", weights="int8", speed=5000, resolved={"bits": 8})
+    rows["ov-int8"] = make.variant("ov-int8", weights="int8", speed=5000, rounding=make.INT8)
     rows["ov-int8"]["benchmark"]["device"] = "cuda"
     found = make.summary(rows)["comparison"]
     deployed = section(found, "As deployed")
@@ -137,17 +137,23 @@ def test_like_for_like_needs_two_engines_and_equal_bits_and_groups() -> None:
     assert row(matched_rows, "ov-int4")["quality"] == {"perplexity_ratio": 1.003, "mean_kl": 0.003, "accuracy_drop": None}
     assert "All at the same precision: KV cache bfloat16, arithmetic bfloat16" in matched_rows["note"]
     assert "scheme: asymmetric (ov-int4 and awq-int4), symmetric (gptq-int4)" in matched_rows["note"]
-    assert "embedding and output layer: int8_asym (ov-int4), 16 bits (gptq-int4 and awq-int4)" in matched_rows["note"]
+    assert "embedding and output layer: int8 (ov-int4), floats (gptq-int4 and awq-int4)" in matched_rows["note"]
     assert "weights view" in matched_rows["note"]
     assert not any("cost" in metric["key"] or "goodput" in metric["key"] for metric in matched_rows["metrics"])
 
 
 def test_other_groups_are_not_like_for_like_and_the_note_says_so() -> None:
-    found = with_variant("ov-int4", resolved={**make.NNCF, "group_size": 64})["comparison"]
+    found = with_variant("ov-int4", rounding=make.NNCF.model_copy(update={"group_size": 64}))["comparison"]
     assert [section["title"] for section in found["sections"]] == ["As deployed", "Like for like: unquantized"]
     note = found["sections"][0]["note"]
     assert "No like-for-like section for int4: ov-int4 has 4-bit weights in groups of 64" in note
     assert "awq-int4 has 4-bit weights in groups of 128" in note
+
+
+def test_a_manifest_of_before_is_compared_with_nobody_like_for_like() -> None:
+    found = with_variant("ov-int4", rounding=None)["comparison"]
+    assert [section["title"] for section in found["sections"]] == ["As deployed", "Like for like: unquantized"]
+    assert "ov-int4 has a manifest of before its bits and groups were recorded" in found["sections"][0]["note"]
 
 
 def test_a_precision_that_differs_is_said_and_nobody_wins() -> None:
@@ -184,7 +190,7 @@ def test_recommendations_name_who_cannot_be_told_apart_and_take_the_better_quali
 
 
 def test_a_clear_winner_is_recommended_with_the_runner_up() -> None:
-    found = with_variant("ov-int4", speed=600, resolved=make.NNCF)["comparison"]
+    found = with_variant("ov-int4", speed=600)["comparison"]
     throughput = advice(found, "highest throughput")
     assert throughput["variant"] == "ov-int4"
     assert "; next is ov-int8 with 903" in throughput["reason"]
@@ -215,7 +221,7 @@ def test_cheapest_needs_a_price() -> None:
 
 
 def test_nothing_passed_nothing_is_recommended() -> None:
-    rows = {"bad": make.variant("bad", speed=None, status="FAIL", resolved=make.NNCF)}
+    rows = {"bad": make.variant("bad", speed=None, status="FAIL")}
     found = make.summary(rows)["comparison"]
     assert found["concurrency"] is None
     assert all(one["variant"] is None for one in found["recommendations"])

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.engines import compressed
 from pipeline.errors import ArtifactError
+from pipeline.packing import wrong_groups
 
 ROWS, COLUMNS, GROUPS = 16, 24, 3
 RANDOM = np.random.default_rng(0)
@@ -84,17 +85,17 @@ def config(**changes: Any) -> dict[str, Any]:
 
 
 def test_only_what_is_understood_is_read() -> None:
-    assert compressed.check(config()) is None
-    assert "expected 4 bits" in str(compressed.check(config(num_bits=3)))
-    assert "groups in order" in str(compressed.check(config(actorder="group")))
-    assert "expected one of pack-quantized" in str(compressed.check({**config(), "format": "nvfp4-pack-quantized"}))
+    assert wrong_groups(config()) is None
+    assert "expected 4 bits" in str(wrong_groups(config(num_bits=3)))
+    assert "groups in order" in str(wrong_groups(config(actorder="group")))
+    assert "expected one of pack-quantized" in str(wrong_groups({**config(), "format": "nvfp4-pack-quantized"}))
 
 
 def test_layers_of_two_widths_say_their_format_each() -> None:
     eight = {"format": "int-quantized", "weights": {"num_bits": 8, "type": "int", "actorder": None}}
     four = {"format": "pack-quantized", **config()["config_groups"]["group_0"]}
     both = {"format": "mixed-precision", "config_groups": {"group_0": four, "group_1": eight}}
-    assert compressed.check(both) is None
+    assert wrong_groups(both) is None
     both["config_groups"]["group_1"] = {**eight, "format": "marlin-24"}
-    assert "format 'marlin-24', expected one of" in str(compressed.check(both))
-    assert compressed.check({"format": "pack-quantized"}) == "no config_groups"
+    assert "format 'marlin-24', expected one of" in str(wrong_groups(both))
+    assert wrong_groups({"format": "pack-quantized"}) == "no config_groups"

@@ -13,8 +13,9 @@ import pytest
 
 from pipeline import environments
 from pipeline.checkpoint import source_tensors
-from pipeline.engines.dequantized import Packing, dequantize, packing
+from pipeline.engines.dequantized import dequantize
 from pipeline.errors import ArtifactError
+from pipeline.packing import Packing, packing
 from tests.build import write_safetensors
 from tests.conftest import ROOT
 

@@ -97,6 +97,8 @@ def run_work(
 
     def quantize(spec: quantizers.Spec, out: Path) -> quantizers.Outcome:
         write_artifact(out, left_out=True)
+        said = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True}
+        (out / "config.json").write_text(json.dumps({"quantization_config": said}))
         return quantizers.Outcome({})
 
     module = types.ModuleType("a_careless_tool")
@@ -121,6 +123,7 @@ def test_unless_the_recipe_allows_it(tmp_path: Path, source: Path, monkeypatch: 
     done = run_work(tmp_path, source, monkeypatch, allow_skipped=1)
     assert done["layers"]["quantized"] == 1
     assert done["stored_types"] == {"bf16": 1, "int4": 1}
+    assert done["rounding"] == {"format": "gptq", "bits": 4, "group_size": 32, "symmetric": True, "outside": []}
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_mean_kl_by_position_has_a_table_where_it_was_asked_for() -> None:
 
 def test_speed_has_medians_intervals_profiles_and_failures() -> None:
     rows = make.variants()
-    rows["ov-int8"] = make.variant("ov-int8", weights="int8", speed=301, failed=3, resolved={"bits": 8})
+    rows["ov-int8"] = make.variant("ov-int8", weights="int8", speed=301, failed=3, rounding=make.INT8)
     found = page(rows)
     assert "ov-bf16, ov-int8, ov-int4, vllm-bf16, gptq-int4, awq-int4 on X, 2 cores (avx2, avx512f)." in found
     assert "| ov-int8 | deployed | 1 | 301 (298.1 to 304) | 1.50x | 6.645 (6.579 to 6.71) ms | 3.322" in found
@@ -66,7 +66,7 @@ def test_what_was_not_asked_for_has_no_heading() -> None:
 
 
 def test_one_repeat_and_no_success_are_said() -> None:
-    rows = {"ov-int4": make.variant("ov-int4", resolved=make.NNCF, repeats=1)}
+    rows = {"ov-int4": make.variant("ov-int4", repeats=1)}
     rows["ov-int4"]["benchmark"]["profiles"]["deployed"]["levels"][0] |= {"ttft_ms": None, "tpot_ms": None, "e2e_ms": None}
     found = page(rows)
     assert "| ov-int4 | deployed | 1 | 300 | 1.50x | no request succeeded | no request succeeded |" in found

@@ -31,10 +31,11 @@ VLLM_SETTINGS = {
     "max_num_seqs": 64, "max_num_batched_tokens": 2048, "enable_prefix_caching": False, "enforce_eager": True, "kv_cache_gib": 1,
     "threads": "0,1", "int4_w4a8": "1",
 }  # fmt: skip
-NNCF = {"bits": 4, "sym": False, "group_size": 128, "ratio": 1.0, "nncf": {"backup_mode": "int8_asym"}}
-GPTQ = {"bits": 4, "group_size": 128, "sym": True, "desc_act": False, "lm_head": False}
-AWQ = {"bits": 4, "group_size": 128, "zero_point": True}
-ROUNDING = {"bits": 2, "group_size": 128, "symmetric": False}
+NNCF = records.Rounding(format="openvino", bits=4, group_size=128, symmetric=False, outside=["int8"])
+INT8 = records.Rounding(format="openvino", bits=8, group_size=-1, symmetric=False, outside=["int8"])
+GPTQ = records.Rounding(format="gptq", bits=4, group_size=128, symmetric=True, outside=["bf16"])
+AWQ = records.Rounding(format="awq", bits=4, group_size=128, symmetric=False, outside=["bf16"])
+ROUNDING = records.Rounding(format="simulated", bits=2, group_size=128, symmetric=False, outside=["bf16"])
 PRICE = Price(per_hour=0.5, utilisations=[0.3, 0.6, 0.9])
 VIEWS = ("deployed", "weights")
 
@@ -102,11 +103,12 @@ def verdict(name: str, kl: float, status: records.Status = "PASS") -> records.Ve
                            reference_sha256="source", candidate_sha256=name)  # fmt: skip
 
 
-def manifest(name: str, engine: str, quantizer: str | None, weights: str, resolved: dict[str, Any]) -> records.Manifest:
+def manifest(name: str, engine: str, quantizer: str | None, weights: str, rounding: records.Rounding | None) -> records.Manifest:
     return records.Manifest(
         recipe="tiny", variant=name, engine=engine, device="cpu", quantizer=quantizer,
         answered_by="optimum-intel with NNCF" if engine == "openvino" else "GPTQModel", weights=weights, requested={},
-        resolved=resolved, notes=["a note"], layers=records.Layers(expected=21, quantized=21, skipped=[]),
+        resolved={"mode": "as asked"}, rounding=rounding, notes=["a note"],
+        layers=records.Layers(expected=21, quantized=21, skipped=[]),
         stored_types={weights: 21}, versions={"nncf": "3.4.0"} if engine == "openvino" else {"gptqmodel": "7.6.0"},
         checkpoint_sha256="source", samples_sha256="samples", files=[], wall_s=12, peak_memory_bytes=10**9, origin=ORIGIN,
     )  # fmt: skip
@@ -131,13 +133,13 @@ def variant(
     speed: float | None = 300.0,
     kl: float = 0.006,
     size: int = 1_000_000,
-    resolved: dict[str, Any] | None = None,
+    rounding: records.Rounding | None = NNCF,
     status: records.Status = "PASS",
     **how: Any,
 ) -> dict[str, Any]:
     """One row of the summary; `how` says how it was timed (failed, repeats, spread)."""
     measured = timed(name, engine, speed, size, status, **how)
-    made = manifest(name, engine, quantizer, weights, {"weights": "as in the source"} if resolved is None else resolved)
+    made = manifest(name, engine, quantizer, weights, rounding if quantizer else None)
     word = "NOT MEASURED" if speed is None else "BASELINE" if quantizer is None else "NOT ASKED"
     judged = records.Performance(status=word, reason=f"what is said of {name}'s speed")
     own = OPENVINO_SETTINGS if engine == "openvino" else VLLM_SETTINGS
@@ -160,8 +162,8 @@ def variants() -> dict[str, Any]:
     """Two engines, 16, 8 and 4 bits; ov-int8 and ov-int4 are equally fast, and rounded-int2 did not pass."""
     return {
         "ov-bf16": variant("ov-bf16", quantizer=None, weights="bf16", speed=200, kl=0.0001, size=2_000_000),
-        "ov-int8": variant("ov-int8", weights="int8", speed=301, kl=0.0005, size=1_200_000, resolved={"bits": 8, "sym": False}),
-        "ov-int4": variant("ov-int4", speed=300, kl=0.006, resolved=NNCF),
+        "ov-int8": variant("ov-int8", weights="int8", speed=301, kl=0.0005, size=1_200_000, rounding=INT8),
+        "ov-int4": variant("ov-int4", speed=300, kl=0.006),
         "vllm-bf16": variant("vllm-bf16", "vllm", None, "bf16", 50, 0.0002, 2_000_000),
         "gptq-int4": variant("gptq-int4", "vllm", "gptq", "int4", 60, 0.005, 900_000, GPTQ),
         "awq-int4": variant("awq-int4", "vllm", "awq", "int4", 61, 0.004, 900_000, AWQ),

@@ -10,15 +10,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline import layers
-from pipeline.engines import compressed, dequantized
+from pipeline import layers, rounding
 from pipeline.errors import ArtifactError
-from pipeline.layers import IR_LOW_BIT, Layer
-from pipeline.records import Layers
+from pipeline.layers import Layer
+from pipeline.packing import packing
+from pipeline.records import Layers, Rounding
 from pipeline.records.base import Record
 from pipeline.source import config
 
-SYMMETRIC = ("i4", "i8", "nf4", "f4e2m1")  # IR types that have no zero-point
 # What a config.json says of itself, of its file or of quantization, and not of the model.
 OWN = ("_name_or_path", "dtype", "quantization_config", "torch_dtype", "transformers_version", "use_cache")
 
@@ -32,6 +31,7 @@ class Claim(Record):
     quantizer: str | None
     weights: str
     settings: dict[str, Any]
+    rounding: Rounding | None
     said: dict[str, Any]
     versions: dict[str, str]
     layers: Layers
@@ -48,10 +48,12 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     if (quantizer is None) != (weights == "bf16"):
         says = f"says {quantizer or 'nothing of a quantization'}"
         raise ArtifactError(f"{artifact}: config.json {says}, its layers are stored as {layers.stored_types(found)}.")
+    made = rounding.read(artifact, job["engine"], weights)
     return Claim(
         quantizer=quantizer,
         weights=weights,
-        settings=settings,
+        settings=_settings(made, weights) | settings,
+        rounding=made,
         said=said,
         versions=versions,
         layers=layers.compare(found, source, {weights}),
@@ -76,59 +78,42 @@ Parts = tuple[str | None, dict[str, Any], dict[str, Any], dict[str, str]]  # qua
 
 def _of_config(artifact: Path, weights: str) -> Parts:
     """Raises ArtifactError for a layout that is not known."""
-    how = dequantized.packing(artifact)
+    how = packing(artifact)
     if how is None:
         return None, {}, {}, {}
     said = config(artifact)["quantization_config"]
     if how.method == "compressed-tensors":
-        return how.method, _of_groups(said, weights), {}, _named(said, {"version": "compressed-tensors"})
-    symmetric = not said["zero_point"] if "zero_point" in said else said.get("sym", how.method == "gptq")
-    settings = {"group_size": how.group_size, "symmetric": bool(symmetric)}
-    if how.method == "gptq":
-        settings["desc_act"] = how.desc_act
+        group = rounding.config_group(said, weights) or {}
+        activations = {"activations": weights} if group.get("input_activations") else {}
+        return how.method, activations, {}, _named(said, {"version": "compressed-tensors"})
     tools = dict(str(tool).partition(":")[::2] for tool in _listed((said.get("meta") or {}).get("quantizer")))
-    return how.method, settings, {}, tools | _named(said, {"autoround_version": "auto-round"})
-
-
-def _of_groups(said: dict[str, Any], weights: str) -> dict[str, Any]:
-    """Of the config group whose layers have the claimed type."""
-    groups = said["config_groups"].values()
-    types: dict[Any, str] = {kind: f"int{bits}" if of == "int" else "fp8" for kind, (bits, of) in compressed.KINDS.items()}
-    own = next((group for group in groups if types[group.get("format") or said.get("format")] == weights), None)
-    if own is None:
-        return {}
-    settings: dict[str, Any] = {"symmetric": bool(own["weights"].get("symmetric", True))}
-    if weights == "int4":
-        settings["group_size"] = own["weights"].get("group_size") or -1
-    if own.get("input_activations"):
-        settings["activations"] = weights
-    return settings
+    order = {"desc_act": how.desc_act} if how.method == "gptq" else {}
+    return how.method, order, {}, tools | _named(said, {"autoround_version": "auto-round"})
 
 
 def _of_ir(artifact: Path, weights: str) -> Parts:
-    """Group size and zero-points by the constants, the rest by what NNCF and optimum-intel wrote into rt_info."""
+    """What NNCF and optimum-intel wrote into rt_info."""
     model = layers.read_ir(artifact)
     wrote = {part: _information(model, part) for part in ("optimum", "nncf")}
     versions = _named(wrote["optimum"], {"optimum_intel_version": "optimum-intel", "transformers_version": "transformers"})
     versions |= _named(wrote["nncf"], {"version": "nncf"})
     if weights == "bf16":
         return None, {}, {}, versions
-    kinds, groups, activations = set(), set(), False
-    for operation in model.get_ops():
-        activations |= operation.get_type_name() == "FakeQuantize"
-        kind = operation.get_element_type().get_type_name() if operation.get_type_name() == "Constant" else ""
-        shape = list(operation.get_output_shape(0)) if IR_LOW_BIT.get(kind) == weights else []
-        if len(shape) > 1 and "/zero_point" not in operation.get_friendly_name():
-            kinds.add(kind)
-            groups.add(shape[-1] if len(shape) == 3 else -1)
-    settings: dict[str, Any] = {"symmetric": kinds <= set(SYMMETRIC)} if weights in ("int8", "int4") else {}
-    if weights != "int8" and len(groups) == 1:
-        settings["group_size"] = int(groups.pop())
-    if activations and weights == "int8":
-        settings["activations"] = "int8"
+    activations = any(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops())
+    settings = {"activations": "int8"} if activations and weights == "int8" else {}
     compression = (wrote["nncf"] or {}).get("weight_compression") or {}
     said = {key: value for key, value in compression.items() if key != "advanced_parameters" and isinstance(value, str)}
     return "openvino", settings, said, versions
+
+
+def _settings(made: Rounding | None, weights: str) -> dict[str, Any]:
+    """Of a variant: floats have no zero-points to choose, 8 bits no groups."""
+    settings: dict[str, Any] = {}
+    if made and weights in ("int8", "int4"):
+        settings["symmetric"] = made.symmetric
+    if made and weights in ("int4", "nf4", "mxfp4") and made.group_size is not None:
+        settings["group_size"] = made.group_size
+    return settings
 
 
 def _information(model: Any, part: str) -> dict[str, Any]:

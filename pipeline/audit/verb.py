@@ -75,6 +75,7 @@ def _take(model: Model, name: str, recipe_name: str, recipe: Recipe, work: Path)
         weights=claim.weights,
         requested={},
         resolved={**claim.said, **claim.settings},
+        rounding=claim.rounding,
         notes=[*beside, *claim.changed],
         layers=claim.layers,
         stored_types=claim.stored_types,

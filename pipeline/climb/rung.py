@@ -13,7 +13,13 @@ from pipeline.recipe import Recipe, Variant, ladder
 from pipeline.records import Manifest
 
 # Code that makes and that measures: a change of it makes and measures again, as DVC would.
-MAKES = ("pipeline/quantizers", "pipeline/layers.py", "pipeline/checkpoint.py")
+MAKES = (
+    "pipeline/quantizers",
+    "pipeline/layers.py",
+    "pipeline/packing.py",
+    "pipeline/rounding.py",
+    "pipeline/checkpoint.py",
+)
 MEASURES = (
     "pipeline/evaluation",
     "pipeline/engines",
@@ -21,6 +27,7 @@ MEASURES = (
     "pipeline/fidelity.py",
     "pipeline/stored.py",
     "pipeline/layers.py",
+    "pipeline/packing.py",
 )
 
 

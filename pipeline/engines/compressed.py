@@ -12,34 +12,14 @@ A packed value is stored plus 8. weight[o, i] = (quantized[o, i] - zero[o, g]) *
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from pipeline.errors import ArtifactError
 
 MAIN = ("weight_packed", "weight")  # the parts that a layer is known by
-KINDS = {"pack-quantized": (4, "int"), "int-quantized": (8, "int"), "float-quantized": (8, "float")}  # by format: bits, type
 PARTS = ("weight_scale", "weight_zero_point", "weight_shape")  # beside it
 OFFSET, NIBBLES = 8, 8
-
-
-def check(config: dict[str, Any]) -> str | None:
-    """What is wrong with a quantization_config, or None: 4 bits packed in groups, 8 bits per channel, or layers of both."""
-    groups = list(config.get("config_groups", {}).values())
-    if not groups:
-        return "no config_groups"
-    return next((said for group in groups if (said := _check_group(group, config.get("format")))), None)
-
-
-def _check_group(group: dict[str, Any], usual: str | None) -> str | None:
-    """Where layers are stored in several formats, each group says its own."""
-    stored, weights = group.get("format") or usual, group.get("weights") or {}
-    if stored not in KINDS:
-        return f"format {stored!r}, expected one of {', '.join(KINDS)}"
-    if (weights.get("num_bits"), weights.get("type")) != KINDS[stored] or weights.get("actorder") == "group":
-        return f"weights {weights}, expected {KINDS[stored][0]} bits, type {KINDS[stored][1]}, groups in order"
-    return None
 
 
 def dequantize(layer: str, main: np.ndarray, parts: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -7,17 +7,16 @@ Four bits, eight values to an int32, value i of a word being `word >> 4 * i & 15
     AWQ gemm  qweight [in, out/8] and qzeros packed along out, the eight columns of a word in AWQ_ORDER, scales as above
               (mit-han-lab/llm-awq; casper-hansen/AutoAWQ utils/packing_utils.py)
 
-compressed-tensors is in pipeline/engines/compressed.py.
+compressed-tensors is in pipeline/engines/compressed.py; which of them it is says pipeline/packing.py.
 
 weight[o, i] = (quantized[i, o] - zero[g, o]) * scale[g, o], where g is the group of input i: g_idx[i], else i // group_size.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,57 +24,14 @@ from pipeline.checkpoint import source_tensors
 from pipeline.engines import compressed
 from pipeline.engines.reference import ReferenceEngine
 from pipeline.errors import ArtifactError
+from pipeline.packing import Packing, packing
 
 if TYPE_CHECKING:
     import torch
 
-FORMATS = {"gptq": ("gptq", "gptq_v2"), "awq": ("gemm",)}  # by quant_method; the first is what a config means that says none
-BITS = {"gptq": (4, 8), "awq": (4,)}
-# AutoRound's own format is one of these two under another name (its packing_format; intel/auto-round, auto_round/export).
-AUTOROUND = {"auto_round:auto_gptq": "gptq", "auto_round:auto_awq": "awq"}
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
 FLOATS = ("F32", "F16", "BF16")
-AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # nibble i of a word holds column AWQ_ORDER[i]
 ONES = {4: np.uint32(0x11111111), 8: np.uint32(0x01010101)}  # a one in every value of a word
-
-
-class Packing(NamedTuple):
-    """How the quantized layers are stored; `group_size` in input features, -1 for one group, 0 where the layers say it."""
-
-    method: str
-    format: str
-    group_size: int
-    desc_act: bool
-    bits: int = 4
-
-    @property
-    def order(self) -> tuple[int, ...]:
-        """Which value of its word each place holds, from the lowest bits."""
-        return AWQ_ORDER if self.method == "awq" else tuple(range(32 // self.bits))
-
-
-def packing(artifact: Path) -> Packing | None:
-    """From config.json; None if the artifact is not quantized. Raises ArtifactError for a layout that is not known."""
-    config = json.loads((artifact / "config.json").read_text()).get("quantization_config")
-    if config is None:
-        return None
-    if config.get("quant_method") == "compressed-tensors":
-        if wrong := compressed.check(config):
-            raise ArtifactError(f"{artifact}: quantization_config: found {wrong}.")
-        return Packing("compressed-tensors", config["format"], 0, False)
-    if config.get("quant_method") == "auto-round" and config.get("packing_format") in AUTOROUND:
-        config = {**config, "quant_method": AUTOROUND[config["packing_format"]]}
-    known = FORMATS.get(config.get("quant_method"), ())
-    # GPTQModel says checkpoint_format, AutoAWQ version; AutoGPTQ said nothing while there was only v1.
-    stored = str(config.get("checkpoint_format") or config.get("version") or (*known, "")[0]).lower()
-    size, bits = config.get("group_size"), config.get("bits")
-    of_a_size = isinstance(size, int) and (size == -1 or size > 0)
-    if bits not in BITS.get(config.get("quant_method"), ()) or stored not in known or not of_a_size:
-        found = {key: config.get(key) for key in ("quant_method", "checkpoint_format", "version", "bits", "group_size")}
-        raise ArtifactError(
-            f"{artifact}: quantization_config: found {found}, expected 4 bits (GPTQ also 8), a group_size and one of {FORMATS}."
-        )
-    return Packing(config["quant_method"], stored, size, bool(config.get("desc_act")), bits)
 
 
 def unpack(packed: np.ndarray, order: tuple[int, ...]) -> np.ndarray:

@@ -13,14 +13,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipeline import layers
+from pipeline import layers, rounding
 from pipeline.checkpoint import linear_shapes, output_layer
 from pipeline.errors import QuantizeError, RecipeError
 from pipeline.parsing import nearest
 from pipeline.quantizers import coverage
 from pipeline.quantizers.table import OPENVINO, TOOLS, UNQUANTIZED, Tool
 from pipeline.recipe import Recipe, Variant
-from pipeline.records import Samples, read
+from pipeline.records import Rounding, Samples, read
 
 OUTPUT = "lm_head"  # as recipes call the output projection
 RATIO_SLACK = 0.1  # whole layers are chosen, so a small model cannot meet a ratio exactly
@@ -146,11 +146,23 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
             f"{made_by.answered_by} left {len(counted.skipped)} of {counted.expected} layers out of {variant.weights}: "
             f"{', '.join(counted.skipped[:5])}. Allowed are {variant.allow_skipped} (allow_skipped)."
         )
+    made = _rounding(variant, out)
+    if variant.quantizer and made is None:
+        raise QuantizeError(f"{made_by.answered_by} left no layer in {variant.weights}.")
     blind = coverage.notes(samples.coverage) if variant.quantizer else []
     return {
         "resolved": outcome.resolved,
+        "rounding": made.model_dump() if made else None,
         "notes": [*([made_by.note] if made_by.note else []), *outcome.notes, *blind],
         "layers": counted.model_dump(),
         "stored_types": layers.stored_types(found),
         "versions": {name: version(name) for name in made_by.packages},
     }
+
+
+def _rounding(variant: Variant, out: Path) -> Rounding | None:
+    """By the files, which say nothing of what is only simulated."""
+    if (how := simulated(variant)) is None:
+        return rounding.read(out, variant.engine, variant.weights)
+    bits, group = how
+    return Rounding(format="simulated", bits=bits, group_size=group, symmetric=False, outside=layers.outside(out, variant.engine))

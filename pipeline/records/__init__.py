@@ -2,7 +2,21 @@
 
 from pipeline.records.base import Record, read, read_text, write_text
 from pipeline.records.judged import Check, Look, Status, Tails, TaskComparison, Verdict
-from pipeline.records.made import Checkpoint, Climb, File, Layers, Manifest, Origin, Revision, Samples, Step, Text, Texts, Tokenizer
+from pipeline.records.made import (
+    Checkpoint,
+    Climb,
+    File,
+    Layers,
+    Manifest,
+    Origin,
+    Revision,
+    Rounding,
+    Samples,
+    Step,
+    Text,
+    Texts,
+    Tokenizer,
+)
 from pipeline.records.measured import (
     DivergedWindow,
     Divergence,
@@ -64,6 +78,7 @@ __all__ = [
     "Replay",
     "RequestTiming",
     "Revision",
+    "Rounding",
     "Samples",
     "Speed",
     "StageCost",

@@ -102,6 +102,20 @@ class Layers(Record):
     int8: list[str] = Field(default=[])
 
 
+class Rounding(Record):
+    """How the layers of an artifact's low precision were rounded.
+
+    `format` is the layout that holds them, simulated where they are floats again. `group_size` columns share a scale, -1: all
+    of a row; None where layers differ. `symmetric`: no zero-points. `outside` are the types of embedding and output projection.
+    """
+
+    format: str
+    bits: int
+    group_size: int | None
+    symmetric: bool
+    outside: list[str]
+
+
 class Step(Record):
     """One rung of a ladder as it was tried. `rung` in words; `mean_kl` at the few positions that were looked at first, with the
     bound below which it hardly lies and the limit, of the worst text; `status` is the gate's, or FAIL at first look, or
@@ -129,6 +143,9 @@ class Climb(Record):
 class Manifest(Record):
     """Of an artifact. `taken_from` says where one lay that quantgate did not make: then nobody measured how it was made, nor with
     what calibration set, and `versions` and `resolved` are its files' own word.
+
+    `resolved` is to be shown, in the words of the tool that answered; what is decided rests on `rounding`. That is None of the
+    unquantized model, and where it was made before quantgate wrote it down.
     """
 
     recipe: str
@@ -140,6 +157,7 @@ class Manifest(Record):
     weights: str
     requested: dict[str, Any]
     resolved: dict[str, Any]
+    rounding: Rounding | None = None
     notes: list[str]
     layers: Layers
     stored_types: dict[str, int]

@@ -10,6 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.records import Rounding
 from pipeline.report.words import listed
 
 NAMES = {"bf16": "bfloat16", "f16": "float16", "half": "float16", "f32": "float32", "float": "float32", "u8": "uint8_t"}
@@ -30,8 +31,8 @@ def groups(variants: dict[str, Any]) -> list[Group]:
     """Those that were timed on two engines."""
     found: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for name, row in variants.items():
-        if row["benchmark"]["measured"]:
-            found[_format(row)].append(name)
+        if row["benchmark"]["measured"] and (made := _format(row)) is not None:
+            found[made].append(name)
     both = {key: names for key, names in found.items() if len({variants[name]["engine"] for name in names}) > 1}
     return [_group(_title(variants[names[0]]), {name: variants[name] for name in names}) for names in both.values()]
 
@@ -50,20 +51,31 @@ def left_out(variants: dict[str, Any], groups: list[Group]) -> list[str]:
     ]
 
 
-def _format(row: dict[str, Any]) -> tuple[Any, ...]:
-    """Bits, group size and how the layers are stored: half of them in 8 bits is another format, and so are simulated ones."""
-    resolved, stored = row["manifest"]["resolved"], row["manifest"]["stored_types"]
+def _rounding(row: dict[str, Any]) -> Rounding | None:
+    stored = row["manifest"].get("rounding")
+    return None if stored is None else Rounding.model_validate(stored)
+
+
+def _format(row: dict[str, Any]) -> tuple[Any, ...] | None:
+    """Bits, group size and how the layers are stored: half of them in 8 bits is another format, and so are simulated ones.
+
+    None where the manifest does not say.
+    """
     if row["quantizer"] is None:
         return (16,)
-    return (resolved.get("bits"), resolved.get("group_size", PER_CHANNEL), tuple(sorted(stored)))
+    made = _rounding(row)
+    return None if made is None else (made.bits, made.group_size, tuple(sorted(row["manifest"]["stored_types"])))
 
 
 def _words(row: dict[str, Any]) -> str:
     if row["quantizer"] is None:
         return "16-bit weights"
-    bits, group, stored = _format(row)
-    groups = "one group per channel" if group == PER_CHANNEL else f"groups of {group}"
-    return f"{bits}-bit weights in {groups}, layers stored as {' and '.join(stored)}"
+    made = _rounding(row)
+    if made is None:
+        return "a manifest of before its bits and groups were recorded (quantize it again)"
+    size = made.group_size
+    groups = "groups of several sizes" if size is None else "one group per channel" if size == PER_CHANNEL else f"groups of {size}"
+    return f"{made.bits}-bit weights in {groups}, layers stored as {' and '.join(sorted(row['manifest']['stored_types']))}"
 
 
 def _title(row: dict[str, Any]) -> str:
@@ -119,15 +131,13 @@ def _name(reported: Any) -> str:
 
 def _own(row: dict[str, Any]) -> dict[str, str]:
     """What makes two artifacts of one format different still."""
-    resolved = row["manifest"]["resolved"]
-    if row["quantizer"] is None:
+    made = _rounding(row)
+    if made is None:
         return {}
-    symmetric = resolved.get("sym", resolved.get("symmetric", not resolved.get("zero_point", False)))
-    rest = resolved.get("nncf", {}).get("backup_mode", "16 bits") if isinstance(resolved.get("nncf"), dict) else "16 bits"
     return {
-        "scheme": "symmetric" if symmetric else "asymmetric",
+        "scheme": "symmetric" if made.symmetric else "asymmetric",
         "method": f"{row['quantizer']} by {row['answered_by']}",
-        "embedding and output layer": rest,
+        "embedding and output layer": " and ".join("floats" if kind == "bf16" else kind for kind in made.outside),
     }
 
 

@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline import layers
+from pipeline import layers, rounding
 from pipeline.errors import ArtifactError
 
-NAME = "self.model.layers.0.mlp.down_proj.weight"
+LAYER = "model.layers.0.mlp.down_proj"
+NAME = f"self.{LAYER}.weight"
 
 
 def write(folder: Path, element: str, values: Any) -> Path:
@@ -39,6 +40,7 @@ def main(folder: str, out: str) -> None:
     large[0, 0], nan[0, 0] = 0x7F7F, 0x7FC0  # the largest finite value; NaN
     cases = {
         "u4": ("u4", ones.astype(np.uint8)),
+        "i4 in groups": ("i4", ones.astype(np.int8).reshape(4, 2, 4)),
         "i8": ("i8", ones.astype(np.int8)),
         "f16": ("f16", ones.astype(np.float16)),
         "f16 nan": ("f16", (ones * np.nan).astype(np.float16)),
@@ -47,13 +49,16 @@ def main(folder: str, out: str) -> None:
         "bf16 nan": ("bf16", nan.view(np.float16)),
     }
     found: dict[str, Any] = {}
+    rounded: dict[str, Any] = {}
     for name, (element, values) in cases.items():
         artifact = write(Path(folder) / name.replace(" ", "-"), element, values)
         try:
             found[name] = layers.inspect(artifact, "openvino")
+            if (made := rounding.read(artifact, "openvino", found[name][LAYER].type)) is not None:
+                rounded[name] = made.model_dump()
         except ArtifactError as error:
             found[name] = str(error)
-    Path(out).write_text(json.dumps(found))
+    Path(out).write_text(json.dumps({"found": found, "rounded": rounded}))
 
 
 if __name__ == "__main__":

@@ -76,8 +76,11 @@ def test_the_comparison_answers_the_question(run: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     found = json.loads(command("quantgate", "compare", "tiny", "--json").stdout)
     titles = [section["title"] for section in found["sections"]]
-    assert titles[0] == "As deployed"
-    assert len(titles) >= 2  # bf16 on both engines at least
+    assert titles == ["As deployed", "Like for like: unquantized", "Like for like: 4-bit weights in groups of 128"]
+    four_bits = found["sections"][2]
+    assert [row["variant"] for row in four_bits["rows"]] == ["ov-int4", "gptq-int4", "awq-int4"]
+    assert "scheme: asymmetric (ov-int4 and awq-int4), symmetric (gptq-int4)" in four_bits["note"]
+    assert "embedding and output layer: int8 (ov-int4), floats (gptq-int4 and awq-int4)" in four_bits["note"]
     goals = {item["goal"]: item["variant"] for item in found["recommendations"]}
     assert goals["smallest"] in VARIANTS
     assert goals["highest throughput"] in ("ov-bf16", "ov-int8", "ov-int4")

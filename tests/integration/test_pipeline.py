@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from pipeline import artifact, paths
-from pipeline.records import Benchmark, Evaluation, Manifest, Verdict, read
+from pipeline.records import Benchmark, Evaluation, Manifest, Rounding, Verdict, read
 from tests.conftest import command
 
 pytestmark = pytest.mark.engine
@@ -69,10 +69,18 @@ def test_manifests_say_what_was_asked_and_what_was_done(run: Path) -> None:
     assert ov.resolved["group_size"] == 128
     assert ov.resolved["nncf"]["awq"] == "True"
     assert ov.stored_types == {"int4": 21}
+    assert ov.rounding == Rounding(format="openvino", bits=4, group_size=128, symmetric=False, outside=["int8"])
     gptq = read(paths.manifest("tiny", "gptq-int4"), Manifest)
-    assert (gptq.resolved["bits"], gptq.resolved["sym"], gptq.resolved["desc_act"]) == (4, True, False)
+    assert gptq.rounding == Rounding(format="gptq", bits=4, group_size=128, symmetric=True, outside=["bf16"])
+    assert gptq.resolved["desc_act"] is False
     assert len(gptq.resolved["loss_by_layer"]) == 21
-    assert read(paths.manifest("tiny", "awq-int4"), Manifest).resolved["zero_point"] is True
+    awq = read(paths.manifest("tiny", "awq-int4"), Manifest)
+    assert awq.rounding == Rounding(format="awq", bits=4, group_size=128, symmetric=False, outside=["bf16"])
+    int8 = read(paths.manifest("tiny", "ov-int8"), Manifest)
+    assert int8.rounding == Rounding(format="openvino", bits=8, group_size=-1, symmetric=False, outside=["int8"])
+    int2 = read(paths.manifest("tiny", "rounded-int2"), Manifest)
+    assert int2.rounding == Rounding(format="simulated", bits=2, group_size=128, symmetric=False, outside=["bf16"])
+    assert read(paths.manifest("tiny", "ov-bf16"), Manifest).rounding is None
 
 
 def test_all_engines_measured_the_same_tokens_and_items(run: Path) -> None:
