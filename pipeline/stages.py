@@ -191,7 +191,9 @@ def make(name: str, variant_name: str, recipe: Recipe, place: paths.Place) -> re
         artifact.install(out, place.model)
         manifest.write(place.manifest)
     types = ", ".join(f"{count} {kind}" for kind, count in sorted(manifest.stored_types.items()))
-    print(f"{variant_name}: layers stored as {types}; "
+    weights = sum(manifest.weights_by_type.values())
+    shares = ", ".join(f"{count / weights:.1%} {kind}" for kind, count in sorted(manifest.weights_by_type.items()))
+    print(f"{variant_name}: layers stored as {types}; of all weights {shares}; "
           f"{manifest.size_bytes / 1e6:.1f} MB, {done.wall_s:.0f} s, {done.peak_memory_bytes / 1e9:.2f} GB")  # fmt: skip
     return manifest
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from pipeline import artifact, paths
-from pipeline.records import Benchmark, Evaluation, Manifest, Rounding, Verdict, read
+from pipeline.records import Benchmark, Checkpoint, Evaluation, Manifest, Rounding, Verdict, read
 from tests.conftest import command
 
 pytestmark = pytest.mark.engine
@@ -69,6 +69,9 @@ def test_manifests_say_what_was_asked_and_what_was_done(run: Path) -> None:
     assert ov.resolved["group_size"] == 128
     assert ov.resolved["nncf"]["awq"] == "True"
     assert ov.stored_types == {"int4": 21}
+    stored = sum(ov.weights_by_type.values())
+    assert stored == pytest.approx(read(paths.checkpoint("tiny"), Checkpoint).parameters, rel=0.01)  # all but the norms
+    assert ov.weights_by_type["int8"] / stored == pytest.approx(0.43, abs=0.02)  # embedding and output layer, by NNCF
     assert ov.rounding == Rounding(format="openvino", bits=4, group_size=128, symmetric=False, outside=["int8"])
     gptq = read(paths.manifest("tiny", "gptq-int4"), Manifest)
     assert gptq.rounding == Rounding(format="gptq", bits=4, group_size=128, symmetric=True, outside=["bf16"])
