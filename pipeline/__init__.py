@@ -5,6 +5,7 @@ The data's way, one module or folder a step; a later one may import an earlier o
     errors, paths   every error; where everything lies
     environments, dvc_command   one pinned set a tool family; `dvc` as it is started there
     machine, doctor   what this machine has
+    progress      the last line of a working tool's log, on the terminal
     process       one job, or a session, in its own process and environment
     crash         an error that nobody foresaw: a sentence, and a log file
     reading       files that users bring, with limits
@@ -18,6 +19,7 @@ The data's way, one module or folder a step; a later one may import an earlier o
     lengths       do the recipe's lengths fit the model
     architecture, tokens   does it hold what its architecture expects; what its tokenizer puts around a text
     prompts       prompt sets: texts or dialogues, through the chat template
+    prompt_file   writes the prompt set of a local file
     calibration   prompts -> token ids; evaluation texts -> windows of token ids
     quantizers/   one file per tool; table is what is served where, refusal holds a recipe against it
     engines/      one file per engine; __init__ is the protocol and the table, scoring what is asked of them and read off
@@ -37,6 +39,7 @@ The data's way, one module or folder a step; a later one may import an earlier o
     power         what the items can decide
     speed, shrinking, plan  how fast this machine is; what a recipe will take on it, and what would make that less
     audit/        an artifact that was made elsewhere, through the same gate
+    untracked/    stands before a tool's package that reports its use, in the workers' path
     worker, leashed   the other end: runs one job, a session or a server inside a tool environment
     reaper        what a killed session leaves running is killed
     revision, signing, signoff/   what git says of the project; signatures; who approved what
@@ -44,3 +47,5 @@ The data's way, one module or folder a step; a later one may import an earlier o
     deploy, prompting   a checked bundle, started as it was measured
     cli, cli_release    the `quantgate` command
 """
+
+__version__ = "0.1.0"

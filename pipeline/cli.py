@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from pipeline import cli_release, crash
+from pipeline import __version__, cli_release, crash, environments, paths
 from pipeline.errors import QuantgateError, RecipeError
 
 DESCRIPTION = (
@@ -19,7 +19,9 @@ DESCRIPTION = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 not passed or not approved, 2 something is wrong and the message says what, 3 tampered with."""
-    options = parser().parse_args(arguments)
+    os.environ.update(environments.UNTRACKED)
+    asked = sys.argv[1:] if arguments is None else arguments
+    options = parser().parse_args(asked or ["--help"])
     try:
         return int(options.run(options) or 0)
     except QuantgateError as error:
@@ -33,6 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("quantgate: stopped; nothing half-written remains. Run the same command again.", file=sys.stderr)
+        if hasattr(options, "recipe"):
+            print("DVC removes a stage's earlier output before it runs it: dvc checkout brings that back.", file=sys.stderr)
         return 130
     except Exception as error:  # foreseen by nobody: a fault of quantgate's or of a library
         print(f"quantgate: {crash.sentence(f'quantgate {options.command}', error)}", file=sys.stderr)
@@ -41,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(prog="quantgate", description=DESCRIPTION)
+    found.add_argument("--version", action="version", version=f"quantgate {__version__}")
     commands = found.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def add(name: str, run: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
@@ -50,13 +55,13 @@ def parser() -> argparse.ArgumentParser:
 
     def stage(name: str, function: str, text: str, variant: bool) -> argparse.ArgumentParser:
         command = add(name, lambda options: _stage(function, options), text)
-        command.add_argument("recipe", metavar="RECIPE", help="name of a file in recipes/, without .yaml")
+        cli_release.add_recipe(command)
         if variant:
             command.add_argument("variant", metavar="VARIANT", help="name of a variant in the recipe")
         return command
 
     plan = add("plan", _plan, "show what would run, where, and an estimate of disk, memory and time")
-    plan.add_argument("recipe", metavar="RECIPE")
+    cli_release.add_recipe(plan)
     add("doctor", _doctor, "say what this machine has and what each missing part would enable")
     setup = add("setup", _setup, "install the pinned environments (all, or those named)")
     setup.add_argument("names", metavar="NAME", nargs="*")
@@ -65,6 +70,16 @@ def parser() -> argparse.ArgumentParser:
     made = add("quantizers", _quantizers, "print what each quantizer makes and which engine serves it")
     made.add_argument("--markdown", action="store_true", help="as docs/quantizers.md holds it")
     add("schema", _schema, "print the recipe's JSON schema, for editors")
+    sets = add("calibration", _calibration, "write the prompt set of a file of one's own")
+    added = sets.add_subparsers(title="commands", required=True, metavar="COMMAND").add_parser(
+        "add", help="a local file, with its hash"
+    )
+    added.add_argument(
+        "file", type=paths.given, metavar="FILE", help="JSON lines (.jsonl) or a text (.txt, .md, .raw), also as .gz"
+    )
+    added.add_argument("--name", help="of the prompt set; default the file's")
+    added.add_argument("--field", help="the column that holds text or messages; default the only one that does")
+    added.add_argument("--licence", default="not stated", help="under which the text may be used")
     stage("pin", "stages:pin", "fetch and check the source checkpoint", variant=False)
     stage("calibrate", "stages:calibrate", "turn prompts and evaluation texts into token ids", variant=False)
     stage("reference", "judge:reference", "evaluate the source in float32", variant=False)
@@ -78,20 +93,20 @@ def parser() -> argparse.ArgumentParser:
     _take_benchmark(timed)
     stage("report", "stages:report", "write the recipe's report", variant=False)
     compare = add("compare", _compare, "set the variants side by side, or two runs of one recipe (--before)")
-    compare.add_argument("recipe", metavar="RECIPE")
+    cli_release.add_recipe(compare)
     compare.add_argument("--before", metavar="REPORT.json", help="the JSON report of an earlier run")
     compare.add_argument("--json", action="store_true", help="print JSON")
     audit = add("audit", _audit, "put an artifact that quantgate did not make through a recipe's gate; exit 1 unless it passes")
     _take_audit(audit)
     require = add("require", _require, "exit 1 unless every variant (or the one named) passed")
-    require.add_argument("recipe", metavar="RECIPE")
+    cli_release.add_recipe(require)
     require.add_argument("variant", metavar="VARIANT", nargs="?")
     cli_release.add(commands)
     return found
 
 
 def _take_benchmark(timed: argparse.ArgumentParser) -> None:
-    timed.add_argument("recipe", metavar="RECIPE")
+    cli_release.add_recipe(timed)
     timed.add_argument("--http", metavar="VARIANT", dest="served", help="time this variant over HTTP instead")
     timed.add_argument("--url", help="with --http: a server that runs already; default: vllm serve, started and stopped")
     timed.add_argument("--model", help="with --url: the name under which the server has the model")
@@ -99,7 +114,13 @@ def _take_benchmark(timed: argparse.ArgumentParser) -> None:
 
 def _take_audit(audit: argparse.ArgumentParser) -> None:
     audit.add_argument("model", metavar="MODEL", help="a folder, or OWNER/NAME@REVISION on the hub")
-    audit.add_argument("--recipe", metavar="RECIPE", required=True, help="whose texts, tasks, limits and source it is held to")
+    audit.add_argument(
+        "--recipe",
+        type=paths.recipe_name,
+        metavar="RECIPE",
+        required=True,
+        help="whose texts, tasks, limits and source it is held to",
+    )
     audit.add_argument(
         "--against",
         metavar="SOURCE",
@@ -111,7 +132,7 @@ def _take_audit(audit: argparse.ArgumentParser) -> None:
 def _stage(function: str, options: argparse.Namespace) -> None:
     from pipeline import index
 
-    index.check()
+    index.check(options.recipe)
     module, name = ("judge", "recheck") if getattr(options, "recheck", False) else function.split(":")
     variant = getattr(options, "variant", None)
     getattr(importlib.import_module(f"pipeline.{module}"), name)(options.recipe, *([variant] if variant else []))
@@ -121,7 +142,7 @@ def _benchmark(options: argparse.Namespace) -> None:
     from pipeline import index
     from pipeline.benchmark import remote, rounds
 
-    index.check()
+    index.check(options.recipe)
     if (options.url and not options.served) or (options.model and not options.url):
         raise RecipeError("--url needs --http VARIANT, and --model needs --url. See: quantgate benchmark --help")
     if options.served:
@@ -148,14 +169,15 @@ def _require(options: argparse.Namespace) -> None:
     from pipeline import index
     from pipeline.require import require
 
-    index.check()
+    index.check(options.recipe)
     require(options.recipe, options.variant)
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from pipeline import plan, stages
+    from pipeline import index, plan, stages
 
     recipe = stages.open_unclimbed(options.recipe)
+    index.check(options.recipe)
     stages.refuse_local(options.recipe, recipe)
     plan.show(options.recipe, recipe)
 
@@ -167,8 +189,6 @@ def _doctor(options: argparse.Namespace) -> None:
 
 
 def _setup(options: argparse.Namespace) -> int:
-    from pipeline import environments
-
     return environments.main(options.names)
 
 
@@ -179,6 +199,12 @@ def _index(options: argparse.Namespace) -> None:
         index.check()
     elif index.write():
         print("params.yaml: brought in line with recipes/")
+
+
+def _calibration(options: argparse.Namespace) -> None:
+    from pipeline import prompt_file
+
+    prompt_file.add(options.file, options.name, options.field, options.licence)
 
 
 def _quantizers(options: argparse.Namespace) -> None:

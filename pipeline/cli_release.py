@@ -74,8 +74,13 @@ def _key_or_path(text: str) -> str:
     return text if ":" in text.partition("=")[2] else str(paths.given(text))
 
 
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    told = "a file in recipes/, by its name (tiny) or its path (recipes/tiny.yaml)"
+    parser.add_argument("recipe", type=paths.recipe_name, metavar="RECIPE", help=told)
+
+
 def _of_variant(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    parser.add_argument("recipe", metavar="RECIPE")
+    add_recipe(parser)
     parser.add_argument("variant", metavar="VARIANT")
     return parser
 

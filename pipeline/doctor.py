@@ -11,7 +11,9 @@ ENABLES = {
     "openvino": "OpenVINO INT8 and INT4 artifacts, their evaluation and speed, the float32 reference",
     "vllm": "evaluation and speed of GPTQ, AWQ and unquantized checkpoints on vLLM",
     "gptq": "GPTQ and AWQ artifacts",
+    "compressed": "artifacts of llm-compressor (compressed-tensors) and AutoRound",
 }
+ALL_GIB = 9  # of the pinned environments together, by du
 ENGINES = {
     "reference": ("openvino", "torch in float32 on the CPU: what every variant is compared with"),
     "openvino": ("openvino", "OpenVINO GenAI on the CPU"),
@@ -25,9 +27,9 @@ def show() -> None:
     from rich.table import Table
 
     table = Table("part", "state", "what it enables", title="quantgate doctor", title_justify="left")
-    for name, enables in ENABLES.items():
+    for name in environments.NAMES:
         state = "installed" if environments.is_complete(name) else f"missing: quantgate setup {name}"
-        table.add_row(f"environment {name}", state, enables)
+        table.add_row(f"environment {name}", state, ENABLES[name])
     device = "CUDA" if environments.pins_file("vllm").stem == "vllm-cuda" else "the CPU"
     for name, (environment, enables) in ENGINES.items():
         state = "ready" if environments.is_complete(environment) else f"needs environment {environment}"
@@ -41,7 +43,11 @@ def show() -> None:
     table.add_row("disk, project", f"{free:.0f} GiB free", "artifacts: see quantgate plan RECIPE")
     home = environments.root()
     existing = next(folder for folder in (home, *home.parents) if folder.exists())
-    table.add_row("disk, environments", f"{machine.free_bytes(existing) / GIB:.0f} GiB free", f"{home} (all four: 7 GiB)")
+    table.add_row(
+        "disk, environments",
+        f"{machine.free_bytes(existing) / GIB:.0f} GiB free",
+        f"{home} (all {len(environments.NAMES)}: {ALL_GIB} GiB)",
+    )
     gpus = machine.gpus()
     table.add_row("GPU", ", ".join(gpus) or "none", "vLLM on CUDA: QUANTGATE_DEVICE=cuda make setup")
     table.add_row("processor", f"{found['cores']} cores", found["cpu"])

@@ -26,6 +26,16 @@ PINS = Path(__file__).resolve().parent.parent / "environments"
 DVC_COMMAND = Path(__file__).with_name("dvc_command.py")
 NAMES = ("control", "openvino", "vllm", "gptq", "compressed")
 COMPLETE = "quantgate-complete"
+# What keeps the tools from reporting their use. DVC has it in .dvc/config, since it is started before us.
+UNTRACKED = {
+    "DO_NOT_TRACK": "1",
+    "DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "VLLM_NO_USAGE_STATS": "1",
+    "WANDB_MODE": "disabled",
+}
 CPU_TORCH = "\nNo CPU build of torch was found: point PIP_EXTRA_INDEX_URL at PyTorch's index of CPU wheels and run again."
 LAUNCHER = """#!{python}
 import os, pathlib, sys

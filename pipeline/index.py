@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from pipeline import engines, environments, paths, quantizers
+from ruamel.yaml import YAML
+
+from pipeline import engines, environments, paths, quantizers, reading
 from pipeline import recipe as recipes
 from pipeline.errors import RecipeError
 from pipeline.quantizers import refusal
@@ -24,33 +27,44 @@ def write() -> bool:
     return True
 
 
-def check() -> None:
-    """Raises RecipeError if params.yaml does not list the recipes as they are now."""
-    if not PARAMS.is_file() or PARAMS.read_text() != _render():
-        raise RecipeError("params.yaml: out of date with recipes/. Run: quantgate index")
+def check(name: str | None = None) -> None:
+    """Raises RecipeError if params.yaml does not list a recipe as it is now; without a name, all of them and nothing else.
+
+    A recipe that is edited while another one runs is no concern of the other's stages.
+    """
+    stored = reading.yaml(PARAMS, RecipeError) if PARAMS.is_file() else {}
+    if stored != _data(recipes.names()) if name is None else _of(name, stored) != _of(name, _data([name])):
+        of = f"recipes/{name}.yaml" if name else "recipes/"
+        raise RecipeError(f"params.yaml: out of date with {of}. Run: quantgate index")
+
+
+def _of(name: str, data: Any) -> dict[str, Any]:
+    """What the index holds of one recipe; nothing where it is no index at all."""
+    groups = data.items() if isinstance(data, dict) else []
+    return {group: {key: row for key, row in rows.items() if isinstance(row, dict) and name in (row.get("recipe"), row.get("name"))}
+            for group, rows in groups if isinstance(rows, dict)}  # fmt: skip
 
 
 def _render() -> str:
-    from io import StringIO
+    stream = StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.dump(_data(recipes.names()), stream)
+    return HEADER + stream.getvalue()
 
-    from ruamel.yaml import YAML
 
-    loaded = {name: recipes.load(name) for name in recipes.names()}
+def _data(names: list[str]) -> dict[str, dict[str, Any]]:
+    loaded = {name: recipes.load(name) for name in names}
     for name, recipe in loaded.items():
         refusal.refuse(paths.recipe(name), recipe)
     found = [(name, recipe, *item) for name, recipe in loaded.items() for item in recipe.variants.items()]
-    data = {
+    return {
         "recipes": {name: _recipe(name, recipe) for name, recipe in loaded.items()},
         "variants": {_key(name, variant): _judged(name, variant, of, recipe) for name, recipe, variant, of in found},
         "made": {_key(name, variant): _made(name, variant, of, recipe) for name, recipe, variant, of in found if not of.ladder},
         "ladders": {_key(name, variant): _judged(name, variant, of, recipe) | {"tasks": _tasks(recipe)}
                     for name, recipe, variant, of in found if of.ladder},
     }  # fmt: skip
-    stream = StringIO()
-    yaml = YAML()
-    yaml.default_flow_style = False
-    yaml.dump(data, stream)
-    return HEADER + stream.getvalue()
 
 
 def _recipe(name: str, recipe: recipes.Recipe) -> dict[str, Any]:

@@ -51,12 +51,27 @@ def inspect(artifact: Path, engine: str) -> dict[str, Layer]:
 
 def outside(artifact: Path, engine: str) -> list[str]:
     """The types, in a recipe's words, of the embedding and the output projection, which may be one matrix."""
+    return sorted({kind for name, kind, _ in _matrices(artifact, engine) if name.endswith((*EMBEDDINGS, *OUTPUTS))})
+
+
+def weights_by_type(artifact: Path, engine: str) -> dict[str, int]:
+    """How many weights of all matrices, the embedding too, are stored in which type, in a recipe's words."""
+    counted: Counter[str] = Counter()
+    for _, kind, size in _matrices(artifact, engine):
+        counted[kind] += size
+    return dict(counted)
+
+
+def _matrices(artifact: Path, engine: str) -> Iterator[tuple[str, str, int]]:
+    """Layer, type and number of weights of each."""
     if engine == "openvino":
-        types = {weight.layer: IR_LOW_BIT.get(weight.type, "bf16") for weight in ir_weights(read_ir(artifact))}
+        for weight in ir_weights(read_ir(artifact)):
+            if max(weight.shape) < math.prod(weight.shape):  # the frequencies of RoPE are a vector
+                yield weight.layer, IR_LOW_BIT.get(weight.type, "bf16"), math.prod(weight.shape)
     else:
         tensors = {module_name(name): tensor for name, tensor in source_tensors(artifact).items()}
-        types = {name: layer.type for name, layer in _stored(tensors)}
-    return sorted({kind for name, kind in types.items() if name.endswith((*EMBEDDINGS, *OUTPUTS))})
+        for name, layer in _stored(tensors):
+            yield name, layer.type, math.prod(layer.shape)
 
 
 def block(layer: str) -> str:

@@ -14,6 +14,11 @@ from pydantic import BaseModel, ValidationError
 from pipeline import reading
 from pipeline.errors import RecipeError
 
+PATTERNS = {
+    "^[0-9a-f]{40}$": "40 hex digits, a commit",
+    "^[0-9a-f]{64}$": "64 hex digits, a SHA-256",
+    "^[A-Z]{3}$": "three capitals, a currency of ISO 4217",
+}
 LIKE_A_WORD = 0.7  # of words of three letters, two in common say nothing: gpu is not meant to be xpu
 T = TypeVar("T", bound=BaseModel)
 BRIEF = reprlib.Repr()  # of a value found: cut while it is written, since a value can be of any size
@@ -23,6 +28,8 @@ BRIEF.maxstring = BRIEF.maxother = 80
 def parse(path: Path, model: type[T]) -> T:
     """Reads YAML into the model. Raises RecipeError naming file, key, value and expectation."""
     data = reading.yaml(path, RecipeError)
+    if data is None:
+        raise RecipeError(f"{path}: empty. Expected the keys {', '.join(model.model_fields)}; a copy of another is a start.")
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -57,7 +64,24 @@ def describe(within: Path | str, model: type[BaseModel], item: Any) -> str:
         hint = f" A limit for each precision is expected, for instance {{int8: {found}, int4: {found}}}."
     if item["type"] == "list_type" and isinstance(item["input"], str):
         hint = f" As a list of one: [{item['input']}]."
-    return f"{where}: found {found[:80]} ({type(item['input']).__name__}). {item['msg']}.{hint}"
+    return f"{where}: found {found[:80]} ({type(item['input']).__name__}). {_expected(item)}.{hint}"
+
+
+def _expected(item: Any) -> str:
+    """What pydantic says in its own words (\"Dictionary should have at least 1 item after validation, not 0\"), as a user would."""
+    context = item.get("ctx", {})
+    match item["type"]:
+        case "too_short":
+            return f"Expected at least {context['min_length']} of them"
+        case "too_long":
+            return f"Expected at most {context['max_length']} of them"
+        case "string_pattern_mismatch":
+            return f"Expected {PATTERNS.get(context['pattern'], 'a text like ' + context['pattern'])}"
+        case "dict_type" | "model_type":
+            return "Expected keys with values"
+        case "int_parsing_size":
+            return "Expected a number of fewer digits"
+    return str(item["msg"]).replace("Input should be", "Expected")
 
 
 def _valid_keys(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:

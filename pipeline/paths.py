@@ -12,12 +12,18 @@ ARTIFACTS = Path("artifacts")
 RECIPES = Path("recipes")
 PROMPT_SETS = Path("calibration")
 TEMPORARY = ARTIFACTS / ".tmp"
+LOGS = ARTIFACTS / "logs"
 SIGNATURE = "quantgate/bundle.dsse.json"  # in a bundle: the signed list of all its other files
 
 
 def given(text: str) -> Path:
     """A path as given on the command line, which was called from a folder of its own; commands run in the project's."""
     return Path(os.environ.get("QUANTGATE_CALLED_FROM", ""), text)
+
+
+def log(work: str) -> Path:
+    """What the tools and engines printed in the last run of a piece of work."""
+    return LOGS / f"{work}.log"
 
 
 class Place(NamedTuple):
@@ -41,6 +47,12 @@ def rungs(recipe: str, variant: str) -> Path:
 def audit(recipe: str, name: str) -> Path:
     """Folder of all that an audit under a recipe took and found: an artifact that was made elsewhere, its records and report."""
     return ARTIFACTS / "audits" / recipe / name
+
+
+def recipe_name(asked: str) -> str:
+    """A recipe may be asked for by its name or by its file, as a shell completes it: tiny of recipes/tiny.yaml."""
+    path = Path(asked)
+    return path.stem if path.suffix == ".yaml" and path.resolve().parent == RECIPES.resolve() else asked
 
 
 def recipe(name: str) -> Path:
@@ -120,8 +132,14 @@ def card(recipe: str, variant: str) -> Path:
     return ARTIFACTS / "cards" / recipe / f"{variant}.md"
 
 
-def plots(recipe: str, name: str) -> Path:
-    return ARTIFACTS / "plots" / recipe / f"{name}.json"
+def metrics(recipe: str) -> Path:
+    """Folder of one small file a variant, since `dvc metrics show` prints a row a file."""
+    return ARTIFACTS / "metrics" / recipe
+
+
+def plots(recipe: str) -> Path:
+    """Folder of the report's charts, as SVG."""
+    return ARTIFACTS / "plots" / recipe
 
 
 def report(recipe: str, suffix: str) -> Path:
@@ -141,7 +159,8 @@ def require_project() -> None:
 
 PRODUCERS = {"checkpoints": "pin", "calibration": "calibrate", "evaluations": "evaluate", "manifests": "quantize",
              "verdicts": "gate", "extensions": "gate", "gates": "gate", "traces": "trace", "reports": "report",
-             "benchmarks": "benchmark", "timings": "benchmark", "cards": "report"}  # fmt: skip
+             "benchmarks": "benchmark", "timings": "benchmark", "cards": "report",
+             "metrics": "report", "plots": "report"}  # fmt: skip
 OF_A_RECIPE = (
     "checkpoints",
     "calibration",
@@ -150,6 +169,8 @@ OF_A_RECIPE = (
     "benchmarks",
     "timings",
     "cards",
+    "metrics",
+    "plots",
 )  # one stage makes those of all variants
 
 

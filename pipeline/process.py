@@ -1,7 +1,8 @@
 """Runs one job in its own process and environment: `run` here, `pipeline.worker` there.
 
-A job goes over as a JSON file and the result or the error comes back as one; the worker's own output is shown as it
-comes. The peak resident memory of the worker's process tree is sampled from outside, the same way for every tool.
+A job goes over as a JSON file and the result or the error comes back as one. What the tools print goes to a log, which is
+kept: it is much, and of no use until something fails; its last line stands on the terminal meanwhile. The peak resident
+memory of the worker's process tree is sampled from outside, the same way for every tool.
 """
 
 from __future__ import annotations
@@ -17,19 +18,21 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import psutil
 
-from pipeline import environments, errors
+from pipeline import environments, errors, paths
 from pipeline.errors import StageError, WorkerCrashed
+from pipeline.progress import Progress
 
 SAMPLE_S = 0.2  # a sample costs a millisecond or two
+LOG_LINES, LOG_WIDTH = 12, 300  # of a log, in an error
 INTERRUPTIONS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)  # from outside, and no fault of what the worker ran
+SHADOWS = str(Path(__file__).with_name("untracked"))  # before the packages of a tool environment
 ENVIRONMENT = {
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
+    **environments.UNTRACKED,
+    "PYTHONPATH": os.pathsep.join(filter(None, (SHADOWS, os.environ.get("PYTHONPATH")))),
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
@@ -61,10 +64,18 @@ def run(environment: str, verb: str, job: dict[str, Any], folder: Path, offline:
     """
     request, response = folder / "job.json", folder / "result.json"
     request.write_text(json.dumps(job))
-    print(f"{folder.name}: starting in environment {environment!r}", flush=True)
+    log = paths.log(folder.name)
+    print(f"{folder.name}: starting in environment {environment!r}, log: {log}", flush=True)
     start, before = time.monotonic(), _processor_s()
-    process = subprocess.Popen(_command(environment, verb, request, str(response)), env=_surroundings(offline), close_fds=False)
-    sampler = MemorySampler(process.pid)
+    with _opened(log) as output:
+        process = subprocess.Popen(
+            _command(environment, verb, request, str(response)),
+            env=_surroundings(offline),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            close_fds=False,
+        )
+    sampler, progress = MemorySampler(process.pid), Progress(folder.name, log)
     try:
         code = process.wait()
     except BaseException:
@@ -73,9 +84,10 @@ def run(environment: str, verb: str, job: dict[str, Any], folder: Path, offline:
         raise
     finally:
         peak = sampler.stop()
+        progress.stop()
     wall = time.monotonic() - start
     if not response.is_file():
-        raise _died(verb, environment, code, wall)
+        raise _died(verb, environment, code, wall, log)
     value = _value(json.loads(response.read_text()))
     return Finished(value, wall, peak.resident_bytes, peak.anonymous_bytes, _processor_s() - before)
 
@@ -94,9 +106,21 @@ def _surroundings(offline: bool) -> dict[str, str]:
     return {**os.environ, **ENVIRONMENT, **(OFFLINE if offline else {})}
 
 
-def _died(verb: str, environment: str, code: int, wall_s: float) -> StageError | WorkerCrashed:
+def _opened(log: Path) -> BinaryIO:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return log.open("wb")
+
+
+def last_words(log: Path) -> str:
+    """The end of a log, to be put behind a sentence that says what died."""
+    lines = [line.rstrip()[:LOG_WIDTH] for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return f"Its last words, of {log}:\n  " + "\n  ".join(lines[-LOG_LINES:] or ["(nothing)"])
+
+
+def _died(verb: str, environment: str, code: int, wall_s: float, log: Path) -> StageError | WorkerCrashed:
     kind = StageError if -code in INTERRUPTIONS else WorkerCrashed
-    return kind(f"{verb} in environment {environment!r} {_death(code)} without a result, after {wall_s:.0f} s.")
+    said = f"{verb} in environment {environment!r} {_death(code)} without a result, after {wall_s:.0f} s."
+    return kind(said if kind is StageError else f"{said} {last_words(log)}")
 
 
 class Session:
@@ -109,11 +133,20 @@ class Session:
         request.write_text(json.dumps(job))
         answers, theirs = os.pipe()
         self._what = (verb, environment)
+        self._log = paths.log(f"{request.parent.name}.{request.stem}")
         self._start, self._before_s = time.monotonic(), _processor_s()
         command = _command(environment, verb, request, f"fd:{theirs}")
-        self._process = subprocess.Popen(
-            command, env=_surroundings(offline), stdin=subprocess.PIPE, pass_fds=(theirs,), text=True, process_group=0
-        )
+        with _opened(self._log) as output:
+            self._process = subprocess.Popen(
+                command,
+                env=_surroundings(offline),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=(theirs,),
+                text=True,
+                process_group=0,
+            )
         group = str(self._process.pid)
         self._reaper = subprocess.Popen([sys.executable, "-m", "pipeline.reaper", str(os.getpid()), group], process_group=0)
         os.close(theirs)
@@ -127,13 +160,16 @@ class Session:
             with contextlib.suppress(BrokenPipeError):  # it died: the missing answer tells
                 self._process.stdin.write(json.dumps(question) + "\n")
                 self._process.stdin.flush()
-        sampler = MemorySampler(self._process.pid)  # only while it works: sessions that wait cost nothing
-        line = self._answers.readline()
-        peak = sampler.stop()
+        sampler, progress = MemorySampler(self._process.pid), Progress(self._log.stem, self._log)  # only while it works
+        try:
+            line = self._answers.readline()
+        finally:
+            peak = sampler.stop()
+            progress.stop()
         self._peak_bytes = max(self._peak_bytes, peak.resident_bytes)
         self.anonymous_bytes = max(self.anonymous_bytes, peak.anonymous_bytes)
         if not line:
-            raise _died(*self._what, self._process.wait(), time.monotonic() - self._start)
+            raise _died(*self._what, self._process.wait(), time.monotonic() - self._start, self._log)
         return _value(json.loads(line))
 
     def finish(self) -> dict[str, Any]:

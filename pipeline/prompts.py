@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from pipeline import reading
 from pipeline.artifact import hash_file
 from pipeline.errors import CalibrationError
-from pipeline.recipe import PromptSet
+from pipeline.recipe import Calibration, PromptSet
 
 Message = dict[str, Any]
 Document = str | list[Message]
@@ -27,6 +27,8 @@ Document = str | list[Message]
 # its own default.
 TEMPLATE_DATE = datetime(2024, 7, 26)
 RENDER_S = 10  # for one prompt; a template is a program
+AROUND = 16  # tokens that a tokenizer may put around a text
+MOST_TOLD = 10  # rows of a file that are told to be wrong
 LINES = ".jsonl"
 TEXTS = (".txt", ".raw", ".md")  # .raw: WikiText's own name for its untokenized text
 
@@ -39,6 +41,14 @@ class Documents(NamedTuple):
     repeated: int
 
 
+class Absent(NamedTuple):
+    """Stands for the value of a row that has no such field, but others."""
+
+    field: str
+    names: str
+    named_in: str
+
+
 class Refused(Exception):
     """The chat template does not take a dialogue; the message is the template's own."""
 
@@ -48,11 +58,43 @@ def documents(name: str, source: PromptSet) -> Documents:
     rows = list(_local(name, source) if source.path is not None else _hub(name, source))
     first = source.first or 0
     chosen = rows[first : first + source.documents if source.documents else None]
-    found = [document for where, value in chosen if (document := _document(where, value)) is not None]
+    found = [document for document in _read(chosen) if document is not None]
     if not found:
         raise CalibrationError(f"prompt set {name!r}: no text left ({len(rows)} documents, first={first}).")
     distinct = {str(document) for document in found}
     return Documents(found, len(chosen) - len(found), len(found) - len(distinct))
+
+
+def _read(rows: list[tuple[str, Any]]) -> list[Document | None]:
+    """What each row holds. Raises CalibrationError with all that is wrong in them, so that a file is mended once."""
+    read, wrong = [], []
+    for where, value in rows:
+        try:
+            read.append(_document(where, value))
+        except CalibrationError as error:
+            wrong.append(str(error))
+    if wrong:
+        more = [f"and {len(wrong) - MOST_TOLD:,} rows more"] if len(wrong) > MOST_TOLD else []
+        raise CalibrationError("\n".join([*wrong[:MOST_TOLD], *more]))
+    return read
+
+
+def require_enough(name: str, found: Documents, calibration: Calibration) -> None:
+    """Raises CalibrationError where no tokenizer can make the tokens that are asked for; how many it makes, calibrating tells.
+
+    A document is cut to `calibration.tokens`; a token of a text stands for a byte at least, but for a few that are put around it.
+    """
+    lengths = [len(one.encode()) + AROUND if isinstance(one, str) and not calibration.chat_template else calibration.tokens
+               for one in found.found]  # fmt: skip
+    most = sum(min(length, calibration.tokens) for length in lengths)
+    need = calibration.samples * calibration.tokens
+    if most < need:
+        cut = " A .txt file is one document: use a .jsonl file with a prompt on each line." if len(found.found) == 1 else ""
+        raise CalibrationError(
+            f"calibration: {calibration.samples} samples of {calibration.tokens} tokens need {need:,} tokens, the "
+            f"{len(found.found):,} prompts of {name!r} give {most:,} at most (each is cut to {calibration.tokens}). "
+            f"Ask for fewer samples or tokens, or bring more prompts.{cut}"
+        )
 
 
 def texts(name: str, source: PromptSet) -> list[str]:
@@ -71,6 +113,8 @@ def _document(where: str, value: Any) -> Document | None:
     """A row's value as text or messages; None if there is nothing in it."""
     if value is None or (isinstance(value, str) and not value.strip()) or value == []:
         return None
+    if isinstance(value, Absent):
+        raise CalibrationError(f"{where}: no field {value.field!r}; the line has: {value.names}. Set field: in {value.named_in}.")
     if isinstance(value, str):
         return value
     if isinstance(value, list):
@@ -122,12 +166,10 @@ def _local(name: str, source: PromptSet) -> Iterator[tuple[str, Any]]:
             "Add field: the one that holds the text."
         )
     for number, row in reading.json_lines(path, CalibrationError):
-        if source.field not in row:
-            raise CalibrationError(
-                f"{path}:{number}: expected a JSON object with {source.field!r} (field in calibration/{name}.yaml), "
-                f"found {_names(row)}."
-            )
-        yield f"{path}:{number}: {source.field}", row[source.field]
+        if source.field in row:
+            yield f"{path}:{number}: {source.field}", row[source.field]
+        else:
+            yield f"{path}:{number}", Absent(source.field, _names(row), f"calibration/{name}.yaml")
 
 
 def _names(row: dict[str, Any]) -> str:

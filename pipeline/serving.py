@@ -28,13 +28,8 @@ HOST = "127.0.0.1"
 START_TIMEOUT_S = 1800.0  # compiling for a large model takes minutes on a CPU
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.1
-LOG_LINES = 12
-SECRETS = (
-    "QUANTGATE_API_KEY",
-    "VLLM_API_KEY",
-    "OPENAI_API_KEY",
-    "HF_TOKEN",
-)  # nothing that a server of local files on the loopback needs
+# Nothing that a server of local files on the loopback needs.
+SECRETS = ("QUANTGATE_API_KEY", "VLLM_API_KEY", "OPENAI_API_KEY", "HF_TOKEN")
 
 
 @dataclass(frozen=True)
@@ -103,9 +98,11 @@ def _free_port() -> int:
 def _wait(server: subprocess.Popen[bytes], port: int, log: Path, deadline: float) -> None:
     while not _healthy(port):
         if server.poll() is not None:
-            raise EvaluationError(f"vllm serve ended with exit code {server.returncode} before it was ready. {_tail(log)}")
+            raise EvaluationError(
+                f"vllm serve ended with exit code {server.returncode} before it was ready. {process.last_words(log)}"
+            )
         if time.monotonic() > deadline:
-            raise EvaluationError(f"vllm serve was not ready in time. {_tail(log)}")
+            raise EvaluationError(f"vllm serve was not ready in time. {process.last_words(log)}")
         time.sleep(POLL_S)
 
 
@@ -116,11 +113,6 @@ def _healthy(port: int) -> bool:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-def _tail(log: Path) -> str:
-    lines = [line.rstrip()[:300] for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return "Its last words:\n  " + "\n  ".join(lines[-LOG_LINES:] or ["(nothing)"])
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:

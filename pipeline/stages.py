@@ -95,10 +95,12 @@ def refuse_local(name: str, recipe: Recipe) -> None:
 
 
 def _refuse_prompts(recipe: Recipe) -> None:
-    texts = recipe.evaluate.perplexity.texts
-    for key in dict.fromkeys((recipe.calibration.prompts, *texts)):
-        if (found := recipes.load_prompt_set(key)).path is not None:
-            (prompts.texts if key in texts else prompts.documents)(key, found)
+    for key in recipe.evaluate.perplexity.texts:
+        if (text := recipes.load_prompt_set(key)).path is not None:
+            prompts.texts(key, text)
+    key = recipe.calibration.prompts
+    if (found := recipes.load_prompt_set(key)).path is not None:
+        prompts.require_enough(key, prompts.documents(key, found), recipe.calibration)
 
 
 def pin(name: str) -> None:
@@ -189,7 +191,9 @@ def make(name: str, variant_name: str, recipe: Recipe, place: paths.Place) -> re
         artifact.install(out, place.model)
         manifest.write(place.manifest)
     types = ", ".join(f"{count} {kind}" for kind, count in sorted(manifest.stored_types.items()))
-    print(f"{variant_name}: layers stored as {types}; "
+    weights = sum(manifest.weights_by_type.values())
+    shares = ", ".join(f"{count / weights:.1%} {kind}" for kind, count in sorted(manifest.weights_by_type.items()))
+    print(f"{variant_name}: layers stored as {types}; of all weights {shares}; "
           f"{manifest.size_bytes / 1e6:.1f} MB, {done.wall_s:.0f} s, {done.peak_memory_bytes / 1e9:.2f} GB")  # fmt: skip
     return manifest
 

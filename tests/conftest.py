@@ -72,12 +72,24 @@ def commit_all() -> None:
         subprocess.run(["git", *arguments], check=True)
 
 
-def command(*arguments: str, timeout_s: float = 1200) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str, timeout_s: float = 1200, **surroundings: str) -> subprocess.CompletedProcess[str]:
     """Runs a command of the control environment in the working folder."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(
-        arguments, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False, timeout=timeout_s
-    )
+    env = {**os.environ, "PATH": path, **surroundings}
+    return subprocess.run(arguments, env=env, capture_output=True, text=True, check=False, timeout=timeout_s)
+
+
+def watched(folder: Path) -> dict[str, str]:
+    """Variables under which a home folder in `folder` is empty, and its calls.txt tells whom a Python process called elsewhere."""
+    (folder / "home").mkdir()
+    elsewhere = {name: str(folder / "home" / ".cache") for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME") if name in os.environ}
+    return {
+        "HOME": str(folder / "home"),
+        "QUANTGATE_ENVIRONMENTS": str(environments.root()),
+        "QUANTGATE_CALLS": str(folder / "calls.txt"),
+        "PYTHONPATH": str(ROOT / "tests" / "watch"),
+        **elsewhere,
+    }
 
 
 @pytest.fixture(scope="session")
@@ -100,10 +112,11 @@ def _run_tiny(folder: Path) -> None:
     with contextlib.chdir(folder):
         command("quantgate", "index")  # or `make repro` would, and all would be made by an uncommitted project
         commit_all()
-        done = command("make", "repro", f"PYTHON={sys.executable}", timeout_s=3600)
+        done = command("make", "repro", f"PYTHON={sys.executable}", timeout_s=3600, **watched(folder.parent))
     said = f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     assert done.returncode != 0, f"dvc repro passed in spite of the 2-bit variant:\n{said}"
     assert "rounded-int2 (FAIL)" in done.stderr, said
+    (folder.parent / "said.txt").write_text(done.stdout + done.stderr)
 
 
 @pytest.fixture(scope="session")

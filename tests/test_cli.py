@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli, environments, machine, power
+from pipeline import __version__, cli, environments, index, machine, power
+from pipeline.errors import RecipeError
 from tests.conftest import ROOT
 
 
@@ -33,6 +34,20 @@ def test_user_errors_are_one_message_and_exit_code_2(root: Path, capsys: pytest.
     assert "Did you mean 'ov-int4'" in capsys.readouterr().err
 
 
+def test_an_interrupt_says_where_the_earlier_output_is(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_stage", stop)
+    monkeypatch.setattr(cli, "_doctor", stop)
+    assert cli.main(["quantize", "tiny", "ov-int8"]) == 130
+    assert "dvc checkout brings that back" in capsys.readouterr().err
+    assert cli.main(["doctor"]) == 130
+    assert "dvc" not in capsys.readouterr().err
+
+
 def test_outside_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(["plan", "tiny"]) == 2
@@ -53,6 +68,51 @@ def test_stage_refuses_an_outdated_index(project: Path, capsys: pytest.CaptureFi
     Path("params.yaml").write_text("recipes: {}\n")
     assert cli.main(["pin", "tiny"]) == 2
     assert "quantgate index" in capsys.readouterr().err
+
+
+def test_bare_and_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["quantgate"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    assert "quantize" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"quantgate {__version__}\n")
+
+
+def test_every_command_takes_a_recipes_name_or_its_path(project: Path) -> None:
+    """A path is what a shell completes."""
+    commands = {"pin", "quantize", "plan", "compare", "require", "benchmark", "publish"}
+    for command in commands:
+        variant = ["ov-int8"] if command in ("quantize", "publish") else []
+        for asked in ("tiny", "recipes/tiny.yaml", str(Path("recipes/tiny.yaml").resolve())):
+            more = ["--to", "x", "--key", "x"] if command == "publish" else []
+            assert cli.parser().parse_args([command, asked, *variant, *more]).recipe == "tiny"
+    assert cli.parser().parse_args(["plan", "elsewhere/tiny.yaml"]).recipe == "elsewhere/tiny.yaml"
+
+
+def test_only_the_recipe_that_runs_must_be_in_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Somebody edits another recipe, or writes a new one, while a chain runs for hours."""
+    other = Path("recipes/qwen3-0.6b.yaml")
+    other.write_text(other.read_text().replace("  ov-int8:", "  ov-int8-renamed:"))
+    Path("recipes/new.yaml").write_text("model: {pa")
+    index.check("tiny")
+    for command in (["plan", "qwen3-0.6b"], ["pin", "qwen3-0.6b"]):
+        assert cli.main(command) == 2
+        assert "params.yaml: out of date with recipes/qwen3-0.6b.yaml. Run: quantgate index" in capsys.readouterr().err
+    Path("recipes/new.yaml").unlink()
+    assert cli.main(["index", "--check"]) == 2
+    assert cli.main(["index"]) == 0
+    index.check()
+    index.check("qwen3-0.6b")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "recipes: 7", "variants: {tiny--ov-int8: {recipe: tiny}}"])
+def test_what_is_no_index_is_out_of_date(project: Path, text: str) -> None:
+    Path("params.yaml").write_text(text)
+    with pytest.raises(RecipeError, match="quantgate index"):
+        index.check("tiny")
 
 
 def test_stage_before_its_inputs(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,6 +189,7 @@ def test_plan_and_doctor_and_schema(root: Path, capsys: pytest.CaptureFixture[st
     assert "quantize gptq-int4" in said
     assert " h " in said
     assert cli.main(["doctor"]) == 0
-    assert "environment vllm" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert [name for name in environments.NAMES if f"environment {name} " not in told] == []
     assert cli.main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out)["title"] == "Recipe"

@@ -29,7 +29,7 @@ COMMANDS = [
 
 
 def test_there_are_commands() -> None:
-    assert {"make repro", "make test", "quantgate doctor", "dvc metrics show artifacts/reports/tiny.metrics.json"} <= set(COMMANDS)
+    assert {"make repro", "make test", "quantgate doctor", "dvc metrics show artifacts/metrics/tiny"} <= set(COMMANDS)
 
 
 @pytest.mark.engine

@@ -107,3 +107,10 @@ def test_a_plan_of_hours_says_what_to_shrink(root: Path) -> None:
     saved = dict(found)["evaluate.tasks: half the items"]
     halved = known._replace(items=dict.fromkeys(items, 1250))
     assert saved == pytest.approx(total - sum(row.seconds for row in estimate.stages(loaded, halved)))
+
+
+def test_no_engine_is_named_that_no_variant_asks_for(some: tuple[Recipe, Counted]) -> None:
+    loaded, known = some
+    for engine in ("openvino", "vllm"):
+        own = {name: variant for name, variant in loaded.variants.items() if variant.engine == engine}
+        assert estimate.stages(loaded.model_copy(update={"variants": own}), known)[-1].environment == engine

@@ -1,14 +1,13 @@
-"""The Markdown report, the metrics and the plots, from a complete summary."""
+"""The Markdown report and the metrics, from a complete summary."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 
 from pipeline.report.markdown import render
-from pipeline.report.metrics import metrics, plots
+from pipeline.report.metrics import metrics
 from tests import timed_summaries as make
 
 
@@ -92,15 +91,14 @@ def test_the_comparison_is_on_the_page() -> None:
     assert "- Peak memory: ov-int4, gptq-int4 and awq-int4 cannot be told apart" in found
 
 
-def test_metrics_are_flat() -> None:
+def test_metrics_are_flat_and_fit_into_a_row() -> None:
     found = metrics(make.summary())
     assert found["ov-int8"]["tokens_per_s_at_1"] == pytest.approx(301)
-    assert found["ov-int8"]["goodput_per_s_at_open_0.8"] == pytest.approx(22.575)
-    assert found["ov-int8"]["ttft_ms_at_4"] == pytest.approx(2.215, rel=1e-3)
-    assert found["ov-int8"]["mean_kl_weights_text"] == pytest.approx(0.00025)
+    assert found["ov-int4"]["mean_kl"] == pytest.approx(0.006)  # as deployed, where the weights alone have 0.003
     assert found["rounded-int2"]["performance"] == "NOT MEASURED"
     assert "tokens_per_s_at_1" not in found["rounded-int2"]
     assert all(isinstance(value, (str, float, int)) for row in found.values() for value in row.values())
+    assert max(len(row) for row in found.values()) <= 12
 
 
 def test_metrics_hold_the_speedup_where_it_was_decided() -> None:
@@ -109,28 +107,3 @@ def test_metrics_hold_the_speedup_where_it_was_decided() -> None:
     found = metrics(make.summary(rows))
     assert (found["ov-int8"]["performance"], found["ov-int8"]["speedup"]) == ("FASTER", 1.5)
     assert "speedup" not in found["ov-int4"]
-
-
-def test_plots_are_rows_with_equal_keys() -> None:
-    found = plots(make.summary())
-    for rows in found.values():
-        assert rows
-        assert len({tuple(row) for row in rows}) == 1
-        json.dumps(rows, allow_nan=False)
-    assert {key: value for key, value in found["speed"][2].items() if key in ("variant", "concurrency", "tokens_per_s")} == {
-        "variant": "ov-int8",
-        "concurrency": 1,
-        "tokens_per_s": 301.0,
-    }
-    assert found["speed"][-1] == {
-        "variant": "rounded-int2",
-        "concurrency": None,
-        "tokens_per_s": None,
-        "ttft_ms": None,
-        "tpot_ms": None,
-    }
-    assert [row["mean_kl"] for row in found["quality"] if row["variant"] == "ov-int4"] == [0.006, 0.003]
-
-
-def test_plots_of_nothing_timed_are_not_empty() -> None:
-    assert plots(make.summary({"bad": make.variant("bad", speed=None, status="FAIL")}))["speed"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,14 +176,29 @@ def test_names_and_landmarks(opened: Any) -> None:
     assert found.evaluate("document.documentElement.lang") == "en"
 
 
-def test_it_prints_on_a4_with_its_tables(opened: Any) -> None:
+def test_on_a_phone_each_verdict_stands_whole(opened: Any) -> None:
+    """As a table it ended at the third column."""
+    found = opened(360)
+    cells = found.locator("#verdicts tbody td")
+    assert cells.count() == 6 * 6
+    inside = (
+        "cell => cell.getBoundingClientRect().right <= document.documentElement.clientWidth && cell.scrollWidth <= cell.clientWidth"
+    )
+    assert all(cell.evaluate(inside) for cell in cells.all())
+    named = cells.nth(2).evaluate("cell => getComputedStyle(cell, '::before').content + cell.textContent.trim()")
+    assert named == '"Size"1.6 GB'
+
+
+def test_it_prints_on_a4_on_few_pages(opened: Any) -> None:
     found = opened(color_scheme="dark")
     document = found.pdf(format="A4", prefer_css_page_size=True)
     assert document.startswith(b"%PDF")
     assert len(document) > 50_000
+    assert len(re.findall(rb"/Type\s*/Page\b", document)) <= 16
     found.emulate_media(media="print")
     assert found.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not found.locator("nav").is_visible()
     assert found.locator("#pareto-speed .wide").is_visible()
     assert not found.locator("#pareto-speed .narrow").is_visible()
-    assert found.locator("#pareto-speed details table").is_visible()
+    assert found.locator("#verdicts table").first.is_visible()
+    assert not found.locator("#pareto-speed details table").is_visible()  # what is drawn is not printed twice

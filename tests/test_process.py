@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import pty
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline import environments, process, worker
+from pipeline import environments, process, progress, worker
 from pipeline.errors import ArtifactError, CalibrationError, StageError, WorkerCrashed
 
 JOBS = """
@@ -24,6 +27,16 @@ def talk(job, asked):
     yield {"said": 1}
     raise KeyError("lost")
 def fill(job): raise RuntimeError("cannot write: No space left on device")
+def chatter(job):
+    import sys
+    print("to stdout", flush=True)
+    print("to stderr", file=sys.stderr, flush=True)
+    return {}
+def work(job):
+    import sys, time
+    print("  50%| 8/16 [00:04<00:04]", end="\\r", file=sys.stderr, flush=True)
+    time.sleep(2.5)
+    return {}
 def grow(job):
     data = bytearray(200_000_000)
     import time; time.sleep(0.5)
@@ -42,7 +55,7 @@ def fork(job):
 @pytest.fixture
 def folder(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (project / "pipeline" / "jobs_of_tests.py").write_text(JOBS)
-    names = ("echo", "refuse", "die", "crash", "leave", "quit", "talk", "fill", "grow", "fork")
+    names = ("echo", "refuse", "die", "crash", "leave", "quit", "talk", "fill", "grow", "fork", "chatter", "work")
     text = (project / "pipeline" / "worker.py").read_text()
     rows = "".join(f'    "{name}": "pipeline.jobs_of_tests:{name}",\n' for name in names)
     (project / "pipeline" / "worker.py").write_text(text.replace("VERBS = {\n", "VERBS = {\n" + rows))
@@ -95,6 +108,14 @@ def test_a_session_that_fails_says_so_too(folder: Path) -> None:
             session.ask()
 
 
+def test_what_a_tool_prints_goes_to_the_log(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    process.run("control", "chatter", {}, folder)
+    said = capfd.readouterr()
+    assert (said.out.count("\n"), said.err) == (1, "")
+    assert "log: artifacts/logs/project.log" in said.out
+    assert Path("artifacts/logs/project.log").read_text() == "to stdout\nto stderr\n"
+
+
 def test_a_full_disk_in_whatever_wrapping_is_a_user_error(folder: Path) -> None:
     with pytest.raises(ArtifactError, match="the disk is full"):
         process.run("control", "fill", {}, folder)
@@ -106,3 +127,27 @@ def test_every_verb_leads_to_a_function() -> None:
         source = Path(*module.split("."))
         text = (source / "__init__.py" if source.is_dir() else source.with_suffix(".py")).read_text()
         assert f"def {function}(job" in text
+
+
+def test_the_last_line_of_a_log_is_its_progress(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    log.write_bytes(b"a warning\n" * 2000 + b"\r  0%| 0/16 [00:00<?]\r\x1b[32m 50%| 8/16 [00:04<00:04]\x1b[0m\r")
+    assert progress.last_line(log) == "50%| 8/16 [00:04<00:04]"
+    log.write_bytes(b"")
+    assert progress.last_line(log) == ""
+
+
+def test_progress_on_a_terminal_is_one_line_that_goes_away(folder: Path) -> None:
+    """As a user sees it: a pseudo-terminal, a worker that prints a bar, nothing left of it at the end."""
+    parent, child = pty.openpty()
+    code = (
+        "import pathlib, sys; from pipeline import environments, process; environments.python = lambda name: sys.executable;"
+        "process.run('control', 'work', {}, pathlib.Path.cwd())"
+    )
+    subprocess.run([sys.executable, "-c", code], stderr=child, stdout=subprocess.DEVNULL, check=True)
+    os.close(child)
+    shown = os.read(parent, 65536).decode()
+    os.close(parent)
+    assert "project 0:02  50%| 8/16 [00:04<00:04]" in shown
+    assert shown.endswith("\r\x1b[2K")
+    assert "\n" not in shown

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import prompts
+from pipeline import cli, prompts, recipe
 from pipeline.artifact import hash_file
 from pipeline.errors import CalibrationError
 from pipeline.prompts import Encoder, Refused
-from pipeline.recipe import PromptSet
+from pipeline.recipe import Calibration, PromptSet
 
 DIALOGUE = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is rain?"}]
 
@@ -45,6 +45,28 @@ def test_messages_stay_messages_and_are_no_evaluation_text(tmp_path: Path) -> No
 def test_nothing_else_is_made_a_text_of(tmp_path: Path, value: Any) -> None:
     with pytest.raises(CalibrationError, match=r"p\.jsonl:2: text: found"):
         prompts.documents("p", given(tmp_path / "p.jsonl", lines({"text": "a"}, {"text": value})))
+
+
+def test_all_that_is_wrong_in_a_file_is_told_at_once(tmp_path: Path) -> None:
+    rows = [{"text": "a"}, {"text": 3}, {"prompt": "b", "id": 1}, *({"text": 1.5} for _ in range(30))]
+    with pytest.raises(CalibrationError) as error:
+        prompts.documents("p", given(tmp_path / "p.jsonl", lines(*rows)))
+    said = str(error.value).splitlines()
+    assert "p.jsonl:2: text: found 3" in said[0]
+    assert said[1].endswith("p.jsonl:3: no field 'text'; the line has: prompt, id. Set field: in calibration/p.yaml.")
+    assert (len(said), said[-1]) == (11, "and 22 rows more")
+
+
+def test_too_few_tokens_are_seen_without_a_tokenizer(tmp_path: Path) -> None:
+    found = prompts.documents("p", given(tmp_path / "p.jsonl", lines(*({"text": "word " * 30} for _ in range(8)))))
+    prompts.require_enough("p", found, Calibration(prompts="p", samples=8, tokens=64))
+    with pytest.raises(CalibrationError, match="9 samples of 64 tokens need 576 tokens, the 8 prompts of 'p' give 512 at most"):
+        prompts.require_enough("p", found, Calibration(prompts="p", samples=9, tokens=64))
+    with pytest.raises(CalibrationError, match="8 prompts of 'p' give 1,328 at most"):
+        prompts.require_enough("p", found, Calibration(prompts="p", samples=2, tokens=1000))
+    one = prompts.documents("p", given(tmp_path / "p.txt", b"many words", field=None))
+    with pytest.raises(CalibrationError, match=r"A \.txt file is one document"):
+        prompts.require_enough("p", one, Calibration(prompts="p", samples=64, tokens=256))
 
 
 def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
@@ -117,3 +139,36 @@ def test_a_token_without_an_embedding_is_found_before_a_quantizer_meets_it() -> 
     prompts.require_rows("p", [[1, 2], [3]], 4)
     with pytest.raises(CalibrationError, match="gives token 4, the model's embedding has 4 rows"):
         prompts.require_rows("p", [[1, 2], [4]], 4)
+
+
+def test_a_file_of_ones_own_becomes_a_prompt_set(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = project / "mine.jsonl"
+    mine.write_bytes(lines({"id": 1, "text": "a b"}, {"id": 2, "text": ""}, {"id": 3, "text": "c"}))
+    assert cli.main(["calibration", "add", "mine.jsonl", "--licence", "MIT"]) == 0
+    said = capsys.readouterr().out
+    assert "1 empty rows are left out (of 3)" in said
+    assert "calibration/mine.yaml: 2 texts and 0 dialogues of mine.jsonl" in said
+    source = recipe.load_prompt_set("mine")
+    assert (source.path, source.field, source.licence) == ("mine.jsonl", "text", "MIT")
+    assert prompts.documents("mine", source).found == ["a b", "c"]
+    assert cli.main(["calibration", "add", "mine.jsonl"]) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (lines({"prompt": "a", "answer": "b"}), "hold text or messages: prompt, answer. Say which: --field"),
+        (lines({"n": 1}), "hold text or messages: none"),
+        (b"[1]", "a JSON array"),
+        (lines({"text": "a"}, {"text": 3}), "mine.jsonl:2"),
+        (b"", "hold text or messages: none"),
+    ],
+)
+def test_what_cannot_be_a_prompt_set_leaves_none(
+    project: Path, content: bytes, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "mine.jsonl").write_bytes(content)
+    assert cli.main(["calibration", "add", "mine.jsonl"]) == 2
+    assert said in capsys.readouterr().err
+    assert not Path("calibration/mine.yaml").exists()

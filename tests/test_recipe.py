@@ -73,7 +73,13 @@ def test_params_yaml_is_in_date(root: Path) -> None:
         ("world_facts: all", "world_facts: {metric: acc}", ["evaluate.tasks.world_facts.items: missing"]),
         ("world_facts: all", "world_facts: 5, world_facts: 9", ["duplicate key"]),
         ("max_model_len: 512", "max_model_len: 128", ["serve.max_model_len of at least 257, found 128"]),
-        ("path: recipes/tiny/checkpoint", "repo: a/b, revision: main", ["model.revision", "found 'main'", "[0-9a-f]{40}"]),
+        ("path: recipes/tiny/checkpoint", "repo: a/b, revision: main", ["model.revision", "found 'main'", "40 hex digits"]),
+        ("path: recipes/tiny/checkpoint", "path: ~/checkpoint", ["model.path: found '~/checkpoint'", "~ is not expanded"]),
+        ("ov-int8:", "reference:", ["variant name 'reference'", "Use another"]),
+        ("samples: 64", "samples: 1000000000000000000000", ["calibration.samples", "less than or equal to 1000000"]),
+        ("mean_kl: {bf16: 0.001", "mean_kl: {bf16: 1e308", ["gate.mean_kl.bf16", "less than or equal to 20"]),
+        ("gate:\n", "gate:\n  confidence: 0.5000001\n", ["gate.confidence", "greater than or equal to 0.8"]),
+        ("[tiny-text]", "[]", ["evaluate.perplexity.texts", "Expected at least 1 of them"]),
         ("path: recipes/tiny/checkpoint", "repo: a/b", ["'repo' needs 'revision'"]),
         ("ov-int8:", "ov.int8:", ["variant name 'ov.int8'"]),
         ("ov-int8:", "ov-bf16:", ["not valid YAML", "duplicate key"]),
@@ -96,6 +102,33 @@ def test_bad_recipe_gives_one_clear_error(project: Path, old: str, new: str, exp
         load(project, TINY.replace(old, new, 1))
     for words in ["recipes/tiny.yaml", *expected]:
         assert words in str(error.value)
+
+
+def test_an_empty_recipe_is_told_what_it_needs(project: Path) -> None:
+    with pytest.raises(RecipeError, match=r"tiny\.yaml: empty. Expected the keys model, calibration, .*a copy of another"):
+        load(project, "# nothing yet\n")
+    with pytest.raises(RecipeError, match=r"variants: found \{\}.*Expected at least 1 of them"):
+        load(project, TINY[: TINY.index("variants:")] + "variants: {}\n")
+
+
+@pytest.mark.parametrize("name", ["../tiny", "a/b", "../recipes/tiny"])
+def test_a_name_is_no_way_out_of_its_folder(project: Path, name: str) -> None:
+    for kind, load_it in ((paths.recipe, recipe.load), (paths.prompt_set, recipe.load_prompt_set)):
+        there = kind(name)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        if not there.exists():
+            there.write_text(TINY if kind is paths.recipe else Path("calibration/tiny-text.yaml").read_text())
+        with pytest.raises(RecipeError, match="Known: "):
+            load_it(name)
+
+
+def test_a_missing_hash_is_printed_ready_to_paste(project: Path) -> None:
+    path = Path("calibration/tiny-text.yaml")
+    whole = path.read_text()
+    line = next(line for line in whole.splitlines(keepends=True) if line.startswith("sha256"))
+    path.write_text(whole.replace(line, ""))
+    with pytest.raises(RecipeError, match=f"Add: {line.strip()}$"):
+        recipe.load_prompt_set("tiny-text")
 
 
 def test_unknown_recipe_names_the_nearest(root: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from pipeline import cli, looks, paths, recipe, records, report
 from pipeline.errors import ArtifactError, Rejected
 from pipeline.require import require
+from tests.conftest import command
 from tests.measured import FILE, manifest
 
 pytestmark = pytest.mark.usefixtures("quick_gate")
@@ -30,8 +32,8 @@ def test_page_and_metrics(measured: recipe.Recipe) -> None:
     assert "bits=8" in page()
     assert "ov-bf16, ov-int8 on X, 2 cores (avx2)." in page()
     assert "c\\|d" in page()
-    metrics: dict[str, Any] = json.loads(paths.report("tiny", "metrics.json").read_text())
-    assert metrics["ov-int8"]["tokens_per_s_at_1"] == 150.0
+    metrics: dict[str, Any] = json.loads((paths.metrics("tiny") / "ov-int8.json").read_text())
+    assert metrics["tokens_per_s_at_1"] == 150.0
     require("tiny", None)
 
 
@@ -134,3 +136,17 @@ def test_an_artifact_whose_weights_changed_is_no_pass(measured: recipe.Recipe, c
     (paths.model("tiny", "ov-int8") / "w").unlink()
     assert cli.main(["require", "tiny", "ov-int8"]) == 2
     assert "w: missing" in capsys.readouterr().err
+
+
+def test_dvc_shows_metrics_a_row_a_variant_and_plots_without_a_network(measured: recipe.Recipe, tmp_path: Path) -> None:
+    shown = command("dvc", "metrics", "show", "artifacts/metrics/tiny")
+    rows = shown.stdout.splitlines()
+    assert len(rows) == 1 + len(measured.variants), shown.stderr
+    assert max(map(len, rows)) < 200
+    done = command("dvc", "plots", "show", "artifacts/plots/tiny", "--out", str(tmp_path / "out"))
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "<script" not in page, done.stderr
+    assert "http" not in page
+    charts = [tmp_path / "out" / name for name in re.findall(r'<img src="([^"]+)"', page)]
+    assert charts
+    assert all("<svg" in chart.read_text() for chart in charts)

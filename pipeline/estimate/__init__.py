@@ -72,7 +72,8 @@ def stages(recipe: Recipe, counted: Counted) -> list[Estimate]:
             rows += _variant(label, rung, recipe, counted)
     seconds = measuring.benchmark(recipe, counted.shape, counted.speed)
     memory = measuring.benchmark_bytes(recipe, counted.shape)
-    return [*rows, Estimate("benchmark", "openvino, vllm", 0, memory, seconds)]
+    engines = ", ".join(sorted({variant.engine for variant in recipe.variants.values()}))
+    return [*rows, Estimate("benchmark", engines, 0, memory, seconds)]
 
 
 def _prepared(recipe: Recipe, counted: Counted) -> list[Estimate]:

@@ -156,6 +156,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         "notes": [*([made_by.note] if made_by.note else []), *outcome.notes, *blind],
         "layers": counted.model_dump(),
         "stored_types": layers.stored_types(found),
+        "weights_by_type": layers.weights_by_type(out, variant.engine),
         "versions": {name: version(name) for name in made_by.packages},
     }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.quantizers import Outcome, Spec
-from pipeline.quantizers.export import copy_companions
+from pipeline.quantizers.export import copy_companions, save_unused_settings
 
 FORMATS = {"gptq": "auto_gptq", "awq": "auto_awq", "compressed-tensors": "llm_compressor"}
 ITERATIONS = 200  # AutoRound's own default
@@ -38,6 +38,7 @@ def quantize(spec: Spec, out: Path) -> Outcome:
         device_map="cpu",
         seed=SEED,
     )
+    save_unused_settings()
     rounder.quantize_and_save(str(out), format=FORMATS[str(variant.format)])
     _lift(out)
     copy_companions(spec.source, out)

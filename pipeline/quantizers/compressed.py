@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.checkpoint import OUTPUTS
 from pipeline.quantizers import Outcome, Spec
-from pipeline.quantizers.export import copy_companions
+from pipeline.quantizers.export import copy_companions, save_unused_settings
 
 
 def quantize(spec: Spec, out: Path) -> Outcome:
@@ -35,6 +35,7 @@ def quantize(spec: Spec, out: Path) -> Outcome:
         shuffle_calibration_samples=False,
         log_dir=None,
     )
+    save_unused_settings()
     model.save_pretrained(out, save_compressed=True)
     (out / "recipe.yaml").unlink(missing_ok=True)
     copy_companions(spec.source, out)

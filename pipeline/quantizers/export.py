@@ -18,6 +18,17 @@ def copy_companions(source: Path, out: Path) -> None:
         shutil.copyfile(path, out / path.name)
 
 
+def save_unused_settings() -> None:
+    """Lets a model be saved whose generation settings hold a temperature without do_sample, as many publishers' files do.
+
+    transformers loads such a file and refuses to write it; what is written is replaced by the source's own.
+    """
+    from transformers import GenerationConfig
+
+    strictly = GenerationConfig.validate
+    GenerationConfig.validate = lambda self, strict=False, **options: strictly(self, **options)
+
+
 def export(source: Path, scratch: Path) -> Any:
     """The source as an uncompressed OpenVINO model; load_in_8bit=False stops the silent INT8 above 1e9.
 

@@ -7,8 +7,10 @@ decided in pipeline/quantizers, before any work.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
@@ -53,6 +55,8 @@ __all__ = [
     "schema",
 ]
 
+REFERENCE = "reference"
+PROMPT_SET_NAME = re.compile(r"\w[\w.-]*")  # it becomes a file's name in artifacts/
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9._]|-(?!-))*")
 VARIANT_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_]|-(?!-))*")
 
@@ -69,6 +73,8 @@ class Recipe(Strict):
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
         for name, variant in self.variants.items():
+            if name == REFERENCE:
+                raise ValueError(f"variant name {name!r}: the source's own evaluation has that name. Use another")
             if not VARIANT_NAME.fullmatch(name):
                 raise ValueError(f"variant name {name!r}: use a-z, 0-9, _ and single dashes (DVC reads names as keys)")
             try:
@@ -140,7 +146,7 @@ class Recipe(Strict):
 def load(name: str) -> Recipe:
     """The recipe of that name in recipes/. Raises RecipeError."""
     path = paths.recipe(name)
-    if not path.is_file():
+    if not NAME.fullmatch(name) or not path.is_file():
         raise unknown("recipe", name, path, names())
     return parse(path, Recipe)
 
@@ -159,9 +165,19 @@ def names() -> list[str]:
 
 def load_prompt_set(name: str) -> PromptSet:
     path = paths.prompt_set(name)
-    if not path.is_file():
+    if not PROMPT_SET_NAME.fullmatch(name) or not path.is_file():
         raise unknown("prompt set", name, path, sorted(p.stem for p in paths.PROMPT_SETS.glob("*.yaml")))
-    return parse(path, PromptSet)
+    found = parse(path, PromptSet)
+    if found.path is not None and found.sha256 is None:
+        raise RecipeError(f"{path}: sha256: missing, so that a changed file is noticed. {_remedy(Path(found.path))}")
+    return found
+
+
+def _remedy(path: Path) -> str:
+    if not path.is_file():
+        return f"And there is no file {path}."
+    with path.open("rb") as file:
+        return f"Add: sha256: {hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def schema() -> str:

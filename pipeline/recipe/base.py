@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Weights = Literal["bf16", "int8", "int4", "nf4", "mxfp4", "fp8", "int2"]
 KvCache = Literal["u8", "bf16", "f16", "f32"]
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
+LARGEST = 10**13  # of any count: more is a typing error, and breaks what it is multiplied with
+Positive = Annotated[int, Field(gt=0, le=LARGEST)]
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _without_home(path: str) -> str:
+    if path.startswith("~"):
+        raise ValueError(
+            f"found {path!r}; ~ is not expanded, since DVC reads this path too. Write {str(Path(path).expanduser())!r}"
+        )
+    return path
+
+
+LocalPath = Annotated[str, AfterValidator(_without_home)]
 
 
 class Strict(BaseModel):

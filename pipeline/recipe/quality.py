@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from pipeline.recipe.base import Count, Positive, Share, Strict, Weights
+from pipeline.recipe.base import Count, LocalPath, Positive, Share, Strict, Weights
 from pipeline.recipe.long_context import LongContext, LongWindows
 
 Items = Positive | Literal["all"]
@@ -71,7 +71,7 @@ class Evaluate(Strict):
     ] = Field(description="items to draw of each lm-eval task, or {items, filter, metric}")
     extend_to: dict[str, Positive] = Field({}, description="most items to draw with gate.on_inconclusive: extend")
     clusters: dict[str, str] = Field({}, description="document field that related items of a task share (passage, subject)")
-    task_path: str | None = Field(None, description="folder of local lm-eval task files")
+    task_path: LocalPath | None = Field(None, description="folder of local lm-eval task files")
     task_code: bool = Field(False, description="run code that local task files name; take them from outside the project")
     seed: Count = 0
 
@@ -115,18 +115,18 @@ class Evaluate(Strict):
 class Gate(Strict):
     """Limits of acceptance, each by the precision of the variant's weights; definitions in pipeline/gate."""
 
-    perplexity_ratio: dict[Weights, Annotated[float, Field(gt=1)]]
-    mean_kl: dict[Weights, Annotated[float, Field(gt=0, description="nats per token")]]
-    p99_kl: dict[Weights, Annotated[float, Field(gt=0, description="nats per token")]]
+    perplexity_ratio: dict[Weights, Annotated[float, Field(gt=1, le=100)]]
+    mean_kl: dict[Weights, Annotated[float, Field(gt=0, le=20, description="nats per token")]]
+    p99_kl: dict[Weights, Annotated[float, Field(gt=0, le=100, description="nats per token")]]
     top1_agreement: dict[Weights, Share]
     accuracy_drop: dict[Weights, Share]
     task_drop: dict[Weights, Share]
-    speedup: dict[Weights, Annotated[float, Field(gt=0)]] = Field(
+    speedup: dict[Weights, Annotated[float, Field(gt=0, le=100)]] = Field(
         default={},
         description="output tokens/s over the unquantized model's on the same engine, at the lowest concurrency",
     )
     length_ratio: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)] = Field(default=[0.9, 1.1])
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    confidence: Annotated[float, Field(ge=0.8, le=0.9999, description="below 0.8 a PASS says little")] = 0.95
     rare: Share | None = Field(None, description="damage in this share of a text's windows must show: fewer windows are no PASS")
     sequential: bool = Field(False, description="draw the items in parts, and stop as soon as they decide")
     on_inconclusive: Literal["block", "extend"] = "block"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.recipe.base import Count, Positive, Strict
+from pipeline.recipe.base import Count, LocalPath, Positive, Strict
 
 
 class Model(Strict):
@@ -14,7 +14,7 @@ class Model(Strict):
 
     repo: str | None = Field(None, description="hub repository, owner/name")
     revision: str | None = Field(None, pattern="^[0-9a-f]{40}$", description="commit of the repository, 40 hex digits")
-    path: str | None = Field(None, description="local folder, relative to the project")
+    path: LocalPath | None = Field(None, description="local folder, relative to the project")
     parameters: Positive | None = Field(None, description="parameter count, for estimates before the fetch")
 
     @model_validator(mode="after")
@@ -30,8 +30,8 @@ class Calibration(Strict):
     """What the quantizers see: `samples` rows of `tokens` token ids each."""
 
     prompts: str = Field(description="name of a prompt set in calibration/")
-    samples: Positive
-    tokens: Annotated[int, Field(ge=16)]
+    samples: Annotated[int, Field(gt=0, le=1_000_000)]
+    tokens: Annotated[int, Field(ge=16, le=1_000_000)]
     seed: Count = 0
     chat_template: bool = Field(False, description="render each prompt through the checkpoint's chat template")
     max_overlap: Annotated[float, Field(ge=0, le=1)] = Field(
@@ -42,7 +42,7 @@ class Calibration(Strict):
 class PromptSet(Strict):
     """One YAML in calibration/: a source of prompts or text, its licence and hash."""
 
-    path: str | None = Field(None, description="local file: .jsonl, .jsonl.gz or .txt")
+    path: LocalPath | None = Field(None, description="local file: .jsonl, .jsonl.gz or .txt")
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     repo: str | None = Field(None, description="hub data set, owner/name")
     revision: str | None = Field(None, pattern="^[0-9a-f]{40}$")
@@ -60,8 +60,6 @@ class PromptSet(Strict):
     def _one_source(self) -> Self:
         if (self.repo is None) == (self.path is None):
             raise ValueError("give either 'path' with 'sha256', or 'repo' with 'revision' and 'split'")
-        if self.path is not None and self.sha256 is None:
-            raise ValueError("'path' needs 'sha256' of the file, so that a changed file is noticed")
         if self.repo is not None and (self.revision is None or self.split is None or self.field is None):
             raise ValueError("'repo' needs 'revision' (40 hex digits), 'split' and 'field'")
         return self

@@ -145,7 +145,8 @@ class Manifest(Record):
     what calibration set, and `versions` and `resolved` are its files' own word.
 
     `resolved` is to be shown, in the words of the tool that answered; what is decided rests on `rounding`. That is None of the
-    unquantized model, and where it was made before quantgate wrote it down.
+    unquantized model, and where it was made before quantgate wrote it down. `stored_types` counts decoder layers,
+    `weights_by_type` the single weights of all matrices.
     """
 
     recipe: str
@@ -161,6 +162,7 @@ class Manifest(Record):
     notes: list[str]
     layers: Layers
     stored_types: dict[str, int]
+    weights_by_type: dict[str, int] = Field(default={})
     versions: dict[str, str]
     checkpoint_sha256: str
     samples_sha256: str | None

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline import paths
+from pipeline import environments, paths
 from pipeline.artifact import digest
 from pipeline.errors import RegistryError
 from pipeline.records import File
@@ -26,7 +26,7 @@ ALIAS = "approved"
 TAGS = ("quantgate.recipe", "quantgate.variant", "quantgate.version")
 BUNDLE = "quantgate.bundle"  # the bundle's hash, pipeline/artifact.digest
 # Before mlflow is imported: we show our own progress, and a private registry's client should not report its use elsewhere.
-QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", **environments.UNTRACKED}
 
 
 class Registry:

@@ -15,18 +15,19 @@ if TYPE_CHECKING:
 
 
 def write(name: str, recipe: Recipe) -> None:
-    """Writes artifacts/reports/, plots/ and cards/. Raises ArtifactError if a record is missing or of another artifact."""
-    from pipeline.report import card
-    from pipeline.report.metrics import metrics, plots
+    """Writes reports, metrics, plots and cards. Raises ArtifactError if a record is missing or of another artifact."""
+    from pipeline.report import card, chart_pareto, chart_speed, theme
+    from pipeline.report.metrics import metrics
     from pipeline.report.summary import summarize
 
     summary = summarize(name, recipe)
     for suffix, text in _pages(summary).items():
         write_text(paths.report(name, suffix), text)
-    write_text(paths.report(name, "metrics.json"), _json(metrics(summary)))
-    for plot, rows in plots(summary).items():
-        write_text(paths.plots(name, plot), _json(rows))
-    _write_cards(name, {variant: card.render(summary, variant) for variant in recipe.variants})
+    cards = {f"{variant}.md": card.render(summary, variant) for variant in recipe.variants}
+    _write_folder(paths.card(name, "x").parent, cards)
+    _write_folder(paths.metrics(name), {f"{variant}.json": _json(row) for variant, row in metrics(summary).items()})
+    charts = [*chart_pareto.figures(summary), *chart_speed.curves(summary)]
+    _write_folder(paths.plots(name), {f"{chart.key}.svg": theme.alone(chart.wide) for chart in charts})
 
 
 def write_audit(name: str, recipe: Recipe, variant: str, judged: Judged, folder: Path) -> None:
@@ -47,12 +48,12 @@ def _pages(summary: dict[str, Any]) -> dict[str, str]:
     return {"json": _json(summary), "md": markdown.render(summary), "html": page.render(summary)}
 
 
-def _write_cards(name: str, cards: dict[str, str]) -> None:
-    """As one folder, so that no card of a variant that left the recipe stays behind."""
-    with artifact.stage_folder(f"cards@{name}") as folder:
-        for variant, text in cards.items():
-            write_text(folder / "out" / f"{variant}.md", text)
-        artifact.install(folder / "out", paths.card(name, "x").parent)
+def _write_folder(place: Path, files: dict[str, str]) -> None:
+    """As a whole, so that nothing of a variant that left the recipe stays behind."""
+    with artifact.stage_folder(f"{place.parent.name}@{place.name}") as folder:
+        for name, text in files.items():
+            write_text(folder / "out" / name, text)
+        artifact.install(folder / "out", place)
 
 
 def _json(value: Any) -> str:

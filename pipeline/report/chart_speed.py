@@ -70,10 +70,13 @@ def _lines(points: list[Point], axes: tuple[str, str], shown: list[str], names: 
     spread = base.mark_rule(strokeWidth=1.2, opacity=0.55, aria=False)
     across = spread.transform_filter("isValid(datum.x_low)").encode(x="x_low:Q", x2="x_high:Q", y=y, color=colour)
     along = spread.transform_filter("isValid(datum.y_low)").encode(x=x, y="y_low:Q", y2="y_high:Q", color=colour)
-    # Above its point for every other variant and below for the rest: neighbours then seldom touch.
+    # Beside its own interval lines: above on the left for every other variant, below on the right for the rest.
     above = alt.Chart(theme.rows([point for point in points if shown.index(point["variant"]) % 2 == 0]))
     below = alt.Chart(theme.rows([point for point in points if shown.index(point["variant"]) % 2]))
-    texts = [above.mark_text(dy=-12, fontSize=11, **theme.HALO), below.mark_text(dy=13, fontSize=11, **theme.HALO)]
+    texts = [
+        above.mark_text(align="right", dx=-5, dy=-9, fontSize=11, **theme.HALO),
+        below.mark_text(align="left", dx=5, dy=11, fontSize=11, **theme.HALO),
+    ]
     return theme.layered(across, along, line, dots, *(text.encode(x=x, y=y, text="at:N", fill=fill) for text in texts), height=300)
 
 

@@ -130,9 +130,8 @@ def better(metric: Metric, best: Figure, other: Figure) -> bool:
 
 
 def text(metric: Metric, figure: Figure) -> str:
-    digits = 8 if metric.margin == 0 else 4  # an exact figure may win by its last digit
     spread = "" if figure.low is None else f" ({number(figure.low)} to {number(figure.high)})"
-    return f"{number(figure.median, digits)}{spread} {metric.unit}"
+    return f"{number(figure.median)}{spread} {metric.unit}"
 
 
 def quality(row: dict[str, Any], view: str) -> dict[str, float | None]:

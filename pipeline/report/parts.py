@@ -27,7 +27,8 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """The first cell of each row is its heading. A table of the kind "across" is read along its rows, and not sorted."""
+    """The first cell of each row is its heading. A table of the kind "across" is read along its rows, and not sorted;
+    of a "stacked" one, each row stands as a block of its own on a phone."""
 
     caption: str
     columns: list[Column]

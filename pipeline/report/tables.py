@@ -67,7 +67,7 @@ def verdicts(summary: dict[str, Any]) -> Table:
         ]
         for name, row in summary["variants"].items()
     ]
-    return Table("Verdict of each variant", columns, rows)
+    return Table("Verdict of each variant", columns, rows, "stacked")
 
 
 def findings(summary: dict[str, Any]) -> list[dict[str, Any]]:

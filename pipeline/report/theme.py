@@ -115,6 +115,11 @@ def _inline(svg: str, prefix: str, label: str) -> str:
     )
 
 
+def alone(svg: str) -> str:
+    """A chart as a file of its own, which needs a size."""
+    return re.sub(r'viewBox="0 0 (\S+) (\S+)"', r'width="\1" height="\2" \g<0>', svg, count=1) + "\n"
+
+
 def both(build: Callable[[int], alt.LayerChart], key: str, label: str) -> tuple[Markup, Markup]:
     """A chart for wide pages and for phones."""
     wide, narrow = (draw(build(width), key, width, label) for width in (WIDE, NARROW))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,19 @@ def test_made_again_it_is_the_same_but_for_what_the_table_says(
     differ = {path for path in first.keys() | second.keys() if first.get(path) != second.get(path)}
     print(f"{name(asked)}: {len(second)} files, made again differ {sorted(differ) or 'none'}")
     assert differ == line.varies.keys()
+
+
+def test_settings_of_generation_that_do_nothing_stop_no_tool(tiny_untouched: Path, tmp_path: Path) -> None:
+    """A temperature without do_sample, which transformers reads and would not write."""
+    source, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(TINY, source)
+    out.mkdir()
+    given = '{"eos_token_id": 1, "temperature": 0.6, "top_p": 0.9}'
+    (source / "generation_config.json").write_text(given)
+    asked = {"quantizer": "compressed-tensors", "weights": "int4", "engine": "vllm", "method": "rtn", "group_size": 64}
+    job = quantizers.job(Variant.model_validate(asked), source, tiny_untouched / paths.samples("tiny"), None, out)
+    process.run("compressed", "quantize", job, tmp_path)
+    assert (out / "generation_config.json").read_text() == given
 
 
 def test_smooth_quant_that_the_recipe_leaves_out_is_recorded(tiny_untouched: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from pipeline import artifact, paths
-from pipeline.records import Benchmark, Evaluation, Manifest, Rounding, Verdict, read
+from pipeline.records import Benchmark, Checkpoint, Evaluation, Manifest, Rounding, Verdict, read
 from tests.conftest import command
 
 pytestmark = pytest.mark.engine
@@ -69,6 +69,9 @@ def test_manifests_say_what_was_asked_and_what_was_done(run: Path) -> None:
     assert ov.resolved["group_size"] == 128
     assert ov.resolved["nncf"]["awq"] == "True"
     assert ov.stored_types == {"int4": 21}
+    stored = sum(ov.weights_by_type.values())
+    assert stored == pytest.approx(read(paths.checkpoint("tiny"), Checkpoint).parameters, rel=0.01)  # all but the norms
+    assert ov.weights_by_type["int8"] / stored == pytest.approx(0.43, abs=0.02)  # embedding and output layer, by NNCF
     assert ov.rounding == Rounding(format="openvino", bits=4, group_size=128, symmetric=False, outside=["int8"])
     gptq = read(paths.manifest("tiny", "gptq-int4"), Manifest)
     assert gptq.rounding == Rounding(format="gptq", bits=4, group_size=128, symmetric=True, outside=["bf16"])
@@ -123,11 +126,15 @@ def test_only_what_changed_runs_again(run: Path) -> None:
 
 def test_dvc_metrics_and_params_say_something(run: Path) -> None:
     shown = command("dvc", "metrics", "show", "--json").stdout
-    metrics = json.loads(shown)[""]["data"]["artifacts/reports/tiny.metrics.json"]["data"]
+    files = json.loads(shown)[""]["data"]
+    metrics = {Path(path).stem: found["data"] for path, found in files.items() if path.startswith("artifacts/metrics/tiny/")}
     assert metrics["ov-int8"]["verdict"] == "PASS"
-    assert metrics["gptq-int4"]["tokens_per_s_at_8"] > 0
-    assert metrics["rounded-int2"]["perplexity_ratio_deployed_tiny-text"] > 1.05
-    assert metrics["rounded-int2"]["mean_kl_weights_tiny-text"] > 0.1
+    assert metrics["gptq-int4"]["tokens_per_s_at_1"] > 0
+    assert metrics["rounded-int2"]["perplexity_ratio"] > 1.05
+    assert metrics["rounded-int2"]["mean_kl"] > 0.1
+    table = command("dvc", "metrics", "show", "artifacts/metrics/tiny").stdout.splitlines()
+    assert len(table) == 1 + len(metrics)
+    assert max(map(len, table)) < 200
 
 
 def test_dvc_selects_variants_by_glob(run: Path) -> None:
