@@ -21,6 +21,7 @@ from pipeline import (
     quantizers,
     records,
     revision,
+    seals,
 )  # fmt: skip
 from pipeline import recipe as recipes
 from pipeline.errors import ArtifactError, RecipeError
@@ -187,11 +188,17 @@ def make(name: str, variant_name: str, recipe: Recipe, place: paths.Place) -> re
             **done.value,
         )
         artifact.install(out, place.model)
-        manifest.write(place.manifest)
+        keep(manifest, place)
     types = ", ".join(f"{count} {kind}" for kind, count in sorted(manifest.stored_types.items()))
     print(f"{variant_name}: layers stored as {types}; "
           f"{manifest.size_bytes / 1e6:.1f} MB, {done.wall_s:.0f} s, {done.peak_memory_bytes / 1e9:.2f} GB")  # fmt: skip
     return manifest
+
+
+def keep(manifest: records.Manifest, place: paths.Place) -> None:
+    """Writes it, sealed to the checkpoint and the calibration samples."""
+    made_from = {"checkpoint.json": paths.checkpoint(manifest.recipe), "samples.json": paths.samples(manifest.recipe)}
+    seals.sealed(manifest, made_from).write(place.manifest)
 
 
 def origin(name: str, environment: str) -> records.Origin:
