@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.records.base import Record
+from pipeline.records.base import Record, Sealed
 
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
@@ -69,7 +69,7 @@ class Look(Record):
     futile: bool
 
 
-class Verdict(Record):
+class Verdict(Sealed):
     recipe: str
     variant: str
     status: Status
