@@ -14,6 +14,7 @@ The data's way, one module or folder a step; a later one may import an earlier o
     tensors, layers   safetensors headers and finite checks, without torch; what precision each layer really got
     packing, rounding   how a vLLM artifact stores its layers; bits, groups and zero-points of what was made
     artifact      hash, verify, move into place
+    seals         what a record says, and what it was made from, by SHA-256
     source        which files of a checkpoint are the model's, what cannot be started from
     checkpoint    pin and fetch: safetensors only, shards against their index; the folder of hashed files that tools get
     lengths       do the recipe's lengths fit the model
@@ -42,7 +43,7 @@ The data's way, one module or folder a step; a later one may import an earlier o
     untracked/    stands before a tool's package that reports its use, in the workers' path
     worker, leashed   the other end: runs one job, a session or a server inside a tool environment
     reaper        what a killed session leaves running is killed
-    revision, signing, signoff/   what git says of the project; signatures; who approved what
+    revision, signing, signoff/   what git says of the project; signatures; who approved what, and what they measured again
     bundle/, registries/, publish, fetch, catalogue   an artifact with all that speaks for it, signed; where it is published
     deploy, prompting   a checked bundle, started as it was measured
     cli, cli_release    the `quantgate` command

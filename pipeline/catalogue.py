@@ -10,17 +10,17 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import artifact, records, registries
+from pipeline import artifact, records, registries, seals
 from pipeline.bundle import check, layout
 from pipeline.errors import QuantgateError, RegistryError
 from pipeline.records import Decision, Verdict
 from pipeline.registries import Entry, Registry
-from pipeline.signoff import log, policy, subject
+from pipeline.signoff import log, policy
 from pipeline.signoff.log import Entry as Signed
 from pipeline.signoff.policy import Policy
 from pipeline.signoff.standing import Case, standing
 
-VERDICT, MANIFEST = layout.RECORDS / "verdict.json", layout.RECORDS / subject.MANIFEST
+VERDICT, MANIFEST = layout.RECORDS / "verdict.json", layout.RECORDS / seals.MANIFEST
 NAMES = [path.as_posix() for path in (VERDICT, MANIFEST, layout.SIGNOFF)]
 
 
@@ -80,7 +80,7 @@ def about(registry: Registry, entry: Entry, rules: Policy) -> Version:
 def _standing(entry: Entry, folder: Path, rules: Policy, now: datetime.datetime) -> Version:
     verdict = records.read(folder / VERDICT, Verdict)
     decided = log.parse(records.read_text(folder / layout.SIGNOFF), str(entry))
-    manifest = subject.content(folder / MANIFEST)
+    manifest = seals.content(folder / MANIFEST)
     approvals = [decision for decision in _known(decided, rules, now) if decision.subject.manifest_sha256 == manifest]
     if not approvals:
         return Version(entry, None, f"{verdict.status}; not signed off")

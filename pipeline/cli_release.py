@@ -38,6 +38,12 @@ def add(commands: Any) -> None:
         "--waive", metavar="CHECK", action="append", default=[], help="a check that failed; its name or first word"
     )
     approve.add_argument("--until", metavar="YYYY-MM-DD", type=datetime.date.fromisoformat, help="last day of the waiver (UTC)")
+    approve.add_argument(
+        "--remeasure",
+        metavar="SHARE",
+        type=float,
+        help="first measure this share of the evaluation again on this machine, and compare",
+    )
     reject = _of_variant(command(verbs, "reject", _reject, "reject it, or take an approval back"))
     reject.add_argument("--key", required=True, type=_key_or_path, help=KEY)
     reject.add_argument("--reason", required=True)
@@ -108,7 +114,7 @@ def _request(options: argparse.Namespace) -> None:
 def _approve(options: argparse.Namespace) -> None:
     from pipeline.signoff import verbs
 
-    verbs.approve(options.recipe, options.variant, options.key, options.waive, options.reason, options.until)
+    verbs.approve(options.recipe, options.variant, options.key, options.waive, options.reason, options.until, options.remeasure)
 
 
 def _reject(options: argparse.Namespace) -> None:

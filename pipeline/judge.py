@@ -7,7 +7,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifact, checkpoint, costs, engines, estimate, gate, lengths, paths, process, quantizers, records, stages
+from pipeline import (
+    artifact,
+    checkpoint,
+    costs,
+    engines,
+    estimate,
+    gate,
+    lengths,
+    paths,
+    process,
+    quantizers,
+    records,
+    seals,
+    stages,
+)  # fmt: skip
 from pipeline.errors import ArtifactError, EvaluationError, WorkerCrashed
 from pipeline.gate import limits
 from pipeline.recipe import Items, Recipe
@@ -33,8 +47,13 @@ def reference(name: str) -> None:
         stored = artifact.digest(artifact.hash_files(logprobs))
         artifact.install(logprobs, paths.logprobs(name))
     done.value["logprobs_sha256"] = stored
-    found = record(name, "reference", recipe, artifact.digest(pinned.files), done, None)
-    found.write(paths.evaluation(name, "reference"))
+    keep_reference(record(name, "reference", recipe, artifact.digest(pinned.files), done, None))
+
+
+def keep_reference(evaluation: records.Evaluation) -> None:
+    """Writes it, sealed to the checkpoint and the texts."""
+    made_from = {"checkpoint.json": paths.checkpoint(evaluation.recipe), "texts.json": paths.texts(evaluation.recipe)}
+    seals.sealed(evaluation, made_from).write(paths.evaluation(evaluation.recipe, "reference"))
 
 
 def evaluate(name: str, variant_name: str) -> None:
@@ -60,7 +79,13 @@ def measure(name: str, variant_name: str, recipe: Recipe, place: paths.Place) ->
             print(f"{variant_name}: not measured: {error}", file=sys.stderr)
     if failure is None:
         costs.keep(stage, engines.ENGINES[manifest.engine].environment, done)
-    record(name, variant_name, recipe, artifact.digest(manifest.files), done, failure).write(place.evaluation)
+    keep(record(name, variant_name, recipe, artifact.digest(manifest.files), done, failure), place)
+
+
+def keep(evaluation: records.Evaluation, place: paths.Place) -> None:
+    """Writes it, sealed to the texts and the artifact's manifest."""
+    made_from = {"texts.json": paths.texts(evaluation.recipe), seals.MANIFEST: place.manifest}
+    seals.sealed(evaluation, made_from).write(place.evaluation)
 
 
 def _measured(name: str, variant_name: str, recipe: Recipe, job: dict[str, Any], folder: Path) -> process.Finished:
@@ -206,7 +231,10 @@ def verdict_of(name: str, variant_name: str, recipe: Recipe, place: paths.Place)
     _require_current(candidate, recipe, name, variant_name, variant.engine)
     if floor is not None and baseline is not None:
         _require_current(floor, recipe, name, baseline, variant.engine)
-    return gate.decide(reference, candidate, floor, limits.of(recipe, variant))
+    verdict = gate.decide(reference, candidate, floor, limits.of(recipe, variant))
+    decided_from = {"evaluation.json": place.evaluation, "extension.json": place.extension,
+                    "reference.json": paths.evaluation(name, "reference")}  # fmt: skip
+    return seals.sealed(verdict, decided_from | ({"floor.json": paths.evaluation(name, baseline)} if baseline else {}))
 
 
 def _require_current(evaluation: records.Evaluation, recipe: Recipe, name: str, variant_name: str, engine: str) -> None:

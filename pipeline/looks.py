@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifact, checkpoint, engines, gate, judge, paths, process, records, stages
+from pipeline import artifact, checkpoint, engines, gate, judge, paths, process, records, seals, stages
 from pipeline.errors import EvaluationError
 from pipeline.gate import limits
 from pipeline.recipe import Recipe
@@ -109,13 +109,14 @@ def _start_extension(held_to: gate.Limits, place: paths.Place) -> None:
         measured = evaluation.model_copy(update={"tasks": judge.joined(evaluation.tasks, found.tasks)})
         if judge.extends(found, evaluation) and (_stands(measured, held_to) or _stands(measured, _other(held_to))):
             return
-    records.Extension(
+    started = records.Extension(
         artifact_sha256=evaluation.artifact_sha256,
         requested=evaluation.requested,
         versions=evaluation.versions,
         tasks=[],
         wall_s=0,
-    ).write(place.extension)
+    )
+    seals.sealed(started, {}).write(place.extension)
 
 
 def _add(name: str, variant_name: str, place: paths.Place, answer: dict[str, Any]) -> None:
@@ -127,4 +128,5 @@ def _add(name: str, variant_name: str, place: paths.Place, answer: dict[str, Any
             f"Run: dvc repro -f evaluate@{name}--{variant_name}"
         )
     tasks = judge.joined(extension.tasks, [records.Task.model_validate(task) for task in answer["tasks"]])
-    extension.model_copy(update={"tasks": tasks, "wall_s": extension.wall_s + answer["wall_s"]}).write(place.extension)
+    extended = extension.model_copy(update={"tasks": tasks, "wall_s": extension.wall_s + answer["wall_s"]})
+    seals.sealed(extended, {}).write(place.extension)

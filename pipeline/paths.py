@@ -187,5 +187,6 @@ def producer(path: Path) -> str:
         return f"dvc repro {PRODUCERS[kind]}@{rest[0].removesuffix(path.suffix)}"
     if path.stem == "reference":
         return f"dvc repro reference@{rest[0]}"
-    climbed = kind in ("evaluations", "manifests") and rungs(rest[0], path.stem).is_dir()
-    return f"dvc repro {'climb' if climbed else PRODUCERS[kind]}@{rest[0]}--{path.stem}"
+    variant = rest[1] if kind == "rungs" else path.stem
+    climbed = kind in ("evaluations", "manifests", "rungs") and rungs(rest[0], variant).is_dir()
+    return f"dvc repro {'climb' if climbed else PRODUCERS[kind]}@{rest[0]}--{variant}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pipeline import artifact, calibration, judge, paths, records, stages
+from pipeline import artifact, calibration, judge, paths, records, seals, stages
 from pipeline.benchmark import performance, rounds, statistics
 from pipeline.errors import ArtifactError, Rejected
 from pipeline.recipe import Recipe
@@ -36,11 +36,16 @@ def current_verdict(name: str, recipe: Recipe, variant_name: str) -> records.Ver
     stages.verified(place)
     now = judge.verdict_of(name, variant_name, recipe, place)
     stale = [what for what, holds in _holds(name, recipe, variant_name, verdict).items() if not holds]
-    if now.dumps() != verdict.dumps():
+    if _unsealed(now) != _unsealed(verdict):
         stale.append("the verdict is not what the evaluations give")
+    stale += seals.broken(seals.kept(name, variant_name, recipe))
     if stale:
         raise ArtifactError(f"{path}: out of date: {'; '.join(stale)}. Run: dvc repro require@{name}")
     return verdict
+
+
+def _unsealed(verdict: records.Verdict) -> str:
+    return verdict.model_copy(update={"seal": None}).dumps()
 
 
 def _holds(name: str, recipe: Recipe, variant_name: str, verdict: records.Verdict) -> dict[str, bool]:

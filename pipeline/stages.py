@@ -21,6 +21,7 @@ from pipeline import (
     quantizers,
     records,
     revision,
+    seals,
 )  # fmt: skip
 from pipeline import recipe as recipes
 from pipeline.errors import ArtifactError, RecipeError
@@ -189,13 +190,19 @@ def make(name: str, variant_name: str, recipe: Recipe, place: paths.Place) -> re
             **done.value,
         )
         artifact.install(out, place.model)
-        manifest.write(place.manifest)
+        keep(manifest, place)
     types = ", ".join(f"{count} {kind}" for kind, count in sorted(manifest.stored_types.items()))
     weights = sum(manifest.weights_by_type.values())
     shares = ", ".join(f"{count / weights:.1%} {kind}" for kind, count in sorted(manifest.weights_by_type.items()))
     print(f"{variant_name}: layers stored as {types}; of all weights {shares}; "
           f"{manifest.size_bytes / 1e6:.1f} MB, {done.wall_s:.0f} s, {done.peak_memory_bytes / 1e9:.2f} GB")  # fmt: skip
     return manifest
+
+
+def keep(manifest: records.Manifest, place: paths.Place) -> None:
+    """Writes it, sealed to the checkpoint and the calibration samples."""
+    made_from = {"checkpoint.json": paths.checkpoint(manifest.recipe), "samples.json": paths.samples(manifest.recipe)}
+    seals.sealed(manifest, made_from).write(place.manifest)
 
 
 def origin(name: str, environment: str) -> records.Origin:

@@ -34,6 +34,7 @@ VERBS = {
     "trace": "pipeline.benchmark.trace:work",
     "session": "pipeline.benchmark.session:converse",
     "load": "pipeline.benchmark.http:converse",
+    "remeasure": "pipeline.signoff.again:work",
     "prepare": "pipeline.bundle.prepare:work",
 }
 

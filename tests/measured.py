@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 
-from pipeline import artifact, calibration, index, judge, looks, paths, recipe, records
+from pipeline import artifact, calibration, index, judge, looks, paths, recipe, records, stages
 from pipeline.benchmark import rounds, statistics
 from tests import evaluations as make
 from tests import timed
@@ -71,6 +71,7 @@ def build() -> recipe.Recipe:
     )
     nll, tasks = np.random.default_rng(0).normal(64, 6, 20), [make.draws(np.ones(100), name) for name in loaded.evaluate.tasks]
     asked = judge.requested(loaded, "reference", "reference")
+    records.Trace(prompts="p", seed=0, sha256="6" * 64, requests=[]).write(paths.trace("tiny"))
     windows = [[0] * (make.TOKENS + 1)] * 20
     text_x = records.Text(
         name="x", bos="first", characters=0, tokens_dropped=0, sha256=calibration.ids_hash(windows), windows=windows, bytes=[1] * 20
@@ -80,21 +81,23 @@ def build() -> recipe.Recipe:
     (paths.logprobs("tiny") / "x.npy").write_bytes(b"distributions")
     stored = {"logprobs_sha256": digest(artifact.hash_files(paths.logprobs("tiny")))}
     own = {"artifact_sha256": digest([FILE]), "recipe": "tiny", "requested": asked, **stored}
-    named(make.reference(nll, tasks), text_x).model_copy(update=own).write(paths.evaluation("tiny", "reference"))
+    judge.keep_reference(named(make.reference(nll, tasks), text_x).model_copy(update=own))
     for variant, quantizer, size, speed in (("ov-bf16", None, 2000, 100.0), ("ov-int8", "openvino", 1000, 150.0)):
         made = manifest(variant, quantizer, size)
         write_weights(variant, size)
-        made.write(paths.manifest("tiny", variant))
+        stages.keep(made, paths.place("tiny", variant))
         own = {"artifact_sha256": digest(made.files), "recipe": "tiny", "variant": variant}
         asked = judge.requested(loaded, variant, "openvino")
         found = named(make.candidate(nll + 0.001, tasks, 0.0001, plan=loaded.evaluate.divergence), text_x)
-        found.model_copy(update={**own, **stored, "requested": asked, "engine": "openvino"}).write(
-            paths.evaluation("tiny", variant)
+        judge.keep(
+            found.model_copy(update={**own, **stored, "requested": asked, "engine": "openvino"}), paths.place("tiny", variant)
         )
         asked_speed = rounds.requested(loaded, variant)
         replays = timed.replays([speed - 1, speed, speed + 1])
         levels = statistics.levels(replays, loaded.benchmark.slo)
-        records.Timings(**own, replays={"deployed": replays}).write(paths.timings("tiny", variant))
-        timed.benchmark(variant, levels, requested=asked_speed, size_bytes=size, **own).write(paths.benchmark("tiny", variant))
+        rounds.keep(
+            records.Timings(**own, replays={"deployed": replays}),
+            timed.benchmark(variant, levels, requested=asked_speed, size_bytes=size, **own),
+        )
         looks.decide("tiny", variant)
     return recipe.load("tiny")

@@ -70,7 +70,7 @@ def test_the_body_says_how_it_was_made_and_measured() -> None:
     text = card("gptq-int4").text
     assert "**PASS**, by 9 checks" in text
     assert "| mean_kl deployed text | **PASS** | 0.005 (0.0045 to 0.0055) | 1 |" in text
-    assert "bits=4, group_size=128, sym=true, desc_act=false" in text
+    assert "mode=as asked" in text
     assert "64 rows from tiny-prompts, seed 0" in text
     assert "gptqmodel 7.6.0" in text
     assert "vllm 0.32.0+cpu" in text

@@ -80,6 +80,7 @@ def test_an_artifact_that_was_made_anew_is_rejected_by_its_manifest(
     before = log.read(*PASS)[-1][0].subject.manifest_sha256
     manifest = records.read(paths.manifest(*PASS), records.Manifest)
     manifest.model_copy(update={"notes": ["made anew"]}).write(paths.manifest(*PASS))
+    release.seal_again()
     refused = ["signoff", "reject", *PASS, "--key", key(BOB), "--reason", "unsafe", "--manifest"]
     assert cli.main([*refused, "0" * 12]) == SignoffError.exit_code
     assert f"0 artifacts of that manifest in the log. It has: {before[:12]}." in capsys.readouterr().err

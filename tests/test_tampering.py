@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import artifact, cli, paths, records, signing
+from pipeline import artifact, cli, paths, records, seals, signing
 from pipeline.bundle import assemble, bom, layout, statements
 from pipeline.errors import Rejected, Tampered
 from pipeline.registries import Entry
@@ -161,16 +161,30 @@ def traversal(bundle: Path) -> None:
     assemble.sign(Entry(RECIPE, VARIANT, "1"), [file for file in files if file.path != paths.SIGNATURE], signer, CI, bundle)
 
 
+def sealed_again(bundle: Path) -> None:
+    edit(records_of(bundle) / "evaluation.json", '"tokenizer_probes": 8', '"tokenizer_probes": 9')
+    for name in ("evaluation.json", "verdict.json"):
+        path = records_of(bundle) / name
+        record = records.read(path, seals.SEALED[name])
+        assert record.seal is not None
+        path.unlink()  # a published file may be linked
+        seals.sealed(record, {source: records_of(bundle) / source for source in record.seal.made_from}).write(path)
+
+
 PUBLISHERS: dict[str, tuple[Tamper, str]] = {
     "weights": (overwrite("w"), "the manifest is of other model files"),
     "weights and manifest": (changed_artifact, "the evaluation is of another artifact"),
     "extra file": (lambda b: (b / "adapter.bin").write_bytes(b"x"), "the manifest is of other model files"),
     "evaluation": (
         lambda b: edit(records_of(b) / "evaluation.json", '"tokenizer_probes": 8', '"tokenizer_probes": 9'),
-        "evaluation.json changed since",
+        "evaluation.json: changed since its stage wrote it",
     ),
-    "verdict": (better_verdict, "verdict.json changed since"),
-    "benchmark": (lambda b: edit(records_of(b) / "benchmark.json", "150.0", "950.0"), "benchmark.json changed since"),
+    "evaluation, sealed again": (sealed_again, "it is of other records: evaluation.json, verdict.json changed since"),
+    "verdict": (better_verdict, "verdict.json: changed since its stage wrote it"),
+    "benchmark": (
+        lambda b: edit(records_of(b) / "benchmark.json", "150.0", "950.0"),
+        "benchmark.json: changed since its stage wrote it",
+    ),
     "recipe's limits": (
         lambda b: edit(records_of(b) / "recipe.yaml", "accuracy_drop", "accuracy_drop "),
         "recipe.yaml changed since",

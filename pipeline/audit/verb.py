@@ -10,7 +10,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline import artifact, checkpoint, engines, environments, index, judge, looks, paths, process, records, report, stages
+from pipeline import (
+    artifact,
+    checkpoint,
+    engines,
+    environments,
+    index,
+    judge,
+    looks,
+    paths,
+    process,
+    records,
+    report,
+    seals,
+    stages,
+)  # fmt: skip
 from pipeline.audit import taking
 from pipeline.audit.against import recipe_for, slug
 from pipeline.audit.claim import Claim
@@ -88,7 +102,7 @@ def _take(model: Model, name: str, recipe_name: str, recipe: Recipe, work: Path)
         taken_from=taking.words(model),
         origin=stages.origin(recipe_name, environment),
     )
-    manifest.write(work / "out" / "manifest.json")
+    seals.sealed(manifest, {"checkpoint.json": paths.checkpoint(recipe_name)}).write(work / "out" / seals.MANIFEST)
     says = ", ".join(f"{key} {value}" for key, value in claim.settings.items())
     print(f"{name}: {claim.weights}{f' ({claim.quantizer})' if claim.quantizer else ''} for {taken.engine}, "
           f"{says or 'no settings'}; {manifest.size_bytes / 1e6:.1f} MB")  # fmt: skip

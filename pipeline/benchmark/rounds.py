@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import psutil
 from tqdm import tqdm
 
-from pipeline import artifact, checkpoint, costs, engines, machine, paths, records, stages
+from pipeline import artifact, checkpoint, costs, engines, machine, paths, records, seals, stages
 from pipeline import recipe as recipes
 from pipeline.benchmark import statistics
 from pipeline.process import Session
@@ -187,8 +187,8 @@ def _write(name: str, recipe: Recipe, variant: str, trace: Trace, found: dict[st
     }
     digest = artifact.digest(manifest.files)
     raw = {profile: measured.replays for profile, measured in found.items()}
-    records.Timings(recipe=name, variant=variant, artifact_sha256=digest, replays=raw).write(paths.timings(name, variant))
-    Benchmark(
+    timings = records.Timings(recipe=name, variant=variant, artifact_sha256=digest, replays=raw)
+    timed = Benchmark(
         recipe=name,
         variant=variant,
         engine=manifest.engine,
@@ -205,9 +205,18 @@ def _write(name: str, recipe: Recipe, variant: str, trace: Trace, found: dict[st
         profiles=profiles,
         costs=statistics.costs(profiles["deployed"], recipe.benchmark.price),
         notices=statistics.notices(profiles),
-    ).write(paths.benchmark(name, variant))
+    )
+    keep(timings, timed)
     for level in statistics.closed_levels(profiles["deployed"]):
         print(f"{variant}: {level.output_tokens_per_s.median:.1f} tokens/s at concurrency {level.concurrency}")
+
+
+def keep(timings: records.Timings, benchmark: Benchmark) -> None:
+    """Writes both: the timings sealed to the artifact's manifest and the trace, the figures to the timings."""
+    name, variant = benchmark.recipe, benchmark.variant
+    made_from = {seals.MANIFEST: paths.manifest(name, variant), "trace.json": paths.trace(name)}
+    seals.sealed(timings, made_from).write(paths.timings(name, variant))
+    seals.sealed(benchmark, {"timings.json": paths.timings(name, variant)}).write(paths.benchmark(name, variant))
 
 
 def requested(recipe: Recipe, variant: str) -> dict[str, Any]:
@@ -217,8 +226,7 @@ def requested(recipe: Recipe, variant: str) -> dict[str, Any]:
 
 def _write_unmeasured(name: str, recipe: Recipe, variant: str, reason: str) -> None:
     engine = recipe.variants[variant].engine
-    Benchmark(recipe=name, variant=variant, engine=engine, over="in process", measured=False, reason=reason).write(
-        paths.benchmark(name, variant)
-    )
+    untimed = Benchmark(recipe=name, variant=variant, engine=engine, over="in process", measured=False, reason=reason)
+    seals.sealed(untimed, {}).write(paths.benchmark(name, variant))
     paths.timings(name, variant).unlink(missing_ok=True)
     print(f"{variant}: not benchmarked: {reason}")

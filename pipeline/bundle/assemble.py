@@ -8,7 +8,7 @@ from pathlib import Path
 
 from securesystemslib.signer import Signer
 
-from pipeline import artifact, environments, paths, signing
+from pipeline import artifact, environments, paths, seals, signing
 from pipeline.bundle import bom, layout, serve, statements
 from pipeline.errors import ArtifactError
 from pipeline.recipe import Recipe
@@ -16,14 +16,14 @@ from pipeline.records import File, write_text
 from pipeline.registries import Entry
 from pipeline.report import card, markdown, page
 from pipeline.report.summary import summarize
-from pipeline.signoff import log, policy, subject
+from pipeline.signoff import log, policy
 
 PREDICATE = "urn:quantgate:bundle:v1"
 
 
 def assemble(entry: Entry, recipe: Recipe, signer: Signer, by: str, out: Path) -> list[File]:
     """Fills the empty folder; returns all its files, the signature last. Raises ArtifactError if something is missing."""
-    model, found = paths.model(entry.recipe, entry.variant), subject.evidence(entry.recipe, entry.variant, recipe)
+    model, found = paths.model(entry.recipe, entry.variant), seals.evidence(entry.recipe, entry.variant, recipe)
     shutil.copytree(model, out, copy_function=_link, dirs_exist_ok=True)
     for reserved in (layout.CARD, str(layout.OURS)):
         if (out / reserved).exists():

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pipeline import artifact, gate, paths, signing
+from pipeline import artifact, gate, paths, seals, signing
 from pipeline.bundle import bom, layout, serve, statements
 from pipeline.bundle.assemble import PREDICATE
 from pipeline.bundle.layout import Told
@@ -84,7 +84,8 @@ def check(bundle: Path, rules: Policy, now: datetime.datetime, recheck: bool = F
         raise Tampered(f"{bundle}: its records cannot be read: {error}") from error
     wrong += [what for what, holds in _chain(signed, told).items() if not holds]
     wrong += _statements(bundle, again, rules, now)
-    if recheck and _decided_again(told) != told.verdict.dumps():
+    wrong += seals.broken(evidence)
+    if recheck and _decided_again(told) != told.verdict.model_copy(update={"seal": None}).dumps():
         wrong.append("the verdict is not what the evaluations give")
     if wrong:
         raise Tampered(f"{bundle}: its chain does not hold:\n  " + "\n  ".join(wrong))

@@ -6,11 +6,11 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline import paths, revision, signing, stages
+from pipeline import paths, revision, seals, signing, stages
 from pipeline.bundle import assemble, check
 from pipeline.errors import SignoffError
 from pipeline.registries import Entry
-from pipeline.signoff import log, policy, subject, verbs
+from pipeline.signoff import log, policy, verbs
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     verbs.verify(name, variant_name)
     if not revision.is_committed(log.path(name, variant_name)):
         raise SignoffError(f"{log.path(name, variant_name)}: not in the git commit as it is. Commit the sign-off, then publish.")
-    made = subject.content(paths.manifest(name, variant_name))
+    made = seals.content(paths.manifest(name, variant_name))
     entry = Entry(name, variant_name, made[:12] if job["version"] is None else job["version"])
     files = assemble.assemble(entry, stages.open_recipe(name), signer, by, out)
     check.check(out, rules, now, recheck=True)

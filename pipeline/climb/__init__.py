@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from pipeline import artifact, checkpoint, environments, judge, looks, paths, records, stages
+from pipeline import artifact, checkpoint, environments, judge, looks, paths, records, seals, stages
 from pipeline import recipe as recipes
 from pipeline.climb import measure
 from pipeline.climb.rung import Rung
@@ -115,10 +115,14 @@ def _take(rung: Rung, way: Climb, folder: Path) -> None:
     if not rung.place.evaluation.is_file():
         measure.evaluate(rung, folder, whole=True)
     place = paths.place(rung.name, rung.variant_name)
+    measured = {seals.MANIFEST: rung.place.manifest, "evaluation.json": rung.place.evaluation}
+    if wrong := seals.broken(measured):
+        raise ArtifactError(f"{rung.made}: not believed: {'; '.join(wrong)}. Remove the folder, then climb again.")
     shutil.copytree(rung.place.model, folder / "out")
     artifact.install(folder / "out", place.model)
-    records.read(rung.place.manifest, records.Manifest).model_copy(update={"climb": way}).write(place.manifest)
-    records.read(rung.place.evaluation, records.Evaluation).write(place.evaluation)
+    manifest = records.read(rung.place.manifest, records.Manifest).model_copy(update={"climb": way})
+    stages.keep(manifest, place)
+    judge.keep(records.read(rung.place.evaluation, records.Evaluation), place)
     if rung.place.extension.is_file():  # the gate stage takes items that were added already
         records.read(rung.place.extension, records.Extension).write(place.extension)
     print(f"{rung.variant_name}: {rung.words}, after {len(way.steps)} rungs")

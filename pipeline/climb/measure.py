@@ -55,7 +55,7 @@ def evaluate(rung: Rung, folder: Path, whole: bool) -> Look:
         value["logprobs_sha256"] = judge.stored_logprobs(rung.name)
         done = process.Finished(value, time.monotonic() - start, peak_bytes)
         digest = artifact.digest(records.read(rung.place.manifest, Manifest).files)
-        judge.record(rung.name, rung.variant_name, rung.recipe, digest, done, None).write(rung.place.evaluation)
+        judge.keep(judge.record(rung.name, rung.variant_name, rung.recipe, digest, done, None), rung.place)
     return look
 
 

@@ -1,6 +1,6 @@
 """What the steps write and read: one frozen record per file, JSON, units in the names."""
 
-from pipeline.records.base import Record, read, read_text, write_text
+from pipeline.records.base import Record, Seal, Sealed, read, read_text, write_text
 from pipeline.records.judged import VIEWS, Check, Look, Question, Status, Tails, TaskComparison, Verdict
 from pipeline.records.made import (
     Checkpoint,
@@ -31,7 +31,7 @@ from pipeline.records.measured import (
     Window,
     WorstToken,
 )
-from pipeline.records.signed import Action, Decision, Subject, Waiver
+from pipeline.records.signed import Action, Decision, Remeasured, Subject, Waiver
 from pipeline.records.spent import Speed, StageCost, TaskLoad, Workload
 from pipeline.records.timed import (
     Benchmark,
@@ -77,11 +77,14 @@ __all__ = [
     "Profile",
     "Question",
     "Record",
+    "Remeasured",
     "Replay",
     "RequestTiming",
     "Revision",
     "Rounding",
     "Samples",
+    "Seal",
+    "Sealed",
     "Speed",
     "StageCost",
     "Status",

@@ -26,6 +26,19 @@ class Record(BaseModel):
         write_text(path, self.dumps())
 
 
+class Seal(Record):
+    """Of a record: the SHA-256 of what it says, and of each record that it was made from. See pipeline/seals."""
+
+    made_from: dict[str, str]
+    sha256: str
+
+
+class Sealed(Record):
+    """`seal` is put there by the stage that writes it; None before, and in what earlier versions wrote."""
+
+    seal: Seal | None = None
+
+
 R = TypeVar("R", bound=Record)
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from pipeline.records.base import Record
+from pipeline.records.base import Record, Sealed
 
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 VIEWS = ("deployed", "weights")
@@ -111,7 +111,7 @@ class Look(Record):
     futile: bool
 
 
-class Verdict(Record):
+class Verdict(Sealed):
     recipe: str
     variant: str
     status: Status

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from pipeline.records.base import Record
+from pipeline.records.base import Record, Sealed
 from pipeline.records.timed import Estimate
 
 
@@ -140,7 +140,7 @@ class Climb(Record):
     reached: dict[str, Any]
 
 
-class Manifest(Record):
+class Manifest(Sealed):
     """Of an artifact. `taken_from` says where one lay that quantgate did not make: then nobody measured how it was made, nor with
     what calibration set, and `versions` and `resolved` are its files' own word.
 

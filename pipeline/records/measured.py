@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from pipeline.records.base import Record
+from pipeline.records.base import Record, Sealed
 from pipeline.records.made import Origin
 
 
@@ -144,7 +144,7 @@ class LoadCheck(Record):
     generated: list[int]
 
 
-class Evaluation(Record):
+class Evaluation(Sealed):
     """`failure` says why nothing was measured: the artifact is damaged, or its engine cannot run it. The gate fails it.
 
     `logprobs_sha256` is of the reference's stored distributions: those it wrote, or those an artifact was compared with.
@@ -166,7 +166,7 @@ class Evaluation(Record):
     origin: Origin
 
 
-class Extension(Record):
+class Extension(Sealed):
     """Items drawn after an inconclusive verdict, of the same artifact and settings as the evaluation they add to."""
 
     artifact_sha256: str

@@ -28,6 +28,20 @@ class Subject(Record):
     evidence: dict[str, str]
 
 
+class Remeasured(Record):
+    """What an approver measured again, drawn with `seed`: windows and items, and those of them that have another score.
+
+    `of_noise`: of each figure of a window the largest difference, as a share of what the engine's noise explains.
+    """
+
+    seed: int
+    share: float
+    windows: int
+    items: int
+    changed_items: int
+    of_noise: dict[str, float]
+
+
 class Decision(Record):
     """One entry of a sign-off log. `previous` is the SHA-256 of the entry before it, empty for the first; `authors` wrote the
     recipe or asked for the sign-off; `commit` is the project's. `until` is when an approval ends.
@@ -42,6 +56,7 @@ class Decision(Record):
     reason: str = ""
     verdict: str
     waivers: list[Waiver] = Field(default=[])
+    remeasured: Remeasured | None = None
     authors: list[str]
     commit: str | None
     policy_sha256: str

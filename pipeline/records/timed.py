@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline.records.base import Record
+from pipeline.records.base import Record, Sealed
 
 
 class TracedRequest(Record):
@@ -80,7 +80,7 @@ class Replay(Record):
     requests: list[RequestTiming]
 
 
-class Timings(Record):
+class Timings(Sealed):
     """The raw data of a benchmark: `replays` by profile."""
 
     recipe: str
@@ -148,7 +148,7 @@ class Cost(Record):
     per_million_tokens: float
 
 
-class Benchmark(Record):
+class Benchmark(Sealed):
     """`over` is how the requests reached the engine, `requested` what the recipe said then. `notices` say what a reader must
     know before believing the figures."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 
-from pipeline import environments, paths, records, require, revision, stages
+from pipeline import environments, paths, records, require, revision, seals, stages
 from pipeline.benchmark import performance
 from pipeline.errors import SignoffError
 from pipeline.recipe import Recipe
@@ -24,7 +24,7 @@ def of(name: str, variant_name: str) -> Case:
     never = [*_unfounded(name, variant_name), *_floating(name), *_partial(name, variant_name, recipe, verdict)]
     if never:
         raise SignoffError(f"{name}/{variant_name}: cannot be signed off as it is:\n  " + "\n  ".join(never))
-    found = subject.of(name, variant_name, subject.evidence(name, variant_name, recipe))
+    found = subject.of(name, variant_name, seals.evidence(name, variant_name, recipe))
     return Case(found, verdict.status, failing(verdict, performance.of(name, recipe, variant_name)))
 
 

@@ -84,4 +84,5 @@ def last(text: str) -> str:
 def _statement(decision: Decision) -> dict[str, object]:
     subject = decision.subject
     name = f"{subject.recipe}/{subject.variant}"
-    return signing.statement({name: subject.manifest_sha256}, PREDICATE, decision.model_dump(mode="json"))
+    absent = {"remeasured"} if decision.remeasured is None else None  # earlier versions had no such key
+    return signing.statement({name: subject.manifest_sha256}, PREDICATE, decision.model_dump(mode="json", exclude=absent))

@@ -6,11 +6,12 @@ import dataclasses
 import datetime
 from pathlib import Path
 
-from pipeline import artifact, paths, revision, signing
+from pipeline import artifact, paths, revision, seals, signing
 from pipeline.errors import ArtifactError, Rejected, SignoffError
 from pipeline.records import Action, Decision, Question, Subject, Waiver
 from pipeline.signoff import case as cases
-from pipeline.signoff import log, policy, subject
+from pipeline.signoff import log, policy
+from pipeline.signoff import remeasure as again
 from pipeline.signoff.policy import Policy
 from pipeline.signoff.standing import Case, Standing, standing, unwaivable
 
@@ -37,9 +38,22 @@ def request(name: str, variant_name: str, by: str | None) -> None:
     print(f"commit {log.path(name, variant_name)}, and have it approved: quantgate signoff approve {name} {variant_name} --key KEY")
 
 
-def approve(name: str, variant_name: str, key: str, waive: list[str], reason: str, until: datetime.date | None) -> None:
-    """Raises SignoffError unless the policy lets the key's holder approve this as it is, Rejected if that is not enough."""
+def approve(
+    name: str,
+    variant_name: str,
+    key: str,
+    waive: list[str],
+    reason: str,
+    until: datetime.date | None,
+    remeasure: float | None = None,
+) -> None:
+    """Raises SignoffError unless the policy lets the key's holder approve this as it is, Rejected if that is not enough.
+
+    `remeasure` is the share of the evaluation that is measured again here first.
+    """
     rules, at = _policy(), _now()
+    if remeasure is not None and not 0 < remeasure <= 1:
+        raise SignoffError(f"--remeasure: found {remeasure}, expected a share of the evaluation: above 0, at most 1.")
     if until and not waive:
         raise SignoffError(
             "--until is the end of a waiver and needs --waive CHECK; how long an approval holds says the policy (valid_days)."
@@ -50,12 +64,14 @@ def approve(name: str, variant_name: str, key: str, waive: list[str], reason: st
     _require_request(name, variant_name, case)
     waivers = _waivers(case, rules, waive, reason, until, at)
     _require_waived(name, variant_name, case, waivers)
+    remeasured = again.remeasure(name, variant_name, remeasure) if remeasure is not None else None
     decision = _decision("approve", name, case, by).model_copy(
         update={
             "role": rules.approvers[by].role,
             "until": at + datetime.timedelta(days=rules.valid_days),
             "reason": reason,
             "waivers": waivers,
+            "remeasured": remeasured,
             "authors": sorted(case.authors),
         }
     )
@@ -121,7 +137,7 @@ def _meant(name: str, variant_name: str, manifest: str | None) -> Case:
 def _here(name: str, variant_name: str) -> str | None:
     """Of the artifact that lies here; None if there is none that can be read."""
     try:
-        return subject.content(paths.manifest(name, variant_name))
+        return seals.content(paths.manifest(name, variant_name))
     except ArtifactError:
         return None
 
@@ -133,6 +149,9 @@ def show(name: str, variant_name: str) -> None:
         role = f" ({decision.role})" if decision.role else ""
         print(f"{decision.at:%Y-%m-%d %H:%M} UTC  {decision.action}{until}  {decision.by}{role}  {decision.verdict}  "
               f"manifest {decision.subject.manifest_sha256[:12]}  {decision.reason}".rstrip())  # fmt: skip
+        if (found := decision.remeasured) is not None:
+            print(f"    measured again: {found.windows} windows, {found.items} items ({found.changed_items} with another score), "
+                  f"differences at most {max(found.of_noise.values()):.0%} of what noise explains")  # fmt: skip
         for waiver in decision.waivers:
             print(f"    waives {waiver.check} until {waiver.until:%Y-%m-%d}: {waiver.reason}")
     _say(name, variant_name, current(name, variant_name))
