@@ -19,8 +19,7 @@ from scipy.stats import hypergeom
 
 from pipeline import artifact, checkpoint, costs, engines, estimate, judge, paths, records, stages
 from pipeline.errors import SignoffError
-from pipeline.gate.limits import VIEWS
-from pipeline.records import Evaluation, Remeasured, Task, View
+from pipeline.records import VIEWS, Evaluation, Remeasured, Task, View
 from pipeline.signoff.drawing import span
 
 CHANGED_BY_CHANCE = 1e-3  # probability with which an honest engine's changed items are taken for a forgery
