@@ -104,10 +104,8 @@ def _broken(found: Mapping[str, Path]) -> list[str]:
             continue  # what was not timed has none; the benchmark that was made from some says so
         path = found[name]
         seal = records.read(path, kind).seal
-        if seal is None:
-            again = paths.producer(path).replace(
-                "dvc repro", "dvc repro -f"
-            )  # DVC holds what an earlier version made to be current
+        if seal is None:  # by an earlier version, whose work DVC holds to be current
+            again = paths.producer(path).replace("dvc repro", "dvc repro -f")
             wrong.append(f"{path}: not sealed: written by an earlier version, or by hand. Make it again: {again}")
         elif _own(_said(records.read_text(path), str(path))) != seal.sha256:
             wrong.append(f"{path}: changed since its stage wrote it: its seal does not hold")
