@@ -19,6 +19,12 @@ PATTERNS = {
     "^[0-9a-f]{64}$": "64 hex digits, a SHA-256",
     "^[A-Z]{3}$": "three capitals, a currency of ISO 4217",
 }
+EXPECTED = {
+    "dict_type": "Expected keys with values",
+    "model_type": "Expected keys with values",
+    "invalid_key": "Expected a name as key: put a number in quotes",
+    "int_parsing_size": "Expected a number of fewer digits",
+}
 LIKE_A_WORD = 0.7  # of words of three letters, two in common say nothing: gpu is not meant to be xpu
 T = TypeVar("T", bound=BaseModel)
 BRIEF = reprlib.Repr()  # of a value found: cut while it is written, since a value can be of any size
@@ -60,11 +66,12 @@ def describe(within: Path | str, model: type[BaseModel], item: Any) -> str:
         hint = nearest(str(item["input"]), re.findall(r"'([^']+)'", item["msg"]), LIKE_A_WORD)
     if item["type"] in ("less_than", "less_than_equal") and 1 < item["input"] <= 100:
         hint = f" A fraction is expected: {item['input'] / 100:g} for {item['input']:g} %."
-    if item["type"] == "dict_type" and key.startswith("gate."):
+    if item["type"] == "dict_type" and key.startswith("gate.") and type(item["input"]) in (int, float):
         hint = f" A limit for each precision is expected, for instance {{int8: {found}, int4: {found}}}."
-    if item["type"] == "list_type" and isinstance(item["input"], str):
+    if item["type"] == "list_type" and isinstance(item["input"], str) and item["input"]:
         hint = f" As a list of one: [{item['input']}]."
-    return f"{where}: found {found[:80]} ({type(item['input']).__name__}). {_expected(item)}.{hint}"
+    found = "nothing" if item["input"] is None else f"{found[:80]} ({type(item['input']).__name__})"
+    return f"{where}: found {found}. {_expected(item)}.{hint}"
 
 
 def _expected(item: Any) -> str:
@@ -77,11 +84,7 @@ def _expected(item: Any) -> str:
             return f"Expected at most {context['max_length']} of them"
         case "string_pattern_mismatch":
             return f"Expected {PATTERNS.get(context['pattern'], 'a text like ' + context['pattern'])}"
-        case "dict_type" | "model_type":
-            return "Expected keys with values"
-        case "int_parsing_size":
-            return "Expected a number of fewer digits"
-    return str(item["msg"]).replace("Input should be", "Expected")
+    return EXPECTED.get(item["type"]) or str(item["msg"]).replace("Input should be", "Expected")
 
 
 def _valid_keys(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,7 +121,7 @@ def _document(where: str, value: Any) -> Document | None:
     if isinstance(value, list):
         messages = [_message(where, entry) for entry in value]
         said = [message for message in messages if message["content"].strip() or "tool_calls" in message]
-        return said or None
+        return (said if len(said) == len(messages) else _in_turn(said)) or None
     raise CalibrationError(
         f"{where}: found {str(value)[:60]} ({type(value).__name__}), expected a text, or a list of messages "
         '({"role": ..., "content": ...}). Name the column that holds it as field.'
@@ -261,19 +262,22 @@ def _time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def turns(text: str) -> list[Message]:
-    """An HH-RLHF transcript ("\\n\\nHuman: ... \\n\\nAssistant: ...") as chat messages.
+def _in_turn(messages: list[Message]) -> list[Message]:
+    """What one role says in a row as one turn, since templates want roles to take turns; calls of tools and results stay apart."""
 
-    Empty turns are dropped, and what then stands beside its like is one turn, since templates want roles to take turns.
-    """
+    def speaker(message: Message) -> object:
+        return message["role"] if message["role"] in ("user", "assistant") and "tool_calls" not in message else id(message)
+
+    groups = (list(group) for _, group in groupby(messages, speaker))
+    return [{**group[0], "content": "\n\n".join(message["content"] for message in group)} for group in groups]
+
+
+def turns(text: str) -> list[Message]:
+    """An HH-RLHF transcript ("\\n\\nHuman: ... \\n\\nAssistant: ...") as chat messages, without empty turns."""
     parts = re.split(r"\n\n(Human|Assistant):", text)
     roles = {"Human": "user", "Assistant": "assistant"}
-    messages: list[Message] = []
-    for role, content in ((roles[r], c.strip()) for r, c in zip(parts[1::2], parts[2::2], strict=True)):
-        if content and messages and messages[-1]["role"] == role:
-            messages[-1]["content"] += f"\n\n{content}"
-        elif content:
-            messages.append({"role": role, "content": content})
+    found = ({"role": roles[role], "content": said.strip()} for role, said in zip(parts[1::2], parts[2::2], strict=True))
+    messages = _in_turn([message for message in found if message["content"]])
     if not messages:
         raise CalibrationError(f"not an HH-RLHF transcript: {text[:60]!r}. Expected turns that begin with 'Human:'.")
     return messages

@@ -170,6 +170,13 @@ def test_hub_fetch_then_offline_from_the_cache(root: Path, hub: str, source: Pat
     assert expected in _pin_from_hub({**online, "HF_HUB_OFFLINE": "1"})
 
 
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "socks5h://127.0.0.1:9", "socks4://127.0.0.1:9"])
+def test_a_proxy_that_the_hub_cannot_be_asked_through_is_one_sentence(root: Path, tmp_path: Path, proxy: str) -> None:
+    said = _pin_from_hub({"ALL_PROXY": proxy, "HF_ENDPOINT": "http://hub.invalid", "HF_HOME": str(tmp_path / "hf")})
+    assert said.startswith("model.repo: the hub cannot be asked through the proxy of ALL_PROXY")
+    assert (said.endswith("Give an http:// proxy, or unset it.\n"), said.count("\n")) == (True, 1)
+
+
 def test_offline_without_the_files_says_what_to_fetch(root: Path, tmp_path: Path) -> None:
     said = _pin_from_hub({"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")})
     assert f"hf download owner/name --revision {COMMIT}" in said

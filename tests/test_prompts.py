@@ -41,6 +41,18 @@ def test_messages_stay_messages_and_are_no_evaluation_text(tmp_path: Path) -> No
         prompts.texts("p", source)
 
 
+def test_what_an_empty_turn_stood_between_is_one_turn(tmp_path: Path) -> None:
+    said = [("user", "What is rain?"), ("assistant", " "), ("user", "Hello?"), ("assistant", "Water.")]
+    empty = [{"role": role, "content": content} for role, content in said]
+    calls = [{"role": "assistant", "content": "", "tool_calls": [{"name": name}]} for name in "ab"]
+    results = [{"role": "tool", "content": "1"}, {"role": "user", "content": ""}, {"role": "tool", "content": "2"}]
+    source = given(tmp_path / "p.jsonl", lines({"text": empty}, {"text": [*calls, *results]}, {"text": DIALOGUE[1:] * 2}))
+    joined, tools, asked_twice = prompts.documents("p", source).found
+    assert joined == [{"role": "user", "content": "What is rain?\n\nHello?"}, {"role": "assistant", "content": "Water."}]
+    assert tools == [*calls, results[0], results[2]]
+    assert asked_twice == DIALOGUE[1:] * 2
+
+
 @pytest.mark.parametrize("value", [3, 1.5, True, {"a": 1}, ["a", "b"], [{"role": "user"}, 3], [{"role": 1, "content": "a"}]])
 def test_nothing_else_is_made_a_text_of(tmp_path: Path, value: Any) -> None:
     with pytest.raises(CalibrationError, match=r"p\.jsonl:2: text: found"):

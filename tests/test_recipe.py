@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import copy
 import json
+import math
+import re
+from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from pydantic import ValidationError
 
-from pipeline import index, paths, quantizers, recipe
+from pipeline import index, parsing, paths, quantizers, recipe
 from pipeline.errors import RecipeError
 from pipeline.quantizers import refusal
 from tests.conftest import ROOT
@@ -102,6 +110,30 @@ def test_bad_recipe_gives_one_clear_error(project: Path, old: str, new: str, exp
         load(project, TINY.replace(old, new, 1))
     for words in ["recipes/tiny.yaml", *expected]:
         assert words in str(error.value)
+
+
+def places(node: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to every value of a recipe."""
+    yield way
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+        yield from places(value, (*way, key))
+
+
+@pytest.mark.parametrize("wrong", [None, {}, [], "", "abc", True, -1, 1.5, math.nan, [None], {1: 2}, {"a": None}], ids=repr)
+def test_no_sentence_is_the_librarys(wrong: Any) -> None:
+    whole = yaml.safe_load(TINY)
+    said = []
+    for *way, last in filter(None, places(whole)):
+        changed = copy.deepcopy(whole)
+        reduce(lambda node, key: node[key], way, changed)[last] = wrong
+        try:
+            recipe.Recipe.model_validate(changed)
+        except ValidationError as error:
+            said += [parsing.describe("mine.yaml", recipe.Recipe, item) for item in error.errors()]
+    assert len(said) > 20
+    assert not [line for line in said if re.search(r"should|after validation|dictionary|NoneType|As a list of one: \[\]", line)]
+    hints = [line for line in said if "A limit for each precision" in line]
+    assert bool(hints) == (type(wrong) in (int, float))
 
 
 def test_an_empty_recipe_is_told_what_it_needs(project: Path) -> None:
