@@ -197,15 +197,16 @@ def test_no_flips_among_few_items_prove_nothing() -> None:
     assert check.high == pytest.approx(z**2 / (20 + z**2))
 
 
-def test_few_flips_in_clusters_take_the_wider_bounds() -> None:
+def test_few_passages_bound_what_none_of_them_showed() -> None:
+    """20 passages miss what sits in 14 % of all in one of twenty cases, and no item changed in any."""
     clusters = np.arange(400) // 20
-    together, apart = SCORES.copy(), SCORES.copy()
+    check, unseen = pooled(SCORES, SCORES, clusters), 1 - 0.05 ** (1 / 20)
+    assert (check.status, check.low, check.high) == ("INCONCLUSIVE", pytest.approx(-unseen), pytest.approx(unseen))
+    assert "They share 20 passages, and damage in some that were not drawn may be that much: draw from 149" in check.reason
+    together = SCORES.copy()
     together[np.flatnonzero(SCORES * (clusters == 0))[:15]] = 0
-    apart[np.flatnonzero(SCORES)[:300:20]] = 0
-    alone = statistics.score_difference(15, 0, 400, 0.95)
-    assert pooled(SCORES, together, clusters).high > alone[1]
-    assert pooled(SCORES, together, clusters).low < alone[0]
-    assert pooled(SCORES, apart, clusters).high == pytest.approx(alone[1])
+    assert pooled(SCORES, together, clusters).high >= 15 / 400 + unseen
+    assert pooled(SCORES, SCORES, np.arange(400) // 2).status == "PASS"
 
 
 def test_items_of_one_single_cluster_decide_nothing() -> None:

@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 
 from pipeline.gate import statistics
-from pipeline.gate.limits import Limits, failed, status, unseen, words
+from pipeline.gate.limits import Limits, failed, status, unseen, windows_for, words
 from pipeline.gate.statistics import FEW_FLIPS, Estimate
 from pipeline.records import Check, Evaluation, Item, Question, Status, Task, TaskComparison
 
@@ -123,21 +123,15 @@ def difference(pairs: Pairs, confidence: float) -> tuple[Estimate, str]:
     sums, counts = _by_cluster(pairs, [theirs.score - ours.score for theirs, ours in pairs])
     found = statistics.ratio(sums, counts, confidence)
     clustered = len(sums) < len(pairs)
-    if not _binary(pairs):
+    if clustered or not _binary(pairs):
         found = _with_unseen(found, unseen(len(sums), confidence))
         return found, f"paired difference per item{', clustered by shared passage' if clustered else ''}"
-    lost, won = _flips(pairs)
-    low, high = statistics.score_difference(lost, won, len(pairs), confidence)
-    if not clustered:
-        return found._replace(low=low, high=high), "score bounds on items lost and won (Tango)"
-    # Items of a passage count for less than their number: the clustered bounds hold, unless too few items changed for them.
-    if lost + won < FEW_FLIPS:
-        found = found._replace(low=min(low, found.low), high=max(high, found.high))
-    return found, "paired difference per item, clustered by shared passage"
+    low, high = statistics.score_difference(*_flips(pairs), len(pairs), confidence)
+    return found._replace(low=low, high=high), "score bounds on items lost and won (Tango)"
 
 
 def _with_unseen(found: Estimate, share: float) -> Estimate:
-    """Scores between 0 and 1: items that lose or win all may be as many as miss the sample, whatever small changes scatter."""
+    """Of passages, or of scores between 0 and 1: as many may lose or win all as miss the sample, whatever those drawn scatter."""
     return found._replace(low=min(found.low, found.value - share), high=max(found.high, found.value + share))
 
 
@@ -164,6 +158,9 @@ def _needed(pairs: Pairs, found: Estimate, limit: float, confidence: float) -> s
         return "All items belong to one passage: draw from others"
     if distance <= 0:
         return "The estimate itself is not within the limit: more items would rather confirm a FAIL"
+    groups, least = found.freedom + 1, windows_for(distance, confidence)
+    if groups < len(pairs) and groups < least:
+        return f"They share {groups} passages, and damage in some that were not drawn may be that much: draw from {least}"
     deviation = max(found.error * math.sqrt(len(pairs)), math.sqrt(1 / len(pairs)))
     wanted = statistics.items_needed(distance, deviation, confidence, POWER)
     return f"About {max(wanted, len(pairs) + 1)} items would decide it (power {POWER:.0%} if the drop is as estimated)"
