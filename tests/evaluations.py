@@ -47,8 +47,9 @@ def divergence(kl: np.ndarray, indices: list[int], same: np.ndarray | None = Non
 
 def draws(scores: np.ndarray, name: str = "t", lengths: np.ndarray | None = None, clusters: Any = None) -> Task:
     """A task whose items were drawn in the order of `scores`; each its own cluster unless `clusters` says otherwise."""
+    members = range(len(scores)) if clusters is None else clusters
     items = [
-        Item(task=name, doc_id=1000 + place, place=place, cluster=f"{name}:{place if clusters is None else clusters[place]}", chance=0.25,
+        Item(task=name, doc_id=1000 + place, place=place, cluster=f"{name}:{members[place]}", chance=0.25,
              generated_tokens=None if lengths is None else int(lengths[place]), doc_hash=f"d{place}", prompt_hash=f"p{place}",
              target_hash="right", tokens_hash=f"i{place}", score=float(score))
         for place, score in enumerate(scores)

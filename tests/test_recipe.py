@@ -72,7 +72,7 @@ def test_params_yaml_is_in_date(root: Path) -> None:
         ("gate:\n", "gate:\n  length_ratio: [1.1, 1.2]\n", ["length_ratio: found [1.1, 1.2]", "a value below 1 and one above"]),
         ("gate:\n", "gate:\n  on_inconclusive: extend\n", ["on_inconclusive", "needs evaluate.extend_to"]),
         ("positions: 16320", "positions: 16", ["evaluate.divergence.positions", "greater than or equal to 512"]),
-        ("windows: 64", "windows: 8", ["evaluate.divergence.windows", "greater than or equal to 16"]),
+        ("windows: 135", "windows: 8", ["evaluate.divergence.windows", "greater than or equal to 16"]),
         ("  task_path", "  extend_to: {world_fact: 100}\n  task_path", ["extend_to: found task 'world_fact'", "world_facts"]),
         ("  task_path", "  extend_to: {world_facts: 100}\n  task_path", ["extend_to: task", "cannot grow"]),
         ("clusters: {world_facts", "clusters: {world_fact", ["clusters: found task 'world_fact'"]),

@@ -37,7 +37,7 @@ class Divergence(Strict):
     """
 
     positions: Annotated[int, Field(ge=512, description="of all texts; each costs 4 bytes x vocabulary on disk")] = 8192
-    windows: Annotated[int, Field(ge=16, description="of each text, spread evenly, or all that it has")] = 64
+    windows: Annotated[int, Field(ge=16, description="of each text, spread evenly, or all that it has")] = 150
 
     def chosen(self, count: int) -> list[int]:
         """Which of a text's `count` windows are compared."""
@@ -127,7 +127,7 @@ class Gate(Strict):
     )
     length_ratio: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)] = Field(default=[0.9, 1.1])
     confidence: Annotated[float, Field(ge=0.8, le=0.9999, description="below 0.8 a PASS says little")] = 0.95
-    rare: Share | None = Field(None, description="damage in this share of a text's windows must show: fewer windows are no PASS")
+    rare: Share | None = Field(0.02, description="damage in this share of a text's windows must show: fewer windows are no PASS")
     sequential: bool = Field(False, description="draw the items in parts, and stop as soon as they decide")
     on_inconclusive: Literal["block", "extend"] = "block"
 

@@ -26,6 +26,7 @@ NAME, BLOCKS = "smollm2-135m", 4
 SMALLER = {
     "window: 512, max_windows: 64": "window: 128, max_windows: 16",
     "positions: 2048, windows: 64": "positions: 512, windows: 16",
+    "rare: 0.05": "rare: 0.2",
     "  long_context: {windows: 16}\n": "",
     "lambada: 400, arc_easy_local: 400, piqa_local: 400": "piqa_local: 20",
     "samples: 128, tokens: 256": "samples: 32, tokens: 128",
