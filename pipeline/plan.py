@@ -118,7 +118,7 @@ def _show_blindness(console: Any, recipe: Recipe, load: Workload) -> None:
         wanted = limits.windows_for(rare, confidence)
         console.print(
             f"[red]No PASS can come: gate.rare asks for {rare:.1%}. Set evaluate.divergence.windows to {wanted}, and take texts "
-            "with as many windows.[/]",
+            "with as many windows: shorter ones (evaluate.perplexity.window) cost no more.[/]",
             soft_wrap=True,
         )
 
