@@ -15,11 +15,12 @@ from pathlib import Path
 
 from benchmarks import random_project
 from benchmarks.random_project import NAME
-from pipeline import machine, paths, records
+from pipeline import paths, records
 from pipeline.benchmark import performance, rounds
 from pipeline.benchmark.statistics import closed_levels
 from pipeline.recipe import Recipe
 from pipeline.records import Benchmark, Level
+from pipeline.runtime import machine
 
 EMBEDDING = 32000 * 2048  # parameters that a token looks up and does not read whole
 EMBEDDING_BYTES = {"bf16": 2, "int8": 1, "int4": 1}  # OpenVINO's; vLLM's packed formats leave it in 16 bits

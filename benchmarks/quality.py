@@ -23,11 +23,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline import checkpoint, engines, environments, machine, paths, process, quantizers, records, stages
+from pipeline import engines, paths, quantizers, records
 from pipeline.errors import ArtifactError, QuantizeError, WorkerCrashed
 from pipeline.gate import statistics
-from pipeline.process import ENVIRONMENT, OFFLINE
 from pipeline.recipe import Recipe, Variant, rungs
+from pipeline.runtime import environments, machine, process
+from pipeline.runtime.process import ENVIRONMENT, OFFLINE
+from pipeline.source import checkpoint
+from pipeline.stages import quantize as stages
 
 CONFIDENCE = 0.95
 FINDINGS = (QuantizeError, ArtifactError, WorkerCrashed, subprocess.CalledProcessError)  # an interruption is none

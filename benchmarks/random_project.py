@@ -13,11 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifact, environments, paths, stages
+from pipeline import paths
 from pipeline import recipe as recipes
-from pipeline.process import ENVIRONMENT
 from pipeline.recipe import Recipe
-from pipeline.records import Layers, Manifest
+from pipeline.records import Layers, Manifest, artifact
+from pipeline.runtime import environments
+from pipeline.runtime.process import ENVIRONMENT
+from pipeline.stages import quantize as stages
 
 NAME = "random-1b"
 LINKED = ("pipeline", "benchmarks", "calibration", "environments", "dvc.yaml")

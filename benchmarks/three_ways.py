@@ -21,12 +21,15 @@ from statistics import median
 
 from benchmarks import random_project
 from benchmarks.random_project import NAME
-from pipeline import environments, machine, paths, records, serving
-from pipeline.benchmark import remote, rounds
+from pipeline import paths, records
+from pipeline.benchmark import rounds
 from pipeline.benchmark.statistics import closed_levels
-from pipeline.process import ENVIRONMENT
+from pipeline.engines import serving
 from pipeline.recipe import Recipe
 from pipeline.records import Benchmark
+from pipeline.runtime import environments, machine
+from pipeline.runtime.process import ENVIRONMENT
+from pipeline.stages import benchmark_http as remote
 
 VARIANT = "vllm-bf16"
 REPEATS = 2  # within a turn

@@ -8,8 +8,9 @@ import os
 import sys
 from collections.abc import Callable
 
-from pipeline import __version__, cli_release, crash, environments, paths
+from pipeline import __version__, cli_release, paths
 from pipeline.errors import QuantgateError, RecipeError
+from pipeline.runtime import crash, environments
 
 DESCRIPTION = (
     "Quantize a checkpoint for OpenVINO and vLLM, measure every artifact on the engine that serves it, and say which "
@@ -130,7 +131,7 @@ def _take_audit(audit: argparse.ArgumentParser) -> None:
 
 
 def _stage(function: str, options: argparse.Namespace) -> None:
-    from pipeline import index
+    from pipeline.planning import index
 
     index.check(options.recipe)
     module, name = ("judge", "recheck") if getattr(options, "recheck", False) else function.split(":")
@@ -139,8 +140,9 @@ def _stage(function: str, options: argparse.Namespace) -> None:
 
 
 def _benchmark(options: argparse.Namespace) -> None:
-    from pipeline import index
-    from pipeline.benchmark import remote, rounds
+    from pipeline.benchmark import rounds
+    from pipeline.planning import index
+    from pipeline.stages import benchmark_http as remote
 
     index.check(options.recipe)
     if (options.url and not options.served) or (options.model and not options.url):
@@ -160,21 +162,22 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _audit(options: argparse.Namespace) -> None:
-    from pipeline.audit.verb import audit
+    from pipeline.stages.audit.verb import audit
 
     audit(options.model, options.name, options.recipe, options.against)
 
 
 def _require(options: argparse.Namespace) -> None:
-    from pipeline import index
-    from pipeline.require import require
+    from pipeline.planning import index
+    from pipeline.stages.require import require
 
     index.check(options.recipe)
     require(options.recipe, options.variant)
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from pipeline import index, plan, stages
+    from pipeline.planning import index, plan
+    from pipeline.stages import quantize as stages
 
     recipe = stages.open_unclimbed(options.recipe)
     index.check(options.recipe)
@@ -183,7 +186,7 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> None:
-    from pipeline import doctor
+    from pipeline.planning import doctor
 
     doctor.show()
 
@@ -193,7 +196,7 @@ def _setup(options: argparse.Namespace) -> int:
 
 
 def _index(options: argparse.Namespace) -> None:
-    from pipeline import index
+    from pipeline.planning import index
 
     if options.check:
         index.check()
@@ -202,7 +205,7 @@ def _index(options: argparse.Namespace) -> None:
 
 
 def _calibration(options: argparse.Namespace) -> None:
-    from pipeline import prompt_file
+    from pipeline.source import prompt_file
 
     prompt_file.add(options.file, options.name, options.field, options.licence)
 

@@ -7,8 +7,14 @@ import shutil
 
 import numpy as np
 
-from pipeline import artifact, calibration, index, judge, looks, paths, recipe, records, stages
+from pipeline import paths, recipe, records
 from pipeline.benchmark import rounds, statistics
+from pipeline.planning import index
+from pipeline.records import artifact
+from pipeline.source import calibration
+from pipeline.stages import evaluate as judge
+from pipeline.stages import gate as looks
+from pipeline.stages import quantize as stages
 from tests import evaluations as make
 from tests import timed
 from tests.conftest import ROOT

@@ -8,9 +8,12 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 
-from pipeline import paths, publish, recipe, records, report, seals, signing, stages
-from pipeline.bundle import check
-from pipeline.signoff import policy, verbs
+from pipeline import paths, recipe, records, report
+from pipeline.evidence import seals
+from pipeline.release import publish, signing
+from pipeline.release.bundle import check
+from pipeline.release.signoff import policy, verbs
+from pipeline.stages import quantize as stages
 
 AUTHOR, ADA, BOB, CI = "eve@example.org", "ada@example.org", "bob@example.org", "ci"
 RECIPE, VARIANT = "tiny", "ov-int8"

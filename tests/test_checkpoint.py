@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import checkpoint, paths
+from pipeline import paths
 from pipeline.errors import CheckpointError, RecipeError
 from pipeline.quantizers import refusal
 from pipeline.recipe import Model, Variant
-from pipeline.tensors import not_finite, read_header
+from pipeline.source import checkpoint
+from pipeline.source.tensors import not_finite, read_header
 from tests import hub_server
 from tests.build import write_checkpoint, write_safetensors
 

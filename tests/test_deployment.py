@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import artifact, catalogue, cli, environments
+from pipeline import cli
 from pipeline.errors import Rejected, SetupError
-from pipeline.signoff import verbs
+from pipeline.records import artifact
+from pipeline.release import catalogue
+from pipeline.release.signoff import verbs
+from pipeline.runtime import environments
 from tests import release
 from tests.conftest import ROOT
 from tests.release import BOB, PASS, RECIPE, VARIANT, key

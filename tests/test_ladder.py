@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import paths, stages
+from pipeline import paths
 from pipeline.errors import RecipeError
 from pipeline.gate import limits, texts
 from pipeline.recipe import Variant, load, rungs
 from pipeline.recipe.ladder import AUTO, FASTER, bits_per_weight, words
 from pipeline.records import Climb, Step
 from pipeline.report import card, provenance
+from pipeline.stages import quantize as stages
 from tests import timed_summaries
 from tests.timed_summaries import manifest
 

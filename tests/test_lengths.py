@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import lengths, recipe, stages
+from pipeline import recipe
 from pipeline.errors import RecipeError
+from pipeline.source import lengths
+from pipeline.stages import quantize as stages
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import looks, paths, process, recipe, report
+from pipeline import paths, recipe, report
 from pipeline.errors import EvaluationError, WorkerCrashed
 from pipeline.records import Evaluation, Extension, Verdict, read
+from pipeline.runtime import process
+from pipeline.stages import gate as looks
 from tests import evaluations as make
 from tests import measured
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import environments, process, progress, worker
 from pipeline.errors import ArtifactError, CalibrationError, StageError, WorkerCrashed
+from pipeline.runtime import environments, process, progress, worker
 
 JOBS = """
 import os, signal

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import cli, looks, paths, recipe, records, report
+from pipeline import cli, paths, recipe, records, report
 from pipeline.errors import ArtifactError, Rejected
-from pipeline.require import require
+from pipeline.stages import gate as looks
+from pipeline.stages.require import require
 from tests import release
 from tests.conftest import command
 from tests.measured import FILE, manifest

@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 
-from pipeline import cli, looks, paths, records, require, seals, stages
+from pipeline import cli, paths, records
 from pipeline.errors import ArtifactError
+from pipeline.evidence import seals
 from pipeline.recipe import Recipe
-from pipeline.signoff import log
+from pipeline.release.signoff import log
+from pipeline.stages import gate as looks
+from pipeline.stages import quantize as stages
+from pipeline.stages import require
 from tests import release
 from tests.release import ADA, PASS, RECIPE, key
 

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import deploy, environments, paths, records, serving
-from pipeline.benchmark import http, remote
-from pipeline.bundle import serve as served
-from pipeline.engines import vllm
+from pipeline import paths, records
+from pipeline.benchmark import http
+from pipeline.engines import serving, vllm
 from pipeline.errors import EvaluationError, Rejected, SetupError
 from pipeline.recipe import Serve
+from pipeline.release import deploy
+from pipeline.release.bundle import serve as served
+from pipeline.runtime import environments
+from pipeline.stages import benchmark_http as remote
 from tests.http_server import Behaviour, running
 
 SERVE = Serve(max_model_len=256, max_num_seqs=8, max_num_batched_tokens=64, kv_cache_gib=2, threads=1)

@@ -9,14 +9,17 @@ from typing import get_args
 
 import pytest
 
-from pipeline import cli, looks, paths, recipe, records, report, signing, stages
+from pipeline import cli, paths, recipe, records, report
 from pipeline.errors import RecipeError, Rejected, SignoffError
+from pipeline.release import signing
+from pipeline.release.signoff import log, policy, verbs
 from pipeline.report import chart_forest
-from pipeline.signoff import log, policy, verbs
+from pipeline.stages import gate as looks
+from pipeline.stages import quantize as stages
 from tests import release
 from tests.release import ADA, AUTHOR, BOB, PASS, RECIPE, key
 
-DIRTY = ("pipeline/layers.py",)
+DIRTY = ("pipeline/formats/layers.py",)
 pytestmark = pytest.mark.usefixtures("quick_gate")
 
 
@@ -260,7 +263,7 @@ def _edit(path: Path, old: str, new: str) -> None:
         (other_figures, "the benchmark is not what its raw timings give"),
         (dirty_tree, "the project now: of a dirty tree: pipeline/gate/limits.py differ"),
         (dirty_recipe, "the project now: of a dirty tree: recipes/tiny.yaml differ"),
-        (made_dirty, "the artifact: of a dirty tree: pipeline/layers.py differ"),
+        (made_dirty, "the artifact: of a dirty tree: pipeline/formats/layers.py differ"),
         (measured_dirty, "its evaluation: of a dirty tree"),
         (floating, "another checkpoint was pinned"),
         (partial, "partial evaluation: 0 items of world_facts, the recipe asks for all"),

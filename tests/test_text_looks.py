@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import gate, judge, looks, paths, process, report
+from pipeline import gate, paths, report
 from pipeline.evaluation import text
 from pipeline.gate import texts
 from pipeline.recipe import first_windows
 from pipeline.records import Checkpoint, Evaluation, Verdict, View, read
+from pipeline.runtime import process
+from pipeline.stages import evaluate as judge
+from pipeline.stages import gate as looks
 from tests import evaluations as make
 from tests import measured
 from tests.test_text_measure import OURS, PLAN, TEXTS, THEIRS, Tabled, decode

@@ -15,12 +15,16 @@ from typing import Any, NamedTuple
 import psutil
 from tqdm import tqdm
 
-from pipeline import artifact, checkpoint, costs, engines, machine, paths, records, seals, stages
+from pipeline import engines, paths, records
 from pipeline import recipe as recipes
 from pipeline.benchmark import statistics
-from pipeline.process import Session
+from pipeline.evidence import seals
 from pipeline.recipe import Recipe
-from pipeline.records import Benchmark, Profile, Replay, Trace
+from pipeline.records import Benchmark, Profile, Replay, Trace, artifact
+from pipeline.runtime import costs, machine
+from pipeline.runtime.process import Session
+from pipeline.source import checkpoint
+from pipeline.stages import quantize as stages
 
 ENGINE_BYTES = 2e9  # an engine besides its weights and KV cache, generously
 MEMORY_PER_SIZE = 1.5  # resident bytes of a loaded artifact over its size on disk

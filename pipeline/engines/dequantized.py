@@ -7,7 +7,7 @@ Four bits, eight values to an int32, value i of a word being `word >> 4 * i & 15
     AWQ gemm  qweight [in, out/8] and qzeros packed along out, the eight columns of a word in AWQ_ORDER, scales as above
               (mit-han-lab/llm-awq; casper-hansen/AutoAWQ utils/packing_utils.py)
 
-compressed-tensors is in pipeline/engines/compressed.py; which of them it is says pipeline/packing.py.
+compressed-tensors is in pipeline/formats/compressed.py; which of them it is says pipeline/formats/packing.py.
 
 weight[o, i] = (quantized[i, o] - zero[g, o]) * scale[g, o], where g is the group of input i: g_idx[i], else i // group_size.
 """
@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.checkpoint import source_tensors
-from pipeline.engines import compressed
 from pipeline.engines.reference import ReferenceEngine
 from pipeline.errors import ArtifactError
-from pipeline.packing import Packing, packing
+from pipeline.formats import compressed
+from pipeline.formats.packing import Packing, packing
+from pipeline.source.checkpoint import source_tensors
 
 if TYPE_CHECKING:
     import torch

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 from pipeline import paths
 from pipeline.benchmark import performance, rounds
 from pipeline.errors import ArtifactError
-from pipeline.judge import evaluation_of
 from pipeline.recipe import Recipe
 from pipeline.records import Benchmark, Checkpoint, Evaluation, Manifest, Performance, Samples, Task, Verdict, read
 from pipeline.report.comparison import compare
 from pipeline.report.distribution import kl_distribution
+from pipeline.stages.evaluate import evaluation_of
 
 
 class Judged(NamedTuple):

@@ -18,12 +18,16 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline import checkpoint, paths, records, serving, stages
-from pipeline.benchmark import remote, statistics
+from pipeline import paths, records
+from pipeline.benchmark import statistics
+from pipeline.engines import serving
 from pipeline.errors import EvaluationError
-from pipeline.process import Session
 from pipeline.recipe import Serve, Slo
 from pipeline.records import Replay, Trace, TracedRequest
+from pipeline.runtime.process import Session
+from pipeline.source import checkpoint
+from pipeline.stages import benchmark_http as remote
+from pipeline.stages import quantize as stages
 from tests.conftest import ROOT
 from tests.http_server import Behaviour, Running, running
 

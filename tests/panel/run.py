@@ -21,11 +21,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifact, environments, judge, looks, paths, process, records
+from pipeline import paths, records
 from pipeline import recipe as recipes
 from pipeline.errors import CalibrationError
 from pipeline.recipe import Recipe, Variant
-from pipeline.records import Status
+from pipeline.records import Status, artifact
+from pipeline.runtime import environments, process
+from pipeline.stages import evaluate as judge
+from pipeline.stages import gate as looks
 from tests.panel.items import BENIGN, DAMAGES, Item
 
 AUTOAWQ = Path("artifacts/autoawq")
