@@ -36,6 +36,7 @@ check:
 	@ruff check .
 	@ruff format --check .
 	@mypy
+	@lint-imports --no-logo
 
 panel: setup
 	@python -m tests.panel $(MODEL)

@@ -29,7 +29,7 @@ from pipeline.recipe import Recipe
 from pipeline.records import Benchmark
 from pipeline.runtime import environments, machine
 from pipeline.runtime.process import ENVIRONMENT
-from pipeline.stages import benchmark_http as remote
+from pipeline.stages import benchmark, benchmark_http
 
 VARIANT = "vllm-bf16"
 REPEATS = 2  # within a turn
@@ -57,12 +57,12 @@ def run(turns: int, requests: int, layers: int) -> str:
 
 
 def _in_process(recipe: Recipe) -> Rates:
-    rounds.measure(NAME, recipe, [VARIANT])
+    benchmark.measure(NAME, recipe, [VARIANT])
     return _rates(records.read(paths.benchmark(NAME, VARIANT), Benchmark))
 
 
 def _over_http(recipe: Recipe) -> Rates:
-    remote.benchmark_http(NAME, VARIANT, None, None)
+    benchmark_http.run(NAME, VARIANT, None, None)
     return _rates(records.read(paths.http(NAME, VARIANT), Benchmark))
 
 

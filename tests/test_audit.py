@@ -15,11 +15,11 @@ import pytest
 from pipeline import cli, paths, records
 from pipeline import recipe as recipes
 from pipeline.errors import ArtifactError, CheckpointError, RecipeError
+from pipeline.evidence import opened
 from pipeline.planning import index
 from pipeline.recipe import Model
 from pipeline.records import Verdict, read
 from pipeline.report import card, markdown, page
-from pipeline.stages import quantize as stages
 from pipeline.stages.audit import against, claim, taking, verb
 from tests import hub_server, summaries, timed_summaries
 from tests.build import write_checkpoint, write_safetensors
@@ -268,7 +268,7 @@ def test_what_cannot_be_judged_is_refused(engine: str, said: dict[str, Any], exp
     }
     found = claim.Claim.model_validate({**rest, **said})
     with pytest.raises((ArtifactError, RecipeError), match=expected):
-        verb._as_variant("tiny", stages.open_recipe("tiny"), "theirs", engine, found)
+        verb._as_variant("tiny", opened.recipe("tiny"), "theirs", engine, found)
 
 
 @pytest.mark.usefixtures("project")

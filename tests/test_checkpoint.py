@@ -143,9 +143,9 @@ def hub(source: Path, tmp_path: Path) -> Iterator[str]:
 
 PIN_SCRIPT = f"""
 import sys
-from pipeline import checkpoint
 from pipeline.errors import QuantgateError
 from pipeline.recipe import Model
+from pipeline.source import checkpoint
 try:
     record = checkpoint.pin(Model(repo="owner/name", revision="{COMMIT}"))
     print("pinned", len(record.files), record.parameters)

@@ -77,7 +77,7 @@ def test_a_host_without_a_policy_is_told_to_name_one(quantgate: Quantgate, bundl
 
 
 def test_an_installed_quantgate_finds_the_environments_that_a_clone_made(installed: Path, tmp_path: Path) -> None:
-    question = "from pipeline import environments; print(environments.location('vllm'))"
+    question = "from pipeline.runtime import environments; print(environments.location('vllm'))"
     done = subprocess.run([sys.executable, "-c", question], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(installed)},
                           capture_output=True, text=True, check=True)  # fmt: skip
     assert done.stdout.strip() == str(environments.location("vllm"))

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.engines.dequantized import dequantize
 from pipeline.errors import ArtifactError
+from pipeline.formats.decoded import dequantize
 from pipeline.formats.packing import Packing, packing
 from pipeline.runtime import environments
 from pipeline.source.checkpoint import source_tensors

@@ -15,6 +15,7 @@ from pipeline.recipe import Serve
 from pipeline.release import deploy
 from pipeline.release.bundle import serve as served
 from pipeline.runtime import environments
+from pipeline.stages import benchmark_http
 from pipeline.stages import benchmark_http as remote
 from tests.http_server import Behaviour, running
 
@@ -70,9 +71,9 @@ def test_the_one_model_of_a_server_needs_no_name() -> None:
 def test_what_did_not_pass_or_cannot_be_served_here_is_refused(project: Path) -> None:
     records.write_text(paths.gate("tiny", "gptq-int4"), "FAIL\n")
     with pytest.raises(Rejected, match="the gate says FAIL"):
-        remote.benchmark_http("tiny", "gptq-int4", None, None)
+        benchmark_http.run("tiny", "gptq-int4", None, None)
     with pytest.raises(EvaluationError, match=r"OpenVINO Model Server.*--url"):
-        remote.benchmark_http("tiny", "ov-bf16", None, None)
+        benchmark_http.run("tiny", "ov-bf16", None, None)
 
 
 def test_of_a_traceback_the_last_line_is_kept() -> None:

@@ -11,11 +11,11 @@ import pytest
 
 from pipeline import cli, paths, recipe, records, report
 from pipeline.errors import RecipeError, Rejected, SignoffError
+from pipeline.evidence import provenance
 from pipeline.release import signing
 from pipeline.release.signoff import log, policy, verbs
 from pipeline.report import chart_forest
-from pipeline.stages import gate as looks
-from pipeline.stages import quantize as stages
+from pipeline.stages import gate as gate_stage
 from tests import release
 from tests.release import ADA, AUTHOR, BOB, PASS, RECIPE, key
 
@@ -28,7 +28,7 @@ def fails() -> None:
     path = paths.recipe(RECIPE)
     path.write_text(path.read_text().replace("mean_kl: {bf16: 0.001, int8: 0.001", "mean_kl: {bf16: 0.001, int8: 0.00005"))
     release.commit("a stricter limit")
-    looks.decide(*PASS)
+    gate_stage.run(*PASS)
     found = records.read(paths.benchmark(*PASS), records.Benchmark)
     unmeasured = {"measured": False, "reason": "the gate says FAIL", "profiles": {}, "machine": {}, "device": None}
     found.model_copy(update=unmeasured).write(paths.benchmark(*PASS))
@@ -143,7 +143,7 @@ def test_an_approval_is_of_the_records_it_was_given_for(measured: recipe.Recipe,
 def test_who_makes_the_same_again_keeps_its_approval(measured: recipe.Recipe) -> None:
     """At another time, in another time, and after the sign-off was committed: none of it is what was approved."""
     release.approve()
-    origin = stages.origin(RECIPE, "openvino")
+    origin = provenance.now(RECIPE, "openvino")
     for path, kind in ((paths.manifest(*PASS), records.Manifest), (paths.evaluation(*PASS), records.Evaluation)):
         found = records.read(path, kind)
         assert found.origin == origin
@@ -198,7 +198,7 @@ def partial() -> None:
     found = records.read(path, records.Evaluation)
     found.model_copy(update={"tasks": found.tasks[1:]}).write(path)
     release.seal_again()
-    looks.decide(*PASS)
+    gate_stage.run(*PASS)
 
 
 def told_to_look_away() -> None:

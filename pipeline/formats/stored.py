@@ -52,7 +52,7 @@ def rounding_grid(weight: np.ndarray, bits: int, group_size: int) -> Grid:
 def _from_safetensors(artifact: Path) -> Iterator[Matrix]:
     from safetensors import safe_open
 
-    from pipeline.engines.dequantized import weights
+    from pipeline.formats.decoded import weights
 
     tensors = source_tensors(artifact)
 

@@ -1,7 +1,7 @@
 """`quantgate plan`: what would run, where, and an estimate of disk, memory and time before anything starts.
 
-Time is this machine's, measured once (pipeline/runtime/speed), were it idle otherwise. What a stage took when it last ran stands beside
-its estimate.
+Time is that of this machine, measured once (pipeline/runtime/speed), were it idle otherwise. What a stage took when it last ran
+stands beside its estimate.
 """
 
 from __future__ import annotations

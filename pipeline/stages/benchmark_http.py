@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from pipeline import engines, paths, records
-from pipeline.benchmark import http, rounds, statistics
+from pipeline.benchmark import http, statistics
 from pipeline.engines import serving, vllm
 from pipeline.errors import EvaluationError, Rejected
+from pipeline.evidence import keeping, opened, settings
 from pipeline.recipe import Recipe, Variant
 from pipeline.records import Benchmark, Profile, Replay, Trace, artifact
 from pipeline.runtime import environments, machine
 from pipeline.runtime.process import Session
 from pipeline.source import checkpoint
-from pipeline.stages import quantize as stages
 
 REQUEST_TIMEOUT_S = 1800.0
 RETOKENIZED = (
@@ -43,9 +43,9 @@ class Found(NamedTuple):
     versions: dict[str, str]
 
 
-def benchmark_http(name: str, variant_name: str, url: str | None, model: str | None) -> None:
+def run(name: str, variant_name: str, url: str | None, model: str | None) -> None:
     """Times one variant that passed over HTTP. Raises Rejected if it did not pass, EvaluationError if nothing answers."""
-    recipe, variant = stages.open_variant(name, variant_name)
+    recipe, variant = opened.variant(name, variant_name)
     reason = _refuse(name, variant_name, variant, url)
     trace = records.read(paths.trace(name), Trace)
     host = machine.describe()
@@ -68,7 +68,7 @@ def benchmark_http(name: str, variant_name: str, url: str | None, model: str | N
         over="http",
         measured=True,
         reason=reason,
-        requested=rounds.requested(recipe, variant_name),
+        requested=settings.timed_under(recipe, variant_name),
         versions=found.versions,
         machine=host if url is None else {},
         trace_sha256=trace.sha256,
@@ -98,7 +98,7 @@ def _refuse(name: str, variant_name: str, variant: Variant, url: str | None) -> 
 
 
 def _on_own_server(name: str, recipe: Recipe, variant_name: str, folder: Path) -> tuple[Found, dict[str, Any]]:
-    model, manifest = stages.verified(paths.place(name, variant_name))
+    model, manifest = keeping.verified(paths.place(name, variant_name))
     device = environments.device()
     with serving.served(model, recipe.serve, variant_name, folder) as server:
         print(f"vllm serve: ready after {server.load_s:.0f} s", flush=True)

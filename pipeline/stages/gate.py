@@ -9,19 +9,18 @@ from typing import Any
 
 from pipeline import engines, gate, paths, records
 from pipeline.errors import EvaluationError
-from pipeline.evidence import seals
+from pipeline.evidence import evaluations, keeping, opened, seals
 from pipeline.gate import limits
 from pipeline.recipe import Recipe
 from pipeline.records import artifact
 from pipeline.runtime import process
 from pipeline.source import checkpoint
-from pipeline.stages import evaluate as judge
-from pipeline.stages import quantize as stages
+from pipeline.stages import measuring
 
 
-def decide(name: str, variant_name: str) -> None:
+def run(name: str, variant_name: str) -> None:
     """The gate stage: writes the verdict."""
-    recipe, _ = stages.open_variant(name, variant_name)
+    recipe, _ = opened.variant(name, variant_name)
     verdict = settle(name, variant_name, recipe, paths.place(name, variant_name))
     verdict.write(paths.verdict(name, variant_name))
     records.write_text(paths.gate(name, variant_name), f"{verdict.status}\n")
@@ -44,8 +43,8 @@ def settle(name: str, variant_name: str, recipe: Recipe, place: paths.Place) -> 
     """
     held_to = limits.of(recipe, recipe.variants[variant_name])
     _start_extension(held_to, place)
-    verdict = judge.verdict_of(name, variant_name, recipe, place)
-    spans = _next(verdict, judge.evaluation_of(name, variant_name, place), held_to)
+    verdict = evaluations.verdict_of(name, variant_name, recipe, place)
+    spans = _next(verdict, evaluations.evaluation_of(name, variant_name, place), held_to)
     if not spans:
         return verdict
     with (
@@ -56,12 +55,12 @@ def settle(name: str, variant_name: str, recipe: Recipe, place: paths.Place) -> 
             drawn = ", ".join(f"{task} {start} to {stop}" for task, (start, stop) in spans.items())
             print(f"{variant_name}: undecided; adding items: {drawn}", flush=True)
             _add(name, variant_name, place, session.ask({"spans": spans}))
-            verdict = judge.verdict_of(name, variant_name, recipe, place)
-            spans = _next(verdict, judge.evaluation_of(name, variant_name, place), held_to)
+            verdict = evaluations.verdict_of(name, variant_name, recipe, place)
+            spans = _next(verdict, evaluations.evaluation_of(name, variant_name, place), held_to)
     return verdict
 
 
-def _next(verdict: records.Verdict, measured: records.Evaluation, held_to: gate.Limits) -> judge.Spans:
+def _next(verdict: records.Verdict, measured: records.Evaluation, held_to: gate.Limits) -> measuring.Spans:
     """The items to add: those of the next look, if more can decide it, or what a draw for another kind of gate lacks."""
     drawn = {task.name: len(task.items) for task in measured.tasks}
     later = range(len(held_to.fractions))
@@ -71,7 +70,7 @@ def _next(verdict: records.Verdict, measured: records.Evaluation, held_to: gate.
         return {}
     for look in later:
         sizes = {task.name: held_to.size(task.name, task.documents, look) for task in measured.tasks}
-        spans: judge.Spans = {task: (drawn[task], size) for task, size in sizes.items() if drawn[task] < size}
+        spans: measuring.Spans = {task: (drawn[task], size) for task, size in sizes.items() if drawn[task] < size}
         if spans and all(drawn[task] <= size for task, size in sizes.items()):
             return spans
     return {}
@@ -100,9 +99,9 @@ def _other(held_to: gate.Limits) -> gate.Limits:
 
 def _more(name: str, variant_name: str, recipe: Recipe, place: paths.Place, folder: Path) -> closing[process.Session]:
     """The engine with the artifact, loaded once for all looks that are to come."""
-    model, manifest = stages.verified(place)
+    model, manifest = keeping.verified(place)
     source, _ = checkpoint.open_pinned(name, recipe.model)
-    job = judge.engine_job(name, recipe, variant_name, manifest.engine, model, source, {})
+    job = measuring.engine_job(name, recipe, variant_name, manifest.engine, model, source, {})
     environment = engines.ENGINES[manifest.engine].environment
     return closing(process.Session(environment, "extend", job, folder / "job.json", offline=False))
 
@@ -112,8 +111,8 @@ def _start_extension(held_to: gate.Limits, place: paths.Place) -> None:
     evaluation = records.read(place.evaluation, records.Evaluation)
     if place.extension.is_file():
         found = records.read(place.extension, records.Extension)
-        measured = evaluation.model_copy(update={"tasks": judge.joined(evaluation.tasks, found.tasks)})
-        if judge.extends(found, evaluation) and (_stands(measured, held_to) or _stands(measured, _other(held_to))):
+        measured = evaluation.model_copy(update={"tasks": evaluations.joined(evaluation.tasks, found.tasks)})
+        if evaluations.extends(found, evaluation) and (_stands(measured, held_to) or _stands(measured, _other(held_to))):
             return
     started = records.Extension(
         artifact_sha256=evaluation.artifact_sha256,
@@ -133,6 +132,6 @@ def _add(name: str, variant_name: str, place: paths.Place, answer: dict[str, Any
             f"{variant_name}: measured with {extension.versions}, this environment has {answer['versions']}. "
             f"Run: dvc repro -f evaluate@{name}--{variant_name}"
         )
-    tasks = judge.joined(extension.tasks, [records.Task.model_validate(task) for task in answer["tasks"]])
+    tasks = evaluations.joined(extension.tasks, [records.Task.model_validate(task) for task in answer["tasks"]])
     extended = extension.model_copy(update={"tasks": tasks, "wall_s": extension.wall_s + answer["wall_s"]})
     seals.sealed(extended, {}).write(place.extension)

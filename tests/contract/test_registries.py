@@ -28,8 +28,8 @@ from tests.conftest import ROOT
 from tests.registry_servers import KINDS, Served, use
 
 BYTES = 17 << 20  # several parts of an upload to S3 and to an OCI registry
-MODULES = {"folder": "pipeline.release.registries.folder", "s3": "s3fs", "oci": "pipeline.release.registries.oci_client", "mlflow": "mlflow",
-           "hub": "pipeline.release.registries.hub"}  # fmt: skip
+OURS = "pipeline.release.registries"
+MODULES = {"folder": f"{OURS}.folder", "s3": "s3fs", "oci": f"{OURS}.oci_client", "mlflow": "mlflow", "hub": f"{OURS}.hub"}
 KILLS = [pytest.param(3, id="3-kills"), pytest.param(20, id="20-kills", marks=pytest.mark.thorough)]
 
 

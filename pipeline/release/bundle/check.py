@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from pipeline import gate, paths
 from pipeline.errors import ArtifactError, QuantgateError, Rejected, Tampered
 from pipeline.evidence import seals
+from pipeline.evidence.evaluations import joined
 from pipeline.gate import limits
 from pipeline.records import File, artifact
 from pipeline.release import signing
@@ -24,7 +25,6 @@ from pipeline.release.registries import Entry
 from pipeline.release.signoff import case, log, subject
 from pipeline.release.signoff.policy import Policy
 from pipeline.release.signoff.standing import Case, Standing, standing
-from pipeline.stages.evaluate import joined
 
 LARGEST_SIGNATURE = 64 * 2**20  # bytes
 

@@ -8,12 +8,11 @@ from typing import Any
 
 from pipeline import paths
 from pipeline.errors import SignoffError
-from pipeline.evidence import revision, seals
+from pipeline.evidence import opened, revision, seals
 from pipeline.release import signing
 from pipeline.release.bundle import assemble, check
 from pipeline.release.registries import Entry
 from pipeline.release.signoff import log, policy, verbs
-from pipeline.stages import quantize as stages
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
@@ -29,6 +28,6 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         raise SignoffError(f"{log.path(name, variant_name)}: not in the git commit as it is. Commit the sign-off, then publish.")
     made = seals.content(paths.manifest(name, variant_name))
     entry = Entry(name, variant_name, made[:12] if job["version"] is None else job["version"])
-    files = assemble.assemble(entry, stages.open_recipe(name), signer, by, out)
+    files = assemble.assemble(entry, opened.recipe(name), signer, by, out)
     check.check(out, rules, now, recheck=True)
     return {"version": entry.version, "files": [file.model_dump() for file in files]}

@@ -1,7 +1,8 @@
 """Where published bundles are kept: the table of registries, and what each of them must do.
 
-A registry holds whole bundles (pipeline/release/bundle), each under recipe, variant and version. It is believed nothing: who publishes
-reads everything back, who fetches checks the signature first and every hash before a file is used. Each is one file beside this.
+A registry holds whole bundles (pipeline/release/bundle), each under recipe, variant and version. It is believed nothing: who
+publishes reads everything back, who fetches checks the signature first and every hash before a file is used. Each is one file
+beside this.
 """
 
 from __future__ import annotations

@@ -8,23 +8,21 @@ import math
 from pipeline import paths, records
 from pipeline.benchmark import performance
 from pipeline.errors import SignoffError
-from pipeline.evidence import revision, seals
+from pipeline.evidence import current, opened, provenance, revision, seals
 from pipeline.recipe import Recipe
 from pipeline.records import VIEWS, Benchmark, Checkpoint, Evaluation, Manifest, Origin, Performance, Revision, Texts, Verdict
 from pipeline.release.signoff import subject
 from pipeline.release.signoff.policy import Policy
 from pipeline.release.signoff.standing import Case
 from pipeline.runtime import environments
-from pipeline.stages import quantize as stages
-from pipeline.stages import require
 
 SHOWN = 3
 
 
 def of(name: str, variant_name: str) -> Case:
     """Raises ArtifactError if anything is missing, changed or stale, SignoffError for what nobody may sign off."""
-    recipe, _ = stages.open_variant(name, variant_name)
-    verdict = require.current_verdict(name, recipe, variant_name)
+    recipe, _ = opened.variant(name, variant_name)
+    verdict = current.verdict(name, recipe, variant_name)
     never = [*_unfounded(name, variant_name), *_floating(name), *_partial(name, variant_name, recipe, verdict)]
     if never:
         raise SignoffError(f"{name}/{variant_name}: cannot be signed off as it is:\n  " + "\n  ".join(never))
@@ -60,7 +58,7 @@ def _unfounded(name: str, variant_name: str) -> list[str]:
         "its evaluation": (measured, f"dvc repro -s -f evaluate@{name}--{variant_name}{after}"),
         "the reference evaluation": (reference, f"dvc repro -s -f reference@{name}{after}"),
     }
-    wrong = _dirty("the project now", revision.now(stages.rests_on(name)), "ask again")
+    wrong = _dirty("the project now", revision.now(provenance.rests_on(name)), "ask again")
     for what, (origin, remedy) in found.items():
         wrong += _dirty(what, origin.revision, remedy) or _invented(what, name, origin, remedy)
     return wrong

@@ -19,13 +19,13 @@ from scipy.stats import hypergeom
 
 from pipeline import engines, paths, records
 from pipeline.errors import SignoffError
+from pipeline.evidence import evaluations, keeping, opened
 from pipeline.planning import estimate
 from pipeline.records import VIEWS, Evaluation, Remeasured, Task, View, artifact
 from pipeline.release.signoff.drawing import span
 from pipeline.runtime import costs
 from pipeline.source import checkpoint
-from pipeline.stages import evaluate as judge
-from pipeline.stages import quantize as stages
+from pipeline.stages import measuring
 
 CHANGED_BY_CHANCE = 1e-3  # probability with which an honest engine's changed items are taken for a forgery
 
@@ -42,17 +42,17 @@ class Again(NamedTuple):
 
 def remeasure(name: str, variant_name: str, share: float) -> Remeasured:
     """Raises SignoffError if the part is not what the evaluation says, or nothing was measured; as evaluating does, otherwise."""
-    recipe, variant = stages.open_variant(name, variant_name)
+    recipe, variant = opened.variant(name, variant_name)
     place = paths.place(name, variant_name)
-    recorded = judge.evaluation_of(name, variant_name, place)
+    recorded = evaluations.evaluation_of(name, variant_name, place)
     if recorded.failure is not None:
         raise SignoffError(f"{name}/{variant_name}: --remeasure: nothing was measured that could be again: {recorded.failure}")
-    model, manifest = stages.verified(place)
+    model, manifest = keeping.verified(place)
     source, _ = checkpoint.open_pinned(name, recipe.model)
     seed = secrets.randbits(32)
     rng = random.Random(seed)
-    spans: judge.Spans = {task.name: span(len(task.items), share, rng) for task in recorded.tasks}
-    job = judge.engine_job(name, recipe, variant_name, manifest.engine, model, source, spans)
+    spans: measuring.Spans = {task.name: span(len(task.items), share, rng) for task in recorded.tasks}
+    job = measuring.engine_job(name, recipe, variant_name, manifest.engine, model, source, spans)
     job |= {"logprobs": str(paths.logprobs(name)), "share": share, "seed": seed}
     stage = f"remeasure@{name}--{variant_name}"
     with artifact.stage_folder(stage) as folder:

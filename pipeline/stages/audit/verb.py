@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline import engines, paths, records, report
 from pipeline.benchmark.performance import performance
 from pipeline.errors import ArtifactError, RecipeError, Rejected, StageError
-from pipeline.evidence import seals
+from pipeline.evidence import evaluations, opened, provenance, seals
 from pipeline.planning import index
 from pipeline.quantizers import refusal
 from pipeline.recipe import VARIANT_NAME, Model, Recipe, Variant
@@ -21,9 +21,8 @@ from pipeline.records import artifact
 from pipeline.report.summary import Judged
 from pipeline.runtime import environments, process
 from pipeline.source import checkpoint
-from pipeline.stages import evaluate as judge
-from pipeline.stages import gate as looks
-from pipeline.stages import quantize as stages
+from pipeline.stages import evaluate
+from pipeline.stages import gate as gate_stage
 from pipeline.stages.audit import taking
 from pipeline.stages.audit.against import recipe_for, slug
 from pipeline.stages.audit.claim import Claim
@@ -37,7 +36,7 @@ def audit(given: str, name: str | None, recipe_name: str, against: str | None) -
     model = taking.where(given)
     if against is not None:
         recipe_name = recipe_for(recipe_name, taking.where(against))
-    recipe = stages.open_recipe(recipe_name)
+    recipe = opened.recipe(recipe_name)
     name = _named(recipe_name, recipe, name or slug(model.path or str(model.repo)))
     root = paths.audit(recipe_name, name)
     with artifact.stage_folder(f"audit@{recipe_name}--{name}") as work:
@@ -94,7 +93,7 @@ def _take(model: Model, name: str, recipe_name: str, recipe: Recipe, work: Path)
         wall_s=0,
         peak_memory_bytes=0,
         taken_from=taking.words(model),
-        origin=stages.origin(recipe_name, environment),
+        origin=provenance.now(recipe_name, environment),
     )
     seals.sealed(manifest, {"checkpoint.json": paths.checkpoint(recipe_name)}).write(work / "out" / seals.MANIFEST)
     says = ", ".join(f"{key} {value}" for key, value in claim.settings.items())
@@ -131,16 +130,16 @@ def _repro(target: str) -> None:
 def _judge(recipe_name: str, name: str, audited: Recipe) -> records.Verdict:
     root = paths.audit(recipe_name, name)
     place = paths.Place(root / "model", root / "manifest.json", root / "evaluation.json", root / "extension.json")
-    judge.measure(recipe_name, name, audited, place)
-    verdict = looks.settle(recipe_name, name, audited, place)
+    evaluate.measure(recipe_name, name, audited, place)
+    verdict = gate_stage.settle(recipe_name, name, audited, place)
     verdict.write(root / "verdict.json")
-    looks.say(verdict)
+    gate_stage.say(verdict)
     untimed = records.Benchmark(
         recipe=recipe_name, variant=name, engine=audited.variants[name].engine, over="in process", measured=False, reason=UNTIMED
     )
     judged = Judged(
         records.read(place.manifest, records.Manifest),
-        judge.evaluation_of(recipe_name, name, place),
+        evaluations.evaluation_of(recipe_name, name, place),
         verdict,
         untimed,
         performance(audited, audited.variants[name], untimed, None),

@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline import paths, records
 from pipeline import recipe as recipes
 from pipeline.errors import ArtifactError, EvaluationError, QuantizeError, RecipeError, WorkerCrashed
-from pipeline.evidence import seals
+from pipeline.evidence import evaluations, keeping, opened, seals
 from pipeline.gate import limits
 from pipeline.quantizers import refusal
 from pipeline.recipe import Recipe, Variant, ladder
@@ -21,9 +21,7 @@ from pipeline.recipe.parsing import unknown
 from pipeline.records import Climb, Estimate, Step, artifact
 from pipeline.runtime import environments
 from pipeline.source import checkpoint
-from pipeline.stages import evaluate as judge
-from pipeline.stages import gate as looks
-from pipeline.stages import quantize as stages
+from pipeline.stages import gate as gate_stage
 from pipeline.stages.climb import measure
 from pipeline.stages.climb.rung import Rung
 
@@ -31,13 +29,13 @@ UNUSABLE, FIRST_LOOK = "UNUSABLE", "FAIL at first look"
 FINDINGS = (QuantizeError, ArtifactError, EvaluationError, WorkerCrashed)  # about a rung, and no reason to stop
 
 
-def climb(name: str, variant_name: str) -> None:
+def run(name: str, variant_name: str) -> None:
     """The climb stage: leaves the artifact, manifest and evaluation of the rung that was reached where a variant's are.
 
     That is the first that passes the gate, or the last that could be made and run. Raises RecipeError for a rung that cannot be,
     QuantizeError if none could.
     """
-    recipe = stages.open_unclimbed(name)
+    recipe = opened.unclimbed(name)
     variant = recipe.variants.get(variant_name)
     if variant is None or variant.ladder is None:
         raise unknown("ladder", variant_name, paths.recipe(name), [key for key, found in recipe.variants.items() if found.ladder])
@@ -53,7 +51,7 @@ def climb(name: str, variant_name: str) -> None:
 def _rungs(name: str, variant_name: str, recipe: Recipe, variant: Variant) -> list[Rung]:
     """All rungs of the ladder; of an automatic one, those that the model's shapes allow. Raises RecipeError."""
     source, _ = checkpoint.open_pinned(name, recipe.model)
-    stored, found = judge.stored_logprobs(name), []
+    stored, found = evaluations.stored_logprobs(name), []
     for rung in recipes.rungs(variant):
         try:
             refusal.refuse_model(paths.recipe(name), variant_name, rung, source, environments.device())
@@ -110,7 +108,7 @@ def _try(rung: Rung, folder: Path) -> Step:
                 mean_kl=look.mean_kl, mean_kl_low=look.low, mean_kl_limit=limit)  # fmt: skip
     if look.hopeless:
         return seen
-    verdict = looks.settle(*rung.subject)
+    verdict = gate_stage.settle(*rung.subject)
     wrong = [f"{check.name}: {check.reason}" for check in verdict.checks if check.status == verdict.status]
     reason = "all checks passed" if verdict.status == "PASS" else wrong[0]
     return seen.model_copy(update={"status": verdict.status, "reason": reason})
@@ -127,8 +125,8 @@ def _take(rung: Rung, way: Climb, folder: Path) -> None:
     shutil.copytree(rung.place.model, folder / "out")
     artifact.install(folder / "out", place.model)
     manifest = records.read(rung.place.manifest, records.Manifest).model_copy(update={"climb": way})
-    stages.keep(manifest, place)
-    judge.keep(records.read(rung.place.evaluation, records.Evaluation), place)
+    keeping.keep_manifest(manifest, place)
+    keeping.keep_evaluation(records.read(rung.place.evaluation, records.Evaluation), place)
     if rung.place.extension.is_file():  # the gate stage takes items that were added already
         records.read(rung.place.extension, records.Extension).write(place.extension)
     print(f"{rung.variant_name}: {rung.words}, after {len(way.steps)} rungs")

@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 from pipeline import engines, paths, records
 from pipeline.benchmark import statistics
+from pipeline.evidence import evaluations, keeping
 from pipeline.gate import limits, texts
 from pipeline.records import Estimate, Glance, Manifest, Replay, artifact
 from pipeline.runtime import process
 from pipeline.source import checkpoint
-from pipeline.stages import evaluate as judge
+from pipeline.stages import measuring
 from pipeline.stages.climb.rung import Rung, content
 
 WINDOWS = 16  # of each text at first look
@@ -44,7 +45,7 @@ def first_look(rung: Rung, folder: Path) -> Look:
 def evaluate(rung: Rung, folder: Path, whole: bool) -> Look:
     """One load of the engine for the first look and the rest. `whole`: also where it is hopeless."""
     source, _ = checkpoint.open_pinned(rung.name, rung.recipe.model)
-    job = judge.evaluation_job(*rung.subject, source) | {"glance": WINDOWS, "looks": [1.0]}
+    job = measuring.evaluation_job(*rung.subject, source) | {"glance": WINDOWS, "looks": [1.0]}
     start = time.monotonic()
     session = process.Session(engines.ENGINES[rung.variant.engine].environment, "evaluate", job, folder / "job.json", offline=False)
     try:
@@ -55,10 +56,10 @@ def evaluate(rung: Rung, folder: Path, whole: bool) -> Look:
         peak_bytes = session.close()
     seen.write(_glance(rung))
     if value:
-        value["logprobs_sha256"] = judge.stored_logprobs(rung.name)
+        value["logprobs_sha256"] = evaluations.stored_logprobs(rung.name)
         done = process.Finished(value, time.monotonic() - start, peak_bytes)
         digest = artifact.digest(records.read(rung.place.manifest, Manifest).files)
-        judge.keep(judge.record(rung.name, rung.variant_name, rung.recipe, digest, done, None), rung.place)
+        keeping.keep_evaluation(measuring.record(rung.name, rung.variant_name, rung.recipe, digest, done, None), rung.place)
     return look
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import engines, paths, quantizers, records
+from pipeline.evidence import keeping, settings
 from pipeline.recipe import Recipe, Variant, ladder
 from pipeline.records import Manifest, artifact
 from pipeline.runtime import environments
-from pipeline.stages import evaluate as judge
-from pipeline.stages import quantize as stages
+from pipeline.stages import quantize
 
-# Code that makes and that measures: a change of it makes and measures again, as DVC would.
+# Code that makes and that measures: a change of it makes and measures again, as DVC would (a test holds them against dvc.yaml).
 MAKES = (
     "pipeline/quantizers",
     "pipeline/formats/layers.py",
@@ -26,11 +26,9 @@ MAKES = (
 MEASURES = (
     "pipeline/evaluation",
     "pipeline/engines",
-    "pipeline/evaluation/loadcheck.py",
-    "pipeline/formats/fidelity.py",
-    "pipeline/formats/stored.py",
-    "pipeline/formats/layers.py",
-    "pipeline/formats/packing.py",
+    "pipeline/formats",
+    "pipeline/source/tokens.py",
+    "pipeline/source/architecture.py",
 )
 
 
@@ -74,8 +72,8 @@ class Rung:
     def make(self) -> Manifest:
         """Makes the artifact, or verifies the one that was made before. Raises what the quantizer raises."""
         if not self.place.manifest.is_file():
-            return stages.make(*self.subject)
-        return stages.verified(self.place)[1]
+            return quantize.make(*self.subject)
+        return keeping.verified(self.place)[1]
 
 
 def _made_of(name: str, variant_name: str, recipe: Recipe) -> list[Any]:
@@ -94,7 +92,7 @@ def _measured_by(name: str, variant_name: str, recipe: Recipe) -> list[Any]:
     engine = recipe.variants[variant_name].engine
     tasks = recipe.evaluate.task_path
     return [
-        judge.requested(recipe, variant_name, engine),
+        settings.evaluated_under(recipe, variant_name, engine),
         content(paths.texts(name), *MEASURES, environments.pins_file(engines.ENGINES[engine].environment)),
         content(tasks) if tasks else None,
     ]

@@ -16,15 +16,12 @@ import psutil
 from tqdm import tqdm
 
 from pipeline import engines, paths, records
-from pipeline import recipe as recipes
 from pipeline.benchmark import statistics
-from pipeline.evidence import seals
+from pipeline.evidence import keeping, opened, seals, settings
 from pipeline.recipe import Recipe
 from pipeline.records import Benchmark, Profile, Replay, Trace, artifact
-from pipeline.runtime import costs, machine
+from pipeline.runtime import machine
 from pipeline.runtime.process import Session
-from pipeline.source import checkpoint
-from pipeline.stages import quantize as stages
 
 ENGINE_BYTES = 2e9  # an engine besides its weights and KV cache, generously
 MEMORY_PER_SIZE = 1.5  # resident bytes of a loaded artifact over its size on disk
@@ -48,29 +45,9 @@ class Measured:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-def trace(name: str) -> None:
-    """The trace stage. Raises EvaluationError if the prompts do not give enough requests."""
-    recipe = stages.open_recipe(name)
-    source, _ = checkpoint.open_pinned(name, recipe.model)
-    prompts = recipe.benchmark.prompts
-    stage = f"trace@{name}"
-    with artifact.stage_folder(stage) as folder:
-        job = {
-            "checkpoint": str(source),
-            "samples": str(paths.samples(name)),
-            "benchmark": recipe.benchmark.model_dump(),
-            "prompt_set": recipes.load_prompt_set(prompts).model_dump() if prompts else None,
-        }
-        done = costs.run(stage, "openvino", "trace", job, folder)
-    record = Trace.model_validate(done.value)
-    record.write(paths.trace(name))
-    tokens = [len(request.prompt) for request in record.requests]
-    print(f"{len(tokens)} requests, prompts of {min(tokens)} to {max(tokens)} tokens")
-
-
-def benchmark(name: str) -> None:
+def run(name: str) -> None:
     """The benchmark stage: a record and the raw timings of every variant, also of those that did not pass."""
-    recipe = stages.open_recipe(name)
+    recipe = opened.recipe(name)
     words = {variant: records.read_text(paths.gate(name, variant)).strip() for variant in recipe.variants}
     passed = [v for v, word in words.items() if word == "PASS" or recipe.variants[v].quantizer is None]
     measure(name, recipe, passed)
@@ -147,7 +124,7 @@ class _Pool:
         return session
 
     def _start(self, turn: Turn) -> Session:
-        model, manifest = stages.verified(paths.place(self._name, turn.variant))
+        model, manifest = keeping.verified(paths.place(self._name, turn.variant))
         needed = MEMORY_PER_SIZE * manifest.size_bytes + self._recipe.serve.kv_cache_gib * (1 << 30) + ENGINE_BYTES
         while self._open and psutil.virtual_memory().available < needed:
             self._finish(next(iter(self._open)))
@@ -199,7 +176,7 @@ def _write(name: str, recipe: Recipe, variant: str, trace: Trace, found: dict[st
         over="in process",
         measured=True,
         reason="the gate says PASS" if manifest.quantizer else "the baseline of its engine",
-        requested=requested(recipe, variant),
+        requested=settings.timed_under(recipe, variant),
         artifact_sha256=digest,
         device=found["deployed"].settings["device"],
         size_bytes=manifest.size_bytes,
@@ -210,22 +187,9 @@ def _write(name: str, recipe: Recipe, variant: str, trace: Trace, found: dict[st
         costs=statistics.costs(profiles["deployed"], recipe.benchmark.price),
         notices=statistics.notices(profiles),
     )
-    keep(timings, timed)
+    keeping.keep_timings(timings, timed)
     for level in statistics.closed_levels(profiles["deployed"]):
         print(f"{variant}: {level.output_tokens_per_s.median:.1f} tokens/s at concurrency {level.concurrency}")
-
-
-def keep(timings: records.Timings, benchmark: Benchmark) -> None:
-    """Writes both: the timings sealed to the artifact's manifest and the trace, the figures to the timings."""
-    name, variant = benchmark.recipe, benchmark.variant
-    made_from = {seals.MANIFEST: paths.manifest(name, variant), "trace.json": paths.trace(name)}
-    seals.sealed(timings, made_from).write(paths.timings(name, variant))
-    seals.sealed(benchmark, {"timings.json": paths.timings(name, variant)}).write(paths.benchmark(name, variant))
-
-
-def requested(recipe: Recipe, variant: str) -> dict[str, Any]:
-    """What the figures depend on besides the artifact: a benchmark under other settings is stale."""
-    return {"benchmark": recipe.benchmark.model_dump(mode="json"), "serve": recipe.serve_for(variant).model_dump(mode="json")}
 
 
 def _write_unmeasured(name: str, recipe: Recipe, variant: str, reason: str) -> None:
