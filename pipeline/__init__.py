@@ -3,6 +3,7 @@
 The data's way, one room a step; a later room may import an earlier one, never the reverse (`make check` holds it):
 
     errors, paths, reading   every error; where everything lies; files that users bring, with limits
+    capabilities  the engines that serve, a row each: no other module asks for one by its name
     recipe/       what was asked for, parsed strictly once: source, variant, ladder, quality, long_context, speed, over base
                   parsing: a dictionary into a record, or one clear error
     records/      what is written and read between the steps: made, measured, judged, timed, signed, spent, over base

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from pipeline import paths
+from pipeline.capabilities import ENGINES
 from pipeline.errors import RecipeError
 from pipeline.evidence import opened
 from pipeline.gate import limits, texts
 from pipeline.recipe import Variant, load, rungs
-from pipeline.recipe.ladder import AUTO, FASTER, bits_per_weight, words
+from pipeline.recipe.ladder import bits_per_weight, words
 from pipeline.records import Climb, Step
 from pipeline.report import card, provenance
 from tests import timed_summaries
@@ -65,14 +66,14 @@ def test_the_smallest_is_tried_first_and_equal_ones_as_written() -> None:
     assert [round(bits_per_weight(rung), 5) for rung in found] == [4.15625, 4.15625, 4.3125, 6.15625, 8.0]
 
 
-@pytest.mark.parametrize("engine", AUTO)
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("goal", [None, "smallest", "fastest"])
 def test_automatic_ladders_are_served(engine: str, goal: str | None, project: Path) -> None:
     recipe = Path("recipes/tiny.yaml")
     given = f", goal: {goal}" if goal else ""
     recipe.write_text(f"{recipe.read_text()}  small: {{engine: {engine}, ladder: auto{given}}}\n")
     found = rungs(opened.unclimbed("tiny").variants["small"])
-    assert len(found) == len(AUTO[engine]) + (len(FASTER[engine]) if goal == "fastest" else 0)
+    assert len(found) == len(ENGINES[engine].ladder) + (len(ENGINES[engine].faster) if goal == "fastest" else 0)
 
 
 @pytest.mark.parametrize(

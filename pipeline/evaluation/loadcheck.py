@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.capabilities import ENGINES, IR, SAFETENSORS
 from pipeline.engines import Engine, generate
 from pipeline.errors import ArtifactError
 from pipeline.formats import fidelity, layers
@@ -22,8 +23,8 @@ PROBES = [
     "\U0001f642 \U0001f680",
 ]
 REQUIRED = {
-    "openvino": ("openvino_model.xml", "openvino_model.bin", "openvino_tokenizer.xml", "openvino_detokenizer.xml"),
-    "vllm": (),
+    IR: ("openvino_model.xml", "openvino_model.bin", "openvino_tokenizer.xml", "openvino_detokenizer.xml"),
+    SAFETENSORS: (),
 }
 
 
@@ -32,7 +33,8 @@ def check_files(artifact: Path, source: Path, engine: str, expected: dict[str, i
 
     `expected` counts layers by stored type, as the manifest has it; `claim` is the precision that its weights are said to have.
     """
-    missing = [name for name in ("config.json", "tokenizer.json", *REQUIRED[engine]) if not (artifact / name).is_file()]
+    required = ("config.json", "tokenizer.json", *REQUIRED[ENGINES[engine].artifact_format])
+    missing = [name for name in required if not (artifact / name).is_file()]
     if missing:
         raise ArtifactError(f"{artifact}: incomplete: no {', '.join(missing)}. Quantize again.")
     weights = layers.inspect(artifact, engine)
@@ -66,7 +68,7 @@ def _check_tokenizer(artifact: Path, source: Path, engine: str) -> None:
             f"{theirs.get_vocab()[wrong[0]]}; so with {len(wrong)} tokens."
         )
     native = None
-    if engine == "openvino":
+    if ENGINES[engine].artifact_format == IR:
         import openvino_genai
 
         native = openvino_genai.Tokenizer(str(artifact))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.capabilities import ENGINES, IR, SAFETENSORS
 from pipeline.errors import ArtifactError
 from pipeline.records import Layers
 from pipeline.source.checkpoint import EMBEDDINGS, OUTPUTS, is_router, linear_shapes, module_name, source_tensors
@@ -38,7 +39,7 @@ def inspect(artifact: Path, engine: str) -> dict[str, Layer]:
 
     Raises ArtifactError for NaN or Inf, for a layer that is stored twice, and for a router that is quantized.
     """
-    stored = list(_from_ir(artifact) if engine == "openvino" else _from_safetensors(artifact))
+    stored = list(READERS[ENGINES[engine].artifact_format](artifact))
     found = dict(stored)
     if len(stored) > len(found):
         twice = [name for name, count in Counter(name for name, _ in stored).items() if count > 1]
@@ -64,7 +65,7 @@ def weights_by_type(artifact: Path, engine: str) -> dict[str, int]:
 
 def _matrices(artifact: Path, engine: str) -> Iterator[tuple[str, str, int]]:
     """Layer, type and number of weights of each."""
-    if engine == "openvino":
+    if ENGINES[engine].artifact_format == IR:
         for weight in ir_weights(read_ir(artifact)):
             if max(weight.shape) < math.prod(weight.shape):  # the frequencies of RoPE are a vector
                 yield weight.layer, IR_LOW_BIT.get(weight.type, "bf16"), math.prod(weight.shape)
@@ -267,3 +268,6 @@ def ir_multiplied(constant: Any) -> bool:
 def ir_experts(layer: str, count: int) -> list[str]:
     """The names of each expert's layer, for the name of all of them; empty for any other layer."""
     return [layer.replace(".*.", f".{expert}.") for expert in range(count)] if ".experts.*." in layer else []
+
+
+READERS = {IR: _from_ir, SAFETENSORS: _from_safetensors}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pipeline.capabilities import ENGINES, IR, SAFETENSORS
 from pipeline.formats import layers
 from pipeline.formats.layers import IR_LOW_BIT
 from pipeline.formats.packing import KINDS, packing
@@ -19,7 +20,7 @@ def read(artifact: Path, engine: str, weights: str) -> Rounding | None:
     """Of the layers stored as `weights`, a recipe's type; None where there are none. Raises ArtifactError for an unknown layout."""
     if weights == "bf16":
         return None
-    return (_of_ir if engine == "openvino" else _of_config)(artifact, weights)
+    return READERS[ENGINES[engine].artifact_format](artifact, weights)
 
 
 def _of_config(artifact: Path, weights: str) -> Rounding | None:
@@ -69,3 +70,6 @@ def _of_ir(artifact: Path, weights: str) -> Rounding | None:
 def _group(weight: layers.IrWeight) -> int:
     columns = weight.shape[2:] if layers.ir_experts(weight.layer, weight.shape[0]) else weight.shape[1:]
     return columns[-1] if len(columns) == 2 else -1
+
+
+READERS = {IR: _of_ir, SAFETENSORS: _of_config}

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline.capabilities import ENGINES, IR, SAFETENSORS
 from pipeline.formats.layers import IR_LOW_BIT, IR_PASSING, ir_consumer, ir_experts, read_ir
 from pipeline.source.checkpoint import module_name, source_tensors
 
@@ -37,7 +38,7 @@ class Matrix(NamedTuple):
 
 def matrices(artifact: Path, engine: str) -> Iterator[Matrix]:
     """Raises ArtifactError for a layout that is not known."""
-    return _from_ir(artifact) if engine == "openvino" else _from_safetensors(artifact)
+    return READERS[ENGINES[engine].artifact_format](artifact)
 
 
 def rounding_grid(weight: np.ndarray, bits: int, group_size: int) -> Grid:
@@ -163,3 +164,6 @@ def _users(constant: Any) -> list[Any]:
     if len(users) == 1 and users[0].get_node().get_type_name() == "Convert":
         return list(users[0].get_node().output(0).get_target_inputs())
     return users
+
+
+READERS = {IR: _from_ir, SAFETENSORS: _from_safetensors}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline import capabilities
 from pipeline.runtime import environments, machine
 
 ENABLES = {
@@ -14,11 +15,6 @@ ENABLES = {
     "compressed": "artifacts of llm-compressor (compressed-tensors) and AutoRound",
 }
 ALL_GIB = 9  # of the pinned environments together, by du
-ENGINES = {
-    "reference": ("openvino", "torch in float32 on the CPU: what every variant is compared with"),
-    "openvino": ("openvino", "OpenVINO GenAI on the CPU"),
-    "vllm": ("vllm", "vLLM on {device}"),
-}
 GIB = 1 << 30
 
 
@@ -30,10 +26,9 @@ def show() -> None:
     for name in environments.NAMES:
         state = "installed" if environments.is_complete(name) else f"missing: quantgate setup {name}"
         table.add_row(f"environment {name}", state, ENABLES[name])
-    device = "CUDA" if environments.pins_file("vllm").stem == "vllm-cuda" else "the CPU"
-    for name, (environment, enables) in ENGINES.items():
+    for name, (environment, enables) in _engines().items():
         state = "ready" if environments.is_complete(environment) else f"needs environment {environment}"
-        table.add_row(f"engine {name}", state, enables.format(device=device))
+        table.add_row(f"engine {name}", state, enables)
     found = machine.describe()
     for name, enables in machine.INSTRUCTION_SETS.items():
         table.add_row(f"instructions {name}", "yes" if name in found["instruction_sets"] else "no", enables)
@@ -52,3 +47,12 @@ def show() -> None:
     table.add_row("GPU", ", ".join(gpus) or "none", "vLLM on CUDA: QUANTGATE_DEVICE=cuda make setup")
     table.add_row("processor", f"{found['cores']} cores", found["cpu"])
     Console().print(table)
+
+
+def _engines() -> dict[str, tuple[str, str]]:
+    """Of each its environment, and what it is."""
+    words = {"cpu": "the CPU", "cuda": "CUDA"}
+    found = {"reference": ("openvino", "torch in float32 on the CPU: what every variant is compared with")}
+    for name, engine in capabilities.ENGINES.items():
+        found[name] = engine.environment, f"{engine.title} on {words[engine.device(environments.device())]}"
+    return found

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline import engines
+from pipeline import capabilities, engines
 from pipeline.engines import serving
 from pipeline.errors import EvaluationError, SetupError
 from pipeline.release import fetch
@@ -52,7 +52,8 @@ def serve(what: str, rules_path: Path, host: str | None, port: int | None) -> No
 
 
 def _command(bundle: Path, settings: Settings, name: str, host: str | None, port: int | None) -> tuple[list[str], dict[str, str]]:
-    if settings.engine == "vllm":
+    engine = capabilities.ENGINES[settings.engine]
+    if engine.serves_http:
         host, port = host or HOST, port or PORT
         surroundings = serving.surroundings(settings.serve) | _key(host)
         _require_free(host, port)
@@ -60,12 +61,13 @@ def _command(bundle: Path, settings: Settings, name: str, host: str | None, port
         return serving.command(bundle, settings.serve, name, port, host), surroundings
     if host or port:
         raise SetupError(
-            f"{name}: --host and --port are of vLLM's server; an OpenVINO bundle reads prompts from the terminal. Leave them out."
+            f"{name}: --host and --port are of vLLM's server; an {engine.name} bundle reads prompts from the terminal. "
+            "Leave them out."
         )
     cores = ",".join(map(str, engines.cores(settings.serve)))
     leash = [sys.executable, "-m", "pipeline.runtime.leash", str(os.getpid()), cores]
-    python = str(environments.python("openvino"))
-    question = json.dumps({"artifact": str(bundle), "serve": settings.serve.model_dump()})
+    python = str(environments.python(engine.environment))
+    question = json.dumps({"engine": settings.engine, "artifact": str(bundle), "serve": settings.serve.model_dump()})
     return [*leash, python, "-c", PROMPTING, str(HERE), question], serving.surroundings(settings.serve)
 
 

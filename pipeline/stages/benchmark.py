@@ -84,7 +84,7 @@ def _rounds(name: str, recipe: Recipe, variants: list[str], folder: Path) -> dic
 
 def _profiles(recipe: Recipe, variant: str) -> list[str]:
     """vLLM has no precision of its own to take away: as deployed it is what OpenVINO's is matched to."""
-    own = recipe.benchmark.matched and recipe.variants[variant].engine == "openvino" and recipe.serve.precision == "engine"
+    own = recipe.benchmark.matched and recipe.variants[variant].served_by.own_precision and recipe.serve.precision == "engine"
     return ["deployed", "matched"] if own else ["deployed"]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from pipeline import engines, paths, records
+from pipeline import capabilities, engines, paths, records
 from pipeline.benchmark import http, statistics
 from pipeline.engines import serving, vllm
 from pipeline.errors import EvaluationError, Rejected
@@ -89,12 +89,17 @@ def _refuse(name: str, variant_name: str, variant: Variant, url: str | None) -> 
         word = records.read_text(paths.gate(name, variant_name)).strip()
         if word != "PASS":
             raise Rejected(f"{variant_name}: the gate says {word}, and what did not pass is not benchmarked.")
-    if url is None and variant.engine != "vllm":
+    if url is None and not variant.served_by.serves_http:
         raise EvaluationError(
-            f"{variant_name}: quantgate starts servers of vLLM only. Serve the folder {paths.model(name, variant_name)} with "
-            "OpenVINO Model Server, and give its address: --url http://HOST:PORT/v3 --model NAME"
+            f"{variant_name}: quantgate starts servers of {_servers()} only. Serve the folder "
+            f"{paths.model(name, variant_name)} with OpenVINO Model Server, and give its address: "
+            "--url http://HOST:PORT/v3 --model NAME"
         )
     return "the gate says PASS" if variant.quantizer else "the baseline of its engine"
+
+
+def _servers() -> str:
+    return " and ".join(engine.name for engine in capabilities.ENGINES.values() if engine.serves_http)
 
 
 def _on_own_server(name: str, recipe: Recipe, variant_name: str, folder: Path) -> tuple[Found, dict[str, Any]]:
@@ -118,7 +123,7 @@ def _on_own_server(name: str, recipe: Recipe, variant_name: str, folder: Path) -
 
 def _on_given_server(name: str, recipe: Recipe, variant: Variant, url: str, model: str | None, folder: Path) -> Found:
     """OpenVINO Model Server refuses token ids ("prompt is not a string"): it gets the text that they stand for."""
-    tokenizer = str(checkpoint.open_pinned(name, recipe.model)[0]) if variant.engine == "openvino" else None
+    tokenizer = str(checkpoint.open_pinned(name, recipe.model)[0]) if not variant.served_by.takes_token_ids else None
     job = {"url": url, "model": model or _only_model(url), "tokenizer": tokenizer}
     replays, versions = _replays(name, recipe, job, folder)
     settings = {"url": url, "model": job["model"], "prompts": "text" if tokenizer else "token ids", **_generator(versions)}

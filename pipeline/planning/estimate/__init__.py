@@ -105,7 +105,7 @@ def _variant(label: str, variant: Variant, recipe: Recipe, counted: Counted) -> 
     made = quantizing.work(variant, shape, recipe.calibration).seconds(speed)
     disk, memory = quantizing.stored_bytes(variant, shape), quantizing.memory_bytes(variant, shape)
     items = workload.first_items(recipe, variant, counted.items)
-    tokens = workload.texts(recipe, load).plus(workload.tasks(recipe, load, items, shares=variant.engine == "openvino"))
+    tokens = workload.texts(recipe, load).plus(workload.tasks(recipe, load, items, shares=variant.served_by.shares_prefixes))
     seen = measuring.evaluation(variant, shape, tokens, workload.compared(recipe, load), speed).seconds(speed)
     rows = [
         Estimate(f"quantize {label}", environment, disk, memory, made),
@@ -121,8 +121,8 @@ def _later(label: str, variant: Variant, recipe: Recipe, counted: Counted, first
     left = {task: most[task] - count for task, count in first.items()}
     if not any(left.values()):
         return []
-    tokens = workload.tasks(recipe, counted.load, left, shares=variant.engine == "openvino")
-    engine = measuring.DEPLOYED[variant.engine]
+    tokens = workload.tasks(recipe, counted.load, left, shares=variant.served_by.shares_prefixes)
+    engine = variant.served_by.costs.deployed
     seconds = measuring.passing(engine, variant.weights, counted.shape, tokens, counted.speed).seconds(counted.speed)
     memory = measuring.evaluation_bytes(variant, counted.shape, recipe.serve)
     return [Estimate(f"gate {label}, at most", engines.ENGINES[variant.engine].environment, 0, memory, seconds)]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from pipeline.capabilities import Passes
 from pipeline.planning.estimate import quantizing
 from pipeline.planning.estimate.rates import Work, forward
 from pipeline.planning.estimate.shape import Shape
@@ -17,34 +16,11 @@ ROWS = 2048  # of logits at a time
 ROW_PASSES = 8  # over the log-probabilities of a row, in float32: soft-max, comparison
 
 
-class Engine(NamedTuple):
-    """`start_s`: imports, lm-eval, a load of the smallest model; `serial_ns`: of one core, a parameter, for loading, compiling and
-    the load check; `share`: of the machine's product rate in `precision`, by the stored weights, what is not named computing
-    like bf16.
-    """
-
-    start_s: float
-    serial_ns: float
-    precision: str
-    share: dict[str, float]
+REFERENCE = Passes(10, 4, "float32", {"bf16": 0.65})
+REFERENCE_BASE_BYTES, REFERENCE_LOGITS_BYTES = 0.5e9, 0.13e9  # as an engine's (pipeline/capabilities.py)
 
 
-REFERENCE = Engine(10, 4, "float32", {"bf16": 0.65})
-DEPLOYED = {
-    "openvino": Engine(15, 40, "bfloat16", {"bf16": 0.5}),
-    "vllm": Engine(18, 40, "bfloat16", {"bf16": 0.25, "int4": 0.15}),  # whose 4-bit kernels are for AMX
-}
-WEIGHTS = {
-    "openvino": Engine(2, 10, "float32", {"bf16": 0.8}),
-    "vllm": Engine(3, 20, "float32", {"bf16": 0.65}),
-}
-
-# Memory: of imports and an engine without a model; of logits and what is made of them, at most, in float32 rows.
-BASE_BYTES = {"reference": 0.5e9, "openvino": 0.65e9, "vllm": 1.5e9}
-LOGITS_BYTES = {"reference": 0.13e9, "openvino": 0.67e9, "vllm": 0.13e9}
-
-
-def passing(engine: Engine, weights: str, shape: Shape, tokens: Tokens, speed: Speed) -> Work:
+def passing(engine: Passes, weights: str, shape: Shape, tokens: Tokens, speed: Speed) -> Work:
     """Of loading the model and putting the tokens through it."""
     rate = speed.bfloat16_flops if engine.precision == "bfloat16" else speed.float32_flops
     share = engine.share.get(weights, engine.share["bf16"])
@@ -58,28 +34,29 @@ def reference(shape: Shape, tokens: Tokens, speed: Speed) -> Work:
 
 
 def reference_bytes(shape: Shape) -> float:
-    return _besides_bytes("reference", shape) + FLOAT32 * shape.parameters
+    return _besides_bytes(REFERENCE_BASE_BYTES, REFERENCE_LOGITS_BYTES, shape) + FLOAT32 * shape.parameters
 
 
-def _besides_bytes(engine: str, shape: Shape) -> float:
-    """Of what is not the model's weights. A small vocabulary has small logits."""
-    return BASE_BYTES[engine] + min(LOGITS_BYTES[engine], ROWS * FLOAT32 * shape.vocabulary)
+def _besides_bytes(base_bytes: float, logits_bytes: float, shape: Shape) -> float:
+    """Of what is not the model's weights: imports, an engine without a model, logits. A small vocabulary has small logits."""
+    return base_bytes + min(logits_bytes, ROWS * FLOAT32 * shape.vocabulary)
 
 
 def evaluation(variant: Variant, shape: Shape, deployed: Tokens, compared: Tokens, speed: Speed) -> Work:
     """Both views: as deployed, then the compared windows in float32."""
-    first = passing(DEPLOYED[variant.engine], variant.weights, shape, deployed, speed)
+    costs = variant.served_by.costs
+    first = passing(costs.deployed, variant.weights, shape, deployed, speed)
     read = deployed.decoded * quantizing.stored_bytes(variant, shape)
-    return first.plus(passing(WEIGHTS[variant.engine], "bf16", shape, compared, speed)).plus(Work(read_bytes=read))
+    return first.plus(passing(costs.weights, "bf16", shape, compared, speed)).plus(Work(read_bytes=read))
 
 
 def evaluation_bytes(variant: Variant, shape: Shape, serve: Serve) -> float:
-    """The larger of the two views. OpenVINO keeps quantized weights as they are in float32 arithmetic too, and takes its KV cache
-    as it fills; vLLM's is taken whole and goes with the engine."""
-    kept = variant.engine == "openvino" and variant.weights != "bf16"
+    """The larger of the two views. A KV cache that is taken whole goes with the engine, before the other view."""
+    costs = variant.served_by.costs
+    kept = costs.keeps_quantized and variant.weights != "bf16"
     weights = (2 if kept else FLOAT32) * shape.parameters
-    cache = serve.kv_cache_gib * GIB if variant.engine == "vllm" else 0
-    return _besides_bytes(variant.engine, shape) + max(weights, 2 * shape.parameters + cache)
+    cache = serve.kv_cache_gib * GIB if costs.takes_cache else 0
+    return _besides_bytes(costs.base_bytes, costs.logits_bytes, shape) + max(weights, 2 * shape.parameters + cache)
 
 
 def benchmark(recipe: Recipe, shape: Shape, speed: Speed) -> float:
@@ -88,19 +65,19 @@ def benchmark(recipe: Recipe, shape: Shape, speed: Speed) -> float:
 
 
 def _turns(variant: Variant, recipe: Recipe, shape: Shape, speed: Speed) -> float:
-    plan, engine = recipe.benchmark, DEPLOYED[variant.engine]
-    profiles = 2 if plan.matched and variant.engine == "openvino" else 1
-    prompts = passing(engine, variant.weights, shape, Tokens(plan.requests * plan.prompt_tokens, plan.requests), speed)
+    plan, engine = recipe.benchmark, variant.served_by
+    profiles = 2 if plan.matched and engine.own_precision else 1
+    prompts = passing(
+        engine.costs.deployed, variant.weights, shape, Tokens(plan.requests * plan.prompt_tokens, plan.requests), speed
+    )
     prompt_s = prompts.seconds(speed) - Work(prompts.serial_s).seconds(speed)
-    step_s = STEP_S[variant.engine] + quantizing.stored_bytes(variant, shape) / (STEP_SHARE * speed.memory_bytes_per_s)
+    step_s = engine.costs.step_s + quantizing.stored_bytes(variant, shape) / (STEP_SHARE * speed.memory_bytes_per_s)
     closed = sum(prompt_s + plan.requests / level * plan.output_tokens * step_s for level in plan.concurrency)
     opened = sum(prompt_s + plan.requests / max(plan.concurrency) * plan.output_tokens * step_s / part for part in plan.open_loop)
-    return profiles * (LOAD_S[variant.engine] + plan.repeats * closed) + plan.repeats * opened
+    return profiles * (engine.costs.load_s + plan.repeats * closed) + plan.repeats * opened
 
 
-STEP_S = {"openvino": 0.003, "vllm": 0.010}  # of a decoding step besides reading the weights
 STEP_SHARE = 0.5  # of the bandwidth of a copy that decoding reaches
-LOAD_S = {"openvino": 6, "vllm": 25}
 
 
 def benchmark_bytes(recipe: Recipe, shape: Shape) -> float:

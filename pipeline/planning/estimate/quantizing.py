@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pipeline import quantizers
+from pipeline.capabilities import IR
 from pipeline.planning.estimate.rates import Work
 from pipeline.planning.estimate.shape import Shape
 from pipeline.quantizers.gptqmodel import AWQ_TOKENS
@@ -58,7 +59,7 @@ def method(variant: Variant) -> str:
     rows = {
         "unquantized": "copy",
         "openvino": "export" if variant.quantizer is None else f"openvino{activations or (', on data' if on_data else '')}",
-        "rounding": "rounding" if variant.engine == "openvino" else "rounding, checkpoint",
+        "rounding": "rounding" if variant.served_by.artifact_format == IR else "rounding, checkpoint",
         "gptqmodel": tool.method,
         "neural": f"neural{activations}",
         "compressed": f"compressed, {variant.method or ('rtn' if variant.weights == 'fp8' else 'gptq')}",

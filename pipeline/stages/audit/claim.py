@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pipeline.capabilities import ENGINES, IR, SAFETENSORS
 from pipeline.errors import ArtifactError
 from pipeline.formats import layers, rounding
 from pipeline.formats.layers import Layer
@@ -44,7 +45,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     artifact, source = Path(job["artifact"]), Path(job["checkpoint"])
     found = layers.inspect(artifact, job["engine"])
     weights = _weights(found)
-    quantizer, settings, said, versions = (_of_ir if job["engine"] == "openvino" else _of_config)(artifact, weights)
+    quantizer, settings, said, versions = CLAIMS[ENGINES[job["engine"]].artifact_format](artifact, weights)
     if (quantizer is None) != (weights == "bf16"):
         says = f"says {quantizer or 'nothing of a quantization'}"
         raise ArtifactError(f"{artifact}: config.json {says}, its layers are stored as {layers.stored_types(found)}.")
@@ -104,6 +105,9 @@ def _of_ir(artifact: Path, weights: str) -> Parts:
     compression = (wrote["nncf"] or {}).get("weight_compression") or {}
     said = {key: value for key, value in compression.items() if key != "advanced_parameters" and isinstance(value, str)}
     return "openvino", settings, said, versions
+
+
+CLAIMS = {IR: _of_ir, SAFETENSORS: _of_config}
 
 
 def _settings(made: Rounding | None, weights: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline import paths
+from pipeline import capabilities, paths
 from pipeline.errors import ArtifactError
 from pipeline.recipe import Model
 from pipeline.records import File, artifact
@@ -57,16 +57,17 @@ def take(folder: Path, out: Path, ours: bool) -> Taken:
 
     Raises ArtifactError for a link that leaves the folder and where there is no model, CheckpointError for pickles alone.
     """
-    engine = "openvino" if (folder / IR).is_file() else "vllm"
-    if engine == "vllm" and not (folder / "config.json").is_file():
+    form = capabilities.IR if (folder / IR).is_file() else capabilities.SAFETENSORS
+    if form == capabilities.SAFETENSORS and not (folder / "config.json").is_file():
         raise ArtifactError(f"{folder}: neither {IR} nor config.json. Expected an artifact for OpenVINO or vLLM.")
-    chosen = _of_ir(folder) if engine == "openvino" else source.files(folder)
+    chosen = _of_ir(folder) if form == capabilities.IR else source.files(folder)
     for path in chosen:
         if not ours and not path.resolve().is_relative_to(folder.resolve()):
             raise ArtifactError(f"{path}: a link that leaves its folder. Replace it by the file itself.")
         checkpoint.link(path, out / path.name)
     names = {path.name for path in chosen}
     left_out = sorted(path.name for path in folder.iterdir() if path.suffix in WORTH_SAYING and path.name not in names)
+    engine = next(name for name, row in capabilities.ENGINES.items() if row.artifact_format == form)
     return Taken(engine, artifact.hash_files(out), left_out)
 
 

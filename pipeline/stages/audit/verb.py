@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline import engines, paths, records, report
+from pipeline import capabilities, engines, paths, records, report
 from pipeline.benchmark.performance import performance
 from pipeline.errors import ArtifactError, RecipeError, Rejected, StageError
 from pipeline.evidence import evaluations, opened, provenance, seals
@@ -76,7 +76,7 @@ def _take(model: Model, name: str, recipe_name: str, recipe: Recipe, work: Path)
         recipe=recipe_name,
         variant=name,
         engine=taken.engine,
-        device=environments.device() if taken.engine == "vllm" else "cpu",
+        device=capabilities.ENGINES[taken.engine].device(environments.device()),
         quantizer=claim.quantizer,
         answered_by="someone else",
         weights=claim.weights,
