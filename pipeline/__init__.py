@@ -42,7 +42,7 @@ The data's way, one room a step; a later room may import an earlier one, never t
                   estimate/: workload and shape over rates -> what quantizing and measuring take
                   index, doctor: params.yaml; what is installed
     evidence/     what is on record, and what follows from it; nothing here measures
-                  opened, settings: recipes as they stand; what a measurement depends on of them
+                  opened, candidate, settings: recipes as they stand; a variant and its place; what a measurement depends on
                   keeping, seals: a record, sealed to what it was made from
                   provenance, revision: what a stage's work rests on; what git says of it
                   evaluations, current: what was measured, the verdict that follows, and whether a stored one still holds

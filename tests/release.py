@@ -86,7 +86,7 @@ def seal_again() -> None:
     """What who owns the machine can do: all records seal what they say now."""
     measured = opened.recipe(RECIPE)
     for variant in measured.variants:
-        found = seals.kept(RECIPE, variant, measured)
+        found = seals.kept(opened.candidate(RECIPE, variant))
         for name, kind in seals.SEALED.items():
             if found[name].is_file():
                 record = records.read(found[name], kind)

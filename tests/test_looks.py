@@ -11,6 +11,7 @@ import pytest
 from pipeline import paths, recipe, report
 from pipeline.errors import EvaluationError, WorkerCrashed
 from pipeline.evidence import current
+from pipeline.evidence.candidate import Candidate
 from pipeline.records import Evaluation, Extension, Verdict, read
 from pipeline.runtime import process
 from pipeline.stages import gate as gate_stage
@@ -167,5 +168,5 @@ def test_the_first_look_is_what_evaluate_measures(engine: type[Engine]) -> None:
     for sequential, expected in (("true", 20), ("false", 100)):
         gate(sequential=sequential)
         loaded = recipe.load("tiny")
-        job = measuring.evaluation_job("tiny", VARIANT, loaded, paths.place("tiny", VARIANT), Path("source"))
+        job = measuring.evaluation_job(Candidate("tiny", VARIANT, loaded, paths.place("tiny", VARIANT)), Path("source"))
         assert job["spans"] == dict.fromkeys(loaded.evaluate.tasks, (0, expected))

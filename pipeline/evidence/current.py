@@ -9,36 +9,31 @@ from pipeline import paths, records
 from pipeline.benchmark import statistics
 from pipeline.errors import ArtifactError
 from pipeline.evidence import evaluations, keeping, opened, seals, settings
-from pipeline.recipe import Recipe
+from pipeline.evidence.candidate import Candidate
 from pipeline.records import artifact
 from pipeline.source import calibration
 
 
-def verdict(name: str, recipe: Recipe, variant_name: str) -> records.Verdict:
+def verdict(candidate: Candidate) -> records.Verdict:
     """The verdict, decided again from the evaluations and the recipe as they are now. A stale one is no verdict."""
-    path, place = paths.verdict(name, variant_name), paths.place(name, variant_name)
+    path = paths.verdict(candidate.name, candidate.variant_name)
     verdict = records.read(path, records.Verdict)
-    keeping.verified(place)
-    now = evaluations.verdict_of(name, variant_name, recipe, place)
-    stale = [what for what, holds in _holds(name, recipe, variant_name, verdict).items() if not holds]
+    keeping.verified(candidate.place)
+    now = evaluations.verdict_of(candidate)
+    stale = [what for what, holds in _holds(candidate, verdict).items() if not holds]
     if _unsealed(now) != _unsealed(verdict):
         stale.append("the verdict is not what the evaluations give")
-    stale += seals.broken(seals.kept(name, variant_name, recipe))
+    stale += seals.broken(seals.kept(candidate))
     if stale:
-        raise ArtifactError(f"{path}: out of date: {'; '.join(stale)}. Run: dvc repro require@{name}")
+        raise ArtifactError(f"{path}: out of date: {'; '.join(stale)}. Run: dvc repro require@{candidate.name}")
     return verdict
 
 
 def recheck(name: str, variant_name: str) -> None:
     """Decides again from the raw evaluations. Raises ArtifactError unless the stored verdict is the same, bit for bit."""
-    path = paths.verdict(name, variant_name)
-    recipe, _ = opened.variant(name, variant_name)
-    stored, again = (
-        records.read_text(path),
-        evaluations.verdict_of(name, variant_name, recipe, paths.place(name, variant_name)).dumps(),
-    )
-    if stored != again:
-        raise ArtifactError(f"{path}: not what the evaluations and the recipe give now. Run: dvc repro gate@{name}--{variant_name}")
+    path, candidate = paths.verdict(name, variant_name), opened.candidate(name, variant_name)
+    if records.read_text(path) != evaluations.verdict_of(candidate).dumps():
+        raise ArtifactError(f"{path}: not what the evaluations and the recipe give now. Run: dvc repro {candidate.stage('gate')}")
     print(f"{variant_name}: the stored verdict is what the evaluations give, bit for bit")
 
 
@@ -46,9 +41,10 @@ def _unsealed(verdict: records.Verdict) -> str:
     return verdict.model_copy(update={"seal": None}).dumps()
 
 
-def _holds(name: str, recipe: Recipe, variant_name: str, verdict: records.Verdict) -> dict[str, bool]:
+def _holds(candidate: Candidate, verdict: records.Verdict) -> dict[str, bool]:
     """What must be so for the verdict to be of this recipe, this checkpoint and this artifact, by what is wrong otherwise."""
-    variant, model = recipe.variants[variant_name], recipe.model
+    name, variant_name, variant = candidate.name, candidate.variant_name, candidate.variant
+    model, timed_under = candidate.recipe.model, settings.timed_under(candidate.recipe, variant_name)
     manifest = records.read(paths.manifest(name, variant_name), records.Manifest)
     pinned = records.read(paths.checkpoint(name), records.Checkpoint)
     samples = records.read(paths.samples(name), records.Samples)
@@ -62,7 +58,7 @@ def _holds(name: str, recipe: Recipe, variant_name: str, verdict: records.Verdic
         "token ids were changed: samples or texts have another SHA-256 than they say": all(
             calibration.ids_hash(ids) == sha256 for sha256, ids in hashed
         ),
-        "the benchmark is not what its raw timings give": _timed_as_told(name, recipe, variant_name, timed),
+        "the benchmark is not what its raw timings give": _timed_as_told(candidate, timed),
         "another checkpoint was pinned": (pinned.repo, pinned.revision, pinned.path) == (model.repo, model.revision, model.path),
         "the evaluation is of another artifact": verdict.candidate_sha256 == artifact.digest(manifest.files),
         "the reference is of another checkpoint": verdict.reference_sha256 == artifact.digest(pinned.files),
@@ -73,22 +69,21 @@ def _holds(name: str, recipe: Recipe, variant_name: str, verdict: records.Verdic
         == (variant.engine, variant.quantizer, variant.weights, variant.settings()),
         "it skipped more layers than allowed": len(manifest.layers.skipped) <= variant.allow_skipped,
         "the benchmark is of another artifact": not timed.measured or timed.artifact_sha256 == verdict.candidate_sha256,
-        "it was benchmarked under other settings": not timed.measured
-        or timed.requested == settings.timed_under(recipe, variant_name),
+        "it was benchmarked under other settings": not timed.measured or timed.requested == timed_under,
         "it passed and was not benchmarked": timed.measured or verdict.status != "PASS",
         "the gate's word is another": records.read_text(paths.gate(name, variant_name)).strip() == verdict.status,
     }
 
 
-def _timed_as_told(name: str, recipe: Recipe, variant_name: str, timed: records.Benchmark) -> bool:
+def _timed_as_told(candidate: Candidate, timed: records.Benchmark) -> bool:
     """Do the figures follow from the raw timings, which must be there? To the last digits alone machines may differ."""
-    path = paths.timings(name, variant_name)
+    path = paths.timings(candidate.name, candidate.variant_name)
     if not timed.measured:
         return True
     if not path.is_file():
         return False
     raw = records.read(path, records.Timings)
-    again = {profile: statistics.levels(replays, recipe.benchmark.slo) for profile, replays in raw.replays.items()}
+    again = {profile: statistics.levels(replays, candidate.recipe.benchmark.slo) for profile, replays in raw.replays.items()}
     told = {profile: found.levels for profile, found in timed.profiles.items()}
     return raw.artifact_sha256 == timed.artifact_sha256 and _close(_plain(told), _plain(again))
 

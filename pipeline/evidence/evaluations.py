@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline import gate, paths, records
 from pipeline.errors import ArtifactError
 from pipeline.evidence import seals, settings
+from pipeline.evidence.candidate import Candidate
 from pipeline.gate import limits
 from pipeline.recipe import Recipe
 from pipeline.records import artifact
@@ -39,28 +40,28 @@ def joined(tasks: list[records.Task], more: list[records.Task]) -> list[records.
     return list(found.values())
 
 
-def evaluation_of(name: str, variant_name: str, place: paths.Place) -> records.Evaluation:
+def evaluation_of(candidate: Candidate) -> records.Evaluation:
     """The evaluation with the items added later. Raises ArtifactError if those are of another artifact."""
+    place = candidate.place
     evaluation = records.read(place.evaluation, records.Evaluation)
     extension = records.read(place.extension, records.Extension)
     if not extends(extension, evaluation):
-        raise ArtifactError(f"{place.extension}: of another artifact or recipe. Run: dvc repro gate@{name}--{variant_name}")
+        raise ArtifactError(f"{place.extension}: of another artifact or recipe. Run: dvc repro {candidate.stage('gate')}")
     return evaluation.model_copy(update={"tasks": joined(evaluation.tasks, extension.tasks)})
 
 
-def verdict_of(name: str, variant_name: str, recipe: Recipe, place: paths.Place) -> records.Verdict:
+def verdict_of(candidate: Candidate) -> records.Verdict:
     """Raises ArtifactError if an evaluation is missing, or not of this recipe as it is now."""
-    variant = recipe.variants[variant_name]
-    baseline = recipe.baseline(variant)
+    name, recipe, engine, baseline = candidate.name, candidate.recipe, candidate.variant.engine, candidate.baseline
     reference = records.read(paths.evaluation(name, "reference"), records.Evaluation)
-    candidate = evaluation_of(name, variant_name, place)
+    measured = evaluation_of(candidate)
     floor = records.read(paths.evaluation(name, baseline), records.Evaluation) if baseline else None
     _require_current(reference, recipe, name, "reference", "reference")
-    _require_current(candidate, recipe, name, variant_name, variant.engine)
+    _require_current(measured, recipe, name, candidate.variant_name, engine)
     if floor is not None and baseline is not None:
-        _require_current(floor, recipe, name, baseline, variant.engine)
-    verdict = gate.decide(reference, candidate, floor, limits.of(recipe, variant))
-    decided_from = {"evaluation.json": place.evaluation, "extension.json": place.extension,
+        _require_current(floor, recipe, name, baseline, engine)
+    verdict = gate.decide(reference, measured, floor, limits.of(recipe, candidate.variant))
+    decided_from = {"evaluation.json": candidate.place.evaluation, "extension.json": candidate.place.extension,
                     "reference.json": paths.evaluation(name, "reference")}  # fmt: skip
     return seals.sealed(verdict, decided_from | ({"floor.json": paths.evaluation(name, baseline)} if baseline else {}))
 

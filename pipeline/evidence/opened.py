@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline import paths, records
 from pipeline import recipe as recipes
 from pipeline.errors import RecipeError
+from pipeline.evidence.candidate import Candidate
 from pipeline.quantizers import refusal
 from pipeline.recipe import Evaluate, Recipe, Variant
 from pipeline.recipe.parsing import unknown
@@ -33,12 +34,12 @@ def unclimbed(name: str) -> Recipe:
     return written
 
 
-def variant(name: str, variant_name: str) -> tuple[Recipe, Variant]:
-    """The recipe, and a variant of it. Raises RecipeError."""
+def candidate(name: str, variant_name: str) -> Candidate:
+    """A variant of the recipe where its stages leave it. Raises RecipeError."""
     reached = recipe(name)
     if variant_name not in reached.variants:
         raise unknown("variant", variant_name, paths.recipe(name), list(reached.variants))
-    return reached, reached.variants[variant_name]
+    return Candidate(name, variant_name, reached, paths.place(name, variant_name))
 
 
 def _refuse_tasks_from_outside(name: str, evaluate: Evaluate) -> None:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from pipeline import paths, reading, records
 from pipeline.errors import ArtifactError
-from pipeline.recipe import Recipe
+from pipeline.evidence.candidate import Candidate
 from pipeline.records import Benchmark, Evaluation, Extension, Manifest, Seal, Sealed, Timings, Verdict
 
 CLOCK = ("wall_s", "peak_memory_bytes")  # differ each time the same is made
@@ -41,8 +41,9 @@ SHARED = ("checkpoint.json", "samples.json", "texts.json", "trace.json", "refere
 S = TypeVar("S", bound=Sealed)
 
 
-def evidence(name: str, variant_name: str, recipe: Recipe) -> dict[str, Path]:
+def evidence(candidate: Candidate) -> dict[str, Path]:
     """All that a verdict follows from, by the name that it has in a bundle."""
+    name, variant_name, baseline = candidate.name, candidate.variant_name, candidate.baseline
     found = {
         MANIFEST: paths.manifest(name, variant_name),
         "checkpoint.json": paths.checkpoint(name),
@@ -55,18 +56,16 @@ def evidence(name: str, variant_name: str, recipe: Recipe) -> dict[str, Path]:
         "verdict.json": paths.verdict(name, variant_name),
         "benchmark.json": paths.benchmark(name, variant_name),
     }
-    baseline = recipe.baseline(recipe.variants[variant_name])
     if baseline is not None:
         found["floor.json"] = paths.evaluation(name, baseline)
         found["floor-benchmark.json"] = paths.benchmark(name, baseline)
     return found
 
 
-def kept(name: str, variant_name: str, recipe: Recipe) -> dict[str, Path]:
+def kept(candidate: Candidate) -> dict[str, Path]:
     """That, and what a bundle does not have: raw timings and the trace, and the manifest of the unquantized model."""
-    found = evidence(name, variant_name, recipe)
+    found, name, variant_name, baseline = evidence(candidate), candidate.name, candidate.variant_name, candidate.baseline
     found |= {"timings.json": paths.timings(name, variant_name), "trace.json": paths.trace(name)}
-    baseline = recipe.baseline(recipe.variants[variant_name])
     if baseline is not None:
         found |= {"floor-manifest.json": paths.manifest(name, baseline), "floor-timings.json": paths.timings(name, baseline)}
     return found

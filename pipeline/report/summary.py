@@ -9,6 +9,7 @@ from pipeline import paths
 from pipeline.benchmark import performance
 from pipeline.errors import ArtifactError
 from pipeline.evidence import settings
+from pipeline.evidence.candidate import Candidate
 from pipeline.evidence.evaluations import evaluation_of
 from pipeline.recipe import Recipe
 from pipeline.records import Benchmark, Checkpoint, Evaluation, Manifest, Performance, Samples, Task, Verdict, read
@@ -55,7 +56,7 @@ def of(name: str, recipe: Recipe, judged: dict[str, Judged]) -> dict[str, Any]:
 
 def _judged(name: str, recipe: Recipe, variant: str, reference: Evaluation) -> Judged:
     manifest = read(paths.manifest(name, variant), Manifest)
-    evaluation = evaluation_of(name, variant, paths.place(name, variant))
+    evaluation = evaluation_of(Candidate(name, variant, recipe, paths.place(name, variant)))
     verdict = read(paths.verdict(name, variant), Verdict)
     benchmark = read(paths.benchmark(name, variant), Benchmark)
     if verdict.candidate_sha256 != evaluation.artifact_sha256 or verdict.reference_sha256 != reference.artifact_sha256:

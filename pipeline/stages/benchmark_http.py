@@ -45,7 +45,8 @@ class Found(NamedTuple):
 
 def run(name: str, variant_name: str, url: str | None, model: str | None) -> None:
     """Times one variant that passed over HTTP. Raises Rejected if it did not pass, EvaluationError if nothing answers."""
-    recipe, variant = opened.variant(name, variant_name)
+    candidate = opened.candidate(name, variant_name)
+    recipe, variant = candidate.recipe, candidate.variant
     reason = _refuse(name, variant_name, variant, url)
     trace = records.read(paths.trace(name), Trace)
     host = machine.describe()

@@ -10,8 +10,8 @@ from typing import Any
 from pipeline import engines, gate, paths, records
 from pipeline.errors import EvaluationError
 from pipeline.evidence import evaluations, keeping, opened, seals
+from pipeline.evidence.candidate import Candidate
 from pipeline.gate import limits
-from pipeline.recipe import Recipe
 from pipeline.records import artifact
 from pipeline.runtime import process
 from pipeline.source import checkpoint
@@ -20,8 +20,7 @@ from pipeline.stages import measuring
 
 def run(name: str, variant_name: str) -> None:
     """The gate stage: writes the verdict."""
-    recipe, _ = opened.variant(name, variant_name)
-    verdict = settle(name, variant_name, recipe, paths.place(name, variant_name))
+    verdict = settle(opened.candidate(name, variant_name))
     verdict.write(paths.verdict(name, variant_name))
     records.write_text(paths.gate(name, variant_name), f"{verdict.status}\n")
     say(verdict)
@@ -36,27 +35,24 @@ def say(verdict: records.Verdict) -> None:
         print(f"  {check.status}: {check.name}: {check.reason}")
 
 
-def settle(name: str, variant_name: str, recipe: Recipe, place: paths.Place) -> records.Verdict:
+def settle(candidate: Candidate) -> records.Verdict:
     """The verdict; where the recipe has several looks at the items, draws more of them first while they can decide it.
 
     Each look is kept when it is finished, so that a killed gate goes on with the next.
     """
-    held_to = limits.of(recipe, recipe.variants[variant_name])
-    _start_extension(held_to, place)
-    verdict = evaluations.verdict_of(name, variant_name, recipe, place)
-    spans = _next(verdict, evaluations.evaluation_of(name, variant_name, place), held_to)
+    held_to = limits.of(candidate.recipe, candidate.variant)
+    _start_extension(held_to, candidate.place)
+    verdict = evaluations.verdict_of(candidate)
+    spans = _next(verdict, evaluations.evaluation_of(candidate), held_to)
     if not spans:
         return verdict
-    with (
-        artifact.stage_folder(f"gate@{name}--{variant_name}") as folder,
-        _more(name, variant_name, recipe, place, folder) as session,
-    ):
+    with artifact.stage_folder(candidate.stage("gate")) as folder, _more(candidate, folder) as session:
         while spans:
             drawn = ", ".join(f"{task} {start} to {stop}" for task, (start, stop) in spans.items())
-            print(f"{variant_name}: undecided; adding items: {drawn}", flush=True)
-            _add(name, variant_name, place, session.ask({"spans": spans}))
-            verdict = evaluations.verdict_of(name, variant_name, recipe, place)
-            spans = _next(verdict, evaluations.evaluation_of(name, variant_name, place), held_to)
+            print(f"{candidate.variant_name}: undecided; adding items: {drawn}", flush=True)
+            _add(candidate, session.ask({"spans": spans}))
+            verdict = evaluations.verdict_of(candidate)
+            spans = _next(verdict, evaluations.evaluation_of(candidate), held_to)
     return verdict
 
 
@@ -97,11 +93,11 @@ def _other(held_to: gate.Limits) -> gate.Limits:
     return dataclasses.replace(held_to, sequential=not held_to.sequential)
 
 
-def _more(name: str, variant_name: str, recipe: Recipe, place: paths.Place, folder: Path) -> closing[process.Session]:
+def _more(candidate: Candidate, folder: Path) -> closing[process.Session]:
     """The engine with the artifact, loaded once for all looks that are to come."""
-    model, manifest = keeping.verified(place)
-    source, _ = checkpoint.open_pinned(name, recipe.model)
-    job = measuring.engine_job(name, recipe, variant_name, manifest.engine, model, source, {})
+    model, manifest = keeping.verified(candidate.place)
+    source, _ = checkpoint.open_pinned(candidate.name, candidate.recipe.model)
+    job = measuring.engine_job(candidate, manifest.engine, model, source, {})
     environment = engines.ENGINES[manifest.engine].environment
     return closing(process.Session(environment, "extend", job, folder / "job.json", offline=False))
 
@@ -124,14 +120,15 @@ def _start_extension(held_to: gate.Limits, place: paths.Place) -> None:
     seals.sealed(started, {}).write(place.extension)
 
 
-def _add(name: str, variant_name: str, place: paths.Place, answer: dict[str, Any]) -> None:
+def _add(candidate: Candidate, answer: dict[str, Any]) -> None:
     """Keeps what was measured for one more look."""
-    extension = records.read(place.extension, records.Extension)
+    path = candidate.place.extension
+    extension = records.read(path, records.Extension)
     if answer["versions"] != extension.versions:
         raise EvaluationError(
-            f"{variant_name}: measured with {extension.versions}, this environment has {answer['versions']}. "
-            f"Run: dvc repro -f evaluate@{name}--{variant_name}"
+            f"{candidate.variant_name}: measured with {extension.versions}, this environment has {answer['versions']}. "
+            f"Run: dvc repro -f {candidate.stage('evaluate')}"
         )
     tasks = evaluations.joined(extension.tasks, [records.Task.model_validate(task) for task in answer["tasks"]])
     extended = extension.model_copy(update={"tasks": tasks, "wall_s": extension.wall_s + answer["wall_s"]})
-    seals.sealed(extended, {}).write(place.extension)
+    seals.sealed(extended, {}).write(path)

@@ -8,9 +8,9 @@ from pathlib import Path
 from pipeline import paths, quantizers, records
 from pipeline.errors import ArtifactError
 from pipeline.evidence import keeping, opened, provenance
+from pipeline.evidence.candidate import Candidate
 from pipeline.planning import estimate
 from pipeline.quantizers import refusal
-from pipeline.recipe import Recipe
 from pipeline.records import artifact
 from pipeline.runtime import costs, environments, machine
 from pipeline.source import checkpoint
@@ -19,12 +19,12 @@ SPARE_DISK = 1.2  # of the source's size must be free before a quantizer starts:
 
 
 def run(name: str, variant_name: str) -> None:
-    make(name, variant_name, opened.variant(name, variant_name)[0], paths.place(name, variant_name))
+    make(opened.candidate(name, variant_name))
 
 
-def make(name: str, variant_name: str, recipe: Recipe, place: paths.Place) -> records.Manifest:
-    """Makes the artifact of a variant at a place. Raises QuantizeError, RecipeError, ArtifactError."""
-    variant = recipe.variants[variant_name]
+def make(candidate: Candidate) -> records.Manifest:
+    """Makes the artifact and its manifest. Raises QuantizeError, RecipeError, ArtifactError."""
+    name, variant_name, recipe, variant = candidate.name, candidate.variant_name, candidate.recipe, candidate.variant
     tool = quantizers.tool(variant)
     source, pinned = checkpoint.open_pinned(name, recipe.model)
     refusal.refuse_model(paths.recipe(name), variant_name, variant, source, environments.device())
@@ -33,7 +33,7 @@ def make(name: str, variant_name: str, recipe: Recipe, place: paths.Place) -> re
     samples = records.read(paths.samples(name), records.Samples)
     base = quantizers.starts_from(recipe, variant)
     exported = keeping.verified(paths.place(name, base))[0] if base else None
-    stage = f"quantize@{name}--{variant_name}"
+    stage = candidate.stage("quantize")
     with artifact.stage_folder(stage) as folder:
         _require_disk(folder, pinned)
         out = folder / "out"
@@ -58,8 +58,8 @@ def make(name: str, variant_name: str, recipe: Recipe, place: paths.Place) -> re
             origin=provenance.now(name, tool.environment),
             **done.value,
         )
-        artifact.install(out, place.model)
-        keeping.keep_manifest(manifest, place)
+        artifact.install(out, candidate.place.model)
+        keeping.keep_manifest(manifest, candidate.place)
     types = ", ".join(f"{count} {kind}" for kind, count in sorted(manifest.stored_types.items()))
     weights = sum(manifest.weights_by_type.values())
     shares = ", ".join(f"{count / weights:.1%} {kind}" for kind, count in sorted(manifest.weights_by_type.items()))

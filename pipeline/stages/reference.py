@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipeline import engines, paths
 from pipeline.evidence import keeping, opened
+from pipeline.evidence.candidate import Candidate
 from pipeline.planning import estimate
 from pipeline.recipe import Items
 from pipeline.records import artifact
@@ -17,16 +18,15 @@ def run(name: str) -> None:
     source, pinned = checkpoint.open_pinned(name, recipe.model)
     lengths.refuse(paths.recipe(name), recipe, source)
     most: dict[str, Items] = dict(recipe.evaluate.extend_to) if recipe.gate.on_inconclusive == "extend" else {}
-    stage = f"reference@{name}"
+    measured, stage = Candidate(name, "reference", recipe, paths.place(name, "reference")), f"reference@{name}"
     with artifact.stage_folder(stage) as folder:
         logprobs = folder / "logprobs"
         logprobs.mkdir()
-        job = measuring.engine_job(
-            name, recipe, "reference", "reference", source, source, measuring.whole(recipe.evaluate.items | most)
-        ) | {"logprobs": str(logprobs)}
+        asked = measuring.whole(recipe.evaluate.items | most)
+        job = measuring.engine_job(measured, "reference", source, source, asked) | {"logprobs": str(logprobs)}
         needs = estimate.needs_bytes(name, recipe, "reference")
         done = costs.run(stage, engines.ENGINES["reference"].environment, "reference", job, folder, needs)
         stored = artifact.digest(artifact.hash_files(logprobs))
         artifact.install(logprobs, paths.logprobs(name))
     done.value["logprobs_sha256"] = stored
-    keeping.keep_reference(measuring.record(name, "reference", recipe, artifact.digest(pinned.files), done, None))
+    keeping.keep_reference(measuring.record(measured, artifact.digest(pinned.files), done, None))

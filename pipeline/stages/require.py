@@ -13,10 +13,8 @@ def run(name: str, variant_name: str | None) -> None:
     from pipeline.report.terminal import show
 
     recipe = opened.recipe(name)
-    if variant_name is not None:
-        opened.variant(name, variant_name)
     names = [variant_name] if variant_name else list(recipe.variants)
-    statuses = {variant: current.verdict(name, recipe, variant).status for variant in names}
+    statuses = {variant: current.verdict(opened.candidate(name, variant)).status for variant in names}
     show(name, names)
     slow = {variant: performance.of(name, recipe, variant) for variant in names}
     rejected = [f"{variant} ({status})" for variant, status in statuses.items() if status != "PASS"]

@@ -5,6 +5,7 @@ The delays are tens to hundreds of milliseconds, so that the 2 % allowed here me
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -23,13 +24,12 @@ from pipeline.benchmark import statistics
 from pipeline.engines import serving
 from pipeline.errors import EvaluationError
 from pipeline.evidence import opened
+from pipeline.evidence.candidate import Candidate
 from pipeline.recipe import Serve, Slo
 from pipeline.records import Replay, Trace, TracedRequest
 from pipeline.runtime.process import Session
 from pipeline.source import checkpoint
 from pipeline.stages import benchmark_http
-from pipeline.stages import benchmark_http as remote
-from pipeline.stages import quantize as stages
 from tests.conftest import ROOT
 from tests.http_server import Behaviour, Running, running
 
@@ -180,7 +180,7 @@ def test_vllm_serve_is_started_and_stopped_even_when_interrupted(
     with pytest.raises(KeyboardInterrupt), serving.served(CHECKPOINT, SERVE, "tiny", tmp_path) as server:
         nothing_left += children()
         assert len(nothing_left) >= 3
-        assert remote._only_model(server.url) == "tiny"
+        assert benchmark_http._only_model(server.url) == "tiny"
         assert 1 < server.load_s < 300
         assert 3e8 < server.memory.stop().resident_bytes < 2e10
         raise KeyboardInterrupt
@@ -220,14 +220,14 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path, root: Path) -> None
 def short_plan(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The integration run's tiny recipe, with two short repeats."""
     monkeypatch.chdir(tiny_run)
-    whole = opened.variant
+    whole = opened.candidate
 
-    def shortened(name: str, variant: str) -> Any:
-        recipe, found = whole(name, variant)
-        plan = recipe.benchmark.model_copy(update={"concurrency": [2, 4], "repeats": 2, "open_loop": [0.5]})
-        return recipe.model_copy(update={"benchmark": plan}), found
+    def shortened(name: str, variant: str) -> Candidate:
+        found = whole(name, variant)
+        plan = found.recipe.benchmark.model_copy(update={"concurrency": [2, 4], "repeats": 2, "open_loop": [0.5]})
+        return dataclasses.replace(found, recipe=found.recipe.model_copy(update={"benchmark": plan}))
 
-    monkeypatch.setattr(stages, "open_variant", shortened)
+    monkeypatch.setattr(opened, "candidate", shortened)
 
 
 def test_a_variant_is_timed_on_vllm_serve(

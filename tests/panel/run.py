@@ -72,7 +72,7 @@ def build(name: str, items: list[Item]) -> Iterator[Item]:
     recipe = recipes.load(name)
     with artifact.stage_folder(f"panel.{name}") as folder:
         jobs = [_job(name, recipe, item, folder) for item in items if item.made in ("artifact", "checkpoint", "recipe")]
-        stored = _build(jobs, folder)
+        stored = _build(jobs, folder) if jobs else {}
         for item in items:
             if item.made == "calibration":
                 yield item

@@ -11,6 +11,7 @@ from securesystemslib.signer import Signer
 from pipeline import paths
 from pipeline.errors import ArtifactError
 from pipeline.evidence import seals
+from pipeline.evidence.candidate import Candidate
 from pipeline.recipe import Recipe
 from pipeline.records import File, artifact, write_text
 from pipeline.release import signing
@@ -26,7 +27,8 @@ PREDICATE = "urn:quantgate:bundle:v1"
 
 def assemble(entry: Entry, recipe: Recipe, signer: Signer, by: str, out: Path) -> list[File]:
     """Fills the empty folder; returns all its files, the signature last. Raises ArtifactError if something is missing."""
-    model, found = paths.model(entry.recipe, entry.variant), seals.evidence(entry.recipe, entry.variant, recipe)
+    place = paths.place(entry.recipe, entry.variant)
+    model, found = place.model, seals.evidence(Candidate(entry.recipe, entry.variant, recipe, place))
     shutil.copytree(model, out, copy_function=_link, dirs_exist_ok=True)
     for reserved in (layout.CARD, str(layout.OURS)):
         if (out / reserved).exists():

@@ -21,12 +21,12 @@ SHOWN = 3
 
 def of(name: str, variant_name: str) -> Case:
     """Raises ArtifactError if anything is missing, changed or stale, SignoffError for what nobody may sign off."""
-    recipe, _ = opened.variant(name, variant_name)
-    verdict = current.verdict(name, recipe, variant_name)
+    candidate = opened.candidate(name, variant_name)
+    recipe, verdict = candidate.recipe, current.verdict(candidate)
     never = [*_unfounded(name, variant_name), *_floating(name), *_partial(name, variant_name, recipe, verdict)]
     if never:
         raise SignoffError(f"{name}/{variant_name}: cannot be signed off as it is:\n  " + "\n  ".join(never))
-    found = subject.of(name, variant_name, seals.evidence(name, variant_name, recipe))
+    found = subject.of(name, variant_name, seals.evidence(candidate))
     return Case(found, verdict.status, failing(verdict, performance.of(name, recipe, variant_name)))
 
 

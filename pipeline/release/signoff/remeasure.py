@@ -42,28 +42,27 @@ class Again(NamedTuple):
 
 def remeasure(name: str, variant_name: str, share: float) -> Remeasured:
     """Raises SignoffError if the part is not what the evaluation says, or nothing was measured; as evaluating does, otherwise."""
-    recipe, variant = opened.variant(name, variant_name)
-    place = paths.place(name, variant_name)
-    recorded = evaluations.evaluation_of(name, variant_name, place)
+    candidate = opened.candidate(name, variant_name)
+    recipe, baseline = candidate.recipe, candidate.baseline
+    recorded = evaluations.evaluation_of(candidate)
     if recorded.failure is not None:
         raise SignoffError(f"{name}/{variant_name}: --remeasure: nothing was measured that could be again: {recorded.failure}")
-    model, manifest = keeping.verified(place)
+    model, manifest = keeping.verified(candidate.place)
     source, _ = checkpoint.open_pinned(name, recipe.model)
     seed = secrets.randbits(32)
     rng = random.Random(seed)
     spans: measuring.Spans = {task.name: span(len(task.items), share, rng) for task in recorded.tasks}
-    job = measuring.engine_job(name, recipe, variant_name, manifest.engine, model, source, spans)
+    job = measuring.engine_job(candidate, manifest.engine, model, source, spans)
     job |= {"logprobs": str(paths.logprobs(name)), "share": share, "seed": seed}
-    stage = f"remeasure@{name}--{variant_name}"
+    stage = candidate.stage("remeasure")
     with artifact.stage_folder(stage) as folder:
-        needs = estimate.needs_bytes(name, recipe, "evaluate", variant)
+        needs = estimate.needs_bytes(name, recipe, "evaluate", candidate.variant)
         done = costs.run(stage, engines.ENGINES[manifest.engine].environment, "remeasure", job, folder, needs)
     again = Again(
         {label: View.model_validate(view) for label, view in done.value["views"].items()},
         [Task.model_validate(task) for task in done.value["tasks"]],
     )
     reference = records.read(paths.evaluation(name, "reference"), Evaluation)
-    baseline = recipe.baseline(variant)
     floor = records.read(paths.evaluation(name, baseline), Evaluation) if baseline else recorded
     return held(f"{name}/{variant_name}", recorded, again, floor, reference).model_copy(update={"seed": seed, "share": share})
 

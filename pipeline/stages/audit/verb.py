@@ -14,6 +14,7 @@ from pipeline import capabilities, engines, paths, records, report
 from pipeline.benchmark.performance import performance
 from pipeline.errors import ArtifactError, RecipeError, Rejected, StageError
 from pipeline.evidence import evaluations, opened, provenance, seals
+from pipeline.evidence.candidate import Candidate
 from pipeline.planning import index
 from pipeline.quantizers import refusal
 from pipeline.recipe import VARIANT_NAME, Model, Recipe, Variant
@@ -130,8 +131,9 @@ def _repro(target: str) -> None:
 def _judge(recipe_name: str, name: str, audited: Recipe) -> records.Verdict:
     root = paths.audit(recipe_name, name)
     place = paths.Place(root / "model", root / "manifest.json", root / "evaluation.json", root / "extension.json")
-    evaluate.measure(recipe_name, name, audited, place)
-    verdict = gate_stage.settle(recipe_name, name, audited, place)
+    candidate = Candidate(recipe_name, name, audited, place)
+    evaluate.measure(candidate)
+    verdict = gate_stage.settle(candidate)
     verdict.write(root / "verdict.json")
     gate_stage.say(verdict)
     untimed = records.Benchmark(
@@ -139,10 +141,10 @@ def _judge(recipe_name: str, name: str, audited: Recipe) -> records.Verdict:
     )
     judged = Judged(
         records.read(place.manifest, records.Manifest),
-        evaluations.evaluation_of(recipe_name, name, place),
+        evaluations.evaluation_of(candidate),
         verdict,
         untimed,
-        performance(audited, audited.variants[name], untimed, None),
+        performance(audited, candidate.variant, untimed, None),
     )
     report.write_audit(recipe_name, audited, name, judged, root)
     return verdict

@@ -45,7 +45,7 @@ def run(name: str, variant_name: str) -> None:
         if speeds:
             rungs.sort(key=lambda rung: -speeds[rung.made].median if rung.made in speeds else 0.0)
         reached, steps = _up(rungs, speeds, folder)
-        _take(reached, Climb(goal=variant.goal, steps=steps, reached=reached.variant.model_dump()), folder)
+        _take(reached, Climb(goal=variant.goal, steps=steps, reached=reached.candidate.variant.model_dump()), folder)
 
 
 def _rungs(name: str, variant_name: str, recipe: Recipe, variant: Variant) -> list[Rung]:
@@ -71,9 +71,9 @@ def _speeds(rungs: list[Rung], folder: Path) -> dict[Path, Estimate]:
         try:
             found[rung.made] = measure.speed(rung, folder)
         except FINDINGS as error:
-            print(f"{rung.variant_name}: {rung.words}: not timed: {error}")
+            print(f"{rung.candidate.variant_name}: {rung.words}: not timed: {error}")
             continue
-        print(f"{rung.variant_name}: {rung.words}: {found[rung.made].median:.1f} tokens/s", flush=True)
+        print(f"{rung.candidate.variant_name}: {rung.words}: {found[rung.made].median:.1f} tokens/s", flush=True)
     return found
 
 
@@ -81,7 +81,7 @@ def _up(rungs: list[Rung], speeds: dict[Path, Estimate], folder: Path) -> tuple[
     steps: list[Step] = []
     reached = None
     for number, rung in enumerate(rungs, 1):
-        print(f"{rung.variant_name}: rung {number} of {len(rungs)}: {rung.words}", flush=True)
+        print(f"{rung.candidate.variant_name}: rung {number} of {len(rungs)}: {rung.words}", flush=True)
         step = _try(rung, folder).model_copy(update={"output_tokens_per_s": speeds.get(rung.made)})
         print(f"  {step.status}: {step.reason}", flush=True)
         steps.append(step)
@@ -98,7 +98,7 @@ def _up(rungs: list[Rung], speeds: dict[Path, Estimate], folder: Path) -> tuple[
 
 def _try(rung: Rung, folder: Path) -> Step:
     """Makes, looks and judges, as far as needed and not done before."""
-    limit = limits.of(rung.recipe, rung.variant).mean_kl
+    limit = limits.of(rung.candidate.recipe, rung.candidate.variant).mean_kl
     try:
         manifest = rung.make()
         look = measure.first_look(rung, folder)
@@ -108,7 +108,7 @@ def _try(rung: Rung, folder: Path) -> Step:
                 mean_kl=look.mean_kl, mean_kl_low=look.low, mean_kl_limit=limit)  # fmt: skip
     if look.hopeless:
         return seen
-    verdict = gate_stage.settle(*rung.subject)
+    verdict = gate_stage.settle(rung.candidate)
     wrong = [f"{check.name}: {check.reason}" for check in verdict.checks if check.status == verdict.status]
     reason = "all checks passed" if verdict.status == "PASS" else wrong[0]
     return seen.model_copy(update={"status": verdict.status, "reason": reason})
@@ -116,17 +116,17 @@ def _try(rung: Rung, folder: Path) -> Step:
 
 def _take(rung: Rung, way: Climb, folder: Path) -> None:
     """Copies the rung to where the variant is looked for."""
-    if not rung.place.evaluation.is_file():
+    if not rung.candidate.place.evaluation.is_file():
         measure.evaluate(rung, folder, whole=True)
-    place = paths.place(rung.name, rung.variant_name)
-    measured = {seals.MANIFEST: rung.place.manifest, "evaluation.json": rung.place.evaluation}
+    place = paths.place(rung.candidate.name, rung.candidate.variant_name)
+    measured = {seals.MANIFEST: rung.candidate.place.manifest, "evaluation.json": rung.candidate.place.evaluation}
     if wrong := seals.broken(measured):
         raise ArtifactError(f"{rung.made}: not believed: {'; '.join(wrong)}. Remove the folder, then climb again.")
-    shutil.copytree(rung.place.model, folder / "out")
+    shutil.copytree(rung.candidate.place.model, folder / "out")
     artifact.install(folder / "out", place.model)
-    manifest = records.read(rung.place.manifest, records.Manifest).model_copy(update={"climb": way})
+    manifest = records.read(rung.candidate.place.manifest, records.Manifest).model_copy(update={"climb": way})
     keeping.keep_manifest(manifest, place)
-    keeping.keep_evaluation(records.read(rung.place.evaluation, records.Evaluation), place)
-    if rung.place.extension.is_file():  # the gate stage takes items that were added already
-        records.read(rung.place.extension, records.Extension).write(place.extension)
-    print(f"{rung.variant_name}: {rung.words}, after {len(way.steps)} rungs")
+    keeping.keep_evaluation(records.read(rung.candidate.place.evaluation, records.Evaluation), place)
+    if rung.candidate.place.extension.is_file():  # the gate stage takes items that were added already
+        records.read(rung.candidate.place.extension, records.Extension).write(place.extension)
+    print(f"{rung.candidate.variant_name}: {rung.words}, after {len(way.steps)} rungs")

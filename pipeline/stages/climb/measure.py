@@ -37,17 +37,19 @@ def first_look(rung: Rung, folder: Path) -> Look:
     path = _glance(rung)
     if path.is_file():
         look = _judged(rung, records.read(path, Glance))
-        if look.hopeless or rung.place.evaluation.is_file():
+        if look.hopeless or rung.candidate.place.evaluation.is_file():
             return look
     return evaluate(rung, folder, whole=False)
 
 
 def evaluate(rung: Rung, folder: Path, whole: bool) -> Look:
     """One load of the engine for the first look and the rest. `whole`: also where it is hopeless."""
-    source, _ = checkpoint.open_pinned(rung.name, rung.recipe.model)
-    job = measuring.evaluation_job(*rung.subject, source) | {"glance": WINDOWS, "looks": [1.0]}
+    source, _ = checkpoint.open_pinned(rung.candidate.name, rung.candidate.recipe.model)
+    job = measuring.evaluation_job(rung.candidate, source) | {"glance": WINDOWS, "looks": [1.0]}
     start = time.monotonic()
-    session = process.Session(engines.ENGINES[rung.variant.engine].environment, "evaluate", job, folder / "job.json", offline=False)
+    session = process.Session(
+        engines.ENGINES[rung.candidate.variant.engine].environment, "evaluate", job, folder / "job.json", offline=False
+    )
     try:
         seen = Glance.model_validate(session.ask())
         look = _judged(rung, seen)
@@ -56,10 +58,10 @@ def evaluate(rung: Rung, folder: Path, whole: bool) -> Look:
         peak_bytes = session.close()
     seen.write(_glance(rung))
     if value:
-        value["logprobs_sha256"] = evaluations.stored_logprobs(rung.name)
+        value["logprobs_sha256"] = evaluations.stored_logprobs(rung.candidate.name)
         done = process.Finished(value, time.monotonic() - start, peak_bytes)
-        digest = artifact.digest(records.read(rung.place.manifest, Manifest).files)
-        keeping.keep_evaluation(measuring.record(rung.name, rung.variant_name, rung.recipe, digest, done, None), rung.place)
+        digest = artifact.digest(records.read(rung.candidate.place.manifest, Manifest).files)
+        keeping.keep_evaluation(measuring.record(rung.candidate, digest, done, None), rung.candidate.place)
     return look
 
 
@@ -68,7 +70,7 @@ def _glance(rung: Rung) -> Path:
 
 
 def _judged(rung: Rung, seen: Glance) -> Look:
-    held_to = limits.of(rung.recipe, rung.variant)
+    held_to = limits.of(rung.candidate.recipe, rung.candidate.variant)
     looks = [texts.first_look(kl_nats, held_to) for kl_nats in seen.kl_nats.values()]
     worst, _ = max(looks, key=lambda look: look[0].low)
     return Look(worst.value, worst.low, any(status == "FAIL" for _, status in looks))
@@ -76,14 +78,14 @@ def _judged(rung: Rung, seen: Glance) -> Look:
 
 def speed(rung: Rung, folder: Path) -> Estimate:
     """Output tokens/s as served, at the recipe's lowest concurrency: enough to order rungs; the benchmark times what was taken."""
-    trace = paths.trace(rung.name)
+    trace = paths.trace(rung.candidate.name)
     path = rung.measured / f"speed-{content(trace)[:16]}.json"
     if path.is_file():
         return records.read(path, Estimate)
     rung.make()
-    serve, engine = rung.recipe.serve_for(rung.variant_name), rung.variant.engine
-    job = {"engine": engine, "artifact": str(rung.place.model), "serve": serve.model_dump(), "trace": str(trace)}
-    load = {"concurrency": min(rung.recipe.benchmark.concurrency)}
+    serve, engine = rung.candidate.recipe.serve_for(rung.candidate.variant_name), rung.candidate.variant.engine
+    job = {"engine": engine, "artifact": str(rung.candidate.place.model), "serve": serve.model_dump(), "trace": str(trace)}
+    load = {"concurrency": min(rung.candidate.recipe.benchmark.concurrency)}
     with closing(process.Session(engines.ENGINES[engine].environment, "session", job, folder / "speed.json")) as session:
         session.ask()
         answers = [session.ask({"loads": [load], "repeat": repeat}) for repeat in range(REPEATS)]

@@ -10,7 +10,8 @@ from typing import Any
 
 from pipeline import engines, paths, quantizers, records
 from pipeline.evidence import keeping, settings
-from pipeline.recipe import Recipe, Variant, ladder
+from pipeline.evidence.candidate import Candidate
+from pipeline.recipe import Recipe, ladder
 from pipeline.records import Manifest, artifact
 from pipeline.runtime import environments
 from pipeline.stages import quantize
@@ -34,11 +35,9 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class Rung:
-    """`recipe` is the recipe with this rung's settings for the variant."""
+    """`candidate` has the recipe with this rung's settings for the variant, and the rung's own place in the two folders."""
 
-    name: str
-    variant_name: str
-    recipe: Recipe
+    candidate: Candidate
     made: Path
     measured: Path
 
@@ -46,34 +45,19 @@ class Rung:
     def of(cls, name: str, variant_name: str, recipe: Recipe, logprobs_sha256: str) -> Rung:
         """`logprobs_sha256` is of the reference's distributions, gigabytes that are hashed once for all rungs."""
         made = paths.rungs(name, variant_name) / _hash(_made_of(name, variant_name, recipe))
-        return cls(name, variant_name, recipe, made, made / _hash([*_measured_by(name, variant_name, recipe), logprobs_sha256]))
-
-    @property
-    def variant(self) -> Variant:
-        return self.recipe.variants[self.variant_name]
+        measured = made / _hash([*_measured_by(name, variant_name, recipe), logprobs_sha256])
+        place = paths.Place(made / "model", made / "manifest.json", measured / "evaluation.json", measured / "extension.json")
+        return cls(Candidate(name, variant_name, recipe, place), made, measured)
 
     @property
     def words(self) -> str:
-        return ladder.words(self.variant)
-
-    @property
-    def place(self) -> paths.Place:
-        return paths.Place(
-            model=self.made / "model",
-            manifest=self.made / "manifest.json",
-            evaluation=self.measured / "evaluation.json",
-            extension=self.measured / "extension.json",
-        )
-
-    @property
-    def subject(self) -> tuple[str, str, Recipe, paths.Place]:
-        return self.name, self.variant_name, self.recipe, self.place
+        return ladder.words(self.candidate.variant)
 
     def make(self) -> Manifest:
         """Makes the artifact, or verifies the one that was made before. Raises what the quantizer raises."""
-        if not self.place.manifest.is_file():
-            return quantize.make(*self.subject)
-        return keeping.verified(self.place)[1]
+        if not self.candidate.place.manifest.is_file():
+            return quantize.make(self.candidate)
+        return keeping.verified(self.candidate.place)[1]
 
 
 def _made_of(name: str, variant_name: str, recipe: Recipe) -> list[Any]:
