@@ -66,6 +66,7 @@ evaluate:
   tasks: {world_facts: 64}
   task_path: recipes/tiny/tasks
 gate:
+  rare: 0.2
   perplexity_ratio: {bf16: 1.005, int8: 1.05}
   mean_kl: {bf16: 0.001, int8: 0.02}
   p99_kl: {bf16: 0.02, int8: 0.3}
