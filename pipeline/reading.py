@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,9 +101,10 @@ def json_lines(path: Path, error: Kind) -> Iterator[tuple[int, dict[str, Any]]]:
 def yaml(path: Path, error: Kind) -> Any:
     """A YAML document as plain values: nothing in it runs, and aliases are counted as if they were written out."""
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.error import ReusedAnchorWarning, YAMLError
 
     written = text(path, error, MOST_YAML_BYTES)
+    warnings.simplefilter("ignore", ReusedAnchorWarning)  # YAML allows it
     try:
         node = YAML(typ="safe", pure=True).compose(written)
         if _nodes(node, {}) > MOST_YAML_NODES:
