@@ -17,10 +17,10 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from pipeline import artifact, checkpoint, cli, lengths, parsing, prompts, reading, records, signing, source, tensors
+from pipeline import artifact, checkpoint, cli, estimate, lengths, parsing, prompts, reading, records, signing, source, tensors
 from pipeline.errors import QuantgateError, RecipeError, Tampered
 from pipeline.quantizers import refusal
-from pipeline.recipe import PromptSet, Recipe
+from pipeline.recipe import Model, PromptSet, Recipe
 from pipeline.signoff import log
 from pipeline.signoff.policy import Policy
 from tests import malformed
@@ -85,11 +85,12 @@ def test_json(tmp_path: Path, data: bytes) -> None:
 def test_checkpoints_whose_files_say_anything(tmp_path: Path, name: str, value: Any) -> None:
     write_checkpoint(tmp_path)
     (tmp_path / name).write_bytes(malformed.written(value))
-    recipe = parsing.parse(ROOT / "recipes" / "tiny.yaml", Recipe)
+    recipe = parsing.parse(ROOT / "recipes" / "tiny.yaml", Recipe).model_copy(update={"model": Model(path=str(tmp_path))})
 
     def plan() -> None:
         checkpoint.check(tmp_path)
         lengths.refuse(Path("x.yaml"), recipe, tmp_path)
+        estimate.of("none", recipe)
         for variant in ("ov-int8", "gptq-int4"):
             refusal.refuse_model(Path("x.yaml"), variant, recipe.variants[variant], tmp_path)
 

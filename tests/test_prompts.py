@@ -53,6 +53,14 @@ def test_what_an_empty_turn_stood_between_is_one_turn(tmp_path: Path) -> None:
     assert asked_twice == DIALOGUE[1:] * 2
 
 
+@pytest.mark.parametrize("half", ["\ud800", "a\udfff"])
+def test_half_a_character_is_told_with_its_line(tmp_path: Path, half: str) -> None:
+    whole = lines({"text": "\U0001f600"})  # two halves that make one, escaped
+    assert prompts.documents("p", given(tmp_path / "p.jsonl", whole)).found == ["\U0001f600"]
+    with pytest.raises(CalibrationError, match=r"p\.jsonl:2: '\\ud...' is half of a character"):
+        prompts.documents("p", given(tmp_path / "p.jsonl", whole + b"\n" + lines({"text": [{"role": "user", "content": half}]})))
+
+
 @pytest.mark.parametrize("value", [3, 1.5, True, {"a": 1}, ["a", "b"], [{"role": "user"}, 3], [{"role": 1, "content": "a"}]])
 def test_nothing_else_is_made_a_text_of(tmp_path: Path, value: Any) -> None:
     with pytest.raises(CalibrationError, match=r"p\.jsonl:2: text: found"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from pipeline.quantizers.families import UNSERVED
 from pipeline.quantizers.table import CPU, CUDA, REFUSED, SERVED, TOOLS, Refused, Served, Values
 from pipeline.recipe import Recipe, Variant, rungs
 from pipeline.recipe.ladder import words
+from pipeline.source import config
 
 DEFINING = ("activations", "format")  # settings without a default: a line that has one is about it
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # into one matrix each, by vLLM
@@ -153,7 +153,7 @@ def _yaml(value: Any) -> str:
 
 def refuse_model(file: Path, name: str, variant: Variant, source: Path, device: str | None = None) -> None:
     """Raises RecipeError where the source's family is known not to be made or served so, or its shapes do not fit."""
-    family = json.loads((source / "config.json").read_text()).get("model_type")
+    family = config(source).get("model_type")
     if line := unserved(variant, family, device):
         why = f"{line.why}{_on(line, device)}"
         raise RecipeError(f"{file}: variants.{name}: the model's family is {family!r}; {why}. Use {line.use}.")
