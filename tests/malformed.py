@@ -11,7 +11,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from pipeline.tensors import BITS
+from pipeline.source.tensors import BITS
 
 # What breaks readers: deep nesting, huge numbers, dates, tags, aliases, nulls, surrogates, control and byte-order characters.
 PIECES = [

@@ -17,12 +17,17 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from pipeline import artifact, checkpoint, cli, estimate, lengths, parsing, prompts, reading, records, signing, source, tensors
+from pipeline import cli, reading, records
 from pipeline.errors import QuantgateError, RecipeError, Tampered
+from pipeline.planning import estimate
 from pipeline.quantizers import refusal
-from pipeline.recipe import Model, PromptSet, Recipe
-from pipeline.signoff import log
-from pipeline.signoff.policy import Policy
+from pipeline.recipe import Model, PromptSet, Recipe, parsing
+from pipeline.records import artifact
+from pipeline.release import signing
+from pipeline.release.signoff import log
+from pipeline.release.signoff.policy import Policy
+from pipeline.source import checkpoint, lengths, prompts, tensors
+from pipeline.source import files as source
 from tests import malformed
 from tests.build import write_checkpoint
 from tests.conftest import ROOT

@@ -15,9 +15,9 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.parsing import shown
 from pipeline.recipe.base import LARGEST, LONGEST, MOST, Count, LocalPath, Positive, Strict, Weights
 from pipeline.recipe.long_context import LongContext, LongWindows
+from pipeline.recipe.parsing import shown
 
 
 def _in_one_sentence(given: Any, validate: ValidatorFunctionWrapHandler) -> Any:
