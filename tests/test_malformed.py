@@ -19,11 +19,13 @@ from hypothesis import strategies as st
 
 from pipeline import cli, reading, records
 from pipeline.errors import QuantgateError, RecipeError, Tampered
+from pipeline.formats import packing
 from pipeline.planning import estimate
 from pipeline.quantizers import refusal
 from pipeline.recipe import Model, PromptSet, Recipe, parsing
 from pipeline.records import artifact
 from pipeline.release import signing
+from pipeline.release.registries import oci
 from pipeline.release.signoff import log
 from pipeline.release.signoff.policy import Policy
 from pipeline.source import checkpoint, lengths, prompts, tensors
@@ -100,6 +102,20 @@ def test_checkpoints_whose_files_say_anything(tmp_path: Path, name: str, value: 
             refusal.refuse_model(Path("x.yaml"), variant, recipe.variants[variant], tmp_path)
 
     refused(plan)
+
+
+@given(config=malformed.replaced({"quant_method": "gptq", "bits": 4, "group_size": 128, "config_groups": {"a": {"weights": {}}}}))
+def test_artifacts_of_others_whose_configuration_says_anything(tmp_path: Path, config: Any) -> None:
+    for method in (config, {**config, "quant_method": "compressed-tensors"}):
+        (tmp_path / "config.json").write_bytes(malformed.written({"quantization_config": method}))
+        refused(lambda: packing.packing(tmp_path))
+
+
+@given(
+    manifest=malformed.replaced({"artifactType": oci.ARTIFACT, "layers": [{"digest": "x", "annotations": {oci.FILE_PATH: "y"}}]})
+)
+def test_manifests_of_a_registry(manifest: Any) -> None:
+    refused(lambda: oci._layers(malformed.written(manifest)))
 
 
 @given(data=malformed.weights() | malformed.damaged(WEIGHTS))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipeline import cli, recipe
 from pipeline.errors import CalibrationError
@@ -136,6 +137,20 @@ class Templated:
         if messages[0]["role"] == "assistant":
             raise ValueError("Conversation roles must alternate")
         return strftime_now("%d %b %Y") + "".join(f"<{m['role']}>{m['content']}" for m in messages)
+
+
+class Endless(Templated):
+    """A template with loops in loops, which Jinja's own limit on a range does not stop."""
+
+    def apply_chat_template(self, *_: Any, **more: Any) -> str:
+        loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+        return ImmutableSandboxedEnvironment().from_string(loops).render()
+
+
+def test_a_template_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompts, "RENDER_S", 0.2)
+    with pytest.raises(CalibrationError, match=r"chat template takes longer than 0\.2 s for one prompt"):
+        Encoder(Endless(), front=[], chat_template=False).text(DIALOGUE)
 
 
 def test_a_dialogue_goes_through_the_template_with_a_fixed_date() -> None:
