@@ -26,7 +26,7 @@ other-tests:
 	@python -m pytest -q --durations=12 -m "not tiny and not thorough"
 
 test-all: setup servers check
-	@python -m pytest -q -rA -m ""
+	@python -m pytest -q -rA -m "" --hypothesis-profile=thorough
 
 unit:
 	@$(PYTHON) -m pipeline.runtime.environments control

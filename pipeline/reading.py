@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ MOST_YAML_NODES = 100_000  # with every alias written out; a recipe has a few hu
 MOST_JSON_BYTES = 200_000_000  # tokenizer.json of large vocabularies has 35 MB
 MOST_TEXT_BYTES = 2_000_000_000  # of a prompt set, unpacked
 CHUNK_BYTES = 1 << 20
+ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a surrogate pair; JSON may have one alone, UTF-8 may not
 Kind = type[QuantgateError]
 
 
@@ -64,11 +67,17 @@ def json_object(path: Path, error: Kind) -> dict[str, Any]:
 def json_value(written: str | bytes, where: str, error: Kind, unique: bool = False) -> Any:
     """What some JSON says. With `unique`, a name that stands twice in one object is refused."""
     try:
-        return json.loads(written, object_pairs_hook=_once if unique else None)
+        value = json.loads(written, object_pairs_hook=_once if unique else None)
+        if isinstance(written, str) and ESCAPED_HALF.search(written):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as problem:
+        half = problem.object[problem.start]
+        raise error(f"{where}: {half!r} is half of a character, which no text can hold. Write the whole one.") from problem
     except RecursionError as problem:
         raise error(f"{where}: JSON that is nested too deeply.") from problem
     except ValueError as problem:  # of which JSON's and Unicode's errors are kinds, and numbers of too many digits
         raise error(f"{where}: cannot be read as JSON: {problem}.") from problem
+    return value
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -100,9 +109,10 @@ def json_lines(path: Path, error: Kind) -> Iterator[tuple[int, dict[str, Any]]]:
 def yaml(path: Path, error: Kind) -> Any:
     """A YAML document as plain values: nothing in it runs, and aliases are counted as if they were written out."""
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.error import ReusedAnchorWarning, YAMLError
 
     written = text(path, error, MOST_YAML_BYTES)
+    warnings.simplefilter("ignore", ReusedAnchorWarning)  # YAML allows it
     try:
         node = YAML(typ="safe", pure=True).compose(written)
         if _nodes(node, {}) > MOST_YAML_NODES:

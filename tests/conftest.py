@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pipeline.recipe import Recipe, load
 from pipeline.runtime import environments
@@ -31,6 +32,13 @@ PROJECT = (
 )  # fmt: skip  (without the last, DVC writes its own where the report looks)
 HTTP_BENCHMARK = "quantgate benchmark tiny --http gptq-int4"
 TWO_BIT = "  rounded-int2: {engine: openvino, quantizer: rounding, weights: int2, group_size: 128}\n"
+
+
+# Of drawn inputs: the same few in each `make test`, and others, for minutes, in `make test-all` (--hypothesis-profile=thorough).
+UNHURRIED = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+settings.register_profile("few", derandomize=True, max_examples=100, **UNHURRIED)  # type: ignore[arg-type]
+settings.register_profile("thorough", print_blob=True, max_examples=2000, **UNHURRIED)  # type: ignore[arg-type]
+settings.load_profile("few")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marker

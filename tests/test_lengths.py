@@ -24,6 +24,8 @@ from pipeline.source import lengths
         ({"max_position_embeddings": 131072, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, 131072),
         ({"max_position_embeddings": 2048, "rope_scaling": "odd"}, 2048),
         ({"max_position_embeddings": "many"}, None),
+        ({"max_position_embeddings": 10**400}, None),
+        ({"max_position_embeddings": 2048, "rope_scaling": {"rope_type": "linear", "factor": 1e308}}, 2048),
         ({}, None),
     ],
 )

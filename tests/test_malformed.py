@@ -1,123 +1,174 @@
-"""Malformed files, drawn at random: whatever users bring, a reader returns or raises an error of ours."""
+"""Malformed files: whatever users bring, a reader returns or raises an error of ours, soon.
+
+`make test` draws the same few hundred files each time, in seconds; `make test-all` draws others, for minutes
+(profiles of hypothesis, in tests/conftest.py).
+"""
 
 from __future__ import annotations
 
-import contextlib
-import gzip
+import base64
 import json
-import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import event, given
+from hypothesis import strategies as st
 
-from pipeline import reading
-from pipeline.errors import QuantgateError, RecipeError
-from pipeline.recipe import PromptSet, Recipe, parsing
+from pipeline import cli, reading, records
+from pipeline.errors import QuantgateError, RecipeError, Tampered
+from pipeline.formats import packing
+from pipeline.planning import estimate
+from pipeline.quantizers import refusal
+from pipeline.recipe import Model, PromptSet, Recipe, parsing
+from pipeline.records import artifact
+from pipeline.release import signing
+from pipeline.release.registries import oci
+from pipeline.release.signoff import log
+from pipeline.release.signoff.policy import Policy
+from pipeline.source import checkpoint, lengths, prompts, tensors
 from pipeline.source import files as source
-from pipeline.source import prompts, tensors
+from tests import malformed
+from tests.build import write_checkpoint
 from tests.conftest import ROOT
 
 CHECKPOINT = ROOT / "recipes" / "tiny" / "checkpoint"
-# What breaks readers: deep nesting, huge numbers, dates, tags, aliases, nulls, surrogates, control and byte-order characters.
-PIECES = [
-    b"[" * 3000, b"{" * 3000, b'{"a":' * 3000, b"9" * 5000, b"-1e999", b"NaN", b"2024-13-45", b"0:99:99",
-    b"!!int abc", b"!!binary %", b"!!timestamp x", b"!!python/object:os.system x", b"!!set {a}", b"!!omap [a]",
-    b"&a [*a]", b"*a", b"<<: x", b"? x", b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"\\ud800", b'"', b"'", b"\t",
-    b"%YAML 9.9\n", b"---\n", b"null", b"{}", b"[]", b"0x" + b"f" * 300, b"\xf0\x9f\x98\x80", b"\x85",
-    b"\xe2\x80\xa8", b": ", b"- ", b"#", b"|\n", b">9\n", b"@", b"`",
-]  # fmt: skip
+TINY = (ROOT / "recipes" / "tiny.yaml").read_bytes()
+CONFIG: dict[str, Any] = json.loads((CHECKPOINT / "config.json").read_text())
 BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
-
-
-def mutated(data: bytes, chance: random.Random) -> bytes:
-    """Cut, doubled, overwritten or with a piece put in, up to four times."""
-    found = bytearray(data)
-    for _ in range(chance.randint(1, 4)):
-        place = chance.randrange(len(found) + 1)
-        match chance.randrange(5):
-            case 0:
-                del found[place:]
-            case 1:
-                found[place:place] = chance.choice(PIECES)
-            case 2:
-                found[place : place + chance.randrange(1, 40)] = chance.choice(PIECES)
-            case 3:
-                found[place:place] = found[place : place + chance.randrange(1, 200)]
-            case _:
-                found[place : place + 1] = bytes([chance.randrange(256)])
-    return bytes(found)
-
-
-def recipe(path: Path) -> Any:
-    return parsing.parse(path, Recipe)
-
-
-def yaml(path: Path) -> Any:
-    return reading.yaml(path, RecipeError)
-
-
-def json_object(path: Path) -> Any:
-    return reading.json_object(path, RecipeError)
-
-
-def json_lines(path: Path) -> Any:
-    return list(reading.json_lines(path, RecipeError))
-
-
-def header(path: Path) -> Any:
-    return tensors.read_header(path)
-
-
-def _lines() -> bytes:
-    rows: list[dict[str, Any]] = [{"text": "a"}, {"messages": [{"role": "user", "content": "b"}]}, {"n": [1, 2.5, None, True]}]
-    return "\n".join(json.dumps(row) for row in rows).encode()
-
-
-def _weights() -> bytes:
-    entries = {
-        "a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]},
-        "b": {"dtype": "BF16", "shape": [4], "data_offsets": [16, 24]},
-    }
-    written = json.dumps(entries).encode()
-    return len(written).to_bytes(8, "little") + written + bytes(24)
-
-
-SEEDS: dict[str, tuple[str, Callable[[Path], Any], Callable[[], bytes]]] = {
-    "recipe": ("tiny.yaml", recipe, (ROOT / "recipes" / "tiny.yaml").read_bytes),
-    "yaml": ("x.yaml", yaml, lambda: b"a: [1, 2.5, 2024-01-01, {b: c}]\nd: &x {e: f}\ng: *x\n"),
-    "json": ("config.json", json_object, (CHECKPOINT / "config.json").read_bytes),
-    "json_lines": ("x.jsonl", json_lines, _lines),
-    "gzip": ("x.jsonl.gz", json_lines, lambda: gzip.compress(_lines())),
-    "safetensors": ("x.safetensors", header, _weights),
+ENTRIES = {
+    "a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]},
+    "b": {"dtype": "F16", "shape": [4], "data_offsets": [16, 24]},
 }
+WEIGHTS = malformed.framed(ENTRIES, 0, 24)
+SLOW_S = 5.0  # of processor time, for a file of a few kB
+LONGEST = 20_000  # characters of a message
+ROWS: list[Any] = [
+    {"text": "a"}, {"text": [{"role": "user", "content": "b"}]}, {"text": [1, 2.5, None, True]},
+    {"text": [{"role": "assistant", "content": [{"type": "text", "text": "c"}], "tool_calls": [{}]}]},
+]  # fmt: skip
 
 
-def tried(kind: str, folder: Path, rounds: int) -> int:
-    """How many of the mutated files were refused. Any other exception than ours ends the test, with the file kept."""
-    name, reader, whole = SEEDS[kind]
-    data, chance, path, refused = whole(), random.Random(kind), folder / name, 0
-    for _ in range(rounds):
-        path.write_bytes(mutated(data, chance))
-        try:
-            reader(path)
-        except QuantgateError as error:
-            refused += 1
-            assert str(path) in str(error)
-            assert len(str(error)) < 20_000
-    return refused
+def refused(reader: Callable[[], object], *words: str) -> bool:
+    """Whether it was. Any other exception than ours, a message without `words`, or one that took long ends the test."""
+    start, error = time.process_time(), None
+    try:
+        reader()
+    except QuantgateError as found:
+        error = str(found)
+        assert all(word in error for word in words), error
+        assert len(error) < LONGEST
+    assert time.process_time() - start < SLOW_S
+    event("refused" if error else "read")
+    return error is not None
 
 
-@pytest.mark.parametrize("kind", SEEDS)
-def test_readers_raise_nothing_but_our_errors(kind: str, tmp_path: Path) -> None:
-    assert tried(kind, tmp_path, 60 if kind == "recipe" else 250) > 20
+@pytest.mark.parametrize("model", [Recipe, PromptSet, Policy])
+@given(data=malformed.yaml_documents() | malformed.damaged(TINY))
+def test_yaml(tmp_path: Path, model: type[Any], data: bytes) -> None:
+    (tmp_path / "x.yaml").write_bytes(data)
+    refused(lambda: parsing.parse(tmp_path / "x.yaml", model), "x.yaml")
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("kind", SEEDS)
-def test_readers_raise_nothing_but_our_errors_for_long(kind: str, tmp_path: Path) -> None:
-    assert tried(kind, tmp_path, 2000 if kind == "recipe" else 20_000) > 1000
+@given(value=malformed.replaced(reading.yaml(ROOT / "recipes" / "tiny.yaml", RecipeError)))
+def test_recipes_of_any_values(tmp_path: Path, value: Any) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_bytes(malformed.written(value))
+    refused(lambda: refusal.refuse(path, parsing.parse(path, Recipe)), "x.yaml")
+
+
+@given(data=malformed.values().map(malformed.written) | malformed.damaged((CHECKPOINT / "config.json").read_bytes()))
+def test_json(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "x.json").write_bytes(data)
+    refused(lambda: reading.json_object(tmp_path / "x.json", RecipeError), "x.json")
+
+
+@given(
+    name=st.sampled_from(["config.json", "tokenizer_config.json", "adapter_config.json", source.INDEX]),
+    value=malformed.replaced({**CONFIG, "rope_scaling": {"type": "linear", "factor": 2}}) | malformed.values(),
+)
+def test_checkpoints_whose_files_say_anything(tmp_path: Path, name: str, value: Any) -> None:
+    write_checkpoint(tmp_path)
+    (tmp_path / name).write_bytes(malformed.written(value))
+    recipe = parsing.parse(ROOT / "recipes" / "tiny.yaml", Recipe).model_copy(update={"model": Model(path=str(tmp_path))})
+
+    def plan() -> None:
+        checkpoint.check(tmp_path)
+        lengths.refuse(Path("x.yaml"), recipe, tmp_path)
+        estimate.of("none", recipe)
+        for variant in ("ov-int8", "gptq-int4"):
+            refusal.refuse_model(Path("x.yaml"), variant, recipe.variants[variant], tmp_path)
+
+    refused(plan)
+
+
+@given(config=malformed.replaced({"quant_method": "gptq", "bits": 4, "group_size": 128, "config_groups": {"a": {"weights": {}}}}))
+def test_artifacts_of_others_whose_configuration_says_anything(tmp_path: Path, config: Any) -> None:
+    for method in (config, {**config, "quant_method": "compressed-tensors"}):
+        (tmp_path / "config.json").write_bytes(malformed.written({"quantization_config": method}))
+        refused(lambda: packing.packing(tmp_path))
+
+
+@given(
+    manifest=malformed.replaced({"artifactType": oci.ARTIFACT, "layers": [{"digest": "x", "annotations": {oci.FILE_PATH: "y"}}]})
+)
+def test_manifests_of_a_registry(manifest: Any) -> None:
+    refused(lambda: oci._layers(malformed.written(manifest)))
+
+
+@given(data=malformed.weights() | malformed.damaged(WEIGHTS))
+def test_safetensors(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(data)
+    refused(lambda: tensors.read_header(path), "x.safetensors")
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.jsonl.gz", "x.txt", "x.txt.gz"])
+@given(data=st.data())
+def test_prompts(tmp_path: Path, name: str, data: st.DataObject) -> None:
+    lines = malformed.json_lines(ROWS)
+    path = tmp_path / name
+    path.write_bytes(data.draw(malformed.zipped(lines) if name.endswith(".gz") else lines))
+    digest = artifact.hash_file(path, name).sha256
+    given = PromptSet(path=str(path), sha256=digest, field="text", licence="x", source="x")
+    refused(lambda: prompts.documents("x", given))
+
+
+@pytest.mark.parametrize("kind", [records.Manifest, records.Evaluation, records.Verdict, records.Benchmark])
+@given(data=st.data())
+def test_records(tmp_path: Path, measured_once: Path, kind: type[records.Record], data: st.DataObject) -> None:
+    stored = next(measured_once.rglob(f"artifacts/{kind.__name__.lower()}s/tiny/**/*ov-int8*.json"))
+    (tmp_path / "x.json").write_bytes(
+        data.draw(
+            malformed.replaced(json.loads(stored.read_text())).map(malformed.written) | malformed.damaged(stored.read_bytes())
+        )
+    )
+    refused(lambda: records.read(tmp_path / "x.json", kind), "x.json")
+
+
+@given(data=st.data())
+def test_signed_statements(published_once: Path, data: st.DataObject) -> None:
+    lines = (published_once / "registry/tiny/ov-int8/1/quantgate/signoff.jsonl").read_text().splitlines()
+    said = json.loads(data.draw(st.sampled_from(lines)))
+    inside = json.loads(signing.opened(json.dumps(said), "x").envelope.payload)
+    changed = malformed.replaced(inside).map(lambda found: {**said, "payload": base64.b64encode(malformed.written(found)).decode()})
+    line = data.draw((changed | malformed.replaced(said) | malformed.values()).map(json.dumps) | st.text())
+    refused(lambda: log.parse(line, "x"), "x")
+
+
+@given(data=st.data())
+def test_verify_calls_every_damaged_bundle_tampered(bundle: Path, data: st.DataObject) -> None:
+    path = data.draw(st.sampled_from(sorted(path for path in bundle.rglob("*") if path.is_file())))
+    whole = path.read_bytes()
+    damaged = data.draw(malformed.damaged(whole).filter(lambda found: found != whole))
+    path.unlink()  # a published file may be linked
+    path.write_bytes(damaged)
+    try:
+        assert cli.main(["verify", str(bundle)]) == Tampered.exit_code
+    finally:
+        path.write_bytes(whole)
 
 
 @pytest.mark.parametrize(
@@ -126,37 +177,11 @@ def test_readers_raise_nothing_but_our_errors_for_long(kind: str, tmp_path: Path
 def test_a_value_that_yaml_cannot_make_is_an_error_of_ours(tmp_path: Path, value: str) -> None:
     (tmp_path / "x.yaml").write_text(f"model: {value}\n")
     with pytest.raises(RecipeError, match=r"x\.yaml") as error:
-        recipe(tmp_path / "x.yaml")
+        parsing.parse(tmp_path / "x.yaml", Recipe)
     assert len(str(error.value)) < 2000
 
 
 def test_an_alias_bomb_is_counted_before_it_is_written_out(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(f"{BOMB}model: *a59\n")
     with pytest.raises(RecipeError, match="once its aliases are written out"):
-        recipe(tmp_path / "x.yaml")
-
-
-def test_prompts_of_any_form_are_an_error_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chance, path = random.Random(0), tmp_path / "x.jsonl"
-    monkeypatch.chdir(tmp_path)
-    for _ in range(150):
-        path.write_bytes(mutated(_lines(), chance))
-        digest = reading_digest(path)
-        given = PromptSet(path=str(path), sha256=digest, field=chance.choice(["text", "messages", "n"]), licence="x", source="x")
-        with contextlib.suppress(QuantgateError):
-            prompts.documents("x", given)
-
-
-def reading_digest(path: Path) -> str:
-    from pipeline.records import artifact
-
-    return artifact.hash_file(path, path.name).sha256
-
-
-def test_a_configuration_of_any_form_is_an_error_of_ours(tmp_path: Path) -> None:
-    chance, data = random.Random(0), (CHECKPOINT / "config.json").read_bytes()
-    (tmp_path / "model.safetensors").write_bytes(_weights())
-    for _ in range(150):
-        (tmp_path / "config.json").write_bytes(mutated(data, chance))
-        with contextlib.suppress(QuantgateError):
-            source.refuse(tmp_path)
+        parsing.parse(tmp_path / "x.yaml", Recipe)

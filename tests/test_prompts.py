@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipeline import cli, recipe
 from pipeline.errors import CalibrationError
@@ -52,6 +53,14 @@ def test_what_an_empty_turn_stood_between_is_one_turn(tmp_path: Path) -> None:
     assert joined == [{"role": "user", "content": "What is rain?\n\nHello?"}, {"role": "assistant", "content": "Water."}]
     assert tools == [*calls, results[0], results[2]]
     assert asked_twice == DIALOGUE[1:] * 2
+
+
+@pytest.mark.parametrize("half", ["\ud800", "a\udfff"])
+def test_half_a_character_is_told_with_its_line(tmp_path: Path, half: str) -> None:
+    whole = lines({"text": "\U0001f600"})  # two halves that make one, escaped
+    assert prompts.documents("p", given(tmp_path / "p.jsonl", whole)).found == ["\U0001f600"]
+    with pytest.raises(CalibrationError, match=r"p\.jsonl:2: '\\ud...' is half of a character"):
+        prompts.documents("p", given(tmp_path / "p.jsonl", whole + b"\n" + lines({"text": [{"role": "user", "content": half}]})))
 
 
 @pytest.mark.parametrize("value", [3, 1.5, True, {"a": 1}, ["a", "b"], [{"role": "user"}, 3], [{"role": 1, "content": "a"}]])
@@ -128,6 +137,20 @@ class Templated:
         if messages[0]["role"] == "assistant":
             raise ValueError("Conversation roles must alternate")
         return strftime_now("%d %b %Y") + "".join(f"<{m['role']}>{m['content']}" for m in messages)
+
+
+class Endless(Templated):
+    """A template with loops in loops, which Jinja's own limit on a range does not stop."""
+
+    def apply_chat_template(self, *_: Any, **more: Any) -> str:
+        loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+        return ImmutableSandboxedEnvironment().from_string(loops).render()
+
+
+def test_a_template_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompts, "RENDER_S", 0.2)
+    with pytest.raises(CalibrationError, match=r"chat template takes longer than 0\.2 s for one prompt"):
+        Encoder(Endless(), front=[], chat_template=False).text(DIALOGUE)
 
 
 def test_a_dialogue_goes_through_the_template_with_a_fixed_date() -> None:

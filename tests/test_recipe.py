@@ -3,8 +3,9 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pipeline.planning import index
 from pipeline.quantizers import refusal
 from pipeline.recipe import parsing
 from tests.conftest import ROOT
+from tests.malformed import places
 
 TINY = (ROOT / "recipes" / "tiny.yaml").read_text()
 
@@ -78,7 +80,7 @@ def test_params_yaml_is_in_date(root: Path) -> None:
         ("  task_path", "  extend_to: {world_fact: 100}\n  task_path", ["extend_to: found task 'world_fact'", "world_facts"]),
         ("  task_path", "  extend_to: {world_facts: 100}\n  task_path", ["extend_to: task", "cannot grow"]),
         ("clusters: {world_facts", "clusters: {world_fact", ["clusters: found task 'world_fact'"]),
-        ("world_facts: all", "world_facts: many", ["evaluate.tasks.world_facts: found 'many'", "valid integer"]),
+        ("world_facts: all", "world_facts: many", ["world_facts: found 'many' (str), expected a number of items, ", "or 'all'"]),
         ("world_facts: all", "world_facts: {items: 9, filtre: x}", ["world_facts.filtre: unknown key", "Did you mean 'filter'?"]),
         ("world_facts: all", "world_facts: {metric: acc}", ["evaluate.tasks.world_facts.items: missing"]),
         ("world_facts: all", "world_facts: 5, world_facts: 9", ["duplicate key"]),
@@ -89,6 +91,13 @@ def test_params_yaml_is_in_date(root: Path) -> None:
         ("samples: 64", "samples: 1000000000000000000000", ["calibration.samples", "less than or equal to 1000000"]),
         ("mean_kl: {bf16: 0.001", "mean_kl: {bf16: 1e308", ["gate.mean_kl.bf16", "less than or equal to 20"]),
         ("gate:\n", "gate:\n  confidence: 0.5000001\n", ["gate.confidence", "greater than or equal to 0.8"]),
+        ("window: 256", "window: 1000000000000", ["evaluate.perplexity.window", "less than or equal to 10000000"]),
+        ("  prompt_tokens: 64", "  prompt_tokens: 1e308", ["benchmark.prompt_tokens: found 1e+308 (float)"]),
+        ("world_facts: all", f"world_facts: {10**21}", ["world_facts: found 1000000000000000000000 (int), expected"]),
+        ("gate:\n", "gate:\n  length_ratio: [1.0e-300, 1.0e+308]\n", ["gate.length_ratio", "less than or equal to 10"]),
+        ("accuracy_drop: {bf16: 0.01", "accuracy_drop: {bf16: 0.99", ["gate.accuracy_drop.bf16", "less than or equal to 0.5"]),
+        ("max_num_seqs: 64", "max_num_seqs: 4096", ["serve: max_num_batched_tokens: found 2048", "max_num_seqs (4096)"]),
+        ("path: recipes/tiny/checkpoint", "path: ''", ["model.path: found '', expected a path"]),
         ("[tiny-text]", "[]", ["evaluate.perplexity.texts", "Expected at least 1 of them"]),
         ("path: recipes/tiny/checkpoint", "repo: a/b", ["'repo' needs 'revision'"]),
         ("ov-int8:", "ov.int8:", ["variant name 'ov.int8'"]),
@@ -114,14 +123,10 @@ def test_bad_recipe_gives_one_clear_error(project: Path, old: str, new: str, exp
         assert words in str(error.value)
 
 
-def places(node: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The way to every value of a recipe."""
-    yield way
-    for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
-        yield from places(value, (*way, key))
+WRONG = [None, {}, [], "", "abc", True, -1, 1.5, math.nan, [None], {1: 2}, {"a": None}, 10**21, -(10**21), 1e308, -1e308]
 
 
-@pytest.mark.parametrize("wrong", [None, {}, [], "", "abc", True, -1, 1.5, math.nan, [None], {1: 2}, {"a": None}], ids=repr)
+@pytest.mark.parametrize("wrong", WRONG, ids=repr)
 def test_no_sentence_is_the_librarys(wrong: Any) -> None:
     whole = yaml.safe_load(TINY)
     said = []
@@ -133,9 +138,28 @@ def test_no_sentence_is_the_librarys(wrong: Any) -> None:
         except ValidationError as error:
             said += [parsing.describe("mine.yaml", recipe.Recipe, item) for item in error.errors()]
     assert len(said) > 20
-    assert not [line for line in said if re.search(r"should|after validation|dictionary|NoneType|As a list of one: \[\]", line)]
+    assert not [
+        line for line in said if re.search(r"should|after validation|dictionary|NoneType|constrained|As a list of one: \[\]", line)
+    ]
     hints = [line for line in said if "A limit for each precision" in line]
     assert bool(hints) == (type(wrong) in (int, float))
+
+
+def numbers(schema: Any, way: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every number that a JSON schema takes, by the way to it."""
+    if isinstance(schema, dict) and schema.get("type") in ("integer", "number"):
+        yield way, schema
+    for key, part in schema.items() if isinstance(schema, dict) else enumerate(schema) if isinstance(schema, list) else ():
+        yield from numbers(part, f"{way}.{key}")
+
+
+def test_no_number_is_without_a_least_and_a_most() -> None:
+    found = dict(numbers(recipe.Recipe.model_json_schema()))
+    assert len(found) > 40
+    for bounds in ({"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"}):
+        assert not [way for way, said in found.items() if not bounds & said.keys()]
+    most = [said.get("maximum", said.get("exclusiveMaximum")) for said in found.values()]
+    assert max(most) <= 10**13
 
 
 def test_an_empty_recipe_is_told_what_it_needs(project: Path) -> None:
@@ -163,6 +187,16 @@ def test_a_missing_hash_is_printed_ready_to_paste(project: Path) -> None:
     path.write_text(whole.replace(line, ""))
     with pytest.raises(RecipeError, match=f"Add: {line.strip()}$"):
         recipe.load_prompt_set("tiny-text")
+
+
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to(path.name)]
+)
+def test_what_is_there_and_no_file_is_not_called_missing(project: Path, make: Callable[[Path], object]) -> None:
+    for path, load_it in ((paths.recipe("odd"), recipe.load), (paths.prompt_set("odd"), recipe.load_prompt_set)):
+        make(path)
+        with pytest.raises(RecipeError, match=r"odd\.yaml: (is a folder or no regular file|cannot be read|no such file)"):
+            load_it("odd")
 
 
 def test_unknown_recipe_names_the_nearest(root: Path) -> None:

@@ -134,7 +134,7 @@ def test_families_share_half_of_their_tokens_with_the_first() -> None:
 
 
 def packed(lengths: list[int], tokens: int, sequences: int, rows: int = 10**9, first: int = 0) -> list[list[tuple[int, int, int]]]:
-    serve = Serve(max_model_len=512, max_num_batched_tokens=tokens, max_num_seqs=sequences)
+    serve = Serve(max_model_len=512, max_num_batched_tokens=tokens, max_num_seqs=min(sequences, tokens))
     given = [Prompt([0] * length, min(first, length - 1)) for length in lengths]
     found = list(batches(dict.fromkeys(range(len(lengths)), 0), given, serve, rows))
     for batch in found:

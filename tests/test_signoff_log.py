@@ -30,6 +30,14 @@ def reworded(text: str) -> str:
     return lines[0] + json.dumps(envelope, sort_keys=True) + "\n"
 
 
+def test_a_log_that_is_no_text_is_refused(measured: recipe.Recipe) -> None:
+    where = log.path("tiny", "ov-int8")
+    where.parent.mkdir(parents=True, exist_ok=True)
+    where.write_bytes(b"\xff\xfe")
+    with pytest.raises(Tampered, match=r"ov-int8\.jsonl: not UTF-8 text"):
+        log.content(where)
+
+
 @pytest.mark.parametrize(
     ("tamper", "words"),
     [

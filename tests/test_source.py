@@ -136,6 +136,23 @@ def test_stored_masks_are_not_quantized_weights(folder: Path) -> None:
     pin(folder)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("architectures", [1]), ("architectures", "Llama"), ("model_type", []), ("vocab_size", "x"), ("vocab_size", 0),
+     ("hidden_size", 1.5), ("hidden_size", 10**400), ("tie_word_embeddings", "yes")],
+)  # fmt: skip
+def test_a_configuration_whose_values_are_of_another_kind(folder: Path, key: str, value: Any) -> None:
+    change_config(folder, **{key: value})
+    with pytest.raises(CheckpointError, match=rf"config\.json: {key}(\.0)?: found .*Expected"):
+        pin(folder)
+
+
+def test_whatever_a_tool_reads_as_json_is_json(folder: Path) -> None:
+    (folder / "generation_config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"generation_config\.json: cannot be read as JSON"):
+        pin(folder)
+
+
 def test_tools_get_the_hashed_files_and_nothing_else(project: Path, folder: Path) -> None:
     """A pickle, an adapter or code beside the weights is not in the folder that tools load from."""
     write_adapter(folder)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline import reading
 from pipeline.errors import ArtifactError
 
 FORMATS = {"gptq": ("gptq", "gptq_v2"), "awq": ("gemm",)}  # by quant_method; the first is what a config means that says none
@@ -33,9 +33,16 @@ class Packing(NamedTuple):
 
 def packing(artifact: Path) -> Packing | None:
     """From config.json; None if the artifact is not quantized. Raises ArtifactError for a layout that is not known."""
-    config = json.loads((artifact / "config.json").read_text()).get("quantization_config")
-    if config is None:
-        return None
+    config = reading.json_object(artifact / "config.json", ArtifactError).get("quantization_config")
+    try:
+        return None if config is None else _packing(artifact, config)
+    except (AttributeError, KeyError, TypeError) as error:  # its values may be of any kind
+        raise ArtifactError(
+            f"{artifact}: quantization_config: found {str(config)[:80]}, expected what GPTQ, AWQ or compressed-tensors write."
+        ) from error
+
+
+def _packing(artifact: Path, config: Any) -> Packing:
     if config.get("quant_method") == "compressed-tensors":
         if wrong := wrong_groups(config):
             raise ArtifactError(f"{artifact}: quantization_config: found {wrong}.")

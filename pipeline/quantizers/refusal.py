@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from pipeline.recipe import Recipe, Variant, rungs
 from pipeline.recipe.ladder import words
 from pipeline.recipe.parsing import nearest
 from pipeline.source.checkpoint import linear_shapes
+from pipeline.source.files import config
 
 DEFINING = ("activations", "format")  # settings without a default: a line that has one is about it
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # into one matrix each, by vLLM
@@ -151,7 +151,7 @@ def _yaml(value: Any) -> str:
 
 def refuse_model(file: Path, name: str, variant: Variant, source: Path, device: str | None = None) -> None:
     """Raises RecipeError where the source's family is known not to be made or served so, or its shapes do not fit."""
-    family = json.loads((source / "config.json").read_text()).get("model_type")
+    family = config(source).get("model_type")
     if line := unserved(variant, family, device):
         why = f"{line.why}{_on(line, device)}"
         raise RecipeError(f"{file}: variants.{name}: the model's family is {family!r}; {why}. Use {line.use}.")

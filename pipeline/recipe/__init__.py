@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Self
@@ -146,7 +147,7 @@ class Recipe(Strict):
 def load(name: str) -> Recipe:
     """The recipe of that name in recipes/. Raises RecipeError."""
     path = paths.recipe(name)
-    if not NAME.fullmatch(name) or not path.is_file():
+    if not NAME.fullmatch(name) or not os.path.lexists(path):  # what is there and no file, reading it says
         raise unknown("recipe", name, path, names())
     return parse(path, Recipe)
 
@@ -165,7 +166,7 @@ def names() -> list[str]:
 
 def load_prompt_set(name: str) -> PromptSet:
     path = paths.prompt_set(name)
-    if not PROMPT_SET_NAME.fullmatch(name) or not path.is_file():
+    if not PROMPT_SET_NAME.fullmatch(name) or not os.path.lexists(path):
         raise unknown("prompt set", name, path, sorted(p.stem for p in paths.PROMPT_SETS.glob("*.yaml")))
     found = parse(path, PromptSet)
     if found.path is not None and found.sha256 is None:
@@ -175,7 +176,7 @@ def load_prompt_set(name: str) -> PromptSet:
 
 def _remedy(path: Path) -> str:
     if not path.is_file():
-        return f"And there is no file {path}."
+        return f"And {path} is no file."
     with path.open("rb") as file:
         return f"Add: sha256: {hashlib.file_digest(file, 'sha256').hexdigest()}"
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.recipe.base import Strict
+from pipeline.recipe.base import MOST, Strict
 
 LEAST = 8  # windows: with fewer, even a divergence at half its limit is not surely within it
 
@@ -19,8 +19,12 @@ LEAST = 8  # windows: with fewer, even a divergence at half its limit is not sur
 class LongContext(Strict):
     """Compares positions of every span: those that evaluate.perplexity.window has, then as many again, twice as many, ..."""
 
-    windows: Annotated[int, Field(ge=LEAST, description="of each text, as long as serve.max_model_len, or all that it has")] = 16
-    positions: Annotated[int, Field(ge=8, description="of each span and window; each costs 4 bytes x vocabulary on disk")] = 32
+    windows: Annotated[
+        int, Field(ge=LEAST, le=MOST, description="of each text, as long as serve.max_model_len, or all that it has")
+    ] = 16
+    positions: Annotated[
+        int, Field(ge=8, le=MOST, description="of each span and window; each costs 4 bytes x vocabulary on disk")
+    ] = 32
 
 
 @dataclass(frozen=True)

@@ -60,18 +60,22 @@ def describe(within: Path | str, model: type[BaseModel], item: Any) -> str:
     if item["type"] == "value_error":
         said = str(item["ctx"]["error"])
         return f"{where}: {said if said.endswith(('.', '?')) else f'{said}.'}"
-    found = BRIEF.repr(item["input"])
     hint = ""
     if item["type"] == "literal_error":
         hint = nearest(str(item["input"]), re.findall(r"'([^']+)'", item["msg"]), LIKE_A_WORD)
     if item["type"] in ("less_than", "less_than_equal") and 1 < item["input"] <= 100:
         hint = f" A fraction is expected: {item['input'] / 100:g} for {item['input']:g} %."
     if item["type"] == "dict_type" and key.startswith("gate.") and type(item["input"]) in (int, float):
+        found = BRIEF.repr(item["input"])
         hint = f" A limit for each precision is expected, for instance {{int8: {found}, int4: {found}}}."
     if item["type"] == "list_type" and isinstance(item["input"], str) and item["input"]:
         hint = f" As a list of one: [{item['input']}]."
-    found = "nothing" if item["input"] is None else f"{found[:80]} ({type(item['input']).__name__})"
-    return f"{where}: found {found}. {_expected(item)}.{hint}"
+    return f"{where}: found {shown(item['input'])}. {_expected(item)}.{hint}"
+
+
+def shown(value: Any) -> str:
+    """A value that was found, cut, with its type."""
+    return "nothing" if value is None else f"{BRIEF.repr(value)[:80]} ({type(value).__name__})"
 
 
 def _expected(item: Any) -> str:

@@ -5,12 +5,31 @@ from __future__ import annotations
 import random
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
-from pipeline.recipe.base import Count, LocalPath, Positive, Share, Strict, Weights
+from pipeline.recipe.base import LARGEST, LONGEST, MOST, Count, LocalPath, Positive, Strict, Weights
 from pipeline.recipe.long_context import LongContext, LongWindows
+from pipeline.recipe.parsing import shown
 
-Items = Positive | Literal["all"]
+
+def _in_one_sentence(given: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """A choice between types has an error for each of them."""
+    try:
+        return validate(given)
+    except ValidationError as error:
+        raise ValueError(f"found {shown(given)}, expected a number of items, 1 to {LARGEST:,}, or 'all'") from error
+
+
+Items = Annotated[Positive | Literal["all"], WrapValidator(_in_one_sentence)]
+Drop = Annotated[float, Field(gt=0, le=0.5)]
 BY_WEIGHTS = ("perplexity_ratio", "mean_kl", "p99_kl", "top1_agreement", "accuracy_drop", "task_drop")
 
 
@@ -24,7 +43,7 @@ class Perplexity(Strict):
     """Protocol of the GPTQ paper (arXiv 2210.17323): non-overlapping windows, tail dropped, positions 2.. scored."""
 
     texts: Annotated[list[str], Field(min_length=1)]
-    window: Annotated[int, Field(ge=8)]
+    window: Annotated[int, Field(ge=8, le=LONGEST)]
     max_windows: Positive | None = Field(None, description="use the first N windows of each text; default all")
     bos: Literal["first", "every"] = Field("first", description="'every': each window starts with BOS (Gemma needs it)")
 
@@ -36,8 +55,8 @@ class Divergence(Strict):
     (docs/decisions.md has how narrow the bounds get with few windows).
     """
 
-    positions: Annotated[int, Field(ge=512, description="of all texts; each costs 4 bytes x vocabulary on disk")] = 8192
-    windows: Annotated[int, Field(ge=16, description="of each text, spread evenly, or all that it has")] = 150
+    positions: Annotated[int, Field(ge=512, le=LONGEST, description="of all texts; each costs 4 bytes x vocabulary on disk")] = 8192
+    windows: Annotated[int, Field(ge=16, le=MOST, description="of each text, spread evenly, or all that it has")] = 150
 
     def chosen(self, count: int) -> list[int]:
         """Which of a text's `count` windows are compared."""
@@ -118,16 +137,20 @@ class Gate(Strict):
     perplexity_ratio: dict[Weights, Annotated[float, Field(gt=1, le=100)]]
     mean_kl: dict[Weights, Annotated[float, Field(gt=0, le=20, description="nats per token")]]
     p99_kl: dict[Weights, Annotated[float, Field(gt=0, le=100, description="nats per token")]]
-    top1_agreement: dict[Weights, Share]
-    accuracy_drop: dict[Weights, Share]
-    task_drop: dict[Weights, Share]
+    top1_agreement: dict[Weights, Annotated[float, Field(ge=0.1, lt=1)]]
+    accuracy_drop: dict[Weights, Drop]
+    task_drop: dict[Weights, Drop]
     speedup: dict[Weights, Annotated[float, Field(gt=0, le=100)]] = Field(
         default={},
         description="output tokens/s over the unquantized model's on the same engine, at the lowest concurrency",
     )
-    length_ratio: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)] = Field(default=[0.9, 1.1])
+    length_ratio: Annotated[list[Annotated[float, Field(ge=0.1, le=10)]], Field(min_length=2, max_length=2)] = Field(
+        default=[0.9, 1.1]
+    )
     confidence: Annotated[float, Field(ge=0.8, le=0.9999, description="below 0.8 a PASS says little")] = 0.95
-    rare: Share | None = Field(0.02, description="damage in this share of a text's windows must show: fewer windows are no PASS")
+    rare: Annotated[float, Field(ge=1e-4, lt=1)] | None = Field(
+        0.02, description="damage in this share of a text's windows must show: fewer windows are no PASS"
+    )
     sequential: bool = Field(False, description="draw the items in parts, and stop as soon as they decide")
     on_inconclusive: Literal["block", "extend"] = "block"
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.recipe.base import Count, LocalPath, Positive, Strict
+from pipeline.recipe.base import LONGEST, MOST, Count, LocalPath, Positive, Strict
 
 
 class Model(Strict):
@@ -30,8 +30,8 @@ class Calibration(Strict):
     """What the quantizers see: `samples` rows of `tokens` token ids each."""
 
     prompts: str = Field(description="name of a prompt set in calibration/")
-    samples: Annotated[int, Field(gt=0, le=1_000_000)]
-    tokens: Annotated[int, Field(ge=16, le=1_000_000)]
+    samples: Annotated[int, Field(gt=0, le=MOST)]
+    tokens: Annotated[int, Field(ge=16, le=LONGEST)]
     seed: Count = 0
     chat_template: bool = Field(False, description="render each prompt through the checkpoint's chat template")
     max_overlap: Annotated[float, Field(ge=0, le=1)] = Field(

@@ -6,24 +6,34 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.recipe.base import Count, KvCache, Positive, Share, Strict
+from pipeline.recipe.base import LONGEST, Count, Few, KvCache, Share, Strict
 
-Milliseconds = Annotated[float, Field(gt=0)]
+Milliseconds = Annotated[float, Field(gt=0, le=1e9)]
+Tokens = Annotated[int, Field(ge=2, le=LONGEST)]
 
 
 class Serve(Strict):
     """The settings under which every artifact is scored and timed."""
 
-    max_model_len: Annotated[int, Field(ge=32)]
-    max_num_seqs: Positive = 64
-    max_num_batched_tokens: Positive = 2048
-    kv_cache_gib: Positive = 1
-    threads: Positive | None = Field(None, description="cores to use; default all of this machine")
+    max_model_len: Annotated[int, Field(ge=32, le=LONGEST)]
+    max_num_seqs: Few = 64
+    max_num_batched_tokens: Annotated[int, Field(gt=0, le=LONGEST)] = 2048
+    kv_cache_gib: Few = 1
+    threads: Few | None = Field(None, description="cores to use; default all of this machine")
     precision: Literal["engine", "bf16"] = Field(
         "engine", description="'bf16': OpenVINO without its dynamic quantization of activations and with a bf16 KV cache"
     )
     kv_cache: KvCache | None = Field(None, description="of OpenVINO's KV cache, default its own; f32 only where it computes in f32")
     eager: bool = Field(False, description="vLLM without torch.compile: starts faster, decodes slower")
+
+    @model_validator(mode="after")
+    def _a_token_each(self) -> Self:
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ValueError(
+                f"max_num_batched_tokens: found {self.max_num_batched_tokens}, expected at least max_num_seqs "
+                f"({self.max_num_seqs}): each sequence takes a token of a step"
+            )
+        return self
 
 
 class Slo(Strict):
@@ -43,7 +53,7 @@ class Slo(Strict):
 class Price(Strict):
     """What the machine costs, and how much of its time it is busy."""
 
-    per_hour: Annotated[float, Field(gt=0)]
+    per_hour: Annotated[float, Field(gt=0, le=1e9)]
     currency: Annotated[str, Field(pattern="^[A-Z]{3}$", description="ISO 4217")] = "USD"
     utilisations: Annotated[list[Share], Field(min_length=1)] = Field(default=[0.3, 0.6, 0.9])
 
@@ -51,16 +61,16 @@ class Price(Strict):
 class Benchmark(Strict):
     """One trace of requests, replayed on every variant."""
 
-    concurrency: Annotated[list[Positive], Field(min_length=1, description="requests in flight in the closed loop")]
-    requests: Positive = Field(16, description="requests of one replay; at least the highest concurrency")
+    concurrency: Annotated[list[Few], Field(min_length=1, description="requests in flight in the closed loop")]
+    requests: Few = Field(16, description="requests of one replay; at least the highest concurrency")
     prompts: str | None = Field(None, description="name of a prompt set in calibration/; default the calibration samples")
     lengths: Literal["fixed", "natural"] = Field(
         "fixed", description="'natural': prompts as long as they are, prompt_tokens at most"
     )
-    prompt_tokens: Annotated[int, Field(ge=2)]
-    output_tokens: Annotated[int, Field(ge=2)]
-    repeats: Positive = Field(5, description="replays of every load, the variants taking turns")
-    open_loop: list[Annotated[float, Field(gt=0, le=2)]] = Field(
+    prompt_tokens: Tokens
+    output_tokens: Tokens
+    repeats: Annotated[int, Field(gt=0, le=1000)] = Field(5, description="replays of every load, the variants taking turns")
+    open_loop: list[Annotated[float, Field(ge=0.01, le=2)]] = Field(
         default=[], description="Poisson arrivals at these fractions of the requests/s that the variant reached in the closed loop"
     )
     slo: Slo | None = None

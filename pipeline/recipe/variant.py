@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from pipeline.capabilities import ENGINES, Engine
-from pipeline.recipe.base import Count, KvCache, Share, Strict, Weights
+from pipeline.recipe.base import MOST, Count, KvCache, Share, Strict, Weights
+from pipeline.recipe.parsing import BRIEF
 
 if TYPE_CHECKING:
     EngineName = str
@@ -24,7 +25,9 @@ def _in_one_sentence(given: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     try:
         return validate(given)
     except ValidationError as error:
-        raise ValueError(f"found {given!r}, expected 'auto' or a list of rungs, for instance [int4 g128, int8]") from error
+        raise ValueError(
+            f"found {BRIEF.repr(given)}, expected 'auto' or a list of rungs, for instance [int4 g128, int8]"
+        ) from error
 
 
 Ladder = Annotated[Annotated[list[str | dict[str, Any]], Field(min_length=1)] | Literal["auto"], WrapValidator(_in_one_sentence)]
@@ -42,7 +45,7 @@ class Variant(Strict):
         None, description="of a quantizer that has several, rtn rounding to nearest; default gptq, for fp8 rtn"
     )
     format: Literal["gptq", "awq", "compressed-tensors"] | None = Field(None, description="of a quantizer that writes several")
-    group_size: Annotated[int, Field(ge=-1)] | None = Field(
+    group_size: Annotated[int, Field(ge=-1, le=MOST)] | None = Field(
         None, description="columns that share a scale, -1: all of a row; default 128, of gptq, awq and mxfp4 32"
     )
     symmetric: bool | None = Field(

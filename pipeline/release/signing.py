@@ -141,7 +141,7 @@ def opened(line: str, what: str) -> Opened:
         right = (
             envelope.payload_type == PAYLOAD_TYPE and said["_type"] == STATEMENT_TYPE and {"subject", "predicate"} <= said.keys()
         )
-    except (ValueError, KeyError, TypeError, AttributeError, SigningError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SigningError) as error:
         raise Tampered(f"{what}: not a DSSE envelope ({error!r}).") from error
     if not right:
         raise Tampered(f"{what}: not an in-toto Statement in a DSSE envelope.")

@@ -50,7 +50,7 @@ def load(path: Path, remedy: str) -> dict[str, Any]:
             Benchmark.model_validate(row["benchmark"])
             Performance.model_validate(row["performance"])
             Verdict.model_validate(row["verdict"])
-    except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError) as error:
         raise ArtifactError(f"{path}: not a report of this version of quantgate. {remedy}") from error
     return summary
 

@@ -7,10 +7,13 @@ The weights are those that transformers would load (modeling_utils._get_resolved
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline import reading
 from pipeline.errors import CheckpointError
+from pipeline.recipe import parsing
 from pipeline.source.tensors import Tensor, read_header
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -23,6 +26,20 @@ NEEDED = ("config.json", "tokenizer_config.json", "tokenizer.json")
 # What a quantizer leaves in a checkpoint besides config.json's quantization_config: names of tensors, and types of matrices
 PACKED = ("qweight", "qzeros", "weight_packed", "weight_scale_inv", "quant_map")
 SMALL = ("U8", "I8", "I32", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0", "F6_E2M3", "F6_E3M2", "F4")
+
+Size = Annotated[int, Field(gt=0, le=10**9)]
+
+
+class Config(BaseModel):
+    """What quantgate itself reads of a config.json; transformers looks at the rest."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, protected_namespaces=())
+
+    architectures: list[str] | None = None
+    model_type: str | None = None
+    vocab_size: Size | None = None
+    hidden_size: Size | None = None
+    tie_word_embeddings: bool | None = None
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -86,7 +103,14 @@ def refuse_strays(folder: Path) -> None:
 
 
 def config(folder: Path) -> dict[str, Any]:
-    return reading.json_object(folder / "config.json", CheckpointError)
+    """All of config.json. Raises CheckpointError for values that cannot be what their keys say."""
+    path = folder / "config.json"
+    found = reading.json_object(path, CheckpointError)
+    try:
+        Config.model_validate(found)
+    except ValidationError as error:
+        raise CheckpointError(parsing.describe(path, Config, error.errors()[0])) from error
+    return found
 
 
 def refuse(folder: Path) -> None:
@@ -96,8 +120,9 @@ def refuse(folder: Path) -> None:
     for name in NEEDED:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder}: no {name}. Expected a Hugging Face checkpoint with its tokenizer.")
-    for name in NEEDED[1:]:
-        reading.json_object(folder / name, CheckpointError)
+    for path in files(folder):
+        if path.suffix == ".json":  # also what only some tools read, and at the end of their work
+            reading.json_object(path, CheckpointError)
     if (method := _quantized_by(folder)) is not None:
         raise CheckpointError(
             f"{folder}: already quantized by {method}. quantgate starts from the unquantized original and compares with it: "

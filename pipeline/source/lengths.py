@@ -12,6 +12,8 @@ from pipeline.source import files as source
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")  # the names that configurations use
 STRETCHED = ("linear", "dynamic", "yarn")  # RoPE scalings whose factor is not yet in max_position_embeddings
 
+MOST = 10**9  # more is no length, and no factor
+
 
 def refuse(where: Path, recipe: Recipe, checkpoint: Path) -> None:
     """Raises RecipeError if the recipe asks for more positions than the checkpoint's config.json has."""
@@ -33,7 +35,7 @@ def positions(config: dict[str, Any]) -> tuple[str, int] | None:
     text = config.get("text_config")
     own = text if isinstance(text, dict) else config
     for key in POSITIONS:
-        if isinstance(own.get(key), int) and own[key] > 0:
+        if isinstance(own.get(key), int) and 0 < own[key] <= MOST:
             return key, int(own[key] * _factor(own))
     return None
 
@@ -42,4 +44,4 @@ def _factor(config: dict[str, Any]) -> float:
     scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
     kind = scaling.get("rope_type", scaling.get("type")) if isinstance(scaling, dict) else None
     factor = scaling.get("factor") if kind in STRETCHED else None
-    return float(factor) if isinstance(factor, int | float) and factor > 1 else 1.0
+    return float(factor) if isinstance(factor, int | float) and 1 < factor <= MOST else 1.0

@@ -144,7 +144,7 @@ def _message(where: str, entry: Any) -> Message:
 def _local(name: str, source: PromptSet) -> Iterator[tuple[str, Any]]:
     path = Path(str(source.path))
     if not path.is_file():
-        raise CalibrationError(f"prompt set {name!r}: path: no file {path}.")
+        raise CalibrationError(f"prompt set {name!r}: path: {path} is {'a folder or a device' if path.exists() else 'not there'}.")
     digest = hash_file(path, path.name).sha256
     if digest != source.sha256:
         raise CalibrationError(

@@ -181,7 +181,7 @@ def _base(url: str) -> str:
 
 def _only_model(url: str) -> str:
     try:
-        names = [model["id"] for model in json.loads(http.call(f"{url}/models"))["data"]]
+        names = [str(model["id"]) for model in json.loads(http.call(f"{url}/models"))["data"]]
     except OSError as error:
         raise EvaluationError(f"{url}/models: no answer ({error}). Start the server, or correct the address in --url.") from error
     except (ValueError, KeyError, TypeError) as error:

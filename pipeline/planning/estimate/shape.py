@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from pipeline import paths
 from pipeline.errors import CheckpointError
 from pipeline.recipe import Recipe
 from pipeline.records import Checkpoint, read
-from pipeline.source import checkpoint
+from pipeline.source import checkpoint, files
 
 USUAL_VOCABULARY = 128_256
 USUAL_ASPECT = 128  # hidden size over layers, of large models
@@ -43,8 +42,8 @@ def of(name: str, recipe: Recipe) -> Shape | None:
     if parameters is None:
         return None
     config = _config(name, recipe)
-    experts = any(word in " ".join(config.get("architectures", [])).lower() for word in EXPERTS)
-    vocabulary = int(config.get("vocab_size", USUAL_VOCABULARY))
+    experts = any(word in " ".join(config.get("architectures") or []).lower() for word in EXPERTS)
+    vocabulary = int(config.get("vocab_size") or USUAL_VOCABULARY)
     hidden = config.get("hidden_size") or round((parameters * USUAL_ASPECT / BLOCK_MATRICES) ** (1 / 3))
     tied = bool(config.get("tie_word_embeddings", False))
     return Shape(parameters, vocabulary * int(hidden), tied, vocabulary, experts)
@@ -53,9 +52,8 @@ def of(name: str, recipe: Recipe) -> Shape | None:
 def _config(name: str, recipe: Recipe) -> dict[str, Any]:
     """Of a checkpoint that lies here, or that was pinned; empty if there is none."""
     for folder in (paths.source(name), Path(recipe.model.path or "")):
-        if (file := folder / "config.json").is_file():
-            found: dict[str, Any] = json.loads(file.read_text())
-            return found
+        if (folder / "config.json").is_file():
+            return files.config(folder)
     return {}
 
 

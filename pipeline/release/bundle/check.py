@@ -55,7 +55,7 @@ def signature(text: str, rules: Policy, now: datetime.datetime, what: str) -> Si
         entry = Entry(said["recipe"], said["variant"], said["version"])
         named = [(str(one["name"]), str(one["digest"]["sha256"])) for one in found.statement["subject"]]
         files = [File(path=name, size_bytes=sizes[name], sha256=sha256) for name, sha256 in named]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise Tampered(f"{what}: {paths.SIGNATURE}: not the statement of a bundle ({error!r}).") from error
     if found.statement.get("predicateType") != PREDICATE or said.get("by") != by:
         raise Tampered(f"{what}: {paths.SIGNATURE}: not the statement of a bundle by {by}.")

@@ -165,10 +165,14 @@ def _digest(data: bytes) -> str:
 
 def _layers(manifest: bytes) -> dict[str, str]:
     """Digest of each file of a model's manifest by its path; empty for any other artifact."""
-    read = json.loads(manifest)
-    if read.get("artifactType") != ARTIFACT:
-        return {}
-    return {path: layer["digest"] for layer in read["layers"] if (path := (layer.get("annotations") or {}).get(FILE_PATH))}
+    try:
+        read = json.loads(manifest)
+        if read.get("artifactType") != ARTIFACT:
+            return {}
+        found = {(layer.get("annotations") or {}).get(FILE_PATH): layer["digest"] for layer in read["layers"]}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RegistryError(f"the registry gave what is no OCI manifest ({type(error).__name__}: {str(error)[:100]}).") from error
+    return {path: digest for path, digest in found.items() if isinstance(path, str)}
 
 
 def _manifest(config: bytes, files: Sequence[File]) -> bytes:

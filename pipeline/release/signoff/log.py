@@ -48,10 +48,18 @@ def parse(text: str, what: str) -> list[Entry]:
     return entries
 
 
+def content(where: Path) -> str:
+    """A log as it stands; empty where there is none. Raises Tampered for what is no text."""
+    try:
+        return where.read_text() if where.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise Tampered(f"{where}: not UTF-8 text. Bring it back: git log -p -- {where}") from error
+
+
 def read(recipe: str, variant: str) -> list[Entry]:
     """The log of the project. Raises Tampered unless it begins with every version of it that was ever committed."""
     where = path(recipe, variant)
-    text = where.read_text() if where.is_file() else ""
+    text = content(where)
     lost = next((version for version in revision.versions(where) if not text.startswith(version)), None)
     if lost is not None:
         raise Tampered(
@@ -68,7 +76,7 @@ def append(decision: Decision, signer: Signer | None, known: dict[str, Key]) -> 
     """
     where = path(decision.subject.recipe, decision.subject.variant)
     with artifact.stage_folder(f"signoff@{decision.subject.recipe}--{decision.subject.variant}"):
-        text = where.read_text() if where.is_file() else ""
+        text = content(where)
         if decision.previous != last(text):
             raise Tampered(f"{where}: somebody else added an entry meanwhile. Look at it, and decide again.")
         added = text + signing.sign(_statement(decision), signer)

@@ -209,7 +209,7 @@ def _decision(action: Action, name: str, case: Case, by: str) -> Decision:
         authors=[],
         commit=revision.head(),
         policy_sha256=artifact.hash_file(policy.PATH, "policy").sha256,
-        previous=log.last(where.read_text()) if where.is_file() else "",
+        previous=log.last(log.content(where)),
     )
 
 
