@@ -39,6 +39,7 @@ The data's way, one module or folder a step; a later one may import an earlier o
     climb/        ladders: rungs made and judged until one passes
     power         what the items can decide
     speed, shrinking, plan  how fast this machine is; what a recipe will take on it, and what would make that less
+    start         `quantgate init`: a recipe for a model
     audit/        an artifact that was made elsewhere, through the same gate
     untracked/    stands before a tool's package that reports its use, in the workers' path
     worker, leashed   the other end: runs one job, a session or a server inside a tool environment
@@ -46,7 +47,7 @@ The data's way, one module or folder a step; a later one may import an earlier o
     revision, signing, signoff/   what git says of the project; signatures; who approved what, and what they measured again
     bundle/, registries/, publish, fetch, catalogue   an artifact with all that speaks for it, signed; where it is published
     deploy, prompting   a checked bundle, started as it was measured
-    cli, cli_release    the `quantgate` command
+    cli_parameters, cli    the `quantgate` command: what its table is made of; the table
 """
 
 __version__ = "0.1.0"

@@ -13,8 +13,11 @@ from pipeline.gate import limits
 from pipeline.recipe import Recipe
 
 
-def decide(name: str, variant_name: str) -> None:
-    """The gate stage: writes the verdict."""
+def decide(name: str, variant_name: str, recheck: bool = False) -> None:
+    """The gate stage: writes the verdict; with `recheck` it only raises ArtifactError if the stored one is another."""
+    if recheck:
+        judge.recheck(name, variant_name)
+        return
     recipe, _ = stages.open_variant(name, variant_name)
     verdict = settle(name, variant_name, recipe, paths.place(name, variant_name))
     verdict.write(paths.verdict(name, variant_name))

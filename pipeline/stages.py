@@ -86,7 +86,7 @@ def refuse_local(name: str, recipe: Recipe) -> None:
         checkpoint.check(source)
         lengths.refuse(paths.recipe(name), recipe, source)
         if left := left_out(source):
-            print(f"note: {recipe.model.path}: not the model's, left out: {', '.join(left)}")
+            print(f"note: {recipe.model.path}: not the model's, left out: {', '.join(left)}", file=sys.stderr)
         if environments.is_complete("openvino"):
             _architecture(f"plan@{name}", source, recipe.model)
         for variant_name, variant in recipe.variants.items():

@@ -7,10 +7,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 
-from pipeline import environments
+from pipeline import cli, environments
 from pipeline.recipe import Recipe, load
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,6 +72,14 @@ def commit_all() -> None:
     for arguments in (["init", "-q"], ["config", "user.name", "t"], ["config", "user.email", "t@example.org"], ["add", "-A"],
                       ["commit", "-qm", "first"]):  # fmt: skip
         subprocess.run(["git", *arguments], check=True)
+
+
+def parsed(*words: str) -> dict[str, Any]:
+    """What the `quantgate` command makes of its words. Raises click.UsageError."""
+    rest, found = list(words), cli.quantgate
+    while isinstance(found, click.Group):
+        found = found.commands[rest.pop(0)]
+    return found.make_context(words[0], rest).params
 
 
 def command(*arguments: str, timeout_s: float = 1200, **surroundings: str) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pipeline import artifact, checkpoint, engines, environments, machine, paths, records, serving, stages
 from pipeline.benchmark import http, rounds, statistics
 from pipeline.engines import vllm
-from pipeline.errors import EvaluationError, Rejected
+from pipeline.errors import EvaluationError, RecipeError, Rejected
 from pipeline.process import Session
 from pipeline.recipe import Recipe, Variant
 from pipeline.records import Benchmark, Profile, Replay, Trace
@@ -38,6 +38,16 @@ class Found(NamedTuple):
     replays: list[Replay]
     profile: Profile
     versions: dict[str, str]
+
+
+def run(name: str, served: str | None, url: str | None, model: str | None) -> None:
+    """`quantgate benchmark`: all that passed, in process, or the variant `served` over HTTP. Raises RecipeError."""
+    if (url and not served) or (model and not url):
+        raise RecipeError("--url needs --http VARIANT, and --model needs --url. See: quantgate benchmark --help")
+    if served:
+        benchmark_http(name, served, url, model)
+    else:
+        rounds.benchmark(name)
 
 
 def benchmark_http(name: str, variant_name: str, url: str | None, model: str | None) -> None:

@@ -6,7 +6,7 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline import paths, revision, seals, signing, stages
+from pipeline import index, paths, revision, seals, signing, stages
 from pipeline.bundle import assemble, check
 from pipeline.errors import SignoffError
 from pipeline.registries import Entry
@@ -19,6 +19,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     Raises ArtifactError for anything stale, Rejected unless signed off, SignoffError for a key that may not publish.
     """
     name, variant_name, out = job["recipe"], job["variant"], Path(job["out"])
+    index.check(name)  # of a recipe that leaves out sections, the bundle has what was written of it
     rules, now = policy.load(), datetime.datetime.now(datetime.UTC)
     by, signer = signing.signer(job["key"], rules.holders("publishers", now))
     verbs.verify(name, variant_name)
