@@ -76,7 +76,7 @@ ANY_VARIANT = argument("variant", "[VARIANT]", "default all", type=VariantName()
 
 
 class Command(click.Command):
-    """Calls `module:function`, imported only now, with the arguments in their order and the options by name."""
+    """Calls `module:function` of this package, imported only now, with the arguments in their order and the options by name."""
 
     def __init__(self, name: str, function: str, text: str, *params: click.Parameter) -> None:
         super().__init__(name, params=list(params), help=text, short_help=text)
@@ -86,14 +86,14 @@ class Command(click.Command):
         module, _, function = self.function.partition(":")
         arguments = [ctx.params[str(param.name)] for param in self.params if isinstance(param, click.Argument)]
         options = {str(param.name): ctx.params[str(param.name)] for param in self.params if isinstance(param, click.Option)}
-        getattr(importlib.import_module(module), function)(*arguments, **options)
+        getattr(importlib.import_module(f"pipeline.{module}"), function)(*arguments, **options)
 
 
 class Stage(Command):
     """Works on one recipe, which params.yaml must hold as it is now."""
 
     def invoke(self, ctx: click.Context) -> None:
-        from pipeline import index
+        from pipeline.planning import index
 
         index.check(ctx.params["recipe"])
         try:

@@ -12,8 +12,9 @@ from typing import Any
 import click
 import pytest
 
-from pipeline import cli, environments
+from pipeline import cli
 from pipeline.recipe import Recipe, load
+from pipeline.runtime import environments
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get("QUANTGATE_REAL_DATA", ROOT.parent / "shared" / "data"))

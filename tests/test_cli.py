@@ -13,8 +13,10 @@ import click
 import click.shell_completion
 import pytest
 
-from pipeline import __version__, cli, cli_parameters, environments, index, machine, power
+from pipeline import __version__, cli, cli_parameters
 from pipeline.errors import RecipeError
+from pipeline.planning import index, power
+from pipeline.runtime import environments, machine
 from tests.conftest import ROOT, parsed
 
 QUANTGATE = [sys.executable, "-c", "import sys; from pipeline.cli import main; sys.exit(main())"]
@@ -48,8 +50,8 @@ def test_an_interrupt_says_where_the_earlier_output_is(
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.stages.quantize", stop)
-    monkeypatch.setattr("pipeline.doctor.show", stop)
+    monkeypatch.setattr("pipeline.stages.quantize.run", stop)
+    monkeypatch.setattr("pipeline.planning.doctor.show", stop)
     assert cli.main(["quantize", "tiny", "ov-int8"]) == 130
     assert "dvc checkout brings that back" in capsys.readouterr().err
     assert cli.main(["doctor"]) == 130
@@ -115,7 +117,7 @@ def lines(found: click.Group) -> Iterator[cli_parameters.Command]:
 @pytest.mark.parametrize("line", [*lines(cli.quantgate)], ids=lambda line: line.function)
 def test_each_line_of_the_table_calls_a_function_that_takes_what_it_gives(line: cli_parameters.Command) -> None:
     module, _, name = line.function.partition(":")
-    signature = inspect.signature(getattr(importlib.import_module(module), name))
+    signature = inspect.signature(getattr(importlib.import_module(f"pipeline.{module}"), name))
     given = [param for param in line.params if isinstance(param, click.Argument)]
     options = {param.name: None for param in line.params if isinstance(param, click.Option)}
     bound = signature.bind(*given, **options).arguments
@@ -220,7 +222,7 @@ def test_what_nobody_foresaw_is_a_sentence_and_exit_code_2(
     def fail(as_json: bool) -> None:
         raise raised
 
-    monkeypatch.setattr("pipeline.doctor.show", fail)
+    monkeypatch.setattr("pipeline.planning.doctor.show", fail)
     assert cli.main(["doctor"]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"quantgate: {said}")

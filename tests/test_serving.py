@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import deploy, environments, paths, records, serving
-from pipeline.benchmark import http, remote
-from pipeline.bundle import serve as served
-from pipeline.engines import vllm
+from pipeline import paths, records
+from pipeline.benchmark import http
+from pipeline.engines import serving, vllm
 from pipeline.errors import EvaluationError, Rejected, SetupError
 from pipeline.recipe import Serve
+from pipeline.release import deploy
+from pipeline.release.bundle import serve as served
+from pipeline.runtime import environments
+from pipeline.stages import benchmark_http
+from pipeline.stages import benchmark_http as remote
 from tests.http_server import Behaviour, running
 
 SERVE = Serve(max_model_len=256, max_num_seqs=8, max_num_batched_tokens=64, kv_cache_gib=2, threads=1)
@@ -67,9 +71,9 @@ def test_the_one_model_of_a_server_needs_no_name() -> None:
 def test_what_did_not_pass_or_cannot_be_served_here_is_refused(project: Path) -> None:
     records.write_text(paths.gate("tiny", "gptq-int4"), "FAIL\n")
     with pytest.raises(Rejected, match="the gate says FAIL"):
-        remote.benchmark_http("tiny", "gptq-int4", None, None)
+        benchmark_http.run("tiny", "gptq-int4", None, None)
     with pytest.raises(EvaluationError, match=r"OpenVINO Model Server.*--url"):
-        remote.benchmark_http("tiny", "ov-bf16", None, None)
+        benchmark_http.run("tiny", "ov-bf16", None, None)
 
 
 def test_of_a_traceback_the_last_line_is_kept() -> None:

@@ -13,14 +13,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipeline import layers, rounding
-from pipeline.checkpoint import linear_shapes, output_layer
 from pipeline.errors import QuantizeError, RecipeError
-from pipeline.parsing import nearest
-from pipeline.quantizers import coverage
+from pipeline.formats import layers, rounding
 from pipeline.quantizers.table import OPENVINO, TOOLS, UNQUANTIZED, Tool
 from pipeline.recipe import Recipe, Variant
+from pipeline.recipe.parsing import nearest
 from pipeline.records import Rounding, Samples, read
+from pipeline.source import coverage
+from pipeline.source.checkpoint import linear_shapes, output_layer
 
 OUTPUT = "lm_head"  # as recipes call the output projection
 RATIO_SLACK = 0.1  # whole layers are chosen, so a small model cannot meet a ratio exactly

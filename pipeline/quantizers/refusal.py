@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.checkpoint import linear_shapes
 from pipeline.errors import RecipeError
-from pipeline.parsing import nearest
 from pipeline.quantizers import in_int8, keeping, tool
 from pipeline.quantizers.families import UNSERVED
 from pipeline.quantizers.table import CPU, CUDA, REFUSED, SERVED, TOOLS, Refused, Served, Values
 from pipeline.recipe import Recipe, Variant, rungs
 from pipeline.recipe.ladder import words
+from pipeline.recipe.parsing import nearest
+from pipeline.source.checkpoint import linear_shapes
 
 DEFINING = ("activations", "format")  # settings without a default: a line that has one is about it
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # into one matrix each, by vLLM

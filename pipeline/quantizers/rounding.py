@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.checkpoint import linear_shapes, module_name, source_tensors
 from pipeline.quantizers import Outcome, Spec
 from pipeline.quantizers.export import add_tokenizer, copy_companions, export
+from pipeline.source.checkpoint import linear_shapes, module_name, source_tensors
 
 if TYPE_CHECKING:
     import torch

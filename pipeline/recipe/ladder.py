@@ -16,8 +16,8 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from pipeline.parsing import describe
 from pipeline.recipe.base import Weights
+from pipeline.recipe.parsing import describe
 from pipeline.recipe.variant import Variant
 
 AUTO = {

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import artifact, paths
+from pipeline import paths
 from pipeline.recipe import Recipe
-from pipeline.records import write_text
+from pipeline.records import artifact, write_text
 
 if TYPE_CHECKING:
     from pipeline.report.summary import Judged

@@ -6,9 +6,10 @@ import math
 from typing import Any, NamedTuple
 
 from pipeline import paths
-from pipeline.benchmark import performance, rounds
+from pipeline.benchmark import performance
 from pipeline.errors import ArtifactError
-from pipeline.judge import evaluation_of
+from pipeline.evidence import settings
+from pipeline.evidence.evaluations import evaluation_of
 from pipeline.recipe import Recipe
 from pipeline.records import Benchmark, Checkpoint, Evaluation, Manifest, Performance, Samples, Task, Verdict, read
 from pipeline.report.comparison import compare
@@ -61,7 +62,7 @@ def _judged(name: str, recipe: Recipe, variant: str, reference: Evaluation) -> J
         raise ArtifactError(f"{paths.verdict(name, variant)}: made from another evaluation. Run: dvc repro gate@{name}--{variant}")
     if benchmark.measured and benchmark.artifact_sha256 != evaluation.artifact_sha256:
         raise ArtifactError(f"{paths.benchmark(name, variant)}: of another artifact. Run: dvc repro benchmark@{name}")
-    if benchmark.measured and benchmark.requested != rounds.requested(recipe, variant):
+    if benchmark.measured and benchmark.requested != settings.timed_under(recipe, variant):
         raise ArtifactError(
             f"{paths.benchmark(name, variant)}: under other settings than the recipe's. Run: dvc repro report@{name}"
         )

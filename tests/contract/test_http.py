@@ -18,12 +18,18 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline import checkpoint, paths, records, serving, stages
-from pipeline.benchmark import remote, statistics
+from pipeline import paths, records
+from pipeline.benchmark import statistics
+from pipeline.engines import serving
 from pipeline.errors import EvaluationError
-from pipeline.process import Session
+from pipeline.evidence import opened
 from pipeline.recipe import Serve, Slo
 from pipeline.records import Replay, Trace, TracedRequest
+from pipeline.runtime.process import Session
+from pipeline.source import checkpoint
+from pipeline.stages import benchmark_http
+from pipeline.stages import benchmark_http as remote
+from pipeline.stages import quantize as stages
 from tests.conftest import ROOT
 from tests.http_server import Behaviour, Running, running
 
@@ -183,7 +189,7 @@ def test_vllm_serve_is_started_and_stopped_even_when_interrupted(
 HELD = """
 import sys, time
 from pathlib import Path
-from pipeline import serving
+from pipeline.engines import serving
 from pipeline.recipe import Serve
 with serving.served(Path(sys.argv[1]), Serve.model_validate_json(sys.argv[2]), "tiny", Path(sys.argv[3])):
     print("up", flush=True)
@@ -214,7 +220,7 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path, root: Path) -> None
 def short_plan(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The integration run's tiny recipe, with two short repeats."""
     monkeypatch.chdir(tiny_run)
-    whole = stages.open_variant
+    whole = opened.variant
 
     def shortened(name: str, variant: str) -> Any:
         recipe, found = whole(name, variant)
@@ -244,7 +250,7 @@ def test_a_variant_is_timed_on_vllm_serve(
 
 def test_an_openvino_variant_is_timed_on_a_given_server_and_says_what_is_not_known(short_plan: None) -> None:
     with running(Behaviour(0.02, 0.002, text_only=True, models=("one",))) as server:
-        remote.benchmark_http("tiny", "ov-int4", server.url.removesuffix("/v1"), None)
+        benchmark_http.run("tiny", "ov-int4", server.url.removesuffix("/v1"), None)
     record = records.read(paths.http("tiny", "ov-int4"), records.Benchmark)
     assert (record.artifact_sha256, record.machine, record.versions) == (None, {}, {})
     profile = record.profiles["deployed"]
@@ -253,6 +259,6 @@ def test_an_openvino_variant_is_timed_on_a_given_server_and_says_what_is_not_kno
     assert all(level.failed == 0 for level in profile.levels)
     assert any("not verified" in notice for notice in record.notices)
     assert any("16 of 16 requests had another number of prompt tokens" in notice for notice in record.notices)
-    source, _ = checkpoint.open_pinned("tiny", stages.open_recipe("tiny").model)
+    source, _ = checkpoint.open_pinned("tiny", opened.recipe("tiny").model)
     words = json.loads((source / "tokenizer.json").read_text())["model"]["vocab"]
     assert any(word in server.arrived[0].body["prompt"] for word in words if len(word) > 2)
