@@ -46,13 +46,14 @@ The data's way, one room a step; a later room may import an earlier one, never t
                   keeping, seals: a record, sealed to what it was made from
                   provenance, revision: what a stage's work rests on; what git says of it
                   evaluations, current: what was measured, the verdict that follows, and whether a stored one still holds
+                  inventory, clean: what lies in artifacts/, how large and how judged; what no recipe names any more
     report/       records -> summary -> comparison, page, Markdown, model cards, metrics
     stages/       one file a DVC stage, by its name, with `run`, in the control environment: pin, calibrate, reference, quantize,
                   evaluate, gate, trace, benchmark, report, require
                   measuring: the job and the record that the measuring stages share
                   climb/: a ladder's rungs (rung), measured (measure) and judged until one passes
                   audit/: an artifact that was made elsewhere, through the same gate: verb, taking, claim, against
-                  benchmark_http: `benchmark --http`
+                  benchmark_http: `benchmark --http`; chain: `quantgate run`, all stages in their order
     release/      from an approved artifact to a served one
                   signing, signoff/: signatures; who approved what (verbs, policy, log, subject, case, standing), and what they
                   measured again (drawing, again, remeasure)

@@ -4,6 +4,7 @@ so that --help and the shell's completion stay quick.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import sys
@@ -35,9 +36,6 @@ def main(arguments: list[str] | None = None) -> int:
         return _said(f"{error.format_message()} See: {command} --help", error.exit_code)
     except click.Abort:
         return _said(STOPPED, 130)
-    except BrokenPipeError:  # whoever read has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 2
     except Exception as error:  # what the system refused; or, foreseen by nobody, a fault of quantgate's or of a library
         from pipeline.runtime import crash
 
@@ -58,10 +56,11 @@ def plan(name: str, as_json: bool) -> None:
     from pipeline.evidence import opened
     from pipeline.planning import index, local, plan
 
-    recipe = opened.unclimbed(name)
-    index.check(name)
-    local.refuse(name, recipe)
-    planned = plan.of(name, recipe)
+    with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):  # of what is asked in the tools' environments
+        recipe = opened.unclimbed(name)
+        index.check(name)
+        local.refuse(name, recipe)
+        planned = plan.of(name, recipe)
     print(planned.dumps(), end="") if as_json else plan.show(planned)
 
 
@@ -119,7 +118,10 @@ SECTIONS: dict[str, list[click.Command]] = {
             option("--check", "check_only", is_flag=True, help="only say whether it is in line")),
         Command("plan", "cli:plan", "show what would run, where, and an estimate of disk, memory and time", RECIPE, JSON),
     ],
-    "Judge and compare": [
+    "Run and judge": [
+        Command("run", "stages.chain:run", "run the stages of a recipe as far as something changed, with the time left: dvc repro",
+            RECIPE, option("--until", type=click.Choice(["pin", "calibrate", "benchmark", "report", "require"]), default="require",
+                show_default=True, help="the last stage")),
         Stage("require", "stages.require:run", "exit 1 unless every variant (or the one named) passed",
             RECIPE, ANY_VARIANT, JSON),
         Command("compare", "report.compare_terminal:run",
@@ -133,6 +135,11 @@ SECTIONS: dict[str, list[click.Command]] = {
             option("--against", metavar="SOURCE",
                 help="what it was made from, where that is not the recipe's model: a folder, or OWNER/NAME@REVISION"),
             option("--name", help="of its folder in artifacts/audits/RECIPE/; default after MODEL")),
+    ],
+    "Keep house": [
+        Command("artifacts", "evidence.inventory:show", "list what lies in artifacts/, with sizes and verdicts"),
+        Command("clean", "evidence.clean:clean", "remove what no recipe names any more, after asking",
+            option("--yes", is_flag=True, help="without asking")),
     ],
     "Sign off and publish": [
         SIGNOFF,

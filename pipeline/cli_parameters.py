@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -86,7 +87,11 @@ class Command(click.Command):
         module, _, function = self.function.partition(":")
         arguments = [ctx.params[str(param.name)] for param in self.params if isinstance(param, click.Argument)]
         options = {str(param.name): ctx.params[str(param.name)] for param in self.params if isinstance(param, click.Option)}
-        getattr(importlib.import_module(f"pipeline.{module}"), function)(*arguments, **options)
+        try:
+            getattr(importlib.import_module(f"pipeline.{module}"), function)(*arguments, **options)
+        except BrokenPipeError as error:  # whoever read has had enough; click would end with the code of what did not pass
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(2) from error
 
 
 class Stage(Command):

@@ -98,11 +98,14 @@ def json_lines(path: Path, error: Kind) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def yaml(path: Path, error: Kind) -> Any:
+    return yaml_value(text(path, error, MOST_YAML_BYTES), str(path), error)
+
+
+def yaml_value(written: str, path: str, error: Kind) -> Any:
     """A YAML document as plain values: nothing in it runs, and aliases are counted as if they were written out."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
-    written = text(path, error, MOST_YAML_BYTES)
     try:
         node = YAML(typ="safe", pure=True).compose(written)
         if _nodes(node, {}) > MOST_YAML_NODES:

@@ -105,6 +105,13 @@ def test_a_wrong_word_is_one_sentence(words: str, said: str, capsys: pytest.Capt
     assert capsys.readouterr() == ("", f"quantgate: {said}\n")
 
 
+def test_a_reader_that_has_had_enough_is_no_verdict(root: Path) -> None:
+    with subprocess.Popen([*QUANTGATE, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as schema:
+        assert schema.stdout is not None
+        schema.stdout.close()
+        assert schema.wait() != 1  # which is: not passed
+
+
 def lines(found: click.Group) -> Iterator[cli_parameters.Command]:
     for command in found.commands.values():
         if isinstance(command, click.Group):

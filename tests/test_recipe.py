@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from pydantic import ValidationError
 
-from pipeline import paths, quantizers, recipe
+from pipeline import paths, quantizers, reading, recipe
 from pipeline.errors import RecipeError
 from pipeline.planning import index
 from pipeline.quantizers import refusal
@@ -123,7 +122,7 @@ def places(node: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("wrong", [None, {}, [], "", "abc", True, -1, 1.5, math.nan, [None], {1: 2}, {"a": None}], ids=repr)
 def test_no_sentence_is_the_librarys(wrong: Any) -> None:
-    whole = yaml.safe_load(TINY)
+    whole = reading.yaml_value(TINY, "tiny", RecipeError)
     said = []
     for *way, last in filter(None, places(whole)):
         changed = copy.deepcopy(whole)

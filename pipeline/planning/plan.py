@@ -150,9 +150,9 @@ def show(plan: Plan) -> None:
     if plan.left_out:
         console.print(f"{plan.defaults}. Their values: {paths.whole_recipe(plan.recipe)}", soft_wrap=True, highlight=False)
     if plan.savings:
-        console.print(f"{_duration(sum(row.seconds or 0 for row in plan.stages))} in all. What would save most:", soft_wrap=True)
+        console.print(f"{duration(sum(row.seconds or 0 for row in plan.stages))} in all. What would save most:", soft_wrap=True)
     for how, saved in plan.savings.items():
-        console.print(f"  {how}: {_duration(saved)} less", soft_wrap=True)
+        console.print(f"  {how}: {duration(saved)} less", soft_wrap=True)
     console.print(_power_table(plan))
     for line in _blindness(plan):
         console.print(line, soft_wrap=True)
@@ -168,12 +168,12 @@ def _stages_table(plan: Plan, known: bool) -> Any:
     for head in ("stage", "where", "disk", "memory", "time", "last run"):
         table.add_column(head, no_wrap=head != "where", min_width=8 if head == "where" else None)
     for row in plan.stages:
-        last = "" if row.last_seconds is None else f"{_duration(row.last_seconds)}, {_size(row.last_memory_bytes)}"
-        table.add_row(row.stage, row.environment, _size(row.disk_bytes), _size(row.memory_bytes), _duration(row.seconds), last)
+        last = "" if row.last_seconds is None else f"{duration(row.last_seconds)}, {_size(row.last_memory_bytes)}"
+        table.add_row(row.stage, row.environment, _size(row.disk_bytes), _size(row.memory_bytes), duration(row.seconds), last)
     if known:
         table.add_section()
         disk, memory = sum(row.disk_bytes or 0 for row in plan.stages), max(row.memory_bytes or 0 for row in plan.stages)
-        table.add_row("all", "", _size(disk), _size(memory), _duration(sum(row.seconds or 0 for row in plan.stages)), "")
+        table.add_row("all", "", _size(disk), _size(memory), duration(sum(row.seconds or 0 for row in plan.stages)), "")
     return table
 
 
@@ -208,7 +208,8 @@ def _size(count: float | None) -> str:
     return "?" if count is None else f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
-def _duration(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
+    """For people; `?` where it is not known."""
     if seconds is None:
         return "?"
     return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

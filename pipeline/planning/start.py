@@ -48,11 +48,11 @@ class Known(NamedTuple):
     parameters: int | None
 
 
-def init(given: str, path: str | None, revision: str | None, name: str | None) -> None:
+def init(model: str, path: str | None, revision: str | None, name: str | None) -> None:
     """Writes recipes/NAME.yaml and brings params.yaml in line. Raises RecipeError, CheckpointError."""
     paths.require_project()
-    name = _named(given, name)
-    known = _look(given, path, revision)
+    name = _named(model, name)
+    known = _look(model, path, revision)
     text = _text(known)
     Recipe.model_validate(YAML(typ="safe", pure=True).load(text))
     write_text(paths.recipe(name), text)

@@ -52,7 +52,9 @@ def usual(parameters: int | None) -> Usual:
 def said(parameters: int | None, sections: list[str]) -> str:
     """Where the settings of the sections that a recipe leaves out come from."""
     size = usual(parameters)
-    of = f"below {size.below:.0e} parameters" if size is not BY_SIZE[-1] else f"of {BY_SIZE[-2].below:.0e} parameters or more"
+    of = f"below {size.below / 1e9:g} billion parameters"
+    if size is BY_SIZE[-1]:
+        of = f"of {BY_SIZE[-2].below / 1e9:g} billion parameters or more"
     unknown = ", the strictest, since model.parameters is not given" if parameters is None else ""
     return f"Left out, and as usual for models {of}{unknown} (see recipes/{size.like}.yaml): {', '.join(sections)}"
 
@@ -65,7 +67,12 @@ def left_out(data: dict[str, Any]) -> list[str]:
 def filled(data: dict[str, Any]) -> dict[str, Any]:
     """The recipe with every section; what it has is as it was."""
     size, longest = usual(_number(data, "model", "parameters")), _number(data, "serve", "max_model_len") or LONGEST
-    whole = {"evaluate": _evaluate(size, longest), "gate": _gate(size), "serve": serve(size), "benchmark": _benchmark(longest)}
+    whole = {
+        "evaluate": _evaluate(size, longest),
+        "gate": _gate(size),
+        "serve": serve(size, LONGEST),
+        "benchmark": _benchmark(longest),
+    }
     return data | {section: whole[section] for section in left_out(data)}
 
 
@@ -95,7 +102,7 @@ def _gate(size: Usual) -> dict[str, Any]:
     return {"sequential": True, **by_weights}
 
 
-def serve(size: Usual, longest: int = LONGEST) -> dict[str, Any]:
+def serve(size: Usual, longest: int) -> dict[str, Any]:
     """`longest`: tokens of a request."""
     return {"max_model_len": longest, "max_num_seqs": 64, "max_num_batched_tokens": 2048, "kv_cache_gib": size.kv_cache_gib}
 

@@ -53,7 +53,8 @@ def _with_model(recipe: str, source: Model) -> str:
     yaml = YAML()
     data = yaml.load(paths.recipe(recipe).read_text())
     floors = {name for name, variant in recipes.load(recipe).variants.items() if variant.is_baseline}
-    data |= {key: value for key, value in recipes.filled(recipe)[1].items() if key not in data}  # whose limits are the recipe's
+    left_out, whole = recipes.filled(recipe)
+    data.update({section: whole[section] for section in left_out})  # the limits stay those of the recipe, not of the other source
     data["model"] = {key: value for key, value in source.model_dump().items() if value is not None}
     data["variants"] = {name: variant for name, variant in data["variants"].items() if name in floors}
     stream = StringIO()
