@@ -90,7 +90,7 @@ def test_bare_and_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("plann", "No such command 'plann'. Did you mean 'plan'? See: quantgate --help"),
+        ("doctr", "No such command 'doctr'. Did you mean 'doctor'? See: quantgate --help"),
         ("plan", "Missing argument 'RECIPE'. See: quantgate plan --help"),
         ("plan tiny --jsn", "No such option '--jsn'. Did you mean '--json'? See: quantgate plan --help"),
         ("signoff", "Missing command. See: quantgate signoff --help"),

@@ -123,7 +123,7 @@ def test_plan_says_what_was_left_out(project: Path, monkeypatch: pytest.MonkeyPa
         return dict.fromkeys(loaded.evaluate.tasks, 2500)
 
     monkeypatch.setattr(power, "count_items", count)
-    hub = f"repo: owner/name, revision: {'5' * 40}"
+    hub = f"repo: owner/name, revision: {'a' * 40}"
     paths.recipe("mine").write_text(MINIMAL.replace("path: recipes/tiny/checkpoint", hub))
     index.write()
     assert cli.main(["plan", "mine"]) == 0

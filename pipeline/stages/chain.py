@@ -13,9 +13,10 @@ from pathlib import Path
 from pipeline import paths
 from pipeline.errors import StageError
 from pipeline.evidence import opened
-from pipeline.planning import index, local, plan
+from pipeline.planning import estimate, index, local, plan
+from pipeline.planning.estimate import Counted
 from pipeline.recipe import Recipe
-from pipeline.records import StageCost, read
+from pipeline.records import StageCost, Workload, read
 from pipeline.stages import require
 
 RUNS, SKIPS = re.compile(r"Running stage '(\S+)':"), re.compile(r"Stage '(\S+)' didn't change, skipping")
@@ -79,18 +80,21 @@ def _seconds(name: str, recipe: Recipe, stages: list[str]) -> dict[str, float]:
     """What each stage took when it last ran here, else what is planned for it."""
     took = {stage: read(path, StageCost).wall_s for stage in stages if (path := paths.cost(stage)).is_file()}
     unknown = [stage for stage in stages if stage not in took and stage.startswith(LONG)]
-    planned = dict(_planned(name, recipe)) if unknown else {}
-    return {stage: took.get(stage, planned.get(stage, 0.0)) for stage in stages}
+    rows = list(_planned(name, recipe)) if unknown else []
+    return {stage: took.get(stage, sum(seconds for of, seconds in rows if of == stage)) for stage in stages}
 
 
 def _planned(name: str, recipe: Recipe) -> Iterator[tuple[str, float]]:
-    """Of a ladder the rungs together, as if all were made."""
-    found: dict[str, float] = {}
-    for row in plan.of(name, recipe).stages:
+    """For usual texts and tasks on a usual machine: to count and measure, as `plan` does, would be the longest wait of a short
+    run. Of a ladder the rungs together, as if all were made.
+    """
+    shape = estimate.of(name, recipe)
+    if shape is None:
+        return
+    items = {task: None if count == "all" else count for task, count in recipe.evaluate.items.items()}
+    for row in estimate.stages(recipe, Counted(shape, Workload(windows={}, tasks={}), items, estimate.USUAL)):
         kind, _, label = row.stage.partition(" ")
         variant = label.partition(",")[0]
         if variant and recipe.variants[variant].ladder and kind != "gate":
             kind = "climb"
-        stage = f"{kind}@{name}--{variant}" if variant else f"{kind}@{name}"
-        found[stage] = found.get(stage, 0.0) + (row.seconds or 0.0)
-    yield from found.items()
+        yield (f"{kind}@{name}--{variant}" if variant else f"{kind}@{name}"), row.seconds
