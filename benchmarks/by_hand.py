@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
+from ruamel.yaml import YAML
 
 from pipeline import paths, records
 from pipeline import recipe as recipes
@@ -192,7 +192,7 @@ def project(given: argparse.Namespace) -> Path:
     """The project of the recipe, made smaller where that is asked for. Returns the source checkpoint."""
     folder: Path = given.folder
     if (folder / "dvc.yaml").is_file():
-        return Path(yaml.safe_load((folder / paths.recipe(NAME)).read_text())["model"]["path"])
+        return Path(YAML(typ="safe").load(folder / paths.recipe(NAME))["model"]["path"])
     make_project(folder)
     prepare.main(NAME, given.data, folder)
     source = prepare.checkpoint(NAME, given.data)
@@ -200,14 +200,14 @@ def project(given: argparse.Namespace) -> Path:
         cut(source, given.blocks, folder / "cut")
         source = folder / "cut"
     file = folder / paths.recipe(NAME)
-    asked = yaml.safe_load(file.read_text())
+    asked = YAML().load(file)
     asked["model"]["path"] = str(source.resolve())
     asked["variants"] = {name: asked["variants"][name] for name in given.variants}
     if given.items:
         asked["evaluate"]["tasks"] = dict.fromkeys(asked["evaluate"]["tasks"], given.items)
     if given.windows:
         asked["evaluate"]["perplexity"]["max_windows"] = given.windows
-    file.write_text(yaml.safe_dump(asked, sort_keys=False))
+    YAML().dump(asked, file)
     with contextlib.chdir(folder):
         subprocess.run(["quantgate", "index"], check=True)
         commit_all()

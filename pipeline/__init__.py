@@ -4,7 +4,8 @@ The data's way, one room a step; a later room may import an earlier one, never t
 
     errors, paths, reading   every error; where everything lies; files that users bring, with limits
     capabilities  the engines that serve, a row each: no other module asks for one by its name
-    recipe/       what was asked for, parsed strictly once: source, variant, ladder, quality, long_context, speed, over base
+    recipe/       what was asked for, parsed strictly once: source, variant, ladder, quality, long_context, speed, over base;
+                   defaults: of the sections that it leaves out
                   parsing: a dictionary into a record, or one clear error
     records/      what is written and read between the steps: made, measured, judged, timed, signed, spent, over base
                   artifact: hash, verify, move into place
@@ -40,26 +41,27 @@ The data's way, one room a step; a later room may import an earlier one, never t
     benchmark/    one trace replayed: loop, session, http, statistics; performance is the verdict on speed
     planning/     what a recipe will take and can decide, before it runs: plan, power, shrinking, local
                   estimate/: workload and shape over rates -> what quantizing and measuring take
-                  index, doctor: params.yaml; what is installed
+                  index, doctor, start: params.yaml; what is installed; `quantgate init`, a recipe for a model
     evidence/     what is on record, and what follows from it; nothing here measures
                   opened, candidate, settings: recipes as they stand; a variant and its place; what a measurement depends on
                   keeping, seals: a record, sealed to what it was made from
                   provenance, revision: what a stage's work rests on; what git says of it
                   evaluations, current: what was measured, the verdict that follows, and whether a stored one still holds
+                  inventory, clean: what lies in artifacts/, how large and how judged; what no recipe names any more
     report/       records -> summary -> comparison, page, Markdown, model cards, metrics
     stages/       one file a DVC stage, by its name, with `run`, in the control environment: pin, calibrate, reference, quantize,
                   evaluate, gate, trace, benchmark, report, require
                   measuring: the job and the record that the measuring stages share
                   climb/: a ladder's rungs (rung), measured (measure) and judged until one passes
                   audit/: an artifact that was made elsewhere, through the same gate: verb, taking, claim, against
-                  benchmark_http: `benchmark --http`
+                  benchmark_http: `benchmark --http`; chain: `quantgate run`, all stages in their order
     release/      from an approved artifact to a served one
                   signing, signoff/: signatures; who approved what (verbs, policy, log, subject, case, standing), and what they
                   measured again (drawing, again, remeasure)
                   bundle/: an artifact with all that speaks for it: layout, statements, bom, serve; assemble, prepare, check
                   registries/: folder (and S3), hub, mlflow, oci (oci_client), over shared; publish, fetch, catalogue use them
                   deploy, prompting: a checked bundle, started as it was measured
-    cli, cli_release    the `quantgate` command
+    cli_parameters, cli    the `quantgate` command: what its table is made of; the table
 """
 
 __version__ = "0.1.0"

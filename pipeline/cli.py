@@ -1,226 +1,188 @@
-"""The `quantgate` command: thin. Each subcommand imports its part when it is called, so that --help stays quick."""
+"""The `quantgate` command, as a table: each line names the function that it calls. Modules are imported when they are needed,
+so that --help and the shell's completion stay quick.
+"""
 
 from __future__ import annotations
 
-import argparse
-import importlib
+import contextlib
+import datetime
 import os
 import sys
-from collections.abc import Callable
 
-from pipeline import __version__, cli_release, paths
-from pipeline.errors import QuantgateError, RecipeError
-from pipeline.runtime import crash, environments
+import click
+
+from pipeline import __version__
+from pipeline.cli_parameters import ANY_VARIANT, KEY, PATH, RECIPE, URL, VARIANT, Command, Sections, Stage, argument, group, option
+from pipeline.errors import QuantgateError
+from pipeline.runtime import environments
 
 DESCRIPTION = (
     "Quantize a checkpoint for OpenVINO and vLLM, measure every artifact on the engine that serves it, and say which "
     "may be shipped. The stages run in order with: dvc repro require@RECIPE"
 )
+STOPPED = "stopped; nothing half-written remains. Run the same command again."
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 not passed or not approved, 2 something is wrong and the message says what, 3 tampered with."""
     os.environ.update(environments.UNTRACKED)
     asked = sys.argv[1:] if arguments is None else arguments
-    options = parser().parse_args(asked or ["--help"])
     try:
-        return int(options.run(options) or 0)
+        return int(quantgate.main(asked or ["--help"], "quantgate", standalone_mode=False) or 0)
     except QuantgateError as error:
-        print(f"quantgate: {error}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:  # whoever read has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 2
-    except OSError as error:
-        print(f"quantgate: {crash.of_system(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("quantgate: stopped; nothing half-written remains. Run the same command again.", file=sys.stderr)
-        if hasattr(options, "recipe"):
-            print("DVC removes a stage's earlier output before it runs it: dvc checkout brings that back.", file=sys.stderr)
-        return 130
-    except Exception as error:  # foreseen by nobody: a fault of quantgate's or of a library
-        print(f"quantgate: {crash.sentence(f'quantgate {options.command}', error)}", file=sys.stderr)
-        return 2
+        return _said(error, error.exit_code)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "quantgate"
+        return _said(f"{error.format_message()} See: {command} --help", error.exit_code)
+    except click.Abort:
+        return _said(STOPPED, 130)
+    except Exception as error:  # what the system refused; or, foreseen by nobody, a fault of quantgate's or of a library
+        from pipeline.runtime import crash
+
+        return _said(crash.of_system(error) if isinstance(error, OSError) else crash.sentence(f"quantgate {asked[0]}", error), 2)
 
 
-def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(prog="quantgate", description=DESCRIPTION)
-    found.add_argument("--version", action="version", version=f"quantgate {__version__}")
-    commands = found.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-    def add(name: str, run: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(run=run, command=name)
-        return command
-
-    def stage(name: str, text: str, variant: bool) -> argparse.ArgumentParser:
-        command = add(name, lambda options: _stage(name, options), text)
-        cli_release.add_recipe(command)
-        if variant:
-            command.add_argument("variant", metavar="VARIANT", help="name of a variant in the recipe")
-        return command
-
-    plan = add("plan", _plan, "show what would run, where, and an estimate of disk, memory and time")
-    cli_release.add_recipe(plan)
-    add("doctor", _doctor, "say what this machine has and what each missing part would enable")
-    setup = add("setup", _setup, "install the pinned environments (all, or those named)")
-    setup.add_argument("names", metavar="NAME", nargs="*")
-    index = add("index", _index, "bring params.yaml in line with recipes/")
-    index.add_argument("--check", action="store_true", help="only say whether it is in line")
-    made = add("quantizers", _quantizers, "print what each quantizer makes and which engine serves it")
-    made.add_argument("--markdown", action="store_true", help="as docs/quantizers.md holds it")
-    add("schema", _schema, "print the recipe's JSON schema, for editors")
-    sets = add("calibration", _calibration, "write the prompt set of a file of one's own")
-    added = sets.add_subparsers(title="commands", required=True, metavar="COMMAND").add_parser(
-        "add", help="a local file, with its hash"
-    )
-    added.add_argument(
-        "file", type=paths.given, metavar="FILE", help="JSON lines (.jsonl) or a text (.txt, .md, .raw), also as .gz"
-    )
-    added.add_argument("--name", help="of the prompt set; default the file's")
-    added.add_argument("--field", help="the column that holds text or messages; default the only one that does")
-    added.add_argument("--licence", default="not stated", help="under which the text may be used")
-    stage("pin", "fetch and check the source checkpoint", variant=False)
-    stage("calibrate", "turn prompts and evaluation texts into token ids", variant=False)
-    stage("reference", "evaluate the source in float32", variant=False)
-    stage("quantize", "make one artifact", variant=True)
-    stage("climb", "make a ladder's rungs until one passes the gate", variant=True)
-    stage("evaluate", "measure one artifact on its engine", variant=True)
-    gate = stage("gate", "write the verdict of one artifact", variant=True)
-    gate.add_argument("--recheck", action="store_true", help="only say whether the stored verdict is what the evaluations give")
-    stage("trace", "choose the requests of the benchmark", variant=False)
-    timed = add("benchmark", _benchmark, "time the artifacts that passed")
-    _take_benchmark(timed)
-    stage("report", "write the recipe's report", variant=False)
-    compare = add("compare", _compare, "set the variants side by side, or two runs of one recipe (--before)")
-    cli_release.add_recipe(compare)
-    compare.add_argument("--before", metavar="REPORT.json", help="the JSON report of an earlier run")
-    compare.add_argument("--json", action="store_true", help="print JSON")
-    audit = add("audit", _audit, "put an artifact that quantgate did not make through a recipe's gate; exit 1 unless it passes")
-    _take_audit(audit)
-    require = add("require", _require, "exit 1 unless every variant (or the one named) passed")
-    cli_release.add_recipe(require)
-    require.add_argument("variant", metavar="VARIANT", nargs="?")
-    cli_release.add(commands)
-    return found
+def _said(what: object, code: int) -> int:
+    print(f"quantgate: {what}", file=sys.stderr)
+    return code
 
 
-def _take_benchmark(timed: argparse.ArgumentParser) -> None:
-    cli_release.add_recipe(timed)
-    timed.add_argument("--http", metavar="VARIANT", dest="served", help="time this variant over HTTP instead")
-    timed.add_argument("--url", help="with --http: a server that runs already; default: vllm serve, started and stopped")
-    timed.add_argument("--model", help="with --url: the name under which the server has the model")
+def _day(ctx: click.Context, param: click.Parameter, value: datetime.datetime | None) -> datetime.date | None:
+    return value.date() if value else None
 
 
-def _take_audit(audit: argparse.ArgumentParser) -> None:
-    audit.add_argument("model", metavar="MODEL", help="a folder, or OWNER/NAME@REVISION on the hub")
-    audit.add_argument(
-        "--recipe",
-        type=paths.recipe_name,
-        metavar="RECIPE",
-        required=True,
-        help="whose texts, tasks, limits and source it is held to",
-    )
-    audit.add_argument(
-        "--against",
-        metavar="SOURCE",
-        help="what it was made from, where that is not the recipe's model: a folder, or OWNER/NAME@REVISION",
-    )
-    audit.add_argument("--name", help="of its folder in artifacts/audits/RECIPE/; default after MODEL")
-
-
-def _stage(name: str, options: argparse.Namespace) -> None:
-    from pipeline.evidence import current
-    from pipeline.planning import index
-
-    index.check(options.recipe)
-    run = current.recheck if getattr(options, "recheck", False) else importlib.import_module(f"pipeline.stages.{name}").run
-    variant = getattr(options, "variant", None)
-    run(options.recipe, *([variant] if variant else []))
-
-
-def _benchmark(options: argparse.Namespace) -> None:
-    from pipeline.planning import index
-    from pipeline.stages import benchmark, benchmark_http
-
-    index.check(options.recipe)
-    if (options.url and not options.served) or (options.model and not options.url):
-        raise RecipeError("--url needs --http VARIANT, and --model needs --url. See: quantgate benchmark --help")
-    if options.served:
-        benchmark_http.run(options.recipe, options.served, options.url, options.model)
-    else:
-        benchmark.run(options.recipe)
-
-
-def _compare(options: argparse.Namespace) -> None:
-    from pipeline import paths
-    from pipeline.report import compare_terminal
-
-    paths.require_project()
-    compare_terminal.run(options.recipe, options.before, options.json)
-
-
-def _audit(options: argparse.Namespace) -> None:
-    from pipeline.stages.audit.verb import audit
-
-    audit(options.model, options.name, options.recipe, options.against)
-
-
-def _require(options: argparse.Namespace) -> None:
-    from pipeline.planning import index
-    from pipeline.stages import require
-
-    index.check(options.recipe)
-    require.run(options.recipe, options.variant)
-
-
-def _plan(options: argparse.Namespace) -> None:
+def plan(name: str, as_json: bool) -> None:
+    """Raises RecipeError, CheckpointError or CalibrationError for what can be known to be impossible."""
     from pipeline.evidence import opened
     from pipeline.planning import index, local, plan
 
-    recipe = opened.unclimbed(options.recipe)
-    index.check(options.recipe)
-    local.refuse(options.recipe, recipe)
-    plan.show(options.recipe, recipe)
+    with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):  # of what is asked in the tools' environments
+        recipe = opened.unclimbed(name)
+        index.check(name)
+        local.refuse(name, recipe)
+        planned = plan.of(name, recipe)
+    print(planned.dumps(), end="") if as_json else plan.show(planned)
 
 
-def _doctor(options: argparse.Namespace) -> None:
-    from pipeline.planning import doctor
+# fmt: off
+JSON = option("--json", "as_json", is_flag=True, help="print JSON")
+SIGNED_BY = option("--key", required=True, type=KEY,
+    help="a PEM file; or NAME=hsm:... for a PKCS#11 token, NAME=sigstore:... (NAME as in the policy)")
+POLICY = option("--policy", "rules_path", metavar="FILE", type=PATH, default="signoff/policy.yaml", show_default=True,
+    help="whom to believe")
+BUNDLE = argument("what", "PATH|URL", "a bundle: its folder, or where it is published", type=URL)
 
-    doctor.show()
-
-
-def _setup(options: argparse.Namespace) -> int:
-    return environments.main(options.names)
-
-
-def _index(options: argparse.Namespace) -> None:
-    from pipeline.planning import index
-
-    if options.check:
-        index.check()
-    elif index.write():
-        print("params.yaml: brought in line with recipes/")
-
-
-def _calibration(options: argparse.Namespace) -> None:
-    from pipeline.source import prompt_file
-
-    prompt_file.add(options.file, options.name, options.field, options.licence)
-
-
-def _quantizers(options: argparse.Namespace) -> None:
-    from pipeline.quantizers import listing
-
-    listing.show(options.markdown)
-
-
-def _schema(options: argparse.Namespace) -> None:
-    from pipeline import recipe
-
-    print(recipe.schema(), end="")
-
+CALIBRATION = group("calibration", "write the prompt set of a file of one's own",
+    Command("add", "source.prompt_file:add", "a local file, with its hash",
+        argument("path", "FILE", "JSON lines (.jsonl) or a text (.txt, .md, .raw), also as .gz", type=PATH),
+        option("--name", help="of the prompt set; default the file's"),
+        option("--field", help="the column that holds text or messages; default the only one that does"),
+        option("--licence", default="not stated", help="under which the text may be used")),
+)
+SIGNOFF = group("signoff", "ask for an artifact's approval, decide about it, and see who decided what",
+    Command("key", "release.signoff.verbs:make_key", "make a key: writes FILE, prints the public key for the policy",
+        argument("path", "FILE", type=PATH),
+        option("--name", required=True, help="whose it is: of an approver the e-mail address that they commit under"),
+        option("--role", required=True, help="as the policy's roles name it, such as reviewer; `publisher` signs bundles")),
+    Command("request", "release.signoff.verbs:request", "ask for the approval of an artifact as it is now", RECIPE, VARIANT,
+        option("--by", metavar="EMAIL", help="who asks; default git's user.email")),
+    Command("approve", "release.signoff.verbs:approve", "approve it, after deciding its verdict again from the evaluations",
+        RECIPE, VARIANT, SIGNED_BY,
+        option("--reason", default="", help="why; needed for a waiver"),
+        option("--waive", metavar="CHECK", multiple=True, help="a check that failed; its name or first word"),
+        option("--until", metavar="YYYY-MM-DD", type=click.DateTime(["%Y-%m-%d"]), callback=_day,
+            help="last day of the waiver (UTC)"),
+        option("--remeasure", metavar="SHARE", type=float,
+            help="first measure this share of the evaluation again on this machine, and compare")),
+    Command("reject", "release.signoff.verbs:reject", "reject it, or take an approval back", RECIPE, VARIANT, SIGNED_BY,
+        option("--reason", required=True, help="why"),
+        option("--manifest", metavar="SHA256", help="of an earlier artifact, as `signoff show` prints it; default: as it is now")),
+    Command("show", "release.signoff.verbs:show", "print who decided what, and what follows", RECIPE, VARIANT),
+    Command("verify", "release.signoff.verbs:verify", "exit 1 unless the artifact is approved now", RECIPE, VARIANT),
+)
+SECTIONS: dict[str, list[click.Command]] = {
+    "See and plan": [
+        Command("doctor", "planning.doctor:show", "say what this machine has and what each missing part would enable", JSON),
+        Command("setup", "runtime.environments:build", "install the pinned environments (all, or those named)",
+            argument("names", "[NAME]...", nargs=-1)),
+        Command("quantizers", "quantizers.listing:show", "print what each quantizer makes and which engine serves it",
+            option("--markdown", is_flag=True, help="as docs/quantizers.md holds it")),
+        Command("schema", "recipe:print_schema", "print the recipe's JSON schema, for editors"),
+        Command("init", "planning.start:init", "write a recipe for a model, with comments and limits that suit its size",
+            argument("model", "MODEL", "a hub repository, OWNER/NAME, or a local folder"),
+            option("--path", metavar="FOLDER", help="a local copy of the hub's model, to start from instead"),
+            option("--revision", help="of the hub's model: a branch, tag or commit; default main, whose commit is written"),
+            option("--name", help="of the recipe; default after MODEL")),
+        CALIBRATION,
+        Command("index", "planning.index:run", "bring params.yaml in line with recipes/",
+            option("--check", "check_only", is_flag=True, help="only say whether it is in line")),
+        Command("plan", "cli:plan", "show what would run, where, and an estimate of disk, memory and time", RECIPE, JSON),
+    ],
+    "Run and judge": [
+        Command("run", "stages.chain:run", "run the stages of a recipe as far as something changed, with the time left: dvc repro",
+            RECIPE, option("--until", type=click.Choice(["pin", "calibrate", "benchmark", "report", "require"]), default="require",
+                show_default=True, help="the last stage")),
+        Stage("require", "stages.require:run", "exit 1 unless every variant (or the one named) passed",
+            RECIPE, ANY_VARIANT, JSON),
+        Command("compare", "report.compare_terminal:run",
+            "set the variants side by side, or two runs of one recipe (--before)", RECIPE, JSON,
+            option("--before", metavar="REPORT.json", help="the JSON report of an earlier run")),
+        Command("audit", "stages.audit.verb:audit",
+            "put an artifact that quantgate did not make through a recipe's gate; exit 1 unless it passes",
+            argument("given", "MODEL", "a folder, or OWNER/NAME@REVISION on the hub"),
+            option("--recipe", "recipe_name", metavar="RECIPE", type=RECIPE.type, required=True,
+                help="whose texts, tasks, limits and source it is held to"),
+            option("--against", metavar="SOURCE",
+                help="what it was made from, where that is not the recipe's model: a folder, or OWNER/NAME@REVISION"),
+            option("--name", help="of its folder in artifacts/audits/RECIPE/; default after MODEL")),
+    ],
+    "Keep house": [
+        Command("artifacts", "evidence.inventory:show", "list what lies in artifacts/, with sizes and verdicts"),
+        Command("clean", "evidence.clean:clean", "remove what no recipe names any more, after asking",
+            option("--yes", is_flag=True, help="without asking")),
+    ],
+    "Sign off and publish": [
+        SIGNOFF,
+        Command("publish", "release.publish:publish", "put an approved artifact into a registry, signed",
+            RECIPE, VARIANT, SIGNED_BY,
+            option("--to", "url", required=True, type=URL, metavar="URL",
+                help="folder, s3://..., oci://..., mlflow+http://..., hf://OWNER"),
+            option("--version", help="default: the first 12 digits of the manifest's SHA-256")),
+    ],
+    "Deploy": [
+        Command("list", "release.catalogue:show", "print what a registry holds, and what of it is approved",
+            argument("url", "URL", "a registry's", type=URL), POLICY),
+        Command("fetch", "release.fetch:fetch", "bring a bundle here, the latest without a version, believing nothing unchecked",
+            argument("url", "URL", "of a registry, with recipe, variant and version", type=URL), POLICY,
+            option("--to", "target", required=True, metavar="FOLDER", type=PATH, help="a folder that does not exist")),
+        Command("verify", "release.fetch:verify",
+            "check a bundle: exit 0 whole and approved, 1 not (or no longer) approved, 2 not found or unreadable, 3 tampered with",
+            BUNDLE, POLICY,
+            option("--recheck", is_flag=True, help="also decide the verdict again, by the gate of this project")),
+        Command("serve", "release.deploy:serve", "check a bundle and start its engine as it was measured", BUNDLE, POLICY,
+            option("--host", help="of vLLM's server; default 127.0.0.1"),
+            option("--port", type=int, help="of vLLM's server; default 8000")),
+    ],
+    "Stages, as dvc.yaml calls them": [
+        Stage("pin", "stages.pin:run", "fetch and check the source checkpoint", RECIPE),
+        Stage("calibrate", "stages.calibrate:run", "turn prompts and evaluation texts into token ids", RECIPE),
+        Stage("reference", "stages.reference:run", "evaluate the source in float32", RECIPE),
+        Stage("quantize", "stages.quantize:run", "make one artifact", RECIPE, VARIANT),
+        Stage("climb", "stages.climb:run", "make a ladder's rungs until one passes the gate", RECIPE, VARIANT),
+        Stage("evaluate", "stages.evaluate:run", "measure one artifact on its engine", RECIPE, VARIANT),
+        Stage("gate", "stages.gate:run", "write the verdict of one artifact", RECIPE, VARIANT,
+            option("--recheck", is_flag=True, help="only say whether the stored verdict is what the evaluations give")),
+        Stage("trace", "stages.trace:run", "choose the requests of the benchmark", RECIPE),
+        Stage("benchmark", "stages.benchmark_http:command", "time the artifacts that passed", RECIPE,
+            option("--http", "served", metavar="VARIANT", help="time this variant over HTTP instead"),
+            option("--url", help="with --http: a server that runs already; default: vllm serve, started and stopped"),
+            option("--model", help="with --url: the name under which the server has the model")),
+        Stage("report", "stages.report:run", "write the recipe's report", RECIPE),
+    ],
+}
+# fmt: on
+quantgate = Sections(SECTIONS, help=DESCRIPTION, context_settings={"help_option_names": ["-h", "--help"]})
+quantgate = click.version_option(__version__, message="quantgate %(version)s")(quantgate)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -59,6 +59,16 @@ def recipe(name: str) -> Path:
     return RECIPES / f"{name}.yaml"
 
 
+def whole_recipe(name: str) -> Path:
+    """A recipe that leaves out sections, with their defaults: what `quantgate index` writes, for DVC to see them."""
+    return RECIPES / "whole" / f"{name}.yaml"
+
+
+def settings(name: str) -> Path:
+    """The file that has all sections of a recipe: its own, or what was written of it."""
+    return whole_recipe(name) if whole_recipe(name).is_file() else recipe(name)
+
+
 def prompt_set(name: str) -> Path:
     return PROMPT_SETS / f"{name}.yaml"
 

@@ -107,11 +107,14 @@ def json_lines(path: Path, error: Kind) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def yaml(path: Path, error: Kind) -> Any:
+    return yaml_value(text(path, error, MOST_YAML_BYTES), str(path), error)
+
+
+def yaml_value(written: str, path: str, error: Kind) -> Any:
     """A YAML document as plain values: nothing in it runs, and aliases are counted as if they were written out."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import ReusedAnchorWarning, YAMLError
 
-    written = text(path, error, MOST_YAML_BYTES)
     warnings.simplefilter("ignore", ReusedAnchorWarning)  # YAML allows it
     try:
         node = YAML(typ="safe", pure=True).compose(written)

@@ -7,10 +7,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 from hypothesis import HealthCheck, settings
 
+from pipeline import cli
 from pipeline.recipe import Recipe, load
 from pipeline.runtime import environments
 
@@ -78,6 +81,14 @@ def commit_all() -> None:
     for arguments in (["init", "-q"], ["config", "user.name", "t"], ["config", "user.email", "t@example.org"], ["add", "-A"],
                       ["commit", "-qm", "first"]):  # fmt: skip
         subprocess.run(["git", *arguments], check=True)
+
+
+def parsed(*words: str) -> dict[str, Any]:
+    """What the `quantgate` command makes of its words. Raises click.UsageError."""
+    rest, found = list(words), cli.quantgate
+    while isinstance(found, click.Group):
+        found = found.commands[rest.pop(0)]
+    return found.make_context(words[0], rest).params
 
 
 def command(*arguments: str, timeout_s: float = 1200, **surroundings: str) -> subprocess.CompletedProcess[str]:

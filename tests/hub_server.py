@@ -11,9 +11,11 @@ import base64
 import contextlib
 import hashlib
 import json
+import math
 import re
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -147,8 +149,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _info(self, name: str, revision: str = "main") -> None:
         if at := self._at(name, revision):
-            siblings = [{"rfilename": path} for path in at[0].commits[at[1]].files]
-            self._send({"id": name, "sha": at[1], "siblings": siblings, "private": False})
+            files = at[0].commits[at[1]].files
+            siblings = [{"rfilename": path} for path in files]
+            counts: Counter[str] = Counter()
+            for path, oid in files.items():
+                counts.update(_values(self.server.folder / oid) if path.endswith(".safetensors") else {})
+            weights = {"safetensors": {"parameters": counts, "total": counts.total()}} if counts else {}
+            self._send({"id": name, "sha": at[1], "siblings": siblings, "private": False, **weights})
 
     def _refs(self, name: str) -> None:
         if at := self._at(name, "main"):
@@ -265,6 +272,17 @@ class _Handler(BaseHTTPRequestHandler):
             with file.open("rb") as stream:
                 while chunk := stream.read(CHUNK):
                     self.wfile.write(chunk)
+
+
+def _values(path: Path) -> Counter[str]:
+    """How many of each type are in a file, by its header alone (https://huggingface.co/docs/safetensors, "Format")."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    counts: Counter[str] = Counter()
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            counts[tensor["dtype"]] += math.prod(tensor["shape"])
+    return counts
 
 
 def _git_hash(data: bytes) -> str:

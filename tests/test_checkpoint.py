@@ -187,7 +187,11 @@ def test_offline_without_the_files_says_what_to_fetch(root: Path, tmp_path: Path
     ("card", "named"),
     [
         ("---\nlicense: apache-2.0\n---\n# A model\n", "apache-2.0"),
-        ("# No front matter\n", None),
+        ("---\r\nlicense: mit\r\ntags:\r\n- a\r\n---\r\n", "mit"),
+        ("---\nlicense: other\nlicense_name: own\n---", "other"),
+        ("---\ntags: [a]\n---\n", None),
+        ("---\n- a\n---\n", None),
+        ("# No front matter\n---\nlicense: mit\n---\n", None),
         ("---\na: [\n---\n", None),
         (None, None),
     ],

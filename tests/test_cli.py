@@ -1,25 +1,33 @@
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
+import click.shell_completion
 import pytest
 
-from pipeline import __version__, cli
+from pipeline import __version__, cli, cli_parameters
 from pipeline.errors import RecipeError
 from pipeline.planning import index, power
 from pipeline.runtime import environments, machine
-from tests.conftest import ROOT
+from tests.conftest import ROOT, parsed
+
+QUANTGATE = [sys.executable, "-c", "import sys; from pipeline.cli import main; sys.exit(main())"]
 
 
 def test_help_imports_nothing_heavy() -> None:
     """What keeps `quantgate --help` quick; the time itself is no matter for a test."""
-    script = "import sys; from pipeline.cli import parser; parser().format_help(); print(*sorted(sys.modules))"
+    script = "import sys; from pipeline.cli import main; main(['--help']); print(*sorted(sys.modules), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert not {"torch", "pydantic", "numpy", "rich", "scipy", "dvc"} & set(done.stdout.split())
+    assert not {"torch", "pydantic", "numpy", "rich", "scipy", "dvc"} & set(done.stderr.split())
+    assert "quantize" in done.stdout
 
 
 def test_no_torch_in_the_control_environment() -> None:
@@ -39,11 +47,11 @@ def test_user_errors_are_one_message_and_exit_code_2(root: Path, capsys: pytest.
 def test_an_interrupt_says_where_the_earlier_output_is(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_stage", stop)
-    monkeypatch.setattr(cli, "_doctor", stop)
+    monkeypatch.setattr("pipeline.stages.quantize.run", stop)
+    monkeypatch.setattr("pipeline.planning.doctor.show", stop)
     assert cli.main(["quantize", "tiny", "ov-int8"]) == 130
     assert "dvc checkout brings that back" in capsys.readouterr().err
     assert cli.main(["doctor"]) == 130
@@ -74,13 +82,79 @@ def test_stage_refuses_an_outdated_index(project: Path, capsys: pytest.CaptureFi
 
 def test_bare_and_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["quantgate"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 0
+    assert cli.main() == 0
     assert "quantize" in capsys.readouterr().out
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["--version"])
-    assert (ended.value.code, capsys.readouterr().out) == (0, f"quantgate {__version__}\n")
+    assert (cli.main(["--version"]), capsys.readouterr().out) == (0, f"quantgate {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("doctr", "No such command 'doctr'. Did you mean 'doctor'? See: quantgate --help"),
+        ("plan", "Missing argument 'RECIPE'. See: quantgate plan --help"),
+        ("plan tiny --jsn", "No such option '--jsn'. Did you mean '--json'? See: quantgate plan --help"),
+        ("signoff", "Missing command. See: quantgate signoff --help"),
+        ("signoff show tiny", "Missing argument 'VARIANT'. See: quantgate signoff show --help"),
+        ("serve x --port many", "Invalid value for '--port': 'many' is not a valid integer. See: quantgate serve --help"),
+        ("signoff approve tiny ov-int8 --key k --until 2026-13-40",
+         "Invalid value for '--until': '2026-13-40' does not match the format '%Y-%m-%d'. See: quantgate signoff approve --help"),
+    ],
+)  # fmt: skip
+def test_a_wrong_word_is_one_sentence(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words.split()) == 2
+    assert capsys.readouterr() == ("", f"quantgate: {said}\n")
+
+
+def test_a_reader_that_has_had_enough_is_no_verdict(root: Path) -> None:
+    with subprocess.Popen([*QUANTGATE, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as schema:
+        assert schema.stdout is not None
+        schema.stdout.close()
+        assert schema.wait() != 1  # which is: not passed
+
+
+def lines(found: click.Group) -> Iterator[cli_parameters.Command]:
+    for command in found.commands.values():
+        if isinstance(command, click.Group):
+            yield from lines(command)
+        else:
+            assert isinstance(command, cli_parameters.Command)
+            yield command
+
+
+@pytest.mark.parametrize("line", [*lines(cli.quantgate)], ids=lambda line: line.function)
+def test_each_line_of_the_table_calls_a_function_that_takes_what_it_gives(line: cli_parameters.Command) -> None:
+    module, _, name = line.function.partition(":")
+    signature = inspect.signature(getattr(importlib.import_module(f"pipeline.{module}"), name))
+    given = [param for param in line.params if isinstance(param, click.Argument)]
+    options = {param.name: None for param in line.params if isinstance(param, click.Option)}
+    bound = signature.bind(*given, **options).arguments
+    assert all(name in signature.parameters for name in options)
+    for taken, param in zip(bound, given, strict=False):  # arguments are given in their order: recipe, variant
+        assert taken in {param.name, *({"name"} if param.name == "recipe" else {"variant_name"})}
+
+
+def completed(words: str, incomplete: str) -> list[str]:
+    complete = click.shell_completion.ShellComplete(cli.quantgate, {}, "quantgate", "_QUANTGATE_COMPLETE")
+    return [item.value for item in complete.get_completions(words.split(), incomplete)]
+
+
+def test_a_shell_completes_commands_recipes_and_variants(root: Path) -> None:
+    assert completed("", "qu") == ["quantize", "quantizers"]
+    assert completed("plan", "ti") == ["tiny"]
+    assert completed("signoff show", "qwen3-") == ["qwen3-0.6b", "qwen3-8b"]
+    assert completed("quantize tiny", "ov-i") == ["ov-int8", "ov-int4"]
+    assert completed("quantize recipes/tiny.yaml", "ov-i") == ["ov-int8", "ov-int4"]
+    assert completed("quantize no-such", "ov-i") == []
+    assert completed("plan tiny", "--j") == ["--json"]
+
+
+def test_the_completion_script_is_a_shells(root: Path) -> None:
+    asked = {**os.environ, "_QUANTGATE_COMPLETE": "bash_source"}
+    done = subprocess.run([*QUANTGATE, "x"], env=asked, capture_output=True, text=True, check=True)
+    assert "complete -o nosort -F _quantgate_completion quantgate" in done.stdout
+    asked = {**os.environ, "_QUANTGATE_COMPLETE": "bash_complete", "COMP_WORDS": "quantgate plan ti", "COMP_CWORD": "2"}
+    done = subprocess.run(QUANTGATE, env=asked, capture_output=True, text=True, check=True)
+    assert done.stdout == "plain,tiny\n"
 
 
 def test_every_command_takes_a_recipes_name_or_its_path(project: Path) -> None:
@@ -90,8 +164,8 @@ def test_every_command_takes_a_recipes_name_or_its_path(project: Path) -> None:
         variant = ["ov-int8"] if command in ("quantize", "publish") else []
         for asked in ("tiny", "recipes/tiny.yaml", str(Path("recipes/tiny.yaml").resolve())):
             more = ["--to", "x", "--key", "x"] if command == "publish" else []
-            assert cli.parser().parse_args([command, asked, *variant, *more]).recipe == "tiny"
-    assert cli.parser().parse_args(["plan", "elsewhere/tiny.yaml"]).recipe == "elsewhere/tiny.yaml"
+            assert parsed(command, asked, *variant, *more)["recipe"] == "tiny"
+    assert parsed("plan", "elsewhere/tiny.yaml")["recipe"] == "elsewhere/tiny.yaml"
 
 
 def test_only_the_recipe_that_runs_must_be_in_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,7 +226,7 @@ def test_too_little_disk_is_said_before_quantizing(
 def test_what_nobody_foresaw_is_a_sentence_and_exit_code_2(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], raised: Exception, said: str
 ) -> None:
-    def fail() -> None:
+    def fail(as_json: bool) -> None:
         raise raised
 
     monkeypatch.setattr("pipeline.planning.doctor.show", fail)
@@ -193,5 +267,11 @@ def test_plan_and_doctor_and_schema(root: Path, capsys: pytest.CaptureFixture[st
     assert cli.main(["doctor"]) == 0
     told = capsys.readouterr().out
     assert [name for name in environments.NAMES if f"environment {name} " not in told] == []
+    assert cli.main(["doctor", "--json"]) == 0
+    assert {"part": "environment control", "state": "installed"}.items() <= json.loads(capsys.readouterr().out)[0].items()
+    assert cli.main(["plan", "llama-3.1-8b-instruct", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["stages"][0]["stage"] == "pin"
+    assert {row["task"] for row in plan["decided"]} == {"mmlu", "hellaswag", "arc_challenge", "all pooled"}
     assert cli.main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out)["title"] == "Recipe"

@@ -14,8 +14,8 @@ import pytest
 from ruamel.yaml import YAML
 
 import pipeline
-from pipeline import cli, recipe
-from tests.conftest import HTTP_BENCHMARK, ROOT, command
+from pipeline import recipe
+from tests.conftest import HTTP_BENCHMARK, ROOT, command, parsed
 
 README = (ROOT / "README.md").read_text()
 DOCS = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("recipe", "verdict", "speed")}
@@ -111,7 +111,7 @@ def test_the_ci_examples_call_commands_that_exist() -> None:
     }
     for call in calls:
         if call[0] == "quantgate":
-            cli.parser().parse_args(call[1:])
+            parsed(*call[1:])
 
 
 def _scripts(node: object) -> Iterator[str]:

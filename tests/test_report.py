@@ -133,6 +133,15 @@ def test_an_accurate_artifact_that_is_not_faster_is_no_pass(measured: recipe.Rec
     path.write_text(path.read_text().replace("int8: 1.4}", "int8: 1.6}"))
     assert cli.main(["require", "tiny"]) == 1
     assert "ov-int8 (accurate but not faster: 1.50 times ov-bf16's output tokens/s at concurrency 1" in capsys.readouterr().err
+    assert cli.main(["require", "tiny", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["recipe"], told["passed"]) == ("tiny", False)
+    assert (told["variants"]["ov-int8"]["verdict"], told["variants"]["ov-int8"]["performance"]) == ("PASS", "NOT FASTER")
+    assert told["variants"]["ov-int8"]["reasons"][0].startswith("speed: accurate but not faster")
+    assert cli.main(["require", "tiny", "ov-bf16", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["variants"] == {
+        "ov-bf16": {"verdict": "PASS", "performance": "BASELINE", "reasons": []}
+    }
 
 
 def test_an_artifact_whose_weights_changed_is_no_pass(measured: recipe.Recipe, capsys: pytest.CaptureFixture[str]) -> None:

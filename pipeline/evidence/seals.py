@@ -49,7 +49,7 @@ def evidence(candidate: Candidate) -> dict[str, Path]:
         "checkpoint.json": paths.checkpoint(name),
         "samples.json": paths.samples(name),
         "texts.json": paths.texts(name),
-        "recipe.yaml": paths.recipe(name),
+        "recipe.yaml": paths.settings(name),
         "reference.json": paths.evaluation(name, "reference"),
         "evaluation.json": paths.evaluation(name, variant_name),
         "extension.json": paths.extension(name, variant_name),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline import capabilities
 from pipeline.runtime import environments, machine
@@ -18,35 +21,53 @@ ALL_GIB = 9  # of the pinned environments together, by du
 GIB = 1 << 30
 
 
-def show() -> None:
+class Part(NamedTuple):
+    part: str
+    state: str
+    enables: str
+
+
+def show(as_json: bool = False) -> None:
+    parts = [*_installed(), *_machine()]
+    if as_json:
+        print(json.dumps([part._asdict() for part in parts], indent=1, ensure_ascii=False))
+        return
     from rich.console import Console
     from rich.table import Table
 
     table = Table("part", "state", "what it enables", title="quantgate doctor", title_justify="left")
+    for part in parts:
+        table.add_row(*part)
+    Console().print(table)
+
+
+def _installed() -> Iterator[Part]:
     for name in environments.NAMES:
         state = "installed" if environments.is_complete(name) else f"missing: quantgate setup {name}"
-        table.add_row(f"environment {name}", state, ENABLES[name])
+        yield Part(f"environment {name}", state, ENABLES[name])
     for name, (environment, enables) in _engines().items():
         state = "ready" if environments.is_complete(environment) else f"needs environment {environment}"
-        table.add_row(f"engine {name}", state, enables)
+        yield Part(f"engine {name}", state, enables)
+
+
+def _machine() -> Iterator[Part]:
     found = machine.describe()
     for name, enables in machine.INSTRUCTION_SETS.items():
-        table.add_row(f"instructions {name}", "yes" if name in found["instruction_sets"] else "no", enables)
+        yield Part(f"instructions {name}", "yes" if name in found["instruction_sets"] else "no", enables)
     memory = found["memory_bytes"] / GIB
-    table.add_row("memory", f"{memory:.0f} GiB", f"float32 reference of up to {memory * 0.8 / 4:.1f}e9 parameters")
+    yield Part("memory", f"{memory:.0f} GiB", f"float32 reference of up to {memory * 0.8 / 4:.1f}e9 parameters")
     free = machine.free_bytes(Path.cwd()) / GIB
-    table.add_row("disk, project", f"{free:.0f} GiB free", "artifacts: see quantgate plan RECIPE")
+    yield Part("disk, project", f"{free:.0f} GiB free", "artifacts: see quantgate plan RECIPE")
     home = environments.root()
     existing = next(folder for folder in (home, *home.parents) if folder.exists())
-    table.add_row(
+    yield Part(
         "disk, environments",
         f"{machine.free_bytes(existing) / GIB:.0f} GiB free",
         f"{home} (all {len(environments.NAMES)}: {ALL_GIB} GiB)",
     )
     gpus = machine.gpus()
-    table.add_row("GPU", ", ".join(gpus) or "none", "vLLM on CUDA: QUANTGATE_DEVICE=cuda make setup")
-    table.add_row("processor", f"{found['cores']} cores", found["cpu"])
-    Console().print(table)
+    yield Part("GPU", ", ".join(gpus) or "none", "vLLM on CUDA: QUANTGATE_DEVICE=cuda make setup")
+    yield Part("processor", f"{found['cores']} cores", found["cpu"])
 
 
 def _engines() -> dict[str, tuple[str, str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from pipeline import paths
 from pipeline import recipe as recipes
 from pipeline.quantizers import refusal
@@ -19,7 +21,7 @@ def refuse(name: str, recipe: Recipe) -> None:
         checkpoint.check(source)
         lengths.refuse(paths.recipe(name), recipe, source)
         if left := left_out(source):
-            print(f"note: {recipe.model.path}: not the model's, left out: {', '.join(left)}")
+            print(f"note: {recipe.model.path}: not the model's, left out: {', '.join(left)}", file=sys.stderr)
         if environments.is_complete("openvino"):
             checking.tokenizer_of(f"plan@{name}", source, recipe.model)
         for variant_name, variant in recipe.variants.items():

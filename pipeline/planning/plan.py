@@ -9,60 +9,99 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from pipeline import paths
+from pipeline import recipe as recipes
 from pipeline.gate import limits
 from pipeline.planning import estimate, power, shrinking
 from pipeline.planning.estimate import Counted, Estimate, workload
-from pipeline.recipe import Recipe
-from pipeline.records import StageCost, Workload, read
+from pipeline.recipe import Recipe, defaults
+from pipeline.records import StageCost, read
+from pipeline.records.base import Record
 from pipeline.runtime import machine, speed
 
 LONG_S = 2 * 3600.0  # a plan of so long says which settings to shrink
 
 
-def show(name: str, recipe: Recipe) -> None:
-    from rich.console import Console
+class PlannedStage(Record):
+    """What a stage will take, None where the model's size is not known; `last_*`: what it took when it last ran here."""
 
-    console = Console()
+    stage: str
+    environment: str
+    disk_bytes: float | None
+    memory_bytes: float | None
+    seconds: float | None
+    last_seconds: float | None
+    last_memory_bytes: int | None
+
+
+class Decided(Record):
+    """What the items of a task decide: by share of changed items the smallest drop of accuracy that is told from none."""
+
+    task: str
+    items: int | None
+    smallest_drop: dict[str, float]
+    limits: dict[str, float] = Field(description="by precision of the weights")
+
+
+class Plan(Record):
+    """What `--json` prints. `savings`: what would make a plan of hours shorter, and by how many seconds."""
+
+    recipe: str
+    left_out: list[str] = Field(description="sections of the recipe that have their defaults")
+    defaults: str = Field(description="where those come from, in words")
+    settings: dict[str, Any] = Field(description="what holds for the sections beside model, calibration and variants")
+    stages: list[PlannedStage]
+    shortages: list[str] = Field(description="what this machine has too little of")
+    savings: dict[str, float]
+    decided: list[Decided]
+    compared_windows: int
+    unseen_share: float = Field(description="of damaged windows, which the compared ones can miss")
+    rare: float | None = Field(description="gate.rare")
+    windows_needed: int | None = Field(description="where gate.rare lets no PASS come with those that are compared")
+
+
+def of(name: str, recipe: Recipe) -> Plan:
     items, load, shape = power.count_items(name, recipe), workload.look(name, recipe), estimate.of(name, recipe)
     if shape is None:
-        console.print("The checkpoint is not here and model.parameters is not given: no estimates.")
-        shown = Counted(estimate.UNKNOWN, load, items, estimate.USUAL)
-        _show_stages(console, name, estimate.stages(recipe, shown), known=False)
+        known = Counted(estimate.UNKNOWN, load, items, estimate.USUAL)
+        rows, shortages, savings = estimate.stages(recipe, known), [], {}
     else:
-        counted = Counted(shape, load, items, speed.here() or estimate.USUAL)
-        rows = estimate.stages(recipe, counted)
-        _show_stages(console, name, rows, known=True)
-        for line in (*_shortages(rows), *_long(rows, recipe, counted)):
-            console.print(line, soft_wrap=True)
-    _show_power(console, name, recipe, items, load)
-    console.print(f"Everything:  dvc repro require@{name}\nOne variant: dvc repro gate@{name}--VARIANT", soft_wrap=True)
+        known = Counted(shape, load, items, speed.here() or estimate.USUAL)
+        rows = estimate.stages(recipe, known)
+        shortages, savings = _shortages(rows), _savings(rows, recipe, known)
+    compared = len(recipe.evaluate.divergence.chosen(min(workload.windows(recipe, load).values())))
+    left_out = recipes.filled(name)[0]
+    return Plan(
+        recipe=name,
+        left_out=left_out,
+        defaults=defaults.said(recipe.model.parameters, left_out) if left_out else "",
+        settings=recipe.model_dump(mode="json", include=set(defaults.SECTIONS)),
+        stages=[_planned(name, row, known=shape is not None) for row in rows],
+        shortages=shortages,
+        savings=savings,
+        decided=[_decided(row) for row in power.of(recipe, items)],
+        compared_windows=compared,
+        unseen_share=limits.unseen(compared, recipe.gate.confidence),
+        rare=recipe.gate.rare,
+        windows_needed=_windows_needed(recipe, compared),
+    )
 
 
-def _show_stages(console: Any, name: str, rows: list[Estimate], known: bool) -> None:
-    from rich.table import Table
-
-    table = Table(title=f"plan {name}", title_justify="left")
-    for head in ("stage", "where", "disk", "memory", "time", "last run"):
-        table.add_column(head, no_wrap=head != "where", min_width=8 if head == "where" else None)
-    for row in rows:
-        figures = (_size(row.disk_bytes), _size(row.memory_bytes), _duration(row.seconds)) if known else ("?",) * 3
-        table.add_row(row.stage, row.environment, *figures, _last_run(name, row.stage))
-    if known:
-        table.add_section()
-        peak = max(row.memory_bytes for row in rows)
-        table.add_row("all", "", _size(sum(r.disk_bytes for r in rows)), _size(peak),
-                      _duration(sum(r.seconds for r in rows)), "")  # fmt: skip
-    console.print(table)
-
-
-def _last_run(name: str, stage: str) -> str:
-    kind, _, variant = stage.partition(" ")
+def _planned(name: str, row: Estimate, known: bool) -> PlannedStage:
+    kind, _, variant = row.stage.partition(" ")
     path = paths.cost(f"{kind}@{name}--{variant}" if variant else f"{kind}@{name}")
-    if not path.is_file():
-        return ""
-    took = read(path, StageCost)
-    return f"{_duration(took.wall_s)}, {_size(took.peak_anonymous_bytes)}"
+    took = read(path, StageCost) if path.is_file() else None
+    return PlannedStage(
+        stage=row.stage,
+        environment=row.environment,
+        disk_bytes=row.disk_bytes if known else None,
+        memory_bytes=row.memory_bytes if known else None,
+        seconds=row.seconds if known else None,
+        last_seconds=took.wall_s if took else None,
+        last_memory_bytes=took.peak_anonymous_bytes if took else None,
+    )
 
 
 def _shortages(rows: list[Estimate]) -> list[str]:
@@ -70,64 +109,107 @@ def _shortages(rows: list[Estimate]) -> list[str]:
     found = []
     has, most = machine.memory(), max(rows, key=lambda row: row.memory_bytes)
     if most.memory_bytes > has.total:
-        found.append(
-            f"[red]Does not fit: memory {_size(most.memory_bytes)} for {most.stage}, this machine has {_size(has.total)}[/]"
-        )
+        found.append(f"Does not fit: memory {_size(most.memory_bytes)} for {most.stage}, this machine has {_size(has.total)}")
     elif most.memory_bytes > has.available:
         found.append(
-            f"[red]Does not fit now: memory {_size(most.memory_bytes)} for {most.stage}, {_size(has.available)} of "
-            f"{_size(has.total)} are free: stop other programs first.[/]"
+            f"Does not fit now: memory {_size(most.memory_bytes)} for {most.stage}, {_size(has.available)} of "
+            f"{_size(has.total)} are free: stop other programs first."
         )
     disk, free = sum(row.disk_bytes for row in rows), machine.free_bytes(Path.cwd())
     if disk > free:
-        found.append(f"[red]Does not fit: disk {_size(disk)}, this machine has {_size(free)}[/]")
+        found.append(f"Does not fit: disk {_size(disk)}, this machine has {_size(free)}")
     return found
 
 
-def _long(rows: list[Estimate], recipe: Recipe, counted: Counted) -> list[str]:
+def _savings(rows: list[Estimate], recipe: Recipe, counted: Counted) -> dict[str, float]:
     """Of a plan of hours: what to shrink, and what that saves."""
     total = sum(row.seconds for row in rows)
-    if total < LONG_S:
-        return []
-    found = shrinking.savings(recipe, counted, total)
-    return [f"{_duration(total)} in all. What would save most:", *(f"  {how}: {_duration(saved)} less" for how, saved in found)]
+    return dict(shrinking.savings(recipe, counted, total)) if total >= LONG_S else {}
 
 
-def _show_power(console: Any, name: str, recipe: Recipe, items: dict[str, int | None], load: Workload) -> None:
+def _decided(row: power.Power) -> Decided:
+    drops = dict(zip((f"{rate:.0%}" for rate in power.FLIPS), row.detectable, strict=False))  # none where items are unknown
+    return Decided(task=row.task, items=row.items, smallest_drop=drops, limits=row.margins)
+
+
+def _windows_needed(recipe: Recipe, compared: int) -> int | None:
+    rare, confidence = recipe.gate.rare, recipe.gate.confidence
+    return limits.windows_for(rare, confidence) if rare is not None and limits.unseen(compared, confidence) > rare else None
+
+
+def show(plan: Plan) -> None:
+    from rich.console import Console
+
+    console = Console()
+    known = plan.stages[0].seconds is not None
+    if not known:
+        console.print("The checkpoint is not here and model.parameters is not given: no estimates.")
+    console.print(_stages_table(plan, known))
+    for shortage in plan.shortages:
+        console.print(f"[red]{shortage}[/]", soft_wrap=True)
+    if plan.left_out:
+        console.print(f"{plan.defaults}. Their values: {paths.whole_recipe(plan.recipe)}", soft_wrap=True, highlight=False)
+    if plan.savings:
+        console.print(f"{duration(sum(row.seconds or 0 for row in plan.stages))} in all. What would save most:", soft_wrap=True)
+    for how, saved in plan.savings.items():
+        console.print(f"  {how}: {duration(saved)} less", soft_wrap=True)
+    console.print(_power_table(plan))
+    for line in _blindness(plan):
+        console.print(line, soft_wrap=True)
+    console.print(
+        f"Everything:  dvc repro require@{plan.recipe}\nOne variant: dvc repro gate@{plan.recipe}--VARIANT", soft_wrap=True
+    )
+
+
+def _stages_table(plan: Plan, known: bool) -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"plan {plan.recipe}", title_justify="left")
+    for head in ("stage", "where", "disk", "memory", "time", "last run"):
+        table.add_column(head, no_wrap=head != "where", min_width=8 if head == "where" else None)
+    for row in plan.stages:
+        last = "" if row.last_seconds is None else f"{duration(row.last_seconds)}, {_size(row.last_memory_bytes)}"
+        table.add_row(row.stage, row.environment, _size(row.disk_bytes), _size(row.memory_bytes), duration(row.seconds), last)
+    if known:
+        table.add_section()
+        disk, memory = sum(row.disk_bytes or 0 for row in plan.stages), max(row.memory_bytes or 0 for row in plan.stages)
+        table.add_row("all", "", _size(disk), _size(memory), duration(sum(row.seconds or 0 for row in plan.stages)), "")
+    return table
+
+
+def _power_table(plan: Plan) -> Any:
     """The smallest drop of accuracy that the items tell from none, beside the limits that they are to decide."""
     from rich.table import Table
 
     heads = [f"at {rate:.0%} changed" for rate in power.FLIPS]
     table = Table("task", "items", *heads, "limits", title=f"smallest drop decided (power {power.POWER:.0%})", title_justify="left")
-    for row in power.of(recipe, items):
-        margins = ", ".join(f"{weights} {margin:.2%}" for weights, margin in row.margins.items())
-        cells = [f"{drop:.2%}" for drop in row.detectable] or ["?"] * len(heads)
+    for row in plan.decided:
+        margins = ", ".join(f"{weights} {margin:.2%}" for weights, margin in row.limits.items())
+        cells = [f"{drop:.2%}" for drop in row.smallest_drop.values()] or ["?"] * len(heads)
         table.add_row(row.task, "?" if row.items is None else f"{row.items:,}", *cells, margins)
-    console.print(table)
-    console.print(
-        "A limit below the drop that is decided mostly ends INCONCLUSIVE: draw more items or widen the limit.", soft_wrap=True
-    )
-    _show_blindness(console, recipe, load)
+    return table
 
 
-def _show_blindness(console: Any, recipe: Recipe, load: Workload) -> None:
-    """Which share of damaged windows the compared ones can miss, and whether gate.rare allows that."""
-    rare, confidence = recipe.gate.rare, recipe.gate.confidence
-    compared = len(recipe.evaluate.divergence.chosen(min(workload.windows(recipe, load).values())))
-    blind = limits.unseen(compared, confidence)
-    console.print(f"{compared} compared windows can miss damage that sits in {blind:.1%} of a text's windows.", soft_wrap=True)
-    if rare is not None and blind > rare:
-        wanted = limits.windows_for(rare, confidence)
-        console.print(
-            f"[red]No PASS can come: gate.rare asks for {rare:.1%}. Set evaluate.divergence.windows to {wanted}, and take texts "
-            "with as many windows: shorter ones (evaluate.perplexity.window) cost no more.[/]",
-            soft_wrap=True,
+def _blindness(plan: Plan) -> list[str]:
+    """What a limit below the drop comes to; which share of damaged windows the compared ones can miss."""
+    said = [
+        "A limit below the drop that is decided mostly ends INCONCLUSIVE: draw more items or widen the limit.",
+        f"{plan.compared_windows} compared windows can miss damage that sits in {plan.unseen_share:.1%} of a text's windows.",
+    ]
+    if plan.rare is not None and plan.windows_needed is not None:
+        said.append(
+            f"[red]No PASS can come: gate.rare asks for {plan.rare:.1%}. Set evaluate.divergence.windows to {plan.windows_needed}, "
+            "and take texts with as many windows: shorter ones (evaluate.perplexity.window) cost no more.[/]"
         )
+    return said
 
 
-def _size(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+def _size(count: float | None) -> str:
+    return "?" if count is None else f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float | None) -> str:
+    """For people; `?` where it is not known."""
+    if seconds is None:
+        return "?"
     return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

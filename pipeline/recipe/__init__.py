@@ -12,12 +12,13 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from pipeline import paths
+from pipeline import paths, reading
 from pipeline.errors import RecipeError
+from pipeline.recipe import defaults
 from pipeline.recipe.base import Strict, Weights
 from pipeline.recipe.ladder import rungs
 from pipeline.recipe.long_context import LEAST, LongContext, LongWindows
@@ -48,6 +49,7 @@ __all__ = [
     "TaskItems",
     "Variant",
     "Weights",
+    "filled",
     "first_windows",
     "load",
     "load_prompt_set",
@@ -70,6 +72,11 @@ class Recipe(Strict):
     serve: Serve
     benchmark: Benchmark
     variants: Annotated[dict[str, Variant], Field(min_length=1)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _every_section(cls, data: Any) -> Any:
+        return defaults.filled(data) if isinstance(data, dict) else data
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
@@ -152,6 +159,12 @@ def load(name: str) -> Recipe:
     return parse(path, Recipe)
 
 
+def filled(name: str) -> tuple[list[str], dict[str, Any]]:
+    """Which sections a recipe leaves out, and what it says as plain values with their defaults."""
+    data = reading.yaml(paths.recipe(name), RecipeError)
+    return defaults.left_out(data), defaults.filled(data)
+
+
 def names() -> list[str]:
     """All recipes of the project, sorted. Raises RecipeError for a name that DVC could not select."""
     found = sorted(path.stem for path in paths.RECIPES.glob("*.yaml"))
@@ -181,6 +194,12 @@ def _remedy(path: Path) -> str:
         return f"Add: sha256: {hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
+def print_schema() -> None:
+    print(schema(), end="")
+
+
 def schema() -> str:
     """The JSON schema of a recipe, as recipes/recipe.schema.json holds it for editors."""
-    return json.dumps(Recipe.model_json_schema(), indent=1) + "\n"
+    found = Recipe.model_json_schema()
+    found["required"] = [key for key in found["required"] if key not in defaults.SECTIONS]
+    return json.dumps(found, indent=1) + "\n"

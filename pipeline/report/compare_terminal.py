@@ -21,6 +21,7 @@ TITLE_WIDTH, VARIANT_WIDTH = 34, 15  # columns of a terminal
 
 def run(name: str, before: str | None, as_json: bool) -> None:
     """Raises ArtifactError if a report is missing or was written by another version."""
+    paths.require_project()
     path = paths.report(name, "json")
     summary = load(path, f"Run: dvc repro report@{name}")
     found = compare(summary) if before is None else changes(_before(name, Path(before)), summary)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.errors import SetupError
@@ -196,18 +196,22 @@ def _link_control() -> None:
     link.symlink_to(location("control"))
 
 
-def main(names: list[str]) -> int:
-    """Builds the named environments (all by default), two at a time, and links .venv to the control one."""
+def build(names: Sequence[str]) -> None:
+    """Builds the named environments (all by default), two at a time, and links .venv to the control one. Raises SetupError."""
     from concurrent.futures import ThreadPoolExecutor
 
-    names = names or list(NAMES)
+    names = names or NAMES
+    if sys.version_info[:2] != (3, 11):
+        raise SetupError(f"Python: found {sys.version.split()[0]}, expected 3.11, which the pins are for. Use make PYTHON=...")
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(ensure, names))
+    if "control" in names:
+        _link_control()
+
+
+def main(names: list[str]) -> int:
     try:
-        if sys.version_info[:2] != (3, 11):
-            raise SetupError(f"Python: found {sys.version.split()[0]}, expected 3.11, which the pins are for. Use make PYTHON=...")
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(ensure, names))
-        if "control" in names:
-            _link_control()
+        build(names)
     except SetupError as error:
         print(f"quantgate: {error}", file=sys.stderr)
         return error.exit_code

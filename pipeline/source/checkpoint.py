@@ -9,11 +9,12 @@ from __future__ import annotations
 import fcntl
 import math
 import os
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
 
-from pipeline import paths
+from pipeline import paths, reading
 from pipeline.errors import CheckpointError
 from pipeline.recipe import Model
 from pipeline.records import Checkpoint, read
@@ -23,6 +24,7 @@ from pipeline.source.tensors import Tensor, not_finite, read_header
 
 MIXTRAL = {"block_sparse_moe": "mlp", "w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 EMBEDDINGS, OUTPUTS = ("embed_tokens", "embed_in"), ("lm_head", "embed_out")  # the second of each: GPT-NeoX
+CARD_METADATA = re.compile(r"\s*---[\r\n]+(.*?)[\r\n]+---\s*(?:[\r\n]|$)", re.DOTALL)  # in front of a model card, as YAML
 ROUTERS = ("gate", "router", "shared_expert_gate")  # a mixture's choice of experts: small, sensitive, never quantized
 
 
@@ -59,16 +61,15 @@ def check(folder: Path) -> None:
 
 def _license(folder: Path) -> str | None:
     """What the checkpoint's own model card names, as an identifier of the hub; None without a readable card that names one."""
-    from huggingface_hub import ModelCard
-    from yaml import YAMLError
-
     card = folder / "README.md"
     if not card.is_file():
         return None
     try:
-        named = ModelCard.load(card).data.license
-    except (ValueError, YAMLError):  # a card is for readers: a damaged one stops nobody from quantizing
+        metadata = CARD_METADATA.match(reading.text(card, CheckpointError))
+        said = reading.yaml_value(metadata[1], str(card), CheckpointError) if metadata else None
+    except CheckpointError:  # a card is for readers: a damaged one stops nobody from quantizing
         return None
+    named = said.get("license") if isinstance(said, dict) else None
     return str(named) if named else None
 
 

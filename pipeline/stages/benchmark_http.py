@@ -16,13 +16,14 @@ from urllib.parse import urlsplit
 from pipeline import capabilities, engines, paths, records
 from pipeline.benchmark import http, statistics
 from pipeline.engines import serving, vllm
-from pipeline.errors import EvaluationError, Rejected
+from pipeline.errors import EvaluationError, RecipeError, Rejected
 from pipeline.evidence import keeping, opened, settings
 from pipeline.recipe import Recipe, Variant
 from pipeline.records import Benchmark, Profile, Replay, Trace, artifact
 from pipeline.runtime import environments, machine
 from pipeline.runtime.process import Session
 from pipeline.source import checkpoint
+from pipeline.stages import benchmark
 
 REQUEST_TIMEOUT_S = 1800.0
 RETOKENIZED = (
@@ -41,6 +42,16 @@ class Found(NamedTuple):
     replays: list[Replay]
     profile: Profile
     versions: dict[str, str]
+
+
+def command(name: str, served: str | None, url: str | None, model: str | None) -> None:
+    """`quantgate benchmark`: all that passed, in process, or the variant `served` over HTTP. Raises RecipeError."""
+    if (url and not served) or (model and not url):
+        raise RecipeError("--url needs --http VARIANT, and --model needs --url. See: quantgate benchmark --help")
+    if served:
+        run(name, served, url, model)
+    else:
+        benchmark.run(name)
 
 
 def run(name: str, variant_name: str, url: str | None, model: str | None) -> None:

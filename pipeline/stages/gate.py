@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline import engines, gate, paths, records
 from pipeline.errors import EvaluationError
-from pipeline.evidence import evaluations, keeping, opened, seals
+from pipeline.evidence import current, evaluations, keeping, opened, seals
 from pipeline.evidence.candidate import Candidate
 from pipeline.gate import limits
 from pipeline.records import artifact
@@ -18,8 +18,11 @@ from pipeline.source import checkpoint
 from pipeline.stages import measuring
 
 
-def run(name: str, variant_name: str) -> None:
-    """The gate stage: writes the verdict."""
+def run(name: str, variant_name: str, recheck: bool = False) -> None:
+    """The gate stage: writes the verdict; with `recheck` it only raises ArtifactError if the stored one is another."""
+    if recheck:
+        current.recheck(name, variant_name)
+        return
     verdict = settle(opened.candidate(name, variant_name))
     verdict.write(paths.verdict(name, variant_name))
     records.write_text(paths.gate(name, variant_name), f"{verdict.status}\n")

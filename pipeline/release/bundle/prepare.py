@@ -9,6 +9,7 @@ from typing import Any
 from pipeline import paths
 from pipeline.errors import SignoffError
 from pipeline.evidence import opened, revision, seals
+from pipeline.planning import index
 from pipeline.release import signing
 from pipeline.release.bundle import assemble, check
 from pipeline.release.registries import Entry
@@ -21,6 +22,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     Raises ArtifactError for anything stale, Rejected unless signed off, SignoffError for a key that may not publish.
     """
     name, variant_name, out = job["recipe"], job["variant"], Path(job["out"])
+    index.check(name)  # of a recipe that leaves out sections, the bundle has what was written of it
     rules, now = policy.load(), datetime.datetime.now(datetime.UTC)
     by, signer = signing.signer(job["key"], rules.holders("publishers", now))
     verbs.verify(name, variant_name)

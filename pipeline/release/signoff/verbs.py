@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import paths
@@ -44,7 +45,7 @@ def approve(
     name: str,
     variant_name: str,
     key: str,
-    waive: list[str],
+    waive: Sequence[str],
     reason: str,
     until: datetime.date | None,
     remeasure: float | None = None,
@@ -223,7 +224,7 @@ def _require_request(name: str, variant_name: str, case: Case) -> None:
 
 
 def _waivers(
-    case: Case, rules: Policy, waive: list[str], reason: str, until: datetime.date | None, at: datetime.datetime
+    case: Case, rules: Policy, waive: Sequence[str], reason: str, until: datetime.date | None, at: datetime.datetime
 ) -> list[Waiver]:
     """A waiver for each failing check that is named, whole or by its first word. Raises SignoffError."""
     if waive and not (reason and until):

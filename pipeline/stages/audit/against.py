@@ -53,6 +53,8 @@ def _with_model(recipe: str, source: Model) -> str:
     yaml = YAML()
     data = yaml.load(paths.recipe(recipe).read_text())
     floors = {name for name, variant in recipes.load(recipe).variants.items() if variant.is_baseline}
+    left_out, whole = recipes.filled(recipe)
+    data.update({section: whole[section] for section in left_out})  # the limits stay those of the recipe, not of the other source
     data["model"] = {key: value for key, value in source.model_dump().items() if value is not None}
     data["variants"] = {name: variant for name, variant in data["variants"].items() if name in floors}
     stream = StringIO()

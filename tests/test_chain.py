@@ -1,0 +1,90 @@
+"""`quantgate run`: the stages that it counts are DVC's, what it says of them is what DVC does, and it ends as `require` would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import cli, paths, recipe
+from pipeline.planning import index
+from pipeline.records import StageCost
+from pipeline.stages import chain
+from tests.conftest import command, commit_all, parsed
+from tests.test_defaults import MINIMAL
+
+LADDER = "  ov-small: {engine: openvino, ladder: [int4 g128, int8]}\n"
+
+
+def dvc_stages(name: str) -> set[str]:
+    from dvc.repo import Repo
+
+    with Repo(".") as repo:
+        return {stage.name for stage in repo.index.stages if stage.name.split("@")[1].split("--")[0] == name}
+
+
+def test_the_chain_has_dvcs_stages(project: Path) -> None:
+    paths.recipe("mine").write_text(MINIMAL + LADDER)
+    index.write()
+    commit_all()  # without git there is no DVC
+    for name in ("tiny", "mine"):
+        found = chain.chain(name, recipe.load(name), "require")
+        assert len(set(found)) == len(found)
+        assert set(found) == dvc_stages(name)
+    assert chain.chain("mine", recipe.load("mine"), "calibrate") == ["pin@mine", "calibrate@mine"]
+    assert [parsed("run", "tiny", "--until", last)["until"] for last in chain.UNTIL] == list(chain.UNTIL)
+
+
+def test_each_stage_is_counted_and_the_time_left_falls() -> None:
+    announced = chain.Announced(["pin@x", "calibrate@x", "trace@x"], {"pin@x": 60.0, "calibrate@x": 120.0})
+    lines = [
+        "Stage 'pin@x' didn't change, skipping\n", "Running stage 'calibrate@x':\n", "> quantgate calibrate x\n", "a note\n", "\n",
+        "Running stage 'elsewhere@y':\n", "Running stage 'trace@x':\n",
+    ]  # fmt: skip
+    assert [said for line in lines if (said := announced.of(line))] == [
+        "[1 of 3] pin@x did not change",
+        "[2 of 3] calibrate@x runs; about 2 min left in all, log: artifacts/logs/calibrate.x.log",
+        "a note",
+        "Running stage 'elsewhere@y':",
+        "[3 of 3] trace@x runs; about 0 s left in all, log: artifacts/logs/trace.x.log",
+    ]
+
+
+def test_what_is_impossible_is_refused_before_anything_runs(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths.recipe("mine").write_text(MINIMAL)  # by default in windows for 4096 positions, of which the model has 512
+    assert cli.main(["run", "mine"]) == 2
+    assert "serve.max_model_len: found 4096, the model was made for 512 positions" in capsys.readouterr().err
+    assert not Path("artifacts/checkpoints").exists()
+
+
+def test_the_time_of_a_stage_is_its_last_or_a_plan(project: Path) -> None:
+    paths.recipe("mine").write_text(MINIMAL + LADDER)
+    loaded = recipe.load("mine")
+    stages = chain.chain("mine", loaded, "require")
+    planned = chain._seconds("mine", loaded, stages)
+    assert all(planned[stage] > 0 for stage in stages if stage.startswith(chain.LONG))
+    assert planned["climb@mine--ov-small"] > planned["quantize@mine--ov-int4"]  # of two rungs, evaluated too
+    StageCost(
+        stage="pin@mine", environment="openvino", wall_s=77.0, processor_s=1, peak_memory_bytes=1, peak_anonymous_bytes=1
+    ).write(paths.cost("pin@mine"))
+    assert chain._seconds("mine", loaded, stages) == {**planned, "pin@mine": 77.0}
+
+
+@pytest.mark.engine
+def test_a_minimal_recipe_runs_in_dvc(project: Path) -> None:
+    """Whose sections are DVC's parameters, though the recipe leaves two of them out."""
+    local = "evaluate: {perplexity: {texts: [tiny-text], window: 64}, tasks: {world_facts: 50}, task_path: recipes/tiny/tasks}\n"
+    paths.recipe("mine").write_text(MINIMAL + local + "serve: {max_model_len: 512}\n")
+    commit_all()
+    done = command("quantgate", "run", "mine", "--until", "calibrate")
+    assert done.returncode == 0, done.stderr
+    assert [line.partition(";")[0] for line in done.stdout.splitlines() if line.startswith("[")] == [
+        "[1 of 2] pin@mine runs",
+        "[2 of 2] calibrate@mine runs",
+    ]
+    assert paths.log("calibrate.mine").is_file()
+    again = command("dvc", "repro", "calibrate@mine")
+    assert [line for line in again.stdout.splitlines() if chain.SKIPS.match(line)] == [
+        "Stage 'pin@mine' didn't change, skipping",
+        "Stage 'calibrate@mine' didn't change, skipping",
+    ]

@@ -1,0 +1,92 @@
+"""`quantgate init`: the recipe that it writes is possible, right for the model, and tells of the commit that it found."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import cli, paths, recipe
+from pipeline.planning import index
+from pipeline.quantizers import refusal
+from tests import hub_server
+from tests.conftest import ROOT
+
+COMMIT = "5" * 40
+CHECKPOINT = ROOT / "recipes" / "tiny" / "checkpoint"
+
+
+def test_of_a_folder(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["init", "recipes/tiny/checkpoint", "--name", "mine"]) == 0
+    assert "recipes/mine.yaml: written" in capsys.readouterr().out
+    loaded = recipe.load("mine")
+    refusal.refuse(paths.recipe("mine"), loaded, "cpu")
+    index.check()
+    assert (loaded.model.path, loaded.model.parameters) == ("recipes/tiny/checkpoint", 623488)
+    assert loaded.serve.max_model_len == 512  # what the model was made for
+    assert loaded.gate.mean_kl == {"bf16": 0.01, "int8": 0.02, "int4": 0.3}
+    assert loaded.variants["ov-int4"].group_size == 64
+    text = paths.recipe("mine").read_text()
+    assert "for a model of 0.6 million parameters" in text
+    for section in ("calibration", "evaluate", "gate", "serve", "benchmark", "variants"):
+        assert text.partition(f"\n{section}:")[0].splitlines()[-1].startswith("# "), section
+    assert max(map(len, text.splitlines())) <= 132
+
+
+def test_nothing_is_written_over_and_a_wrong_word_is_one_sentence(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = paths.recipe("tiny").read_text()
+    for words, said in (
+        (["recipes/tiny/checkpoint", "--name", "tiny"], "recipes/tiny.yaml: is there already. Edit it, or give another --name."),
+        (["nowhere"], "MODEL: found 'nowhere'. Expected a folder that is there, or a hub repository: OWNER/NAME."),
+        (["recipes/tiny/checkpoint", "--name", "A--b"], "--name: found 'A--b', expected lower-case letters"),
+        (["recipes/tiny/checkpoint", "--revision", "v1"], "--revision: found 'v1', which a folder has none of."),
+        (["owner/name", "--path", "nowhere"], "--path: found 'nowhere', which is no folder."),
+    ):
+        assert cli.main(["init", *words]) == 2
+        assert capsys.readouterr().err.startswith(f"quantgate: {said}")
+    assert paths.recipe("tiny").read_text() == before
+    assert not paths.recipe("checkpoint").exists()
+
+
+def on_hub(surroundings: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    """Where the hub is, its library reads when it is imported."""
+    script = "import sys; from pipeline.cli import main; sys.exit(main())"
+    env = {**os.environ, "HF_HUB_DISABLE_XET": "1", **surroundings}
+    return subprocess.run([sys.executable, "-c", script, "init", *words], env=env, capture_output=True, text=True, check=False)
+
+
+def test_of_the_hub_the_commit_is_looked_up(project: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(CHECKPOINT, source)
+    home = str(tmp_path / "hf")
+    with hub_server.running(tmp_path / "hub") as hub:
+        hub.add("owner/Small-Model", COMMIT, source)
+        done = on_hub({"HF_ENDPOINT": hub.url, "HF_HOME": home}, "owner/Small-Model")
+        assert done.returncode == 0, done.stderr
+        unknown = on_hub({"HF_ENDPOINT": hub.url, "HF_HOME": home}, "owner/other")
+    assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1)
+    assert unknown.stderr.startswith("quantgate: model.repo: owner/other at main")
+    loaded = recipe.load("small-model")
+    assert (loaded.model.repo, loaded.model.revision, loaded.model.parameters) == ("owner/Small-Model", COMMIT, 623488)
+    assert loaded.gate.mean_kl["int4"] == 0.3
+    assert not list(Path(home).rglob("*.safetensors"))  # the weights are not needed to say how large they are
+    offline = on_hub({"HF_HUB_OFFLINE": "1", "HF_HOME": home}, "owner/Small-Model", "--name", "again")
+    assert offline.returncode == 0, offline.stderr
+    assert "the limits are the strictest" in offline.stdout
+    assert (recipe.load("again").model.revision, recipe.load("again").gate.mean_kl["int4"]) == (COMMIT, 0.08)
+
+
+def test_a_repository_of_no_model(project: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "tokenizer_config.json").write_text(json.dumps({}))
+    with hub_server.running(tmp_path / "hub") as hub:
+        hub.add("owner/nothing", COMMIT, source)
+        done = on_hub({"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}, "owner/nothing")
+    assert done.returncode == 2
+    assert f"owner/nothing at {COMMIT}: no config.json. Expected a model in transformers' layout." in done.stderr
