@@ -31,7 +31,8 @@ HEAD = """\
 """
 COMMENTS = {
     "calibration": "What the quantizers see: calibration/hh-rlhf.yaml. Prompts of your own: quantgate calibration add FILE",
-    "evaluate": "WikiText-2 in windows of 2048: the protocol of the GPTQ (arXiv 2210.17323) and AWQ (arXiv 2306.00978) papers.\n"
+    "evaluate": "WikiText-2 in windows: 2048 tokens are those of the GPTQ (arXiv 2210.17323) and AWQ (arXiv 2306.00978) papers,\n"
+    "shorter ones cost no more, and damage in few of many shows (gate.rare).\n"
     "tasks: items of each lm-eval task (docs/tasks.md). quantgate plan says how small a drop they can decide.",
     "gate": "How much worse an artifact may be than the source in float32, by the precision of its weights (docs/verdict.md).",
     "serve": "Under these settings artifacts are scored, timed and served.",
