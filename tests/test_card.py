@@ -67,7 +67,7 @@ def test_what_was_not_measured_is_not_in_the_results() -> None:
 def test_the_body_says_how_it_was_made_and_measured() -> None:
     text = card("gptq-int4").text
     assert "9 of 9 checks passed" in text
-    assert "| `mean_kl deployed text` | 0.005 | 0.0045 to 0.0055 | 1 | 0% | 100 | **PASS** |" in text
+    assert "| `mean_kl deployed text` | 0.005 | 0.0045 to 0.0055 | 1 | 1% | 100 | **PASS** |" in text
     assert "mode=as asked" in text
     assert "64 rows from tiny-prompts, seed 0" in text
     assert "gptqmodel=7.6.0" in text
@@ -75,6 +75,13 @@ def test_the_body_says_how_it_was_made_and_measured() -> None:
     assert "Measured on X, 2 cores (avx2, avx512f)." in text
     assert "| deployed | 1 at once | 60 (59.4 to 60.6) |" in text
     assert "64 rows" not in card("vllm-bf16").text  # nothing was calibrated
+
+
+@pytest.mark.parametrize("variant", list(make.variants()))
+def test_it_is_read_on_one_screen_and_says_first_how_to_serve(variant: str) -> None:
+    text = card(variant).text.strip()
+    assert len(text.splitlines()) <= 80
+    assert re.findall(r"^## .*", text, re.MULTILINE)[0] == "## Serve it"
 
 
 def test_the_server_is_started_as_it_was_measured() -> None:

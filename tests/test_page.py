@@ -123,7 +123,7 @@ def test_verdicts_are_said_in_words(summary: Summary, html: str) -> None:
     failed = tables.missed({"rtn-int2": summary.variants["rtn-int2"]})
     assert failed is not None
     assert any(row[1].text.startswith("mean_kl") and "beyond the limit" in row[3].text for row in failed.rows)
-    assert html.count("PASS, all 13 checks: ov-bf16, ov-int8, ov-int4, vllm-bf16 and gptq-int4.") == 1
+    assert html.count("PASS, all 11 checks: ov-bf16, ov-int8, ov-int4, vllm-bf16 and gptq-int4.") == 1
 
 
 def test_white_space_in_tokens_is_visible() -> None:

@@ -125,26 +125,27 @@ def _verdict(variant: str, row: VariantSummary) -> list[Block]:
 
 
 def _alone(found: Table) -> Table:
-    """Without the column that names the variant."""
-    return found._replace(columns=found.columns[1:], rows=[row[1:] for row in found.rows])
+    """Without the column that names the variant, and without a caption."""
+    return found._replace(caption="", columns=found.columns[1:], rows=[row[1:] for row in found.rows])
 
 
 def _quality(summary: Summary, variant: str) -> list[Block]:
     """Beside the source's own figures."""
     one = summary.model_copy(update={"variants": {variant: summary.variants[variant]}})
-    return list(tables.quality(one))
+    return [found._replace(caption="") for found in tables.quality(one)]
 
 
 def _speed(variant: str, row: VariantSummary) -> list[Block]:
     benchmark = row.benchmark
     if not benchmark.measured:
         return [Note(f"Not measured: {benchmark.reason}.")]
-    deployed = benchmark.model_copy(update={"profiles": {"deployed": benchmark.profiles["deployed"]}, "costs": benchmark.costs[:1]})
-    one = {variant: row.model_copy(update={"benchmark": deployed})}
+    deployed = benchmark.profiles["deployed"].model_copy(update={"levels": row.levels()})
+    one = {variant: row.model_copy(update={"benchmark": benchmark.model_copy(update={"profiles": {"deployed": deployed}})})}
     noted = f" {len(benchmark.notices)} things were noted while it was timed: see the report." if benchmark.notices else ""
     told = f"Measured on {speed_tables.machine(benchmark)}. {row.performance.status}: {row.performance.reason}.{noted}"
-    loads = speed_tables.levels(one)
-    return [Note(told), *([_alone(loads)] if loads else []), _alone(speed_tables.resources(one))]
+    loads, taken = speed_tables.levels(one), speed_tables.resources(one)
+    needs = [f"{column.title}: {cell.text}" for column, cell in zip(taken.columns[1:], taken.rows[0][1:], strict=True)]
+    return [Note(told), *([_alone(loads)] if loads else []), Note(f"{'; '.join(needs)}.")]
 
 
 def _made(summary: Summary, row: VariantSummary) -> list[Block]:

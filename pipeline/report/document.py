@@ -110,8 +110,7 @@ def recommendations(summary: Summary) -> Table:
     found = summary.comparison
     rows = []
     for one in (*found.recommendations, *found.baselines):
-        kind = "best" if one.variant and not one.tied else ""
-        rows.append([cell(one.goal), Cell(one.variant or "none", kind=kind), Cell(one.reason, kind="text")])
+        rows.append([cell(one.goal), cell(one.variant or "none"), Cell(one.reason, kind="text")])
     return table("Recommendations, among the quantized variants that passed", ["For", "Serve", "Because"], rows)
 
 
@@ -166,7 +165,8 @@ def _evidence(summary: Summary) -> list[Block]:
 
 
 def _origin(summary: Summary) -> list[Block]:
-    blocks: list[Block] = [provenance.limits(summary), *provenance.machines(summary), provenance.versions(summary)]
+    blocks: list[Block] = [provenance.limits(summary)]
+    blocks.append(Fold("Machines and versions", [*provenance.machines(summary), provenance.versions(summary)]))
     for name, row in summary.variants.items():
         blocks.append(Fold(f"{name}: how it was made, scored and timed", [Points(provenance.notes(row)), *provenance.made(row)]))
     hashes = provenance.hashes(summary)

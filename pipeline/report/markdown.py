@@ -28,7 +28,7 @@ def block(found: Block, level: int = 3, folded: bool = False, under: str = "") -
             shown = found._replace(rows=found.rows[:FOLDED_ROWS]) if folded else found
             rest = len(found.rows) - len(shown.rows)
             more = [f"And {rest} more: the page and the JSON report have them."] if rest else []
-            return [*([f"**{found.caption}**"] if found.caption != under else []), table(shown), *more]
+            return [*([f"**{found.caption}**"] if found.caption not in ("", under) else []), table(shown), *more]
         case Section():
             return [f"{'#' * level} {found.title}", *_inside(found.blocks, level + 1, folded, found.title)]
         case Fold():

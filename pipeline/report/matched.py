@@ -118,6 +118,8 @@ def _w4a8(row: VariantSummary, settings: dict[str, Any]) -> bool:
 
 def _name(reported: Any) -> str:
     """<Type: 'bfloat16'>, torch.bfloat16 and bf16 are the same."""
+    if reported is None:
+        return "not reported"
     plain = str(reported).removeprefix("<Type: '").removesuffix("'>").removeprefix("torch.")
     return NAMES.get(plain, plain)
 

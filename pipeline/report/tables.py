@@ -8,7 +8,7 @@ from pipeline.records import Accuracy, Check, ComparedRow, Metric, Scored, SideB
 from pipeline.report import measures
 from pipeline.report.chart_forest import KINDS, interval, share
 from pipeline.report.content import Cell, Column, Table, cell, status, table
-from pipeline.report.words import MISSING, bounds, checked, estimate, faster, finite, fixed, number, percent, size, times
+from pipeline.report.words import MISSING, bounds, finite, fixed, number, percent, size, times
 
 PERFORMANCE = {
     "FASTER": ("faster", "pass"),
@@ -41,14 +41,15 @@ def verdicts(summary: Summary) -> Table:
     for name, row in quantized_first(summary.variants).items():
         level = next((level for level in row.levels() if level.concurrency == at), None)
         ratio, rate, kl = row.speedup.get(str(at)), level.output_tokens_per_s if level else None, row.mean_kl
-        over = cell("") if row.quantizer is None else cell(faster(ratio), ratio.ratio if ratio else None, busy=measures.busy(level))
+        busy = measures.busy(level)
+        over = Cell(times(ratio.ratio), ratio.ratio, "", bounds(ratio), busy) if ratio and row.quantizer else cell("")
         rows.append([
             cell(name),
             status(row.verdict.status),
             cell(size(row.size_bytes), row.size_bytes),
             cell(percent(row.size_ratio, 0), row.size_ratio),
-            cell(checked(kl), kl.value if kl else None),
-            cell(estimate(rate), rate.median if rate else None, busy=measures.busy(level)),
+            Cell(number(kl.value), kl.value, "", bounds(kl)) if kl else cell(MISSING),
+            Cell(number(rate.median), rate.median, "", bounds(rate), busy) if rate else cell(MISSING),
             over,
             performance(row.performance.status, row.verdict.status),
             cell(f"{row.weights} by {row.answered_by}" if row.quantizer else f"unquantized, {row.weights}"),
