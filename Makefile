@@ -6,10 +6,10 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .PHONY: setup servers repro test tests-of-tiny other-tests test-all unit check panel
 
 setup:
-	@$(PYTHON) -m pipeline.environments
+	@$(PYTHON) -m pipeline.runtime.environments
 
 servers:
-	@$(PYTHON) -m pipeline.environments servers
+	@$(PYTHON) -m pipeline.runtime.environments servers
 
 repro: setup
 	@quantgate index
@@ -29,13 +29,14 @@ test-all: setup servers check
 	@python -m pytest -q -rA -m ""
 
 unit:
-	@$(PYTHON) -m pipeline.environments control
+	@$(PYTHON) -m pipeline.runtime.environments control
 	@python -m pytest -q -m "not engine"
 
 check:
 	@ruff check .
 	@ruff format --check .
 	@mypy
+	@lint-imports --no-logo
 
 panel: setup
 	@python -m tests.panel $(MODEL)

@@ -27,11 +27,13 @@ from typing import Any
 import psutil
 import yaml
 
-from pipeline import environments, machine, paths, records, serving
+from pipeline import paths, records
 from pipeline import recipe as recipes
-from pipeline.process import ENVIRONMENT
+from pipeline.engines import serving
 from pipeline.recipe import Recipe, Variant
 from pipeline.records import Record, StageCost, Trace
+from pipeline.runtime import environments, machine
+from pipeline.runtime.process import ENVIRONMENT
 from tests.conftest import commit_all, make_project
 from tests.real import prepare
 from tests.real.test_smollm2 import cut

@@ -18,13 +18,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from pipeline import engines, environments, machine, paths
+from pipeline import engines, paths
 from pipeline import recipe as recipes
 from pipeline.benchmark import loop
 from pipeline.engines import Engine, Step
-from pipeline.process import ENVIRONMENT
 from pipeline.recipe import Serve
 from pipeline.records import Trace, TracedRequest, read
+from pipeline.runtime import environments, machine
+from pipeline.runtime.process import ENVIRONMENT
 
 CONCURRENCY = 8
 MOST = 0.03

@@ -15,11 +15,13 @@ from pathlib import Path
 
 from benchmarks import random_project
 from benchmarks.random_project import NAME
-from pipeline import machine, paths, records
+from pipeline import paths, records
 from pipeline.benchmark import performance, rounds
 from pipeline.benchmark.statistics import closed_levels
 from pipeline.recipe import Recipe
 from pipeline.records import Benchmark, Level
+from pipeline.runtime import machine
+from pipeline.stages import benchmark
 
 EMBEDDING = 32000 * 2048  # parameters that a token looks up and does not read whole
 EMBEDDING_BYTES = {"bf16": 2, "int8": 1, "int4": 1}  # OpenVINO's; vLLM's packed formats leave it in 16 bits
@@ -32,7 +34,7 @@ def run(repeats: int, requests: int, eager: bool, layers: int) -> str:
         random_project.make(recipe, layers, recipe.variants)
         rounds.trace(NAME)
         reads_gb_per_s = max(random_project.inside("openvino", "benchmarks.bandwidth").values())
-        rounds.measure(NAME, recipe, list(recipe.variants))
+        benchmark.measure(NAME, recipe, list(recipe.variants))
         found = {name: records.read(paths.benchmark(NAME, name), Benchmark) for name in recipe.variants}
     return _page(recipe, layers, found, reads_gb_per_s, time.monotonic() - started)
 

@@ -19,8 +19,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pipeline import environments, machine
-from pipeline.process import ENVIRONMENT
+from pipeline.runtime import environments, machine
+from pipeline.runtime.process import ENVIRONMENT
 from tests.real.prepare import TASKS, task
 
 SHOTS = 5

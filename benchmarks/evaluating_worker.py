@@ -19,7 +19,7 @@ from pipeline import engines
 from pipeline.evaluation import tasks
 from pipeline.evaluation.lm import EngineLM
 from pipeline.recipe import Evaluate, Perplexity, Serve
-from pipeline.tensors import read_header
+from pipeline.source.tensors import read_header
 
 MAX_LENGTH = 1024
 SEED = 3

@@ -19,10 +19,11 @@ from typing import Any
 
 import psutil
 
-from pipeline import environments, machine, paths, quantizers
-from pipeline.process import ENVIRONMENT
+from pipeline import paths, quantizers
 from pipeline.recipe import Variant
 from pipeline.records import Samples
+from pipeline.runtime import environments, machine
+from pipeline.runtime.process import ENVIRONMENT
 
 AIM = 0.6
 SAMPLE_S = 0.1
@@ -97,7 +98,15 @@ def run(shape: str) -> str:
             out.mkdir()
             request = folder / f"{out.name}.json"
             request.write_text(json.dumps(quantizers.job(variant, source, samples, folder / base if base else None, out)))
-            command = [python, "-m", "pipeline.worker", "quantize", str(request), str(folder / "answer.json"), str(os.getpid())]
+            command = [
+                python,
+                "-m",
+                "pipeline.runtime.worker",
+                "quantize",
+                str(request),
+                str(folder / "answer.json"),
+                str(os.getpid()),
+            ]
             found[name] = measured(command)
         cli = str(Path(python).with_name("optimum-cli"))
         settings = [

@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 import requests
 
-from pipeline import machine, paths
+from pipeline import paths
+from pipeline.runtime import machine
 from tests import registry_servers
 from tests.registry_servers import KINDS, Served
 
@@ -33,7 +34,7 @@ PUBLISH = """
 import sys, time
 from pathlib import Path
 from pipeline.records import File
-from pipeline.registries import Entry, open_registry
+from pipeline.release.registries import Entry, open_registry
 url, bundle, listing = sys.argv[1:]
 lines = map(str.split, Path(listing).read_text().splitlines())
 files = [File(path=name, size_bytes=int(size), sha256=sha) for name, size, sha in lines]

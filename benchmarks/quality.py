@@ -23,11 +23,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline import checkpoint, engines, environments, machine, paths, process, quantizers, records, stages
+from pipeline import engines, paths, quantizers, records
 from pipeline.errors import ArtifactError, QuantizeError, WorkerCrashed
+from pipeline.evidence import keeping, opened
 from pipeline.gate import statistics
-from pipeline.process import ENVIRONMENT, OFFLINE
 from pipeline.recipe import Recipe, Variant, rungs
+from pipeline.runtime import environments, machine, process
+from pipeline.runtime.process import ENVIRONMENT, OFFLINE
+from pipeline.source import checkpoint
 
 CONFIDENCE = 0.95
 FINDINGS = (QuantizeError, ArtifactError, WorkerCrashed, subprocess.CalledProcessError)  # an interruption is none
@@ -65,7 +68,7 @@ class Contender:
 
 def run(name: str) -> str:
     """The results page. What was measured stays under artifacts/quality: a run that was stopped goes on there."""
-    recipe, found = stages.open_recipe(name), []
+    recipe, found = opened.recipe(name), []
     kept = paths.ARTIFACTS / "quality" / name
     for number, (contender, variant) in enumerate(tqdm(_jobs(), desc="quality", unit="artifact")):
         path = kept / f"{number}.json"
@@ -107,7 +110,7 @@ def _make(name: str, recipe: Recipe, contender: Contender, variant: Variant | No
         _work(TOOLS_OWN[tool][0], {"task": tool, "source": str(source), "samples": str(samples), "artifact": str(out)}, folder)
         return
     base = quantizers.starts_from(recipe, variant)
-    exported = stages.verified(paths.place(name, base))[0] if base else None
+    exported = keeping.verified(paths.place(name, base))[0] if base else None
     job = quantizers.job(variant, source, samples, exported, out)
     process.run(quantizers.tool(variant).environment, "quantize", job, folder)
 

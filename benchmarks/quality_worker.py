@@ -13,11 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline import engines, layers
-from pipeline.checkpoint import linear_shapes
+from pipeline import engines
 from pipeline.evaluation import text
+from pipeline.formats import layers
 from pipeline.recipe import Divergence, Serve
 from pipeline.records import Samples, Texts, read
+from pipeline.source.checkpoint import linear_shapes
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:

@@ -13,11 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifact, environments, paths, stages
+from pipeline import paths
 from pipeline import recipe as recipes
-from pipeline.process import ENVIRONMENT
 from pipeline.recipe import Recipe
-from pipeline.records import Layers, Manifest
+from pipeline.records import Layers, Manifest, artifact
+from pipeline.runtime import environments
+from pipeline.runtime.process import ENVIRONMENT
+from pipeline.stages import calibrate, pin, quantize
 
 NAME = "random-1b"
 LINKED = ("pipeline", "benchmarks", "calibration", "environments", "dvc.yaml")
@@ -73,12 +75,12 @@ def make(recipe: Recipe, layers: int, variants: Iterable[str]) -> None:
     """Checkpoint, calibration set and these variants' artifacts."""
     packed = {name: paths.model(NAME, name) for name in ("gptq-int4", "awq-int4")}
     inside("openvino", "benchmarks.random_model", "source", *map(str, packed.values()), str(layers))
-    stages.pin(NAME)
-    stages.calibrate(NAME)
+    pin.run(NAME)
+    calibrate.run(NAME)
     for name in variants:
         variant = recipe.variants[name]
         if name not in packed:
-            stages.quantize(NAME, name)
+            quantize.run(NAME, name)
             continue
         Manifest(
             recipe=NAME, variant=name, engine=variant.engine, device="cpu", quantizer=variant.quantizer,

@@ -22,8 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import engines, environments, machine, paths
-from pipeline.process import ENVIRONMENT
+from pipeline import engines, paths
+from pipeline.runtime import environments, machine
+from pipeline.runtime.process import ENVIRONMENT
 
 LEAST = 0.85
 SEED = 0

@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import engines, machine
+from pipeline import engines
 from pipeline.engines import Distributions, Engine
 from pipeline.evaluation import text
-from pipeline.leashed import tie
 from pipeline.recipe import Divergence, Serve
 from pipeline.records import Text, Texts
+from pipeline.runtime import machine
+from pipeline.runtime.leash import tie
 
 TOKENIZER = Path("recipes/tiny/checkpoint")  # the engines want one; only token ids are put to them
 SPREAD = 2.0  # standard deviation of the stored reference's logits: a distribution that is neither flat nor one-hot
@@ -135,4 +136,4 @@ if __name__ == "__main__":
     answer = {"make": make, "measure": measure}[job["task"]](job)
     Path(job["out"]).write_text(json.dumps(answer))
     sys.stdout.flush()
-    os._exit(0)  # as pipeline.worker does: native threads of an engine may hang at exit
+    os._exit(0)  # as pipeline.runtime.worker does: native threads of an engine may hang at exit

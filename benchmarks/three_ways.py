@@ -21,12 +21,15 @@ from statistics import median
 
 from benchmarks import random_project
 from benchmarks.random_project import NAME
-from pipeline import environments, machine, paths, records, serving
-from pipeline.benchmark import remote, rounds
+from pipeline import paths, records
+from pipeline.benchmark import rounds
 from pipeline.benchmark.statistics import closed_levels
-from pipeline.process import ENVIRONMENT
+from pipeline.engines import serving
 from pipeline.recipe import Recipe
 from pipeline.records import Benchmark
+from pipeline.runtime import environments, machine
+from pipeline.runtime.process import ENVIRONMENT
+from pipeline.stages import benchmark, benchmark_http
 
 VARIANT = "vllm-bf16"
 REPEATS = 2  # within a turn
@@ -54,12 +57,12 @@ def run(turns: int, requests: int, layers: int) -> str:
 
 
 def _in_process(recipe: Recipe) -> Rates:
-    rounds.measure(NAME, recipe, [VARIANT])
+    benchmark.measure(NAME, recipe, [VARIANT])
     return _rates(records.read(paths.benchmark(NAME, VARIANT), Benchmark))
 
 
 def _over_http(recipe: Recipe) -> Rates:
-    remote.benchmark_http(NAME, VARIANT, None, None)
+    benchmark_http.run(NAME, VARIANT, None, None)
     return _rates(records.read(paths.http(NAME, VARIANT), Benchmark))
 
 

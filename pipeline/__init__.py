@@ -1,51 +1,64 @@
 """quantgate: one recipe in, quantized artifacts out, each measured on the engine that will serve it.
 
-The data's way, one module or folder a step; a later one may import an earlier one, never the reverse:
+The data's way, one room a step; a later room may import an earlier one, never the reverse (`make check` holds it):
 
-    errors, paths   every error; where everything lies
-    environments, dvc_command   one pinned set a tool family; `dvc` as it is started there
-    machine, doctor   what this machine has
-    progress      the last line of a working tool's log, on the terminal
-    process       one job, or a session, in its own process and environment
-    crash         an error that nobody foresaw: a sentence, and a log file
-    reading       files that users bring, with limits
-    parsing, recipe/, index  what was asked for, parsed strictly once; params.yaml
-    records/      what is written and read between the steps
-    tensors, layers   safetensors headers and finite checks, without torch; what precision each layer really got
-    packing, rounding   how a vLLM artifact stores its layers; bits, groups and zero-points of what was made
-    artifact      hash, verify, move into place
-    seals         what a record says, and what it was made from, by SHA-256
-    source        which files of a checkpoint are the model's, what cannot be started from
-    checkpoint    pin and fetch: safetensors only, shards against their index; the folder of hashed files that tools get
-    lengths       do the recipe's lengths fit the model
-    architecture, tokens   does it hold what its architecture expects; what its tokenizer puts around a text
-    prompts       prompt sets: texts or dialogues, through the chat template
-    prompt_file   writes the prompt set of a local file
-    calibration   prompts -> token ids; evaluation texts -> windows of token ids
-    quantizers/   one file per tool; table is what is served where, refusal holds a recipe against it
-    engines/      one file per engine; __init__ is the protocol and the table, scoring what is asked of them and read off
-    stored        every matrix of an artifact, with the grid that it was rounded to
-    fidelity      are the artifact's weights the source's
-    loadcheck     is the artifact whole, and does its engine load it
-    evaluation/   one pass over the texts: perplexity, divergence; lm-eval tasks over an engine's scores
-    costs         a stage's worker, if memory has room for it, and what it took
-    gate/         evaluations and limits -> verdict; pure
-    estimate/     what each stage takes, before it runs: work over the speed of a machine
-    serving       `vllm serve`, started and stopped
-    benchmark/    one trace replayed on every engine; rounds, HTTP, statistics, the verdict on speed
-    report/       records -> summary -> comparison, page, Markdown, model cards, metrics
-    require       may these artifacts be shipped
-    stages, judge, looks  what dvc.yaml calls, in the control environment; the second measures, the third decides and draws more
-    climb/        ladders: rungs made and judged until one passes
-    power         what the items can decide
-    speed, shrinking, plan  how fast this machine is; what a recipe will take on it, and what would make that less
-    audit/        an artifact that was made elsewhere, through the same gate
-    untracked/    stands before a tool's package that reports its use, in the workers' path
-    worker, leashed   the other end: runs one job, a session or a server inside a tool environment
-    reaper        what a killed session leaves running is killed
-    revision, signing, signoff/   what git says of the project; signatures; who approved what, and what they measured again
-    bundle/, registries/, publish, fetch, catalogue   an artifact with all that speaks for it, signed; where it is published
-    deploy, prompting   a checked bundle, started as it was measured
+    errors, paths, reading   every error; where everything lies; files that users bring, with limits
+    capabilities  the engines that serve, a row each: no other module asks for one by its name
+    recipe/       what was asked for, parsed strictly once: source, variant, ladder, quality, long_context, speed, over base
+                  parsing: a dictionary into a record, or one clear error
+    records/      what is written and read between the steps: made, measured, judged, timed, signed, spent, reported, over base
+                  artifact: hash, verify, move into place
+    runtime/      where a job runs
+                  environments, dvc_command: one pinned set a tool family; `dvc` as it is started there
+                  process, worker: one job, or a session, in its own process and environment; and the other end
+                  leash, reaper: what a killed session leaves running is killed
+                  machine, speed: what this machine has, and how fast it is
+                  costs, progress, crash: what a stage took; its log's last line; an error that nobody foresaw
+                  untracked/: stands before a tool's package that reports its use
+    source/       what comes in
+                  files, tensors: which files of a checkpoint are the model's; safetensors headers, without torch
+                  checkpoint: pin and fetch; the folder of hashed files that tools get
+                  architecture, tokens, checking: what the model and the tokenizer must be
+                  lengths: do the recipe's lengths fit the model
+                  prompts, prompt_file, calibration, coverage: texts or dialogues -> token ids
+    formats/      what an artifact is made of
+                  packing, rounding, layers: how layers are stored, and in what precision
+                  decoded, compressed, stored: every matrix, with the grid that it was rounded to
+                  fidelity: are the artifact's weights the source's
+    quantizers/   one file a tool: openvino (nncf_slices), neural/ (weights, static), gptqmodel (awq_clip), autoround,
+                  compressed, rounding, unquantized; export is what they share
+                  table, refusal, families, listing: what is served where, a recipe held against it, what was tried, to read
+    engines/      one file an engine: reference (tree), dequantized, openvino (paged), vllm, and fake for tests;
+                  __init__ is the protocol and the table
+                  scoring, serving: log-likelihoods over any engine; `vllm serve`, started and stopped
+    evaluation/   verbs: what a worker is asked
+                  loadcheck, text: is the artifact whole; one pass over the texts: perplexity, divergence
+                  tasks, lm, scores, readable: lm-eval's tasks over an engine
+                  catalogue, trust, weigh: before it runs: which tasks there are, what code they hold, how much they are
+    gate/         evaluations and limits -> verdict; pure: texts, long_context, items, over limits and statistics
+                  looks, spending: a verdict as early as the data allow
+    benchmark/    one trace replayed: loop, session, http, statistics; performance is the verdict on speed
+    planning/     what a recipe will take and can decide, before it runs: plan, power, shrinking, local
+                  estimate/: workload and shape over rates -> what quantizing and measuring take
+                  index, doctor: params.yaml; what is installed
+    evidence/     what is on record, and what follows from it; nothing here measures
+                  opened, candidate, settings: recipes as they stand; a variant and its place; what a measurement depends on
+                  keeping, seals: a record, sealed to what it was made from
+                  provenance, revision: what a stage's work rests on; what git says of it
+                  evaluations, current: what was measured, the verdict that follows, and whether a stored one still holds
+    report/       records -> summary -> one content (document) -> page, Markdown, terminal, model cards; metrics
+    stages/       one file a DVC stage, by its name, with `run`, in the control environment: pin, calibrate, reference, quantize,
+                  evaluate, gate, trace, benchmark, report, require
+                  measuring: the job and the record that the measuring stages share
+                  climb/: a ladder's rungs (rung), measured (measure) and judged until one passes
+                  audit/: an artifact that was made elsewhere, through the same gate: verb, taking, claim, against
+                  benchmark_http: `benchmark --http`
+    release/      from an approved artifact to a served one
+                  signing, signoff/: signatures; who approved what (verbs, policy, log, subject, case, standing), and what they
+                  measured again (drawing, again, remeasure)
+                  bundle/: an artifact with all that speaks for it: layout, statements, bom, serve; assemble, prepare, check
+                  registries/: folder (and S3), hub, mlflow, oci (oci_client), over shared; publish, fetch, catalogue use them
+                  deploy, prompting: a checked bundle, started as it was measured
     cli, cli_release    the `quantgate` command
 """
 

@@ -8,8 +8,9 @@ import os
 import sys
 from collections.abc import Callable
 
-from pipeline import __version__, cli_release, crash, environments, paths
+from pipeline import __version__, cli_release, paths
 from pipeline.errors import QuantgateError, RecipeError
+from pipeline.runtime import crash, environments
 
 DESCRIPTION = (
     "Quantize a checkpoint for OpenVINO and vLLM, measure every artifact on the engine that serves it, and say which "
@@ -53,8 +54,8 @@ def parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run, command=name)
         return command
 
-    def stage(name: str, function: str, text: str, variant: bool) -> argparse.ArgumentParser:
-        command = add(name, lambda options: _stage(function, options), text)
+    def stage(name: str, text: str, variant: bool) -> argparse.ArgumentParser:
+        command = add(name, lambda options: _stage(name, options), text)
         cli_release.add_recipe(command)
         if variant:
             command.add_argument("variant", metavar="VARIANT", help="name of a variant in the recipe")
@@ -80,18 +81,18 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument("--name", help="of the prompt set; default the file's")
     added.add_argument("--field", help="the column that holds text or messages; default the only one that does")
     added.add_argument("--licence", default="not stated", help="under which the text may be used")
-    stage("pin", "stages:pin", "fetch and check the source checkpoint", variant=False)
-    stage("calibrate", "stages:calibrate", "turn prompts and evaluation texts into token ids", variant=False)
-    stage("reference", "judge:reference", "evaluate the source in float32", variant=False)
-    stage("quantize", "stages:quantize", "make one artifact", variant=True)
-    stage("climb", "climb:climb", "make a ladder's rungs until one passes the gate", variant=True)
-    stage("evaluate", "judge:evaluate", "measure one artifact on its engine", variant=True)
-    gate = stage("gate", "looks:decide", "write the verdict of one artifact", variant=True)
+    stage("pin", "fetch and check the source checkpoint", variant=False)
+    stage("calibrate", "turn prompts and evaluation texts into token ids", variant=False)
+    stage("reference", "evaluate the source in float32", variant=False)
+    stage("quantize", "make one artifact", variant=True)
+    stage("climb", "make a ladder's rungs until one passes the gate", variant=True)
+    stage("evaluate", "measure one artifact on its engine", variant=True)
+    gate = stage("gate", "write the verdict of one artifact", variant=True)
     gate.add_argument("--recheck", action="store_true", help="only say whether the stored verdict is what the evaluations give")
-    stage("trace", "benchmark.rounds:trace", "choose the requests of the benchmark", variant=False)
+    stage("trace", "choose the requests of the benchmark", variant=False)
     timed = add("benchmark", _benchmark, "time the artifacts that passed")
     _take_benchmark(timed)
-    stage("report", "stages:report", "write the recipe's report", variant=False)
+    stage("report", "write the recipe's report", variant=False)
     compare = add("compare", _compare, "set the variants side by side, or two runs of one recipe (--before)")
     cli_release.add_recipe(compare)
     compare.add_argument("--before", metavar="REPORT.json", help="the JSON report of an earlier run")
@@ -129,26 +130,27 @@ def _take_audit(audit: argparse.ArgumentParser) -> None:
     audit.add_argument("--name", help="of its folder in artifacts/audits/RECIPE/; default after MODEL")
 
 
-def _stage(function: str, options: argparse.Namespace) -> None:
-    from pipeline import index
+def _stage(name: str, options: argparse.Namespace) -> None:
+    from pipeline.evidence import current
+    from pipeline.planning import index
 
     index.check(options.recipe)
-    module, name = ("judge", "recheck") if getattr(options, "recheck", False) else function.split(":")
+    run = current.recheck if getattr(options, "recheck", False) else importlib.import_module(f"pipeline.stages.{name}").run
     variant = getattr(options, "variant", None)
-    getattr(importlib.import_module(f"pipeline.{module}"), name)(options.recipe, *([variant] if variant else []))
+    run(options.recipe, *([variant] if variant else []))
 
 
 def _benchmark(options: argparse.Namespace) -> None:
-    from pipeline import index
-    from pipeline.benchmark import remote, rounds
+    from pipeline.planning import index
+    from pipeline.stages import benchmark, benchmark_http
 
     index.check(options.recipe)
     if (options.url and not options.served) or (options.model and not options.url):
         raise RecipeError("--url needs --http VARIANT, and --model needs --url. See: quantgate benchmark --help")
     if options.served:
-        remote.benchmark_http(options.recipe, options.served, options.url, options.model)
+        benchmark_http.run(options.recipe, options.served, options.url, options.model)
     else:
-        rounds.benchmark(options.recipe)
+        benchmark.run(options.recipe)
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -160,30 +162,31 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _audit(options: argparse.Namespace) -> None:
-    from pipeline.audit.verb import audit
+    from pipeline.stages.audit.verb import audit
 
     audit(options.model, options.name, options.recipe, options.against)
 
 
 def _require(options: argparse.Namespace) -> None:
-    from pipeline import index
-    from pipeline.require import require
+    from pipeline.planning import index
+    from pipeline.stages import require
 
     index.check(options.recipe)
-    require(options.recipe, options.variant)
+    require.run(options.recipe, options.variant)
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from pipeline import index, plan, stages
+    from pipeline.evidence import opened
+    from pipeline.planning import index, local, plan
 
-    recipe = stages.open_unclimbed(options.recipe)
+    recipe = opened.unclimbed(options.recipe)
     index.check(options.recipe)
-    stages.refuse_local(options.recipe, recipe)
+    local.refuse(options.recipe, recipe)
     plan.show(options.recipe, recipe)
 
 
 def _doctor(options: argparse.Namespace) -> None:
-    from pipeline import doctor
+    from pipeline.planning import doctor
 
     doctor.show()
 
@@ -193,7 +196,7 @@ def _setup(options: argparse.Namespace) -> int:
 
 
 def _index(options: argparse.Namespace) -> None:
-    from pipeline import index
+    from pipeline.planning import index
 
     if options.check:
         index.check()
@@ -202,7 +205,7 @@ def _index(options: argparse.Namespace) -> None:
 
 
 def _calibration(options: argparse.Namespace) -> None:
-    from pipeline import prompt_file
+    from pipeline.source import prompt_file
 
     prompt_file.add(options.file, options.name, options.field, options.licence)
 

@@ -100,66 +100,66 @@ def _checked(parser: argparse.ArgumentParser, what: str) -> argparse.ArgumentPar
 
 
 def _key(options: argparse.Namespace) -> None:
-    from pipeline.signoff import verbs
+    from pipeline.release.signoff import verbs
 
     verbs.make_key(options.file, options.name, options.role)
 
 
 def _request(options: argparse.Namespace) -> None:
-    from pipeline.signoff import verbs
+    from pipeline.release.signoff import verbs
 
     verbs.request(options.recipe, options.variant, options.by)
 
 
 def _approve(options: argparse.Namespace) -> None:
-    from pipeline.signoff import verbs
+    from pipeline.release.signoff import verbs
 
     verbs.approve(options.recipe, options.variant, options.key, options.waive, options.reason, options.until, options.remeasure)
 
 
 def _reject(options: argparse.Namespace) -> None:
-    from pipeline.signoff import verbs
+    from pipeline.release.signoff import verbs
 
     verbs.reject(options.recipe, options.variant, options.key, options.reason, options.manifest)
 
 
 def _show(options: argparse.Namespace) -> None:
-    from pipeline.signoff import verbs
+    from pipeline.release.signoff import verbs
 
     verbs.show(options.recipe, options.variant)
 
 
 def _verify_signoff(options: argparse.Namespace) -> None:
-    from pipeline.signoff import verbs
+    from pipeline.release.signoff import verbs
 
     verbs.verify(options.recipe, options.variant)
 
 
 def _publish(options: argparse.Namespace) -> None:
-    from pipeline import publish
+    from pipeline.release import publish
 
     publish.publish(options.recipe, options.variant, options.to, options.key, options.version)
 
 
 def _list(options: argparse.Namespace) -> None:
-    from pipeline import catalogue
+    from pipeline.release import catalogue
 
     catalogue.show(options.what, options.policy)
 
 
 def _fetch(options: argparse.Namespace) -> None:
-    from pipeline import fetch
+    from pipeline.release import fetch
 
     fetch.fetch(options.what, options.to, options.policy)
 
 
 def _verify(options: argparse.Namespace) -> None:
-    from pipeline import fetch
+    from pipeline.release import fetch
 
     fetch.verify(options.what, options.policy, options.recheck)
 
 
 def _serve(options: argparse.Namespace) -> None:
-    from pipeline import deploy
+    from pipeline.release import deploy
 
     deploy.serve(options.what, options.policy, options.host, options.port)

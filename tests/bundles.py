@@ -6,9 +6,9 @@ import random
 from pathlib import Path
 
 from pipeline import paths
-from pipeline.artifact import hash_files
 from pipeline.records import File
-from pipeline.registries import Entry, Registry
+from pipeline.records.artifact import hash_files
+from pipeline.release.registries import Entry, Registry
 
 WEIGHTS = "model.safetensors"
 

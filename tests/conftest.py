@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import environments
 from pipeline.recipe import Recipe, load
+from pipeline.runtime import environments
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get("QUANTGATE_REAL_DATA", ROOT.parent / "shared" / "data"))

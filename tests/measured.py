@@ -7,8 +7,13 @@ import shutil
 
 import numpy as np
 
-from pipeline import artifact, calibration, index, judge, looks, paths, recipe, records, stages
-from pipeline.benchmark import rounds, statistics
+from pipeline import paths, recipe, records
+from pipeline.benchmark import statistics
+from pipeline.evidence import keeping, settings
+from pipeline.planning import index
+from pipeline.records import artifact
+from pipeline.source import calibration
+from pipeline.stages import gate as gate_stage
 from tests import evaluations as make
 from tests import timed
 from tests.conftest import ROOT
@@ -70,7 +75,7 @@ def build() -> recipe.Recipe:
         paths.samples("tiny")
     )
     nll, tasks = np.random.default_rng(0).normal(64, 6, 20), [make.draws(np.ones(100), name) for name in loaded.evaluate.tasks]
-    asked = judge.requested(loaded, "reference", "reference")
+    asked = settings.evaluated_under(loaded, "reference", "reference")
     records.Trace(prompts="p", seed=0, sha256="6" * 64, requests=[]).write(paths.trace("tiny"))
     windows = [[0] * (make.TOKENS + 1)] * 20
     text_x = records.Text(
@@ -81,23 +86,23 @@ def build() -> recipe.Recipe:
     (paths.logprobs("tiny") / "x.npy").write_bytes(b"distributions")
     stored = {"logprobs_sha256": digest(artifact.hash_files(paths.logprobs("tiny")))}
     own = {"artifact_sha256": digest([FILE]), "recipe": "tiny", "requested": asked, **stored}
-    judge.keep_reference(named(make.reference(nll, tasks), text_x).model_copy(update=own))
+    keeping.keep_reference(named(make.reference(nll, tasks), text_x).model_copy(update=own))
     for variant, quantizer, size, speed in (("ov-bf16", None, 2000, 100.0), ("ov-int8", "openvino", 1000, 150.0)):
         made = manifest(variant, quantizer, size)
         write_weights(variant, size)
-        stages.keep(made, paths.place("tiny", variant))
+        keeping.keep_manifest(made, paths.place("tiny", variant))
         own = {"artifact_sha256": digest(made.files), "recipe": "tiny", "variant": variant}
-        asked = judge.requested(loaded, variant, "openvino")
+        asked = settings.evaluated_under(loaded, variant, "openvino")
         found = named(make.candidate(nll + 0.001, tasks, 0.0001, plan=loaded.evaluate.divergence), text_x)
-        judge.keep(
+        keeping.keep_evaluation(
             found.model_copy(update={**own, **stored, "requested": asked, "engine": "openvino"}), paths.place("tiny", variant)
         )
-        asked_speed = rounds.requested(loaded, variant)
+        asked_speed = settings.timed_under(loaded, variant)
         replays = timed.replays([speed - 1, speed, speed + 1])
         levels = statistics.levels(replays, loaded.benchmark.slo)
-        rounds.keep(
+        keeping.keep_timings(
             records.Timings(**own, replays={"deployed": replays}),
             timed.benchmark(variant, levels, requested=asked_speed, size_bytes=size, **own),
         )
-        looks.decide("tiny", variant)
+        gate_stage.run("tiny", variant)
     return recipe.load("tiny")

@@ -16,9 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline import estimate, paths, power, recipe, speed
-from pipeline.estimate import workload
+from pipeline import paths, recipe
+from pipeline.planning import estimate, power
+from pipeline.planning.estimate import workload
 from pipeline.records import Evaluation, Manifest, StageCost, read
+from pipeline.runtime import speed
 
 OUT = Path(__file__).with_name("stage_costs.json")
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from pipeline import environments
+from pipeline.runtime import environments
 from tests import hub_server
 from tests.conftest import ROOT
 
@@ -43,7 +43,7 @@ class Served:
 def missing(kind: str) -> str | None:
     """Why this kind cannot run here, None if it can."""
     if kind in ("s3", "mlflow") and not environments.is_complete("servers"):
-        return "environment servers is not installed (python -m pipeline.environments servers)"
+        return "environment servers is not installed (python -m pipeline.runtime.environments servers)"
     if kind == "oci" and not shutil.which("docker-registry"):
         return "no docker-registry here (apt-get install docker-registry)"
     return None
@@ -112,7 +112,7 @@ def process(command: list[str], folder: Path, answers: str, settings: dict[str, 
         server = subprocess.Popen(
             command, cwd=folder, env={**os.environ, **(settings or {})}, stdout=log, stderr=log, start_new_session=True
         )
-    reaper = subprocess.Popen([sys.executable, "-m", "pipeline.reaper", str(os.getpid()), str(server.pid)], cwd=ROOT)
+    reaper = subprocess.Popen([sys.executable, "-m", "pipeline.runtime.reaper", str(os.getpid()), str(server.pid)], cwd=ROOT)
     try:
         _wait(server, answers, folder / "log")
         yield

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 
-from pipeline import paths, publish, recipe, records, report, seals, signing, stages
-from pipeline.bundle import check
-from pipeline.signoff import policy, verbs
+from pipeline import paths, recipe, records, report
+from pipeline.evidence import opened, provenance, seals
+from pipeline.release import publish, signing
+from pipeline.release.bundle import check
+from pipeline.release.signoff import policy, verbs
 
 AUTHOR, ADA, BOB, CI = "eve@example.org", "ada@example.org", "bob@example.org", "ci"
 RECIPE, VARIANT = "tiny", "ov-int8"
@@ -71,7 +73,7 @@ def start(measured: recipe.Recipe) -> None:
 
 def made_here() -> None:
     """Has the records say that they were made by the project as it is committed now."""
-    origin = stages.origin(RECIPE, "openvino")
+    origin = provenance.now(RECIPE, "openvino")
     kinds: tuple[tuple[str, type[records.Manifest] | type[records.Evaluation]], ...]
     kinds = (("manifests", records.Manifest), ("evaluations", records.Evaluation))
     for folder, kind in kinds:
@@ -82,9 +84,9 @@ def made_here() -> None:
 
 def seal_again() -> None:
     """What who owns the machine can do: all records seal what they say now."""
-    measured = stages.open_recipe(RECIPE)
+    measured = opened.recipe(RECIPE)
     for variant in measured.variants:
-        found = seals.kept(RECIPE, variant, measured)
+        found = seals.kept(opened.candidate(RECIPE, variant))
         for name, kind in seals.SEALED.items():
             if found[name].is_file():
                 record = records.read(found[name], kind)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import artifact
 from pipeline.errors import ArtifactError, StageError
+from pipeline.records import artifact
 
 
 def write(folder: Path) -> None:

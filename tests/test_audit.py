@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import cli, index, paths, records, stages
+from pipeline import cli, paths, records
 from pipeline import recipe as recipes
-from pipeline.audit import against, claim, taking, verb
 from pipeline.errors import ArtifactError, CheckpointError, RecipeError
+from pipeline.evidence import opened
+from pipeline.planning import index
 from pipeline.recipe import Model
 from pipeline.records import Verdict, read
 from pipeline.report import card, markdown, page
+from pipeline.stages.audit import against, claim, taking, verb
 from tests import hub_server, summaries, timed_summaries
 from tests.build import write_checkpoint, write_safetensors
 
@@ -211,7 +213,7 @@ def test_the_hub_clients_own_links_become_files(tmp_path: Path) -> None:
 TAKE_SCRIPT = """
 import sys
 from pathlib import Path
-from pipeline.audit import taking
+from pipeline.stages.audit import taking
 where = taking.where(sys.argv[1])
 found = taking.take(taking.fetch(where), Path(sys.argv[2]), ours=where.repo is not None)
 print(found.engine, *sorted(file.path for file in found.files))
@@ -266,7 +268,7 @@ def test_what_cannot_be_judged_is_refused(engine: str, said: dict[str, Any], exp
     }
     found = claim.Claim.model_validate({**rest, **said})
     with pytest.raises((ArtifactError, RecipeError), match=expected):
-        verb._as_variant("tiny", stages.open_recipe("tiny"), "theirs", engine, found)
+        verb._as_variant("tiny", opened.recipe("tiny"), "theirs", engine, found)
 
 
 @pytest.mark.usefixtures("project")

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import cli, paths, recipe
 from pipeline.errors import Rejected, SignoffError
-from pipeline.signoff import log, verbs
+from pipeline.release.signoff import log, verbs
 from tests import release
 from tests.release import ADA, BOB, PASS, key
 

@@ -13,10 +13,12 @@ from google.protobuf import json_format
 from in_toto_attestation.v1 import statement_pb2
 from in_toto_attestation.v1.statement import Statement
 
-from pipeline import artifact, cli, fetch, paths, recipe
-from pipeline.bundle import check, layout
+from pipeline import cli, paths, recipe
 from pipeline.errors import QuantgateError, Rejected, SetupError, Tampered
-from pipeline.signoff import log, policy, verbs
+from pipeline.records import artifact
+from pipeline.release import fetch
+from pipeline.release.bundle import check, layout
+from pipeline.release.signoff import log, policy, verbs
 from tests import release
 from tests.release import ADA, BOB, PASS, RECIPE, VARIANT, key, verify
 

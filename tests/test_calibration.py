@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import calibration, prompts
 from pipeline.errors import CalibrationError
 from pipeline.recipe import Calibration, Perplexity, PromptSet
+from pipeline.source import calibration, prompts
 
 WORDS = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen".split()
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import checkpoint, paths
+from pipeline import paths
 from pipeline.errors import CheckpointError, RecipeError
 from pipeline.quantizers import refusal
 from pipeline.recipe import Model, Variant
-from pipeline.tensors import not_finite, read_header
+from pipeline.source import checkpoint
+from pipeline.source.tensors import not_finite, read_header
 from tests import hub_server
 from tests.build import write_checkpoint, write_safetensors
 
@@ -142,9 +143,9 @@ def hub(source: Path, tmp_path: Path) -> Iterator[str]:
 
 PIN_SCRIPT = f"""
 import sys
-from pipeline import checkpoint
 from pipeline.errors import QuantgateError
 from pipeline.recipe import Model
+from pipeline.source import checkpoint
 try:
     record = checkpoint.pin(Model(repo="owner/name", revision="{COMMIT}"))
     print("pinned", len(record.files), record.parameters)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import __version__, cli, environments, index, machine, power
+from pipeline import __version__, cli
 from pipeline.errors import RecipeError
+from pipeline.planning import index, power
+from pipeline.runtime import environments, machine
 from tests.conftest import ROOT
 
 
@@ -153,7 +155,7 @@ def test_what_nobody_foresaw_is_a_sentence_and_exit_code_2(
     def fail() -> None:
         raise raised
 
-    monkeypatch.setattr("pipeline.doctor.show", fail)
+    monkeypatch.setattr("pipeline.planning.doctor.show", fail)
     assert cli.main(["doctor"]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"quantgate: {said}")

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.engines import compressed
 from pipeline.errors import ArtifactError
-from pipeline.packing import wrong_groups
+from pipeline.formats import compressed
+from pipeline.formats.packing import wrong_groups
 
 ROWS, COLUMNS, GROUPS = 16, 24, 3
 RANDOM = np.random.default_rng(0)

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import cli, costs, machine, paths, process, speed
+from pipeline import cli, paths
 from pipeline.errors import StageError
-from pipeline.machine import Memory
 from pipeline.records import Samples, Speed, StageCost, read
+from pipeline.runtime import costs, machine, process, speed
+from pipeline.runtime.machine import Memory
 
 GB = 10**9
 RATES = {"float32_flops": 2e11, "bfloat16_flops": 8e11, "memory_bytes_per_s": 4e10, "disk_bytes_per_s": 1e9}

@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import artifact, catalogue, cli, environments
+from pipeline import cli
 from pipeline.errors import Rejected, SetupError
-from pipeline.signoff import verbs
+from pipeline.records import artifact
+from pipeline.release import catalogue
+from pipeline.release.signoff import verbs
+from pipeline.runtime import environments
 from tests import release
 from tests.conftest import ROOT
 from tests.release import BOB, PASS, RECIPE, VARIANT, key
@@ -74,7 +77,7 @@ def test_a_host_without_a_policy_is_told_to_name_one(quantgate: Quantgate, bundl
 
 
 def test_an_installed_quantgate_finds_the_environments_that_a_clone_made(installed: Path, tmp_path: Path) -> None:
-    question = "from pipeline import environments; print(environments.location('vllm'))"
+    question = "from pipeline.runtime import environments; print(environments.location('vllm'))"
     done = subprocess.run([sys.executable, "-c", question], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(installed)},
                           capture_output=True, text=True, check=True)  # fmt: skip
     assert done.stdout.strip() == str(environments.location("vllm"))

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import environments
-from pipeline.checkpoint import source_tensors
-from pipeline.engines.dequantized import dequantize
 from pipeline.errors import ArtifactError
-from pipeline.packing import Packing, packing
+from pipeline.formats.decoded import dequantize
+from pipeline.formats.packing import Packing, packing
+from pipeline.runtime import environments
+from pipeline.source.checkpoint import source_tensors
 from tests.build import write_safetensors
 from tests.conftest import ROOT
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import environments
 from pipeline.errors import SetupError
+from pipeline.runtime import environments
 
 
 def test_location_is_keyed_by_the_pins_and_movable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import estimate, recipe, shrinking
-from pipeline.estimate import Counted, Shape, quantizing, workload
+from pipeline import recipe
+from pipeline.planning import estimate, shrinking
+from pipeline.planning.estimate import Counted, Shape, quantizing, workload
 from pipeline.quantizers.table import SERVED
 from pipeline.recipe import Recipe, Variant
 from pipeline.records import Speed, StageCost, TaskLoad, Workload

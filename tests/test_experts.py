@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import layers
-from pipeline.checkpoint import linear_shapes, output_layer
 from pipeline.errors import ArtifactError, CheckpointError, RecipeError
-from pipeline.quantizers import coverage, refusal
+from pipeline.formats import layers
+from pipeline.quantizers import refusal
 from pipeline.recipe import Variant
 from pipeline.report.card import render
 from pipeline.report.provenance import made
+from pipeline.source import coverage
+from pipeline.source.checkpoint import linear_shapes, output_layer
 from tests import timed_summaries
 from tests.build import write_safetensors
 

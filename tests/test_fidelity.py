@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline import fidelity
-from pipeline.fidelity import FLOAT, IMPOSSIBLE, TYPICAL, Moves, compare, float_error
-from pipeline.stored import Grid
+from pipeline.formats import fidelity
+from pipeline.formats.fidelity import FLOAT, IMPOSSIBLE, TYPICAL, Moves, compare, float_error
+from pipeline.formats.stored import Grid
 
 GROUP = 64
 TOTAL = 60_000_000 * GROUP  # weights of an artifact of 60 million groups: the hardest search for a single wrong one

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checkpoint import linear_shapes
 from pipeline.errors import QuantizeError
 from pipeline.quantizers.gptqmodel import _calibration_log
+from pipeline.source.checkpoint import linear_shapes
 from tests.build import write_checkpoint
 
 HEAD = "layer,module,loss,samples,damp,time\n"

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import paths, stages
+from pipeline import paths
+from pipeline.capabilities import ENGINES
 from pipeline.errors import RecipeError
+from pipeline.evidence import opened
 from pipeline.gate import limits, texts
 from pipeline.recipe import Variant, load, rungs
-from pipeline.recipe.ladder import AUTO, FASTER, bits_per_weight, words
+from pipeline.recipe.ladder import bits_per_weight, words
 from pipeline.records import Climb, Step, VariantSummary
 from pipeline.report import card, provenance
 from tests import timed_summaries
@@ -64,14 +66,14 @@ def test_the_smallest_is_tried_first_and_equal_ones_as_written() -> None:
     assert [round(bits_per_weight(rung), 5) for rung in found] == [4.15625, 4.15625, 4.3125, 6.15625, 8.0]
 
 
-@pytest.mark.parametrize("engine", AUTO)
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("goal", [None, "smallest", "fastest"])
 def test_automatic_ladders_are_served(engine: str, goal: str | None, project: Path) -> None:
     recipe = Path("recipes/tiny.yaml")
     given = f", goal: {goal}" if goal else ""
     recipe.write_text(f"{recipe.read_text()}  small: {{engine: {engine}, ladder: auto{given}}}\n")
-    found = rungs(stages.open_unclimbed("tiny").variants["small"])
-    assert len(found) == len(AUTO[engine]) + (len(FASTER[engine]) if goal == "fastest" else 0)
+    found = rungs(opened.unclimbed("tiny").variants["small"])
+    assert len(found) == len(ENGINES[engine].ladder) + (len(ENGINES[engine].faster) if goal == "fastest" else 0)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,7 @@ def test_an_impossible_ladder_is_refused_by_rung(variant: str, said: str, projec
     recipe = Path("recipes/tiny.yaml")
     recipe.write_text(f"{recipe.read_text()}  small: {variant}\n")
     with pytest.raises(RecipeError) as error:
-        stages.open_unclimbed("tiny")
+        opened.unclimbed("tiny")
     assert said in str(error.value)
 
 
@@ -111,14 +113,14 @@ def test_a_recipe_stands_for_the_rung_that_was_reached(project: Path) -> None:
     recipe = Path("recipes/tiny.yaml")
     recipe.write_text(f"{recipe.read_text()}  small: {{engine: openvino, ladder: [int4 g128, int4 g64, int8]}}\n")
     first, second, _ = rungs(load("tiny").variants["small"])
-    assert stages.open_recipe("tiny").variants["small"] == first
+    assert opened.recipe("tiny").variants["small"] == first
     path = paths.manifest("tiny", "small")
     climb = Climb(goal=None, steps=[], reached=second.model_dump())
     manifest("small", "openvino", "openvino", "int4", None).model_copy(update={"climb": climb}).write(path)
-    assert stages.open_recipe("tiny").variants["small"] == second
+    assert opened.recipe("tiny").variants["small"] == second
     other = Climb(goal=None, steps=[], reached=second.model_dump() | {"group_size": 32})  # of a ladder before it was changed
     manifest("small", "openvino", "openvino", "int4", None).model_copy(update={"climb": other}).write(path)
-    assert stages.open_recipe("tiny").variants["small"] == first
+    assert opened.recipe("tiny").variants["small"] == first
 
 
 def test_the_first_look_gives_up_only_where_the_bound_is_beyond_the_limit(project: Path) -> None:

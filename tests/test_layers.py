@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import layers, quantizers
+from pipeline import quantizers
 from pipeline.errors import ArtifactError, CheckpointError, QuantizeError
+from pipeline.formats import layers
 from pipeline.recipe import Variant
 from tests.build import write_checkpoint, write_safetensors
 

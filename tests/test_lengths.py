@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import lengths, recipe, stages
+from pipeline import recipe
 from pipeline.errors import RecipeError
+from pipeline.evidence import opened
+from pipeline.planning import local
+from pipeline.source import lengths
 
 
 @pytest.mark.parametrize(
@@ -40,7 +43,7 @@ def test_more_than_the_model_was_made_for_is_refused_by_plan(project: Path, old:
     path = Path("recipes/tiny.yaml")
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(RecipeError) as error:
-        stages.refuse_local("tiny", recipe.load("tiny"))
+        local.refuse("tiny", recipe.load("tiny"))
     assert said in str(error.value)
     assert "max_position_embeddings" in str(error.value)
 
@@ -50,10 +53,10 @@ def test_tasks_from_outside_the_project_need_a_word(project: Path, tmp_path: Pat
     (Path("recipes/tiny/tasks")).rename(tmp_path / "tasks")
     path.write_text(path.read_text().replace("task_path: recipes/tiny/tasks", f"task_path: {tmp_path / 'tasks'}"))
     with pytest.raises(RecipeError, match=r"evaluate.task_path: found .* lies outside the project .*evaluate.task_code: true"):
-        stages.open_unclimbed("tiny")
+        opened.unclimbed("tiny")
     Path("recipes/tiny/tasks").symlink_to(tmp_path / "tasks")
     path.write_text(path.read_text().replace(f"task_path: {tmp_path / 'tasks'}", "task_path: recipes/tiny/tasks"))
     with pytest.raises(RecipeError, match="lies outside the project"):
-        stages.open_unclimbed("tiny")
+        opened.unclimbed("tiny")
     path.write_text(path.read_text().replace("task_path: recipes/tiny/tasks", "task_path: recipes/tiny/tasks\n  task_code: true"))
-    stages.open_unclimbed("tiny")
+    opened.unclimbed("tiny")

@@ -8,9 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import looks, paths, process, recipe, report
+from pipeline import paths, recipe, report
 from pipeline.errors import EvaluationError, WorkerCrashed
+from pipeline.evidence import current
+from pipeline.evidence.candidate import Candidate
 from pipeline.records import Evaluation, Extension, Verdict, read
+from pipeline.runtime import process
+from pipeline.stages import gate as gate_stage
+from pipeline.stages import measuring
 from tests import evaluations as make
 from tests import measured
 
@@ -50,7 +55,7 @@ def engine(project: Path, monkeypatch: pytest.MonkeyPatch) -> type[Engine]:
     monkeypatch.setattr(Engine, "scores", np.ones(100), raising=False)
     monkeypatch.setattr(Engine, "dies_at", None, raising=False)
     monkeypatch.setattr(process, "Session", Engine)
-    monkeypatch.setattr(looks.checkpoint, "open_pinned", lambda *_: (Path("source"), None))
+    monkeypatch.setattr(gate_stage.checkpoint, "open_pinned", lambda *_: (Path("source"), None))
     return Engine
 
 
@@ -71,7 +76,7 @@ def measure(count: int, scores: np.ndarray) -> None:
 
 
 def decided() -> Verdict:
-    looks.decide("tiny", VARIANT)
+    gate_stage.run("tiny", VARIANT)
     return read(paths.verdict("tiny", VARIANT), Verdict)
 
 
@@ -86,7 +91,7 @@ def test_looks_go_on_until_they_decide(engine: type[Engine]) -> None:
                             dict.fromkeys(measured.recipe.load("tiny").evaluate.tasks, (40, 60))]  # fmt: skip
     kept = read(paths.extension("tiny", VARIANT), Extension)
     assert {len(task.items) for task in kept.tasks} == {40} and kept.wall_s == 2
-    looks.judge.recheck("tiny", VARIANT)
+    current.recheck("tiny", VARIANT)
     report.write("tiny", recipe.load("tiny"))
     for suffix in ("html", "md"):
         said = paths.report("tiny", suffix).read_text()
@@ -99,7 +104,7 @@ def test_a_killed_gate_goes_on_after_its_last_finished_look(engine: type[Engine]
     measure(20, np.ones(100))
     engine.dies_at = 1
     with pytest.raises(WorkerCrashed):
-        looks.decide("tiny", VARIANT)
+        gate_stage.run("tiny", VARIANT)
     engine.dies_at = None
     assert decided().status == "PASS"
     assert [span["world_sums"] for span in engine.asked] == [(20, 40), (40, 60)]
@@ -156,12 +161,12 @@ def test_other_versions_of_the_tools_are_refused(engine: type[Engine]) -> None:
     path = paths.evaluation("tiny", VARIANT)
     read(path, Evaluation).model_copy(update={"versions": {"openvino": "1"}}).write(path)
     with pytest.raises(EvaluationError, match="this environment has"):
-        looks.decide("tiny", VARIANT)
+        gate_stage.run("tiny", VARIANT)
 
 
 def test_the_first_look_is_what_evaluate_measures(engine: type[Engine]) -> None:
     for sequential, expected in (("true", 20), ("false", 100)):
         gate(sequential=sequential)
         loaded = recipe.load("tiny")
-        job = looks.judge.evaluation_job("tiny", VARIANT, loaded, paths.place("tiny", VARIANT), Path("source"))
+        job = measuring.evaluation_job(Candidate("tiny", VARIANT, loaded, paths.place("tiny", VARIANT)), Path("source"))
         assert job["spans"] == dict.fromkeys(loaded.evaluate.tasks, (0, expected))

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import parsing, prompts, reading, source, tensors
+from pipeline import reading
 from pipeline.errors import QuantgateError, RecipeError
-from pipeline.recipe import PromptSet, Recipe
+from pipeline.recipe import PromptSet, Recipe, parsing
+from pipeline.source import files as source
+from pipeline.source import prompts, tensors
 from tests.conftest import ROOT
 
 CHECKPOINT = ROOT / "recipes" / "tiny" / "checkpoint"
@@ -146,7 +148,7 @@ def test_prompts_of_any_form_are_an_error_of_ours(tmp_path: Path, monkeypatch: p
 
 
 def reading_digest(path: Path) -> str:
-    from pipeline import artifact
+    from pipeline.records import artifact
 
     return artifact.hash_file(path, path.name).sha256
 

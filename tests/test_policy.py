@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli, recipe, signing
+from pipeline import cli, recipe
 from pipeline.errors import RecipeError, Rejected, SignoffError, Tampered
-from pipeline.signoff import log, policy, verbs
+from pipeline.release import signing
+from pipeline.release.signoff import log, policy, verbs
 from tests import release
 from tests.release import ADA, AUTHOR, BOB, CI, PASS, RECIPE, key, public
 

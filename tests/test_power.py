@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import environments, gate, power, process, recipe
+from pipeline import gate, recipe
+from pipeline.planning import power
+from pipeline.runtime import environments, process
 from tests.conftest import ROOT
 
 

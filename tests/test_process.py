@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import environments, process, progress, worker
 from pipeline.errors import ArtifactError, CalibrationError, StageError, WorkerCrashed
+from pipeline.runtime import environments, process, progress, worker
 
 JOBS = """
 import os, signal
@@ -56,9 +56,9 @@ def fork(job):
 def folder(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (project / "pipeline" / "jobs_of_tests.py").write_text(JOBS)
     names = ("echo", "refuse", "die", "crash", "leave", "quit", "talk", "fill", "grow", "fork", "chatter", "work")
-    text = (project / "pipeline" / "worker.py").read_text()
+    text = (project / "pipeline" / "runtime" / "worker.py").read_text()
     rows = "".join(f'    "{name}": "pipeline.jobs_of_tests:{name}",\n' for name in names)
-    (project / "pipeline" / "worker.py").write_text(text.replace("VERBS = {\n", "VERBS = {\n" + rows))
+    (project / "pipeline" / "runtime" / "worker.py").write_text(text.replace("VERBS = {\n", "VERBS = {\n" + rows))
     monkeypatch.setattr(environments, "python", lambda name: Path(sys.executable))
     return project
 
@@ -141,7 +141,8 @@ def test_progress_on_a_terminal_is_one_line_that_goes_away(folder: Path) -> None
     """As a user sees it: a pseudo-terminal, a worker that prints a bar, nothing left of it at the end."""
     parent, child = pty.openpty()
     code = (
-        "import pathlib, sys; from pipeline import environments, process; environments.python = lambda name: sys.executable;"
+        "import pathlib, sys; from pipeline.runtime import environments, process;"
+        "environments.python = lambda name: sys.executable;"
         "process.run('control', 'work', {}, pathlib.Path.cwd())"
     )
     subprocess.run([sys.executable, "-c", code], stderr=child, stdout=subprocess.DEVNULL, check=True)

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from pipeline import cli, prompts, recipe
-from pipeline.artifact import hash_file
+from pipeline import cli, recipe
 from pipeline.errors import CalibrationError
-from pipeline.prompts import Encoder, Refused
 from pipeline.recipe import Calibration, PromptSet
+from pipeline.records.artifact import hash_file
+from pipeline.source import prompts
+from pipeline.source.prompts import Encoder, Refused
 
 DIALOGUE = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is rain?"}]
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import quantizers
 from pipeline.errors import ArtifactError, RecipeError
-from pipeline.layers import Layer, compare, share
+from pipeline.formats.layers import Layer, compare, share
 from pipeline.quantizers import listing, refusal
 from pipeline.quantizers.table import SERVED
 from pipeline.recipe import Variant

@@ -13,9 +13,11 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from pipeline import index, parsing, paths, quantizers, recipe
+from pipeline import paths, quantizers, recipe
 from pipeline.errors import RecipeError
+from pipeline.planning import index
 from pipeline.quantizers import refusal
+from pipeline.recipe import parsing
 from tests.conftest import ROOT
 
 TINY = (ROOT / "recipes" / "tiny.yaml").read_text()

@@ -11,7 +11,7 @@ from pipeline import cli
 from pipeline.errors import SignoffError
 from pipeline.recipe import Recipe
 from pipeline.records import Evaluation, Remeasured
-from pipeline.signoff import drawing, log, remeasure, verbs
+from pipeline.release.signoff import drawing, log, remeasure, verbs
 from tests import evaluations as make
 from tests.release import ADA, PASS, key
 

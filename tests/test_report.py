@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import cli, looks, paths, recipe, records, report
+from pipeline import cli, paths, recipe, records, report
 from pipeline.errors import ArtifactError, Rejected
-from pipeline.require import require
+from pipeline.stages import gate as gate_stage
+from pipeline.stages import require
 from tests import release
 from tests.conftest import command
 from tests.measured import FILE, manifest
@@ -35,14 +36,14 @@ def test_page_and_metrics(measured: recipe.Recipe) -> None:
     assert "c\\|d" in page()
     metrics: dict[str, Any] = json.loads((paths.metrics("tiny") / "ov-int8.json").read_text())
     assert metrics["tokens_per_s_at_1"] == 150.0
-    require("tiny", None)
+    require.run("tiny", None)
 
 
 def test_an_artifact_that_could_not_be_measured_is_shown_as_failed(measured: recipe.Recipe) -> None:
     path = paths.evaluation("tiny", "ov-int8")
     found = records.read(path, records.Evaluation)
     found.model_copy(update={"failure": "weights are NaN", "views": {}, "tasks": []}).write(path)
-    looks.decide("tiny", "ov-int8")
+    gate_stage.run("tiny", "ov-int8")
     unmeasured = {"measured": False, "reason": "the gate says FAIL", "profiles": {}, "machine": {}, "device": None}
     benchmark = records.read(paths.benchmark("tiny", "ov-int8"), records.Benchmark)
     benchmark.model_copy(update=unmeasured).write(paths.benchmark("tiny", "ov-int8"))
@@ -53,7 +54,7 @@ def test_an_artifact_that_could_not_be_measured_is_shown_as_failed(measured: rec
     assert re.search(r"\| ov-int8 \| not measured \| not measured \|", page())
     assert "not benchmarked: the gate says FAIL" in page()
     with pytest.raises(Rejected, match=r"ov-int8 \(FAIL\)"):
-        require("tiny", None)
+        require.run("tiny", None)
 
 
 def test_records_of_different_artifacts_are_not_joined(measured: recipe.Recipe) -> None:

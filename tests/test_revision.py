@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import revision
 from pipeline.errors import SignoffError
+from pipeline.evidence import revision
 from tests.release import commit, git
 
 WATCHED = [Path("code"), Path("recipe.yaml")]

@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
-from pipeline import cli, looks, paths, records, require, seals, stages
+from pipeline import cli, paths, records
 from pipeline.errors import ArtifactError
+from pipeline.evidence import keeping, seals
 from pipeline.recipe import Recipe
-from pipeline.signoff import log
+from pipeline.release.signoff import log
+from pipeline.stages import gate as gate_stage
+from pipeline.stages import require
 from tests import release
 from tests.release import ADA, PASS, RECIPE, key
 
@@ -35,17 +38,17 @@ def divide(said: Any) -> None:
 
 def lower_kl() -> None:
     rewrite(paths.evaluation(*PASS), divide)
-    looks.decide(*PASS)  # and the gate ran again
+    gate_stage.run(*PASS)  # and the gate ran again
 
 
 def better_items() -> None:
     rewrite(paths.evaluation(*PASS), lambda said: said["tasks"][0]["items"][0].update(score=0.0))
-    looks.decide(*PASS)
+    gate_stage.run(*PASS)
 
 
 def worse_reference() -> None:
     rewrite(paths.evaluation(RECIPE, "reference"), lambda said: said["tasks"][0]["items"][0].update(score=0.0))
-    looks.decide(*PASS)
+    gate_stage.run(*PASS)
 
 
 def invented_commit() -> None:
@@ -76,12 +79,12 @@ def no_seal() -> None:
 def own_seal_alone() -> None:
     """Who seals the edited record again, and not what was made from it."""
     invented_commit()
-    stages.keep(records.read(paths.manifest(*PASS), records.Manifest), paths.place(*PASS))
+    keeping.keep_manifest(records.read(paths.manifest(*PASS), records.Manifest), paths.place(*PASS))
 
 
 def floor() -> None:
     rewrite(paths.evaluation(RECIPE, "ov-bf16"), divide)
-    looks.decide(*PASS)
+    gate_stage.run(*PASS)
 
 
 CHANGED = "changed since its stage wrote it"
@@ -115,14 +118,14 @@ def test_what_was_changed_after_its_stage_is_refused(
 def test_untouched_records_hold_whatever_they_took(measured: Recipe) -> None:
     """How long a stage took, and how much memory, is no part of what was made."""
     rewrite(paths.evaluation(*PASS), lambda said: said.update(wall_s=77.0, peak_memory_bytes=5))
-    require.require(*PASS)
+    require.run(*PASS)
 
 
 def test_whoever_seals_everything_again_is_believed(measured: Recipe) -> None:
     """A seal is no signature: docs/sign-off.md says so."""
     lower_kl()
     release.seal_again()
-    require.require(*PASS)
+    require.run(*PASS)
 
 
 def test_a_seal_is_of_what_is_written(measured: Recipe) -> None:

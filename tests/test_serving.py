@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import deploy, environments, paths, records, serving
-from pipeline.benchmark import http, remote
-from pipeline.bundle import serve as served
-from pipeline.engines import vllm
+from pipeline import paths, records
+from pipeline.benchmark import http
+from pipeline.engines import serving, vllm
 from pipeline.errors import EvaluationError, Rejected, SetupError
 from pipeline.recipe import Serve
+from pipeline.release import deploy
+from pipeline.release.bundle import serve as served
+from pipeline.runtime import environments
+from pipeline.stages import benchmark_http
 from tests.http_server import Behaviour, running
 
 SERVE = Serve(max_model_len=256, max_num_seqs=8, max_num_batched_tokens=64, kv_cache_gib=2, threads=1)
@@ -47,29 +50,29 @@ def test_a_server_of_our_own_gets_the_engines_variables_and_no_secret(monkeypatc
     ],
 )
 def test_an_address_reaches_up_to_the_version(url: str, base: str) -> None:
-    assert remote._base(url) == base
+    assert benchmark_http._base(url) == base
 
 
 @pytest.mark.parametrize("url", ["host:8000", "ftp://host", "http://user:key@host", "http://key@host/v1", "http://host/v1?key=key"])
 def test_an_address_that_is_none_or_holds_a_secret_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(EvaluationError, match="--url") as refused:
-        remote._base(url)
+        benchmark_http._base(url)
     assert "key" not in str(refused.value)
 
 
 def test_the_one_model_of_a_server_needs_no_name() -> None:
     with running(Behaviour(models=("one",))) as server:
-        assert remote._only_model(server.url) == "one"
+        assert benchmark_http._only_model(server.url) == "one"
     with running(Behaviour(models=("one", "two"))) as server, pytest.raises(EvaluationError, match=r"one, two.*--model"):
-        remote._only_model(server.url)
+        benchmark_http._only_model(server.url)
 
 
 def test_what_did_not_pass_or_cannot_be_served_here_is_refused(project: Path) -> None:
     records.write_text(paths.gate("tiny", "gptq-int4"), "FAIL\n")
     with pytest.raises(Rejected, match="the gate says FAIL"):
-        remote.benchmark_http("tiny", "gptq-int4", None, None)
+        benchmark_http.run("tiny", "gptq-int4", None, None)
     with pytest.raises(EvaluationError, match=r"OpenVINO Model Server.*--url"):
-        remote.benchmark_http("tiny", "ov-bf16", None, None)
+        benchmark_http.run("tiny", "ov-bf16", None, None)
 
 
 def test_of_a_traceback_the_last_line_is_kept() -> None:

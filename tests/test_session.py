@@ -13,12 +13,12 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline import environments
 from pipeline.benchmark.trace import build
 from pipeline.errors import StageError, WorkerCrashed
-from pipeline.process import Session
 from pipeline.recipe import Benchmark, Serve
 from pipeline.records import Replay
+from pipeline.runtime import environments
+from pipeline.runtime.process import Session
 
 pytestmark = pytest.mark.skipif(not environments.is_complete("control"), reason="the control environment is not installed")
 PLAN = Benchmark(concurrency=[1, 2], prompt_tokens=4, output_tokens=3, requests=4)
@@ -32,7 +32,7 @@ def job(folder: Path, **changes: Any) -> dict[str, Any]:
 
 STARTS_A_REAPER = """
 import os, subprocess, sys, time
-subprocess.Popen([sys.executable, "-m", "pipeline.reaper", str(os.getpid()), sys.argv[1]])
+subprocess.Popen([sys.executable, "-m", "pipeline.runtime.reaper", str(os.getpid()), sys.argv[1]])
 print(flush=True)
 time.sleep(600)
 """
@@ -82,7 +82,7 @@ def test_its_own_error_comes_over(project: Path, tmp_path: Path) -> None:
 
 def test_a_killed_worker_is_said(session: Session, others: set[psutil.Process]) -> None:
     session.ask()
-    os.kill(processes_of_the_session(others)["pipeline.worker"].pid, signal.SIGKILL)
+    os.kill(processes_of_the_session(others)["pipeline.runtime.worker"].pid, signal.SIGKILL)
     with pytest.raises(StageError, match="was killed"):
         session.ask({"loads": [], "repeat": 0})
 
@@ -91,7 +91,7 @@ def test_closing_leaves_nothing_running(project: Path, tmp_path: Path, others: s
     session = Session("control", "session", job(tmp_path), tmp_path / "request.json")
     session.ask()
     processes = processes_of_the_session(others)
-    assert set(processes) == {"pipeline.worker", "pipeline.reaper"}
+    assert set(processes) == {"pipeline.runtime.worker", "pipeline.runtime.reaper"}
     session.close()
     assert not any(process.is_running() for process in processes.values())
 

@@ -13,8 +13,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from pipeline import signing
 from pipeline.errors import SignoffError, Tampered
+from pipeline.release import signing
 
 SAID = signing.statement({"weights": "a" * 64}, "urn:test:v1", {"n": 1})
 

@@ -9,14 +9,17 @@ from typing import get_args
 
 import pytest
 
-from pipeline import cli, looks, paths, recipe, records, report, signing, stages
+from pipeline import cli, paths, recipe, records, report
 from pipeline.errors import RecipeError, Rejected, SignoffError
+from pipeline.evidence import provenance
+from pipeline.release import signing
+from pipeline.release.signoff import log, policy, verbs
 from pipeline.report import chart_forest
-from pipeline.signoff import log, policy, verbs
+from pipeline.stages import gate as gate_stage
 from tests import release
 from tests.release import ADA, AUTHOR, BOB, PASS, RECIPE, key
 
-DIRTY = ("pipeline/layers.py",)
+DIRTY = ("pipeline/formats/layers.py",)
 pytestmark = pytest.mark.usefixtures("quick_gate")
 
 
@@ -25,7 +28,7 @@ def fails() -> None:
     path = paths.recipe(RECIPE)
     path.write_text(path.read_text().replace("mean_kl: {bf16: 0.001, int8: 0.001", "mean_kl: {bf16: 0.001, int8: 0.00005"))
     release.commit("a stricter limit")
-    looks.decide(*PASS)
+    gate_stage.run(*PASS)
     found = records.read(paths.benchmark(*PASS), records.Benchmark)
     unmeasured = {"measured": False, "reason": "the gate says FAIL", "profiles": {}, "machine": {}, "device": None}
     found.model_copy(update=unmeasured).write(paths.benchmark(*PASS))
@@ -140,7 +143,7 @@ def test_an_approval_is_of_the_records_it_was_given_for(measured: recipe.Recipe,
 def test_who_makes_the_same_again_keeps_its_approval(measured: recipe.Recipe) -> None:
     """At another time, in another time, and after the sign-off was committed: none of it is what was approved."""
     release.approve()
-    origin = stages.origin(RECIPE, "openvino")
+    origin = provenance.now(RECIPE, "openvino")
     for path, kind in ((paths.manifest(*PASS), records.Manifest), (paths.evaluation(*PASS), records.Evaluation)):
         found = records.read(path, kind)
         assert found.origin == origin
@@ -195,7 +198,7 @@ def partial() -> None:
     found = records.read(path, records.Evaluation)
     found.model_copy(update={"tasks": found.tasks[1:]}).write(path)
     release.seal_again()
-    looks.decide(*PASS)
+    gate_stage.run(*PASS)
 
 
 def told_to_look_away() -> None:
@@ -260,7 +263,7 @@ def _edit(path: Path, old: str, new: str) -> None:
         (other_figures, "the benchmark is not what its raw timings give"),
         (dirty_tree, "the project now: of a dirty tree: pipeline/gate/limits.py differ"),
         (dirty_recipe, "the project now: of a dirty tree: recipes/tiny.yaml differ"),
-        (made_dirty, "the artifact: of a dirty tree: pipeline/layers.py differ"),
+        (made_dirty, "the artifact: of a dirty tree: pipeline/formats/layers.py differ"),
         (measured_dirty, "its evaluation: of a dirty tree"),
         (floating, "another checkpoint was pinned"),
         (partial, "partial evaluation: 0 items of world_facts, the recipe asks for all"),

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import cli, paths, recipe, records
 from pipeline.errors import Rejected, SignoffError, Tampered
-from pipeline.signoff import log, verbs
+from pipeline.release.signoff import log, verbs
 from tests import release
 from tests.release import ADA, BOB, PASS, key
 

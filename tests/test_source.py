@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import checkpoint, paths, source
+from pipeline import paths
 from pipeline.errors import CheckpointError
 from pipeline.recipe import Model
+from pipeline.source import checkpoint
+from pipeline.source import files as source
 from tests.build import write_checkpoint, write_safetensors
 
 LINEAR = "model.layers.0.self_attn.q_proj.weight"

@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import artifact, cli, paths, records, seals, signing
-from pipeline.bundle import assemble, bom, layout, statements
+from pipeline import cli, paths, records
 from pipeline.errors import Rejected, Tampered
-from pipeline.registries import Entry
-from pipeline.signoff import policy
+from pipeline.evidence import seals
+from pipeline.records import artifact
+from pipeline.release import signing
+from pipeline.release.bundle import assemble, bom, layout, statements
+from pipeline.release.registries import Entry
+from pipeline.release.signoff import policy
 from tests import release
 from tests.release import BOB, CI, RECIPE, VARIANT, key, verify
 

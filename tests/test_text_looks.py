@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import gate, judge, looks, paths, process, report
+from pipeline import gate, paths, report
 from pipeline.evaluation import text
 from pipeline.gate import texts
 from pipeline.recipe import first_windows
 from pipeline.records import Checkpoint, Evaluation, Verdict, View, read
+from pipeline.runtime import process
+from pipeline.stages import evaluate
+from pipeline.stages import gate as gate_stage
 from tests import evaluations as make
 from tests import measured
 from tests.test_text_measure import OURS, PLAN, TEXTS, THEIRS, Tabled, decode
@@ -166,13 +169,13 @@ def test_the_stage_stops_at_a_look_that_fails(project: Path, monkeypatch: pytest
     monkeypatch.setattr(Engine, "asked", [], raising=False)
     monkeypatch.setattr(Engine, "answers", [answer(fraction) for fraction in LOOKS], raising=False)
     monkeypatch.setattr(process, "Session", Engine)
-    monkeypatch.setattr(judge.checkpoint, "open_pinned", lambda *_: (Path("source"), read(paths.checkpoint("tiny"), Checkpoint)))
-    judge.evaluate("tiny", "ov-int8")
+    monkeypatch.setattr(evaluate.checkpoint, "open_pinned", lambda *_: (Path("source"), read(paths.checkpoint("tiny"), Checkpoint)))
+    evaluate.run("tiny", "ov-int8")
     assert Engine.asked == [5, *[0] * answers]
     found = read(paths.evaluation("tiny", "ov-int8"), Evaluation)
     assert found.failure is None
     assert bool(found.tasks) == (worse == 0)
-    looks.decide("tiny", "ov-int8")
+    gate_stage.run("tiny", "ov-int8")
     assert read(paths.verdict("tiny", "ov-int8"), Verdict).status == ("FAIL" if worse else "PASS")
     report.write("tiny", recipe)
     page = paths.report("tiny", "html").read_text()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli, environments, process
+from pipeline import cli
+from pipeline.runtime import environments, process
 from tests.conftest import ROOT, watched
 
 REPORTS = ("telemetry", "analytics", "usage_stats", "user_id", "cid")

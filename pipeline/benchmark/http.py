@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline import engines, machine
+from pipeline import engines
 from pipeline.errors import EvaluationError
 from pipeline.records import Replay, RequestTiming, Trace, TracedRequest, read
+from pipeline.runtime import machine
 
 WARM_UP_ROUNDS = 2  # of each load before it is first timed; one round before every later time, which opens connections
 KIND = "quantgate"

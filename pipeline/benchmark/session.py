@@ -13,11 +13,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipeline import engines, machine
+from pipeline import engines
 from pipeline.benchmark import loop
 from pipeline.engines import Engine
 from pipeline.recipe import Serve
 from pipeline.records import Replay, Trace, TracedRequest, read
+from pipeline.runtime import machine
 
 WARM_UP_ROUNDS = 2  # of each load before it is first timed; one request before every later time
 

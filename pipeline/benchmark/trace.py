@@ -13,12 +13,12 @@ import random
 from pathlib import Path
 from typing import Any
 
-from pipeline.checkpoint import embedding_rows
 from pipeline.errors import EvaluationError
-from pipeline.prompts import Encoder, Refused, documents, require_rows
 from pipeline.recipe import Benchmark, PromptSet
 from pipeline.records import Samples, Trace, TracedRequest, read
-from pipeline.tokens import added
+from pipeline.source.checkpoint import embedding_rows
+from pipeline.source.prompts import Encoder, Refused, documents, require_rows
+from pipeline.source.tokens import added
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:

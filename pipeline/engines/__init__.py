@@ -12,10 +12,11 @@ import importlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
+from pipeline import capabilities
+from pipeline.capabilities import Scorer
 from pipeline.errors import EvaluationError
 from pipeline.recipe import Serve
 
@@ -75,39 +76,13 @@ class Engine(Distributions, Protocol):
         """The settings that the engine really runs under."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """`scores` is the engine for evaluation, `serves` the same as it is deployed, for timing; `weights` computes in float32
-    with the artifact's weights.
-    """
-
-    scores: str
-    serves: str
-    weights: str
-    environment: str
-    packages: tuple[str, ...]
-
-
 FAKE = "pipeline.engines.fake:FakeEngine"
 REFERENCE = "pipeline.engines.reference:ReferenceEngine"
-OPENVINO = "pipeline.engines.openvino:OpenVinoEngine"
-ENGINES = {
-    "fake": Row(FAKE, FAKE, FAKE, "control", ()),
-    "reference": Row(REFERENCE, REFERENCE, REFERENCE, "openvino", ("torch", "transformers")),
-    "openvino": Row(
-        OPENVINO,
-        OPENVINO,
-        "pipeline.engines.paged:NeutralModel",
-        "openvino",
-        ("openvino", "openvino-genai"),
-    ),
-    "vllm": Row(
-        "pipeline.engines.vllm:VllmEngine",
-        "pipeline.engines.vllm:ServingVllmEngine",
-        "pipeline.engines.dequantized:DequantizedEngine",
-        "vllm",
-        ("vllm", "torch", "transformers"),
-    ),
+# What scores: the engines that serve, and two that do not.
+ENGINES: dict[str, Scorer] = {
+    "fake": Scorer(FAKE, FAKE, FAKE, "control", ()),
+    "reference": Scorer(REFERENCE, REFERENCE, REFERENCE, "openvino", ("torch", "transformers")),
+    **capabilities.ENGINES,
 }
 
 

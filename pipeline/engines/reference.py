@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from pipeline import architecture
 from pipeline.engines import Prompt, Step, Visit, cores, eos_ids, piece_rows
 from pipeline.engines.tree import Tree, batches, trees
 from pipeline.errors import CheckpointError
 from pipeline.recipe import Serve
+from pipeline.source import architecture
 
 BATCH_TOKENS = 1024  # enough for the products; twice as many no longer stay in the caches and took twice the processor time
 BATCH_BYTES = 1 << 28  # of the activations of one batch

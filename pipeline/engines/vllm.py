@@ -18,7 +18,7 @@ UNLOADABLE = (AssertionError, AttributeError, KeyError, NotImplementedError, Run
 
 
 def arguments(serve: Serve) -> dict[str, Any]:
-    """The recipe's settings under vLLM's own names: for LLM() here, and as options of `vllm serve` in pipeline/serving."""
+    """The recipe's settings under vLLM's own names: for LLM() here, and as options of `vllm serve` in pipeline/engines/serving."""
     return {
         "dtype": "bfloat16",
         "max_model_len": serve.max_model_len,

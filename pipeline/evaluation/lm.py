@@ -16,10 +16,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from tqdm import tqdm
 
-from pipeline import tokens
 from pipeline.engines import Engine, generate
 from pipeline.engines.scoring import Request, score
 from pipeline.errors import EvaluationError
+from pipeline.source import tokens
 
 CHUNK = 512  # requests handed over at once; long enough for continuous batching, short enough for progress
 MAX_GEN_TOKENS = 256

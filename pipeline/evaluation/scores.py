@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import EvaluationError, RecipeError
 from pipeline.evaluation.catalogue import Config, Leaf
-from pipeline.parsing import nearest
 from pipeline.recipe import TaskItems
+from pipeline.recipe.parsing import nearest
 
 # What lm-eval itself computes of one item, by the kind of task, in order of preference.
 OF_ONE_ITEM = {

@@ -12,10 +12,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifact, reading
+from pipeline import reading
 from pipeline.errors import RecipeError
 from pipeline.evaluation.catalogue import Config, Leaf
 from pipeline.recipe import Evaluate
+from pipeline.records import artifact
 
 UNSAFE_DATA = ("pandas",)  # reads pickles
 

@@ -14,11 +14,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipeline import engines, loadcheck
+from pipeline import engines
 from pipeline.engines import Engine, Prompt
 from pipeline.errors import EvaluationError
-from pipeline.evaluation import tasks, text
-from pipeline.fidelity import Claim
+from pipeline.evaluation import loadcheck, tasks, text
+from pipeline.formats.fidelity import Claim
 from pipeline.recipe import Evaluate, Serve
 from pipeline.records import Texts, View, read
 

@@ -11,14 +11,14 @@ from typing import Any, Self
 
 import numpy as np
 
-from pipeline import calibration, prompts
 from pipeline.engines import Prompt, Step, Visit
 from pipeline.engines.tree import trees
 from pipeline.errors import QuantgateError
 from pipeline.evaluation import tasks
 from pipeline.recipe import Evaluate, PromptSet, Serve
 from pipeline.records import TaskLoad, Workload
-from pipeline.tokens import added
+from pipeline.source import calibration, prompts
+from pipeline.source.tokens import added
 
 ITEMS = 16  # looked at of each task
 

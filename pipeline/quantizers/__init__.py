@@ -13,14 +13,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipeline import layers, rounding
-from pipeline.checkpoint import linear_shapes, output_layer
+from pipeline.capabilities import IR
 from pipeline.errors import QuantizeError, RecipeError
-from pipeline.parsing import nearest
-from pipeline.quantizers import coverage
+from pipeline.formats import layers, rounding
 from pipeline.quantizers.table import OPENVINO, TOOLS, UNQUANTIZED, Tool
 from pipeline.recipe import Recipe, Variant
+from pipeline.recipe.parsing import nearest
 from pipeline.records import Rounding, Samples, read
+from pipeline.source import coverage
+from pipeline.source.checkpoint import linear_shapes, output_layer
 
 OUTPUT = "lm_head"  # as recipes call the output projection
 RATIO_SLACK = 0.1  # whole layers are chosen, so a small model cannot meet a ratio exactly
@@ -58,7 +59,7 @@ class Outcome:
 
 
 def tool(variant: Variant) -> Tool:
-    return UNQUANTIZED[variant.engine] if variant.quantizer is None else TOOLS[variant.quantizer]
+    return UNQUANTIZED[variant.served_by.artifact_format] if variant.quantizer is None else TOOLS[variant.quantizer]
 
 
 def simulated(variant: Variant) -> tuple[int, int] | None:
@@ -134,7 +135,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         accepted.add("bf16" if variant.backup == "none" else "int8")
     found = layers.inspect(out, variant.engine)
     counted = layers.compare(found, source, accepted, frozenset(spec.keep), frozenset(spec.int8))
-    if spec.output in spec.keep and variant.engine == "openvino" and not layers.ir_output_is_float(out, spec.output):
+    if spec.output in spec.keep and variant.served_by.artifact_format == IR and not layers.ir_output_is_float(out, spec.output):
         raise QuantizeError(f"{made_by.answered_by} quantized {spec.output}, which the recipe keeps in 16 bits.")
     free = {name: layer for name, layer in found.items() if name not in (*spec.keep, *spec.int8)}
     if ratio < 1 and (share := layers.share(free, variant.weights)) < ratio - RATIO_SLACK:

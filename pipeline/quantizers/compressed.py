@@ -11,9 +11,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.checkpoint import OUTPUTS
 from pipeline.quantizers import Outcome, Spec
 from pipeline.quantizers.export import copy_companions, save_unused_settings
+from pipeline.source.checkpoint import OUTPUTS
 
 
 def quantize(spec: Spec, out: Path) -> Outcome:

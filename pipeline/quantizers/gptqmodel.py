@@ -13,10 +13,10 @@ from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
-from pipeline.checkpoint import linear_shapes
 from pipeline.errors import QuantizeError
 from pipeline.quantizers import Outcome, Spec, awq_clip, tool
 from pipeline.quantizers.export import copy_companions
+from pipeline.source.checkpoint import linear_shapes
 
 BATCH_ROWS = 4
 # AWQ puts all of them through each block 21 times; what four times as many would gain is in docs/decisions.md.

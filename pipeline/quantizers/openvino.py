@@ -12,11 +12,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pipeline.checkpoint import EMBEDDINGS, routers, source_tensors
 from pipeline.errors import QuantizeError
 from pipeline.quantizers import Outcome, Spec, nncf_slices
 from pipeline.quantizers.export import add_tokenizer, export, exported
 from pipeline.recipe import Variant
+from pipeline.source.checkpoint import EMBEDDINGS, routers, source_tensors
 
 SMOOTH_QUANT = 0.95  # NNCF's own alpha, which it takes where none is given
 ON_DATA = ("awq", "scale_estimation", "gptq", "lora_correction")  # settings that look at the calibration set

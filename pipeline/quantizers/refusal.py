@@ -6,18 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.checkpoint import linear_shapes
 from pipeline.errors import RecipeError
-from pipeline.parsing import nearest
 from pipeline.quantizers import in_int8, keeping, tool
 from pipeline.quantizers.families import UNSERVED
 from pipeline.quantizers.table import CPU, CUDA, REFUSED, SERVED, TOOLS, Refused, Served, Values
 from pipeline.recipe import Recipe, Variant, rungs
 from pipeline.recipe.ladder import words
+from pipeline.recipe.parsing import nearest
+from pipeline.source.checkpoint import linear_shapes
 
 DEFINING = ("activations", "format")  # settings without a default: a line that has one is about it
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # into one matrix each, by vLLM
-DIVISOR = 32  # vLLM's kernels need in and out features in multiples of this
 
 
 def refuse(file: Path, recipe: Recipe, device: str | None = None) -> None:
@@ -48,8 +47,7 @@ def problem(variant: Variant, device: str | None) -> str:
     if quantizer not in TOOLS:
         return f"quantizer: found {quantizer!r}, expected one of {', '.join(TOOLS)}.{nearest(quantizer, TOOLS)}"
     lines = [line for line in SERVED if line.quantizer == TOOLS[quantizer].method or line.quantizer == quantizer]
-    if variant.engine == "openvino":
-        device = device and "cpu"  # the only one that OpenVINO is driven on
+    device = device and variant.served_by.device(device)
     there = [line for line in lines if line.engine == variant.engine and (device is None or device in line.devices)]
     return tried(variant, device) or _engine(variant, lines) or _weights(variant, lines, device) or _settings(variant, there)
 
@@ -187,11 +185,12 @@ def refuse_shapes(file: Path, name: str, variant: Variant, source: Path) -> None
             f"{len(uneven)} of {len(shapes)} layers: {_list(uneven)}. "
             f"{'Use ' + str(fits[0]) if fits else 'Use -1 (one group per channel)'}."
         )
-    narrow = {layer: shape for layer, shape in shapes.items() if any(size % DIVISOR for size in shape)}
-    if variant.engine == "vllm" and narrow and not tool(variant).simulated:
+    engine = variant.served_by
+    narrow = {layer: shape for layer, shape in shapes.items() if any(size % engine.divisor for size in shape)}
+    if narrow and not tool(variant).simulated:
         raise RecipeError(
-            f"{file}: variants.{name}: vLLM serves quantized layers whose features are multiples of {DIVISOR}; not so for "
-            f"{len(narrow)} of {len(shapes)} layers: {_list(narrow)}. Use engine openvino for this model."
+            f"{file}: variants.{name}: {engine.name} serves quantized layers whose features are multiples of {engine.divisor}; "
+            f"not so for {len(narrow)} of {len(shapes)} layers: {_list(narrow)}. Use engine openvino for this model."
         )
 
 
@@ -203,10 +202,11 @@ def _named_layers(file: Path, name: str, variant: Variant, source: Path) -> tupl
         raise RecipeError(f"{file}: variants.{name}.{error}") from error
     layers = list(linear_shapes(source))
     for key, named in (("keep", kept), ("int8_layers", int8)):
-        if variant.engine == "vllm" and (half := _half_named(named, layers)):
+        engine = variant.served_by
+        if engine.fuses and (half := _half_named(named, layers)):
             raise RecipeError(
-                f"{file}: variants.{name}.{key}: vLLM fuses {half[0]} with {', '.join(half[1:5])}, so that all of them are "
-                "named or none. Name them all."
+                f"{file}: variants.{name}.{key}: {engine.name} fuses {half[0]} with {', '.join(half[1:5])}, so that all of them "
+                "are named or none. Name them all."
             )
     if not set(layers) - {*kept, *int8}:
         key = "int8_layers" if int8 else "keep"

@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.checkpoint import linear_shapes, module_name, source_tensors
+from pipeline.capabilities import SAFETENSORS
 from pipeline.quantizers import Outcome, Spec
 from pipeline.quantizers.export import add_tokenizer, copy_companions, export
+from pipeline.source.checkpoint import linear_shapes, module_name, source_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def quantize(spec: Spec, out: Path) -> Outcome:
     variant, source = spec.variant, spec.source
     bits, group = int(variant.weights.removeprefix("int")), variant.groups_of
-    if variant.engine == "vllm":
+    if variant.served_by.artifact_format == SAFETENSORS:
         round_checkpoint(source, out, bits, group)
         copy_companions(source, out)
     else:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pipeline.capabilities import ENGINES, IR, SAFETENSORS
+
 Values = tuple[Any, ...] | None  # the values that a setting may take; None: any that the recipe accepts
 
 GROUPS = (128, 64, 32)  # that vLLM's kernels read
@@ -79,9 +81,9 @@ OPENVINO = Tool(
     packages=("optimum-intel", "nncf", "openvino", "openvino-tokenizers", "torch", "transformers"),
     answered_by="optimum-intel with NNCF",
 )
-UNQUANTIZED = {
-    "openvino": Tool(OPENVINO.module, OPENVINO.environment, OPENVINO.packages, "optimum-intel"),
-    "vllm": Tool("pipeline.quantizers.unquantized", "vllm", (), "copy of the source"),
+UNQUANTIZED = {  # by how the artifact is stored
+    IR: Tool(OPENVINO.module, OPENVINO.environment, OPENVINO.packages, "optimum-intel"),
+    SAFETENSORS: Tool("pipeline.quantizers.unquantized", "vllm", (), "copy of the source"),
 }
 TOOLS = {
     "openvino": OPENVINO,
@@ -254,8 +256,8 @@ SERVED = (
     Served("auto-round", "int4", "vllm", _BOTH, {"format": ("compressed-tensors",), **_GROUPED},
            _int4_examples(format="compressed-tensors")),
     *(
-        Served("rounding", weights, engine, devices, _SIMULATED, ({}, {"group_size": 64}))
-        for engine, devices in (("openvino", (CPU,)), ("vllm", _BOTH))
+        Served("rounding", weights, name, engine.driven_on, _SIMULATED, ({}, {"group_size": 64}))
+        for name, engine in ENGINES.items()
         for weights in ("int8", "int4", "int2")
     ),
 )  # fmt: skip

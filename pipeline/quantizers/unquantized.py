@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from pipeline import source
 from pipeline.quantizers import Outcome, Spec
+from pipeline.source import files as source
 
 
 def quantize(spec: Spec, out: Path) -> Outcome:

@@ -17,10 +17,10 @@ from pydantic import Field, model_validator
 
 from pipeline import paths
 from pipeline.errors import RecipeError
-from pipeline.parsing import parse, unknown
 from pipeline.recipe.base import Strict, Weights
 from pipeline.recipe.ladder import rungs
 from pipeline.recipe.long_context import LEAST, LongContext, LongWindows
+from pipeline.recipe.parsing import parse, unknown
 from pipeline.recipe.quality import BY_WEIGHTS, Divergence, Evaluate, Gate, Items, Perplexity, TaskItems, first_windows
 from pipeline.recipe.source import Calibration, Model, PromptSet
 from pipeline.recipe.speed import Benchmark, Price, Serve, Slo

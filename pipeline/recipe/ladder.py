@@ -16,26 +16,13 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from pipeline.parsing import describe
+from pipeline.capabilities import ENGINES
 from pipeline.recipe.base import Weights
+from pipeline.recipe.parsing import describe
 from pipeline.recipe.variant import Variant
 
-AUTO = {
-    "openvino": ["int4 g128", "int4 g64", "int4 g128 awq+se", "int4 g64 awq+se", "int4 g64 ratio 0.8 awq+se", "int8"],
-    "vllm": [
-        "compressed-tensors g128",
-        "auto-round g128 format awq",
-        "compressed-tensors g64",
-        "auto-round g64 format awq",
-        "compressed-tensors g32",
-        "compressed-tensors int8 activations int8",
-    ],
-}
-FASTER = {"openvino": ["int8 activations int8 smooth_quant 0.8"], "vllm": []}
-DEFAULT = {"openvino": "openvino"}  # the quantizer, where an engine has an obvious one
 WORDS: dict[str, tuple[str, Any]] = {"se": ("scale_estimation", True), "sym": ("symmetric", True), "asym": ("symmetric", False)}
 SWITCHES = [name for name, field in Variant.model_fields.items() if bool in get_args(field.annotation)]
-QUANTIZERS_THERE = (("vllm", "awq"), ("vllm", "gptq"))  # and settings of OpenVINO's
 FIXED = {"engine", "target", "ladder", "goal"}
 BITS = {"bf16": 16, "int8": 8, "int4": 4, "nf4": 4, "mxfp4": 4, "fp8": 8, "int2": 2}
 SCALE_BITS = {"int4": 16, "nf4": 16, "mxfp4": 8}  # of a group
@@ -56,7 +43,8 @@ def rungs(variant: Variant) -> list[Variant]:
 
 
 def _auto(variant: Variant) -> list[str]:
-    return AUTO[variant.engine] + (FASTER[variant.engine] if variant.goal == "fastest" else [])
+    engine = variant.served_by
+    return [*engine.ladder, *(engine.faster if variant.goal == "fastest" else ())]
 
 
 def _rung(step: str | dict[str, Any], common: dict[str, Any], engine: str, number: int) -> Variant:
@@ -64,7 +52,7 @@ def _rung(step: str | dict[str, Any], common: dict[str, Any], engine: str, numbe
     own = _words(step, engine, rung) if isinstance(step, str) else step
     if fixed := sorted(FIXED & own.keys()):
         raise ValueError(f"{rung}: {fixed[0]} is the same for all rungs. Give it beside the ladder")
-    asked = {"quantizer": DEFAULT.get(engine), "weights": "int4", **common, **own}
+    asked = {"quantizer": ENGINES[engine].quantizer, "weights": "int4", **common, **own}
     if asked["quantizer"] is None:
         raise ValueError(f"{rung}: quantizer: missing, which {engine!r} has no usual one of. Name one, such as awq or gptq")
     try:
@@ -94,9 +82,9 @@ def _word(words: list[str], engine: str) -> tuple[str, Any]:
         key = "weights"
     elif size := re.fullmatch(r"g(-?\d+)", word):
         key, value = "group_size", int(size[1])
-    elif word in SWITCHES and (engine, word) not in QUANTIZERS_THERE:
+    elif word in SWITCHES and word not in ENGINES[engine].own_words:
         key, value = word, True
-    elif word in Variant.model_fields and words and (engine, word) not in QUANTIZERS_THERE:
+    elif word in Variant.model_fields and words and word not in ENGINES[engine].own_words:
         key, value = word, _value(words.pop(0))
     return key, value
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
+from pipeline.capabilities import ENGINES, Engine
 from pipeline.recipe.base import Count, KvCache, Share, Strict, Weights
 
+if TYPE_CHECKING:
+    EngineName = str
+else:
+    EngineName = Literal[tuple(ENGINES)]
 USUAL_GROUP, MXFP4_GROUP = 128, 32  # of publications and checkpoints; of the format
 # With groups of 128 these are off the front of size and quality, beside AutoRound (benchmarks/results/quality.md).
 FINE_GROUP, FINE = 32, ("gptq", "awq", "auto-gptq", "autoawq")
@@ -28,7 +33,7 @@ Ladder = Annotated[Annotated[list[str | dict[str, Any]], Field(min_length=1)] | 
 class Variant(Strict):
     """One artifact: engine, quantizer and its settings. Without a quantizer: the unquantized model on that engine."""
 
-    engine: Literal["openvino", "vllm"]
+    engine: EngineName
     target: Literal["cpu", "cuda", "xpu"] = Field("cpu", description="the device it is made for: speed elsewhere decides nothing")
     quantizer: str | None = None
     weights: Weights = "bf16"
@@ -80,15 +85,22 @@ class Variant(Strict):
             raise ValueError(f"goal: found {self.goal!r}, which needs a ladder. Add ladder: auto, or remove it")
         if self.ladder is None and (self.quantizer is None) != (self.weights == "bf16"):
             raise ValueError("a quantizer needs 'weights' of 8 bits or fewer, and low-bit 'weights' need a quantizer")
-        if self.engine == "openvino" and self.target == "cuda":
-            raise ValueError("target: found 'cuda', OpenVINO runs on 'cpu' and 'xpu'")
+        if self.target not in self.served_by.targets:
+            on = " and ".join(map(repr, self.served_by.targets))
+            raise ValueError(f"target: found {self.target!r}, {self.served_by.name} runs on {on}")
         if self.group_size == 0:
             raise ValueError("group_size: found 0, expected a number of columns, or -1 for one group per channel")
         if self.ladder is None and self.quantizer is None and self.settings():
             raise ValueError(f"{sorted(self.settings())} mean nothing without a quantizer")
-        if self.engine != "openvino" and self.kv_cache:
-            raise ValueError(f"kv_cache: found {self.kv_cache!r}; only OpenVINO's is set by variant. Remove it")
+        if self.kv_cache and not self.served_by.own_kv_cache:
+            own = " and ".join(engine.name for engine in ENGINES.values() if engine.own_kv_cache)
+            raise ValueError(f"kv_cache: found {self.kv_cache!r}; only {own}'s is set by variant. Remove it")
         return self
+
+    @property
+    def served_by(self) -> Engine:
+        """What its engine can do."""
+        return ENGINES[self.engine]
 
     @property
     def groups_of(self) -> int:

@@ -27,7 +27,7 @@ class Record(BaseModel):
 
 
 class Seal(Record):
-    """Of a record: the SHA-256 of what it says, and of each record that it was made from. See pipeline/seals."""
+    """Of a record: the SHA-256 of what it says, and of each record that it was made from. See pipeline/evidence/seals."""
 
     made_from: dict[str, str]
     sha256: str

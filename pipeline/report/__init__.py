@@ -1,4 +1,13 @@
-"""Records -> the report of a recipe or an audit: a page, the same as Markdown and JSON, and a card per artifact."""
+"""Records -> the report of a recipe or an audit: a page, the same as Markdown and JSON, and a card per artifact.
+
+summary       the records of every variant, joined: what the JSON report holds; distribution is its quantiles of KL
+comparison    variants side by side: measures are the figures, matched who is like for like, recommendation who is best in what,
+              ship the first card; changes sets two runs beside each other
+document      the report's content, built once of sections, notes, tables and charts (content): tables, speed_tables, provenance,
+              chart_pareto, chart_forest, chart_divergence, chart_speed, over theme and words
+page, markdown, terminal   the three that render it; card and compare_terminal take parts of it
+metrics       a few numbers for DVC
+"""
 
 from __future__ import annotations
 
@@ -6,9 +15,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import artifact, paths
+from pipeline import paths
 from pipeline.recipe import Recipe
-from pipeline.records import Summary, write_text
+from pipeline.records import Summary, artifact, write_text
 
 if TYPE_CHECKING:
     from pipeline.report.summary import Judged

@@ -6,9 +6,11 @@ import math
 from typing import NamedTuple
 
 from pipeline import paths
-from pipeline.benchmark import performance, rounds, statistics
+from pipeline.benchmark import performance, statistics
 from pipeline.errors import ArtifactError
-from pipeline.judge import evaluation_of
+from pipeline.evidence import settings
+from pipeline.evidence.candidate import Candidate
+from pipeline.evidence.evaluations import evaluation_of
 from pipeline.recipe import Recipe
 from pipeline.records import (
     Accuracy,
@@ -73,14 +75,14 @@ def of(name: str, recipe: Recipe, judged: dict[str, Judged]) -> Summary:
 
 def _judged(name: str, recipe: Recipe, variant: str, reference: Evaluation) -> Judged:
     manifest = read(paths.manifest(name, variant), Manifest)
-    evaluation = evaluation_of(name, variant, paths.place(name, variant))
+    evaluation = evaluation_of(Candidate(name, variant, recipe, paths.place(name, variant)))
     verdict = read(paths.verdict(name, variant), Verdict)
     benchmark = read(paths.benchmark(name, variant), Benchmark)
     if verdict.candidate_sha256 != evaluation.artifact_sha256 or verdict.reference_sha256 != reference.artifact_sha256:
         raise ArtifactError(f"{paths.verdict(name, variant)}: made from another evaluation. Run: dvc repro gate@{name}--{variant}")
     if benchmark.measured and benchmark.artifact_sha256 != evaluation.artifact_sha256:
         raise ArtifactError(f"{paths.benchmark(name, variant)}: of another artifact. Run: dvc repro benchmark@{name}")
-    if benchmark.measured and benchmark.requested != rounds.requested(recipe, variant):
+    if benchmark.measured and benchmark.requested != settings.timed_under(recipe, variant):
         raise ArtifactError(
             f"{paths.benchmark(name, variant)}: under other settings than the recipe's. Run: dvc repro report@{name}"
         )

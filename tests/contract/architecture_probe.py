@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
-from pipeline import architecture, engines, tokens
+from pipeline import engines
 from pipeline.errors import CheckpointError
 from pipeline.recipe import Serve
+from pipeline.source import architecture, tokens
 from tests import families
 
 DOWN, QUERY = "model.layers.1.mlp.down_proj.weight", "model.layers.0.self_attn.q_proj.weight"

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import environments
-from pipeline.registries import Entry
+from pipeline.release.registries import Entry
+from pipeline.runtime import environments
 from tests import registry_servers
 from tests.bundles import make_bundle
 from tests.conftest import ROOT

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from pipeline.quantizers import coverage
+from pipeline.source import coverage
 
 
 def by_logits(source: str, rows: list[list[int]]) -> dict[str, list[int]]:

@@ -10,7 +10,8 @@ import os
 import sys
 from pathlib import Path
 
-from pipeline import engines, fidelity
+from pipeline import engines
+from pipeline.formats import fidelity
 from tests.contract.probe import SERVE, gathered
 
 

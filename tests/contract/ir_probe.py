@@ -1,4 +1,4 @@
-"""Runs inside the openvino environment: writes small IRs with known weights and tells what pipeline.layers sees in them.
+"""Runs inside the openvino environment: writes small IRs with known weights and tells what pipeline.formats.layers sees in them.
 
 python -m tests.contract.ir_probe FOLDER OUT.json
 """
@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline import layers, rounding
 from pipeline.errors import ArtifactError
+from pipeline.formats import layers, rounding
 
 LAYER = "model.layers.0.mlp.down_proj"
 NAME = f"self.{LAYER}.weight"

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy
 
-from pipeline import engines, fidelity, quantizers
+from pipeline import engines, quantizers
 from pipeline.engines.scoring import Request, score
+from pipeline.formats import fidelity
 from pipeline.recipe import Serve, Variant
 
 SERVE = Serve(max_model_len=256, max_num_seqs=8, max_num_batched_tokens=256, kv_cache_gib=1, eager=True)

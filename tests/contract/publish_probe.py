@@ -12,8 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.artifact import hash_files
-from pipeline.registries import Entry, open_registry
+from pipeline.records.artifact import hash_files
+from pipeline.release.registries import Entry, open_registry
 
 
 def main(url: str, *modules: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import environments
+from pipeline.runtime import environments
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.engine

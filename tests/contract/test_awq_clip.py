@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import environments
+from pipeline.runtime import environments
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.engine

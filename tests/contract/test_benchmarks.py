@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import environments
+from pipeline.runtime import environments
 
 pytestmark = pytest.mark.engine
 WHERE = {

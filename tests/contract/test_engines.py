@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import engines, environments
+from pipeline import engines
+from pipeline.runtime import environments
 from tests.conftest import ROOT
 from tests.contract.conftest import TINY, run_probe
 from tests.contract.probe import SERVE, choices, probe, sequences

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import process
 from pipeline.recipe import Variant
+from pipeline.runtime import process
 from tests.conftest import ROOT
 
 

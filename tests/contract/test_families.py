@@ -18,13 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from pipeline import engines, environments, process, quantizers
-from pipeline.checkpoint import linear_shapes
+from pipeline import engines, quantizers
 from pipeline.errors import QuantgateError, RecipeError
 from pipeline.quantizers import families, refusal
 from pipeline.quantizers.table import OPENVINO, SERVED
 from pipeline.recipe import Variant
 from pipeline.records import Samples, read
+from pipeline.runtime import environments, process
+from pipeline.source.checkpoint import linear_shapes
 from tests.conftest import ROOT
 from tests.contract.probe import sequences
 from tests.contract.test_quantizers import ENGINE_ACTIVATIONS_APART, ENGINE_APART, LIKELY, Asked, name

@@ -5,6 +5,7 @@ The delays are tens to hundreds of milliseconds, so that the 2 % allowed here me
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -18,12 +19,17 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline import checkpoint, paths, records, serving, stages
-from pipeline.benchmark import remote, statistics
+from pipeline import paths, records
+from pipeline.benchmark import statistics
+from pipeline.engines import serving
 from pipeline.errors import EvaluationError
-from pipeline.process import Session
+from pipeline.evidence import opened
+from pipeline.evidence.candidate import Candidate
 from pipeline.recipe import Serve, Slo
 from pipeline.records import Replay, Trace, TracedRequest
+from pipeline.runtime.process import Session
+from pipeline.source import checkpoint
+from pipeline.stages import benchmark_http
 from tests.conftest import ROOT
 from tests.http_server import Behaviour, Running, running
 
@@ -174,7 +180,7 @@ def test_vllm_serve_is_started_and_stopped_even_when_interrupted(
     with pytest.raises(KeyboardInterrupt), serving.served(CHECKPOINT, SERVE, "tiny", tmp_path) as server:
         nothing_left += children()
         assert len(nothing_left) >= 3
-        assert remote._only_model(server.url) == "tiny"
+        assert benchmark_http._only_model(server.url) == "tiny"
         assert 1 < server.load_s < 300
         assert 3e8 < server.memory.stop().resident_bytes < 2e10
         raise KeyboardInterrupt
@@ -183,7 +189,7 @@ def test_vllm_serve_is_started_and_stopped_even_when_interrupted(
 HELD = """
 import sys, time
 from pathlib import Path
-from pipeline import serving
+from pipeline.engines import serving
 from pipeline.recipe import Serve
 with serving.served(Path(sys.argv[1]), Serve.model_validate_json(sys.argv[2]), "tiny", Path(sys.argv[3])):
     print("up", flush=True)
@@ -214,14 +220,14 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path, root: Path) -> None
 def short_plan(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The integration run's tiny recipe, with two short repeats."""
     monkeypatch.chdir(tiny_run)
-    whole = stages.open_variant
+    whole = opened.candidate
 
-    def shortened(name: str, variant: str) -> Any:
-        recipe, found = whole(name, variant)
-        plan = recipe.benchmark.model_copy(update={"concurrency": [2, 4], "repeats": 2, "open_loop": [0.5]})
-        return recipe.model_copy(update={"benchmark": plan}), found
+    def shortened(name: str, variant: str) -> Candidate:
+        found = whole(name, variant)
+        plan = found.recipe.benchmark.model_copy(update={"concurrency": [2, 4], "repeats": 2, "open_loop": [0.5]})
+        return dataclasses.replace(found, recipe=found.recipe.model_copy(update={"benchmark": plan}))
 
-    monkeypatch.setattr(stages, "open_variant", shortened)
+    monkeypatch.setattr(opened, "candidate", shortened)
 
 
 def test_a_variant_is_timed_on_vllm_serve(
@@ -244,7 +250,7 @@ def test_a_variant_is_timed_on_vllm_serve(
 
 def test_an_openvino_variant_is_timed_on_a_given_server_and_says_what_is_not_known(short_plan: None) -> None:
     with running(Behaviour(0.02, 0.002, text_only=True, models=("one",))) as server:
-        remote.benchmark_http("tiny", "ov-int4", server.url.removesuffix("/v1"), None)
+        benchmark_http.run("tiny", "ov-int4", server.url.removesuffix("/v1"), None)
     record = records.read(paths.http("tiny", "ov-int4"), records.Benchmark)
     assert (record.artifact_sha256, record.machine, record.versions) == (None, {}, {})
     profile = record.profiles["deployed"]
@@ -253,6 +259,6 @@ def test_an_openvino_variant_is_timed_on_a_given_server_and_says_what_is_not_kno
     assert all(level.failed == 0 for level in profile.levels)
     assert any("not verified" in notice for notice in record.notices)
     assert any("16 of 16 requests had another number of prompt tokens" in notice for notice in record.notices)
-    source, _ = checkpoint.open_pinned("tiny", stages.open_recipe("tiny").model)
+    source, _ = checkpoint.open_pinned("tiny", opened.recipe("tiny").model)
     words = json.loads((source / "tokenizer.json").read_text())["model"]["vocab"]
     assert any(word in server.arrived[0].body["prompt"] for word in words if len(word) > 2)

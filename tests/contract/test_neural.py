@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import environments
+from pipeline.runtime import environments
 from tests.conftest import ROOT
 
 SCALE, ZERO = 0.02, 131  # as in the probe, which this environment cannot import: it needs torch

@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import artifact, engines, layers, paths, process, quantizers
+from pipeline import engines, paths, quantizers
+from pipeline.formats import layers
 from pipeline.quantizers import refusal
 from pipeline.quantizers.table import REFUSED, SERVED, Refused, Served
 from pipeline.recipe import Variant
+from pipeline.records import artifact
+from pipeline.runtime import process
 from tests.conftest import ROOT
 from tests.contract.conftest import TINY, run_probe
 

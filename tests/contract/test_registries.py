@@ -18,18 +18,18 @@ import pytest
 import s3fs
 
 from pipeline import paths
-from pipeline.artifact import hash_files
 from pipeline.errors import RegistryError
 from pipeline.records import File
-from pipeline.registries import Entry, Registry, open_registry, split
+from pipeline.records.artifact import hash_files
+from pipeline.release.registries import Entry, Registry, open_registry, split
 from tests import registry_servers
 from tests.bundles import WEIGHTS, fetched, make_bundle, publish
 from tests.conftest import ROOT
 from tests.registry_servers import KINDS, Served, use
 
 BYTES = 17 << 20  # several parts of an upload to S3 and to an OCI registry
-MODULES = {"folder": "pipeline.registries.folder", "s3": "s3fs", "oci": "pipeline.registries.oci_client", "mlflow": "mlflow",
-           "hub": "pipeline.registries.hub"}  # fmt: skip
+OURS = "pipeline.release.registries"
+MODULES = {"folder": f"{OURS}.folder", "s3": "s3fs", "oci": f"{OURS}.oci_client", "mlflow": "mlflow", "hub": f"{OURS}.hub"}
 KILLS = [pytest.param(3, id="3-kills"), pytest.param(20, id="20-kills", marks=pytest.mark.thorough)]
 
 
@@ -285,7 +285,9 @@ def test_nobody_there(scheme: str, entry: Entry) -> None:
     [("s3://bucket", "s3fs", "s3"), ("oci://host/models", "oras", "oci"), ("mlflow+http://host", "mlflow", "mlflow")],
 )
 def test_a_missing_package_names_its_extra(url: str, module: str, extra: str) -> None:
-    script = f"import sys; sys.modules[{module!r}] = None; from pipeline.registries import open_registry; open_registry({url!r})"
+    script = (
+        f"import sys; sys.modules[{module!r}] = None; from pipeline.release.registries import open_registry; open_registry({url!r})"
+    )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert f"RegistryError: {module}: not installed here" in done.stderr.replace("pipeline.errors.", "")
     assert f"pip install 'quantgate[{extra}]'" in done.stderr

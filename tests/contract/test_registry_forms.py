@@ -11,9 +11,9 @@ import pytest
 import requests
 
 from pipeline import paths
-from pipeline.artifact import hash_files
 from pipeline.errors import RegistryError
-from pipeline.registries import Entry, open_registry
+from pipeline.records.artifact import hash_files
+from pipeline.release.registries import Entry, open_registry
 from tests import registry_servers, token_server
 from tests.bundles import WEIGHTS, fetched, make_bundle, publish
 from tests.registry_servers import Served, use

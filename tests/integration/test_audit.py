@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import environments, paths
+from pipeline import paths
 from pipeline.records import Evaluation, Manifest, Verdict, read
+from pipeline.runtime import environments
 from tests.conftest import ROOT, command
 from tests.contract.conftest import TINY
 

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import environments, paths
+from pipeline import paths
 from pipeline.records import Summary, read
 from pipeline.report.card import PORT, render
+from pipeline.runtime import environments
 
 pytestmark = pytest.mark.engine
 START_S = 300

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import cli, paths
 from pipeline.errors import ArtifactError, SignoffError
-from pipeline.signoff import log
+from pipeline.release.signoff import log
 from tests import release
 from tests.conftest import command
 from tests.release import ADA, PASS, key

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import environments, paths, process, records
+from pipeline import paths, records
 from pipeline.gate import long_context
+from pipeline.runtime import environments, process
 from tests import evaluations as make
 from tests.conftest import ROOT
 from tests.panel.items import BENIGN, DAMAGES

@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline import artifact, paths
-from pipeline.records import Benchmark, Checkpoint, Evaluation, Manifest, Rounding, Verdict, read
+from pipeline import paths
+from pipeline.records import Benchmark, Checkpoint, Evaluation, Manifest, Rounding, Verdict, artifact, read
 from tests.conftest import command
 
 pytestmark = pytest.mark.engine

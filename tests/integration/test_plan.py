@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import estimate, paths, recipe
-from pipeline.estimate import Counted, workload
+from pipeline import paths, recipe
+from pipeline.planning import estimate
+from pipeline.planning.estimate import Counted, workload
 from pipeline.records import Evaluation, StageCost, Texts, Workload, read
 
 pytestmark = pytest.mark.engine

@@ -16,7 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline import artifact, deploy, paths
+from pipeline import paths
+from pipeline.records import artifact
+from pipeline.release import deploy
 from tests import release
 from tests.conftest import command
 from tests.integration.test_card import START_S, free_port

@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline import layers, quantizers
+from pipeline import quantizers
+from pipeline.formats import layers
 from pipeline.quantizers.export import add_tokenizer, export
 from pipeline.recipe import Variant
 from pipeline.records import Samples, read

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.checkpoint import source_tensors
 from pipeline.quantizers.rounding import round_to_nearest
+from pipeline.source.checkpoint import source_tensors
 
 INDEX = "model.safetensors.index.json"
 HEAD = "lm_head.weight"

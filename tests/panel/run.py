@@ -21,11 +21,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifact, environments, judge, looks, paths, process, records
+from pipeline import paths, records
 from pipeline import recipe as recipes
 from pipeline.errors import CalibrationError
+from pipeline.evidence import settings
 from pipeline.recipe import Recipe, Variant
-from pipeline.records import Status
+from pipeline.records import Status, artifact
+from pipeline.runtime import environments, process
+from pipeline.stages import evaluate
+from pipeline.stages import gate as gate_stage
 from tests.panel.items import BENIGN, DAMAGES, Item
 
 AUTOAWQ = Path("artifacts/autoawq")
@@ -68,7 +72,7 @@ def build(name: str, items: list[Item]) -> Iterator[Item]:
     recipe = recipes.load(name)
     with artifact.stage_folder(f"panel.{name}") as folder:
         jobs = [_job(name, recipe, item, folder) for item in items if item.made in ("artifact", "checkpoint", "recipe")]
-        stored = _build(jobs, folder)
+        stored = _build(jobs, folder) if jobs else {}
         for item in items:
             if item.made == "calibration":
                 yield item
@@ -157,10 +161,10 @@ def _remove(name: str, variant: str) -> None:
 
 def judged(name: str, item: Item) -> tuple[Status, str]:
     with _claimed(name, item):
-        judge.evaluate(name, variant_name(item))
+        evaluate.run(name, variant_name(item))
     with _claimed(name, dataclasses.replace(item, settings={} if item.made == "serve" else item.settings)):
         _as_asked(name, item)
-        looks.decide(name, variant_name(item))
+        gate_stage.run(name, variant_name(item))
     verdict = records.read(paths.verdict(name, variant_name(item)), records.Verdict)
     wrong = [check for check in verdict.checks if check.status == verdict.status] if verdict.status != "PASS" else []
     return verdict.status, reasons(wrong) if wrong else closest(verdict)
@@ -170,7 +174,9 @@ def _as_asked(name: str, item: Item) -> None:
     """The gate refuses an evaluation under other serving settings than the recipe's; here that is what is tried."""
     path = paths.evaluation(name, variant_name(item))
     evaluation = records.read(path, records.Evaluation)
-    evaluation.model_copy(update={"requested": judge.requested(recipes.load(name), variant_name(item), item.engine)}).write(path)
+    evaluation.model_copy(
+        update={"requested": settings.evaluated_under(recipes.load(name), variant_name(item), item.engine)}
+    ).write(path)
 
 
 @contextmanager

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import paths, tensors
+from pipeline import paths
 from pipeline.records import Evaluation, read
+from pipeline.source import tensors
 from tests.build import write_safetensors
 from tests.conftest import REAL, ROOT, command, make_project
 from tests.real import prepare

@@ -12,10 +12,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pipeline.checkpoint import linear_shapes, source_tensors
 from pipeline.errors import QuantizeError
 from pipeline.quantizers import Outcome, Spec
 from pipeline.quantizers.export import copy_companions
+from pipeline.source.checkpoint import linear_shapes, source_tensors
 
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
 

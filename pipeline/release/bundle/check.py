@@ -1,0 +1,205 @@
+"""Is a bundle what was signed, does its chain hold, and is it signed off? By a policy of the reader's own.
+
+Raises Tampered naming what is wrong, Rejected for a bundle that is whole and not, or no longer, approved.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pipeline import gate, paths
+from pipeline.errors import ArtifactError, QuantgateError, Rejected, Tampered
+from pipeline.evidence import seals
+from pipeline.evidence.evaluations import joined
+from pipeline.gate import limits
+from pipeline.records import File, artifact
+from pipeline.release import signing
+from pipeline.release.bundle import bom, layout, serve, statements
+from pipeline.release.bundle.assemble import PREDICATE
+from pipeline.release.bundle.layout import Told
+from pipeline.release.registries import Entry
+from pipeline.release.signoff import case, log, subject
+from pipeline.release.signoff.policy import Policy
+from pipeline.release.signoff.standing import Case, Standing, standing
+
+LARGEST_SIGNATURE = 64 * 2**20  # bytes
+
+
+@dataclass(frozen=True)
+class Signed:
+    """What a publisher signed: the entry, and every other file of the bundle."""
+
+    entry: Entry
+    by: str
+    files: list[File]
+
+
+@dataclass(frozen=True)
+class Checked:
+    signed: Signed
+    told: Told
+    standing: Standing
+
+
+def signature(text: str, rules: Policy, now: datetime.datetime, what: str) -> Signed:
+    """Believes a bundle's signature. Raises Tampered, also for names of files that would leave the folder."""
+    found = signing.opened(text, f"{what}: {paths.SIGNATURE}")
+    by = signing.signed_by(found, rules.keys(rules.publishers, now), f"{what}: {paths.SIGNATURE}")
+    try:
+        said = found.statement["predicate"]
+        sizes = {str(name): int(size) for name, size in said["size_bytes"].items()}
+        entry = Entry(said["recipe"], said["variant"], said["version"])
+        named = [(str(one["name"]), str(one["digest"]["sha256"])) for one in found.statement["subject"]]
+        files = [File(path=name, size_bytes=sizes[name], sha256=sha256) for name, sha256 in named]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Tampered(f"{what}: {paths.SIGNATURE}: not the statement of a bundle ({error!r}).") from error
+    if found.statement.get("predicateType") != PREDICATE or said.get("by") != by:
+        raise Tampered(f"{what}: {paths.SIGNATURE}: not the statement of a bundle by {by}.")
+    for name, _ in named:
+        if not _is_safe(name):
+            raise Tampered(f"{what}: {paths.SIGNATURE}: lists {name!r}, which is no file inside the bundle.")
+    return Signed(entry, by, files)
+
+
+def _is_safe(name: str) -> bool:
+    path = PurePosixPath(name)
+    plain = name == path.as_posix() and "\\" not in name and "\0" not in name and name != paths.SIGNATURE
+    return plain and not path.is_absolute() and not {"..", "."} & set(path.parts) and bool(path.parts)
+
+
+def check(bundle: Path, rules: Policy, now: datetime.datetime, recheck: bool = False) -> Checked:
+    """Checks everything; a rejection in the log of the project that the reader stands in counts too.
+
+    With `recheck` the verdict is decided again from the raw evaluations by the gate of this project.
+    """
+    signed = _whole(bundle, rules, now)
+    evidence = layout.evidence(bundle)
+    try:
+        told = layout.told(evidence)
+        again = statements.make(evidence)
+        wrong = _ours(bundle, signed, told)
+    except QuantgateError as error:
+        raise Tampered(f"{bundle}: its records cannot be read: {error}") from error
+    wrong += [what for what, holds in _chain(signed, told).items() if not holds]
+    wrong += _statements(bundle, again, rules, now)
+    wrong += seals.broken(evidence)
+    if recheck and _decided_again(told) != told.verdict.model_copy(update={"seal": None}).dumps():
+        wrong.append("the verdict is not what the evaluations give")
+    if wrong:
+        raise Tampered(f"{bundle}: its chain does not hold:\n  " + "\n  ".join(wrong))
+    return Checked(signed, told, _standing(bundle, evidence, told, rules, now))
+
+
+def _whole(bundle: Path, rules: Policy, now: datetime.datetime) -> Signed:
+    """Every file is there as it was signed, and no other."""
+    where = bundle / paths.SIGNATURE
+    try:
+        found = {path.relative_to(bundle).as_posix(): path for path in artifact.walk(bundle)}
+    except ArtifactError as error:
+        raise Tampered(str(error)) from error
+    links = [name for name, path in found.items() if path.is_symlink()]
+    if links:
+        raise Tampered(f"{bundle}: links are no part of a bundle: {', '.join(links)}")
+    odd = [name for name, path in found.items() if not (path.is_file() or path.is_dir())]
+    if odd:
+        raise Tampered(f"{bundle}: neither files nor folders: {', '.join(odd)}")
+    if not where.is_file() or where.stat().st_size > LARGEST_SIGNATURE:
+        raise Tampered(f"{bundle}: not a signed bundle: {paths.SIGNATURE} is missing or too large.")
+    signed = signature(_text(where), rules, now, str(bundle))
+    listed = [*signed.files, artifact.hash_file(where, paths.SIGNATURE)]
+    folders = {parent.as_posix() for file in listed for parent in PurePosixPath(file.path).parents}
+    wrong = [f"{name}: a folder of nothing that is signed" for name, path in found.items() if path.is_dir() and name not in folders]
+    wrong += artifact.differences(bundle, listed, "the signature")
+    if wrong:
+        raise Tampered(f"{bundle}: not the bundle that {signed.by} signed:\n  " + "\n  ".join(wrong))
+    return signed
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except UnicodeDecodeError as error:
+        raise Tampered(f"{path}: not UTF-8 text.") from error
+
+
+def _chain(signed: Signed, told: Told) -> dict[str, bool]:
+    """What must be so for the records to be of these files and of each other, by what is wrong otherwise."""
+    manifest, evaluation = told.manifest, told.evaluation
+    model = [file for file in signed.files if file.path != layout.CARD and PurePosixPath(file.path).parts[0] != str(layout.OURS)]
+    made, source = artifact.digest(manifest.files), artifact.digest(told.checkpoint.files)
+    entry, floor = signed.entry, told.floor
+    named = [(record.recipe, record.variant) for record in (manifest, evaluation, told.verdict, told.benchmark)]
+    return {
+        "the records are of another recipe or variant": set(named) == {(entry.recipe, entry.variant)},
+        "the manifest is of other model files": sorted(map(str, model)) == sorted(map(str, manifest.files)),
+        "the artifact was made from another checkpoint": manifest.checkpoint_sha256 == source,
+        "the artifact was calibrated on other samples": manifest.samples_sha256 == told.samples.sha256,
+        "the evaluation is of another artifact": evaluation.artifact_sha256 == made,
+        "the evaluation is against another reference": not evaluation.logprobs_sha256
+        or evaluation.logprobs_sha256 == told.reference.logprobs_sha256,
+        "the added items are of another artifact": told.extension.artifact_sha256 == made,
+        "the reference is of another checkpoint": told.reference.artifact_sha256 == source,
+        "the noise floor is of another engine": floor is None or floor.engine == manifest.engine,
+        "the verdict is of another artifact": told.verdict.candidate_sha256 == made,
+        "the verdict is against another checkpoint": told.verdict.reference_sha256 == source,
+        "the benchmark is of another artifact": not told.benchmark.measured or told.benchmark.artifact_sha256 == made,
+    }
+
+
+def _ours(bundle: Path, signed: Signed, told: Told) -> list[str]:
+    """What is below quantgate/ follows from the records: made again here, and compared. Reports and policy are for people alone."""
+    origins = {origin.environment: origin.environment_sha256 for origin in (told.evaluation.origin, told.manifest.origin)}
+    files = {file.path: file.sha256 for file in signed.files}
+    known = {
+        layout.STATEMENTS,
+        layout.SIGNOFF,
+        layout.POLICY,
+        layout.SERVE,
+        layout.BOM,
+        *layout.REPORTS,
+        *map(layout.pins, origins),
+    }
+    ours = [path for path in map(PurePosixPath, files) if path.parts[0] == str(layout.OURS)]
+    wrong = [
+        f"{path}: no part of a bundle" for path in ours if Path(path) not in known and path.parent != PurePosixPath(layout.RECORDS)
+    ]
+    for environment, sha256 in origins.items():
+        if files.get(layout.pins(environment).as_posix()) != sha256:
+            wrong.append(f"{layout.pins(environment)}: not the packages that the records name")
+    for path, make in ((layout.SERVE, serve.render), (layout.BOM, bom.make)):
+        if path.as_posix() not in files or _text(bundle / path) != make(told):
+            wrong.append(f"{path}: not what the records give")
+    return wrong
+
+
+def _statements(bundle: Path, again: list[dict[str, object]], rules: Policy, now: datetime.datetime) -> list[str]:
+    """The statements must be signed, and be what the records give."""
+    lines = _text(bundle / layout.STATEMENTS).splitlines() if (bundle / layout.STATEMENTS).is_file() else []
+    found = []
+    for number, line in enumerate(lines, 1):
+        what = f"{bundle}: {layout.STATEMENTS}: line {number}"
+        opened = signing.opened(line, what)
+        signing.signed_by(opened, rules.keys(rules.publishers, now), what)
+        found.append(opened.statement)
+    same = found == json.loads(json.dumps(again))
+    return [] if same else [f"{layout.STATEMENTS}: not what the records give"]
+
+
+def _decided_again(told: Told) -> str:
+    candidate = told.evaluation.model_copy(update={"tasks": joined(told.evaluation.tasks, told.extension.tasks)})
+    return gate.decide(told.reference, candidate, told.floor, limits.of(told.recipe, told.variant)).dumps()
+
+
+def _standing(bundle: Path, evidence: Mapping[str, Path], told: Told, rules: Policy, now: datetime.datetime) -> Standing:
+    manifest, where = told.manifest, bundle / layout.SIGNOFF
+    entries = log.parse(_text(where) if where.is_file() else "", f"{bundle}: {layout.SIGNOFF}")
+    about = subject.of(manifest.recipe, manifest.variant, evidence)
+    subject_case = Case(about, told.verdict.status, case.failing(told.verdict, told.performance))
+    found = standing(entries, rules, subject_case, now, heard=log.read(manifest.recipe, manifest.variant))
+    if not found.approved:
+        raise Rejected(f"{bundle}: {manifest.recipe}/{manifest.variant}: {found.words}: {'; '.join(found.reasons)}")
+    return found

@@ -1,0 +1,48 @@
+"""serve.yaml: the exact settings under which an artifact was measured, and what starts its engine with them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pipeline.errors import ArtifactError
+from pipeline.recipe import Serve, Strict
+from pipeline.recipe.parsing import parse
+from pipeline.release.bundle.layout import Told
+
+HEADER = "# The settings under which this artifact was measured. `quantgate serve` starts its engine with them.\n"
+
+
+class Settings(Strict):
+    """`serve` are the recipe's words; `measured` what the engine itself said of its settings while it was measured."""
+
+    engine: str
+    device: str
+    serve: Serve
+    measured: dict[str, Any]
+
+
+def render(told: Told) -> str:
+    """Raises ArtifactError if the artifact was never measured as it serves."""
+    if "deployed" not in told.evaluation.views:
+        raise ArtifactError(f"{told.manifest.recipe}/{told.manifest.variant}: not measured as it serves (no view 'deployed')")
+    name = told.manifest.variant
+    serve = told.recipe.with_variant(name, told.variant).serve_for(name)
+    settings = Settings(
+        engine=told.manifest.engine,
+        device=told.benchmark.device or told.manifest.device,
+        serve=serve,
+        measured=told.evaluation.views["deployed"].settings,
+    )
+    stream, yaml = io.StringIO(), YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.dump(settings.model_dump(mode="json"), stream)
+    return HEADER + stream.getvalue()
+
+
+def read(path: Path) -> Settings:
+    """Raises RecipeError naming key and value."""
+    return parse(path, Settings)

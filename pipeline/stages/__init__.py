@@ -1,0 +1,1 @@
+"""One file a DVC stage, by its name, with a function `run`; in the control environment."""

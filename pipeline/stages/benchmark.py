@@ -1,0 +1,200 @@
+"""The benchmark stage: every variant that passed, and every unquantized one, in rounds. Control side.
+
+A round replays the closed loads on every variant; the next round goes through them backwards (A B B A), so that a machine that
+slows down falls on all of them. The open loads follow in rounds of their own, at rates that the closed ones reached. A variant
+stays loaded between its turns as long as memory has room for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+from tqdm import tqdm
+
+from pipeline import engines, paths, records
+from pipeline.benchmark import statistics
+from pipeline.evidence import keeping, opened, seals, settings
+from pipeline.recipe import Recipe
+from pipeline.records import Benchmark, Profile, Replay, Trace, artifact
+from pipeline.runtime import machine
+from pipeline.runtime.process import Session
+
+ENGINE_BYTES = 2e9  # an engine besides its weights and KV cache, generously
+MEMORY_PER_SIZE = 1.5  # resident bytes of a loaded artifact over its size on disk
+
+
+class Turn(NamedTuple):
+    """A variant in one of its profiles."""
+
+    variant: str
+    profile: str
+
+
+@dataclass
+class Measured:
+    """What has been found of one turn so far."""
+
+    load_s: list[float] = field(default_factory=list)
+    peaks_bytes: list[int] = field(default_factory=list)
+    replays: list[Replay] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def run(name: str) -> None:
+    """The benchmark stage: a record and the raw timings of every variant, also of those that did not pass."""
+    recipe = opened.recipe(name)
+    words = {variant: records.read_text(paths.gate(name, variant)).strip() for variant in recipe.variants}
+    passed = [v for v, word in words.items() if word == "PASS" or recipe.variants[v].quantizer is None]
+    measure(name, recipe, passed)
+    for variant in recipe.variants.keys() - set(passed):
+        _write_unmeasured(name, recipe, variant, f"the gate says {words[variant]}")
+
+
+def measure(name: str, recipe: Recipe, variants: list[str]) -> None:
+    """Times these variants against each other and writes their records."""
+    trace, before = records.read(paths.trace(name), Trace), machine.describe()
+    with artifact.stage_folder(f"benchmark@{name}") as folder:
+        found = _rounds(name, recipe, variants, folder)
+    for variant in variants:
+        _write(name, recipe, variant, trace, {turn.profile: m for turn, m in found.items() if turn.variant == variant}, before)
+
+
+def _rounds(name: str, recipe: Recipe, variants: list[str], folder: Path) -> dict[Turn, Measured]:
+    turns = [Turn(variant, profile) for variant in variants for profile in _profiles(recipe, variant)]
+    found = {turn: Measured() for turn in turns}
+    pool = _Pool(name, recipe, folder, found)
+    closed: list[dict[str, Any]] = [{"concurrency": concurrency} for concurrency in recipe.benchmark.concurrency]
+    deployed = [turn for turn in turns if turn.profile == "deployed"]
+    total = len(turns) + (len(deployed) if recipe.benchmark.open_loop else 0)
+    try:
+        with tqdm(total=total * recipe.benchmark.repeats, desc="benchmark", unit="turn", mininterval=2) as bar:
+            _take_turns(turns, recipe, pool, lambda turn: closed, found, bar)
+            if recipe.benchmark.open_loop:
+                _take_turns(deployed, recipe, pool, lambda turn: _open_loads(recipe, found[turn].replays), found, bar)
+        pool.close()
+    finally:
+        pool.kill()
+    return found
+
+
+def _profiles(recipe: Recipe, variant: str) -> list[str]:
+    """vLLM has no precision of its own to take away: as deployed it is what OpenVINO's is matched to."""
+    own = recipe.benchmark.matched and recipe.variants[variant].served_by.own_precision and recipe.serve.precision == "engine"
+    return ["deployed", "matched"] if own else ["deployed"]
+
+
+def _take_turns(
+    turns: list[Turn],
+    recipe: Recipe,
+    pool: _Pool,
+    loads: Callable[[Turn], list[dict[str, Any]]],
+    found: dict[Turn, Measured],
+    bar: Any,
+) -> None:
+    """All repeats of some loads, the variants taking turns: A B B A."""
+    asked = {turn: loads(turn) for turn in turns}
+    for repeat in range(recipe.benchmark.repeats):
+        for turn in turns if repeat % 2 == 0 else reversed(turns):
+            answer = pool.open(turn).ask({"loads": asked[turn], "repeat": repeat})
+            found[turn].replays += [Replay.model_validate(replay) for replay in answer["replays"]]
+            bar.update()
+
+
+def _open_loads(recipe: Recipe, closed: list[Replay]) -> list[dict[str, Any]]:
+    """At fractions of the requests per second that all repeats of the closed loop reached."""
+    reached = statistics.highest_rate(closed)
+    return [{"fraction": part, "rate_per_s": part * reached} for part in recipe.benchmark.open_loop]
+
+
+class _Pool:
+    """Sessions that stay open while memory has room; the one that waited longest is closed first."""
+
+    def __init__(self, name: str, recipe: Recipe, folder: Path, found: dict[Turn, Measured]) -> None:
+        self._name, self._recipe, self._folder, self._found = name, recipe, folder, found
+        self._open: dict[Turn, Session] = {}
+
+    def open(self, turn: Turn) -> Session:
+        session = self._open.pop(turn, None) or self._start(turn)
+        self._open[turn] = session  # last of the dictionary: used last
+        return session
+
+    def _start(self, turn: Turn) -> Session:
+        model, manifest = keeping.verified(paths.place(self._name, turn.variant))
+        needed = MEMORY_PER_SIZE * manifest.size_bytes + self._recipe.serve.kv_cache_gib * (1 << 30) + ENGINE_BYTES
+        while self._open and psutil.virtual_memory().available < needed:
+            self._finish(next(iter(self._open)))
+        engine = self._recipe.variants[turn.variant].engine
+        serve = self._recipe.serve_for(turn.variant)
+        if turn.profile == "matched":
+            serve = serve.model_copy(update={"precision": "bf16", "kv_cache": None})
+        job = {"engine": engine, "artifact": str(model), "serve": serve.model_dump(), "trace": str(paths.trace(self._name))}
+        request = self._folder / f"{turn.variant}.{turn.profile}.json"
+        session = Session(engines.ENGINES[engine].environment, "session", job, request)
+        self._open[turn] = session
+        self._found[turn].load_s.append(session.ask()["load_s"])
+        return session
+
+    def _finish(self, turn: Turn) -> None:
+        session, found = self._open[turn], self._found[turn]
+        last = session.finish()
+        found.settings, found.versions = last["settings"], last["versions"]
+        del self._open[turn]
+        found.peaks_bytes.append(session.close())
+
+    def close(self) -> None:
+        for turn in list(self._open):
+            self._finish(turn)
+
+    def kill(self) -> None:
+        for session in self._open.values():
+            session.close()
+
+
+def _write(name: str, recipe: Recipe, variant: str, trace: Trace, found: dict[str, Measured], host: dict[str, Any]) -> None:
+    manifest = records.read(paths.manifest(name, variant), records.Manifest)
+    profiles = {
+        profile: Profile(
+            settings=measured.settings,
+            load_s=statistics.estimate(measured.load_s),
+            peak_memory_bytes=max(measured.peaks_bytes),
+            levels=statistics.levels(measured.replays, recipe.benchmark.slo),
+        )
+        for profile, measured in found.items()
+    }
+    digest = artifact.digest(manifest.files)
+    raw = {profile: measured.replays for profile, measured in found.items()}
+    timings = records.Timings(recipe=name, variant=variant, artifact_sha256=digest, replays=raw)
+    timed = Benchmark(
+        recipe=name,
+        variant=variant,
+        engine=manifest.engine,
+        over="in process",
+        measured=True,
+        reason="the gate says PASS" if manifest.quantizer else "the baseline of its engine",
+        requested=settings.timed_under(recipe, variant),
+        artifact_sha256=digest,
+        device=found["deployed"].settings["device"],
+        size_bytes=manifest.size_bytes,
+        versions=found["deployed"].versions,
+        machine=host,
+        trace_sha256=trace.sha256,
+        profiles=profiles,
+        costs=statistics.costs(profiles["deployed"], recipe.benchmark.price),
+        notices=statistics.notices(profiles),
+    )
+    keeping.keep_timings(timings, timed)
+    for level in statistics.closed_levels(profiles["deployed"]):
+        print(f"{variant}: {level.output_tokens_per_s.median:.1f} tokens/s at concurrency {level.concurrency}")
+
+
+def _write_unmeasured(name: str, recipe: Recipe, variant: str, reason: str) -> None:
+    engine = recipe.variants[variant].engine
+    untimed = Benchmark(recipe=name, variant=variant, engine=engine, over="in process", measured=False, reason=reason)
+    seals.sealed(untimed, {}).write(paths.benchmark(name, variant))
+    paths.timings(name, variant).unlink(missing_ok=True)
+    print(f"{variant}: not benchmarked: {reason}")

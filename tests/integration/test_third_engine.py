@@ -1,0 +1,111 @@
+"""A third engine, by one new file and one row: from its recipe to the report, and started as `serve` starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.runtime import environments
+from tests.conftest import command, commit_all, make_project
+
+pytestmark = pytest.mark.engine
+
+FILE = '''"""transformers as an engine."""
+
+from pipeline.engines.reference import ReferenceEngine
+
+
+class ThirdEngine(ReferenceEngine):
+    """Greedy, one request after another."""
+'''
+ROW = """
+ENGINES["third"] = Engine(
+    scores="pipeline.engines.third:ThirdEngine",
+    serves="pipeline.engines.third:ThirdEngine",
+    weights="pipeline.engines.third:ThirdEngine",
+    environment="openvino",
+    packages=("torch", "transformers"),
+    name="Third",
+    title="transformers",
+    artifact_format=SAFETENSORS,
+    targets=("cpu",),
+    driven_on=("cpu",),
+    own_precision=False,
+    own_kv_cache=False,
+    shares_prefixes=True,
+    serves_http=False,
+    takes_token_ids=False,
+    fuses=False,
+    divisor=1,
+    quantizer=None,
+    own_words=(),
+    ladder=("rounding int8",),
+    faster=(),
+    hub_library="transformers",
+    costs=Costs(
+        deployed=Passes(5, 10, "float32", {"bf16": 0.65}),
+        weights=Passes(2, 10, "float32", {"bf16": 0.65}),
+        base_bytes=0.5e9,
+        logits_bytes=0.13e9,
+        step_s=0.01,
+        load_s=5,
+        keeps_quantized=False,
+        takes_cache=False,
+    ),
+)
+"""
+RECIPE = """model: {path: recipes/tiny/checkpoint}
+calibration: {prompts: tiny-prompts, samples: 16, tokens: 64, seed: 0}
+evaluate:
+  perplexity: {texts: [tiny-text], window: 256}
+  divergence: {positions: 4080, windows: 16}
+  tasks: {world_facts: 64}
+  task_path: recipes/tiny/tasks
+gate:
+  perplexity_ratio: {bf16: 1.005, int8: 1.05}
+  mean_kl: {bf16: 0.001, int8: 0.02}
+  p99_kl: {bf16: 0.02, int8: 0.3}
+  top1_agreement: {bf16: 0.9, int8: 0.8}
+  accuracy_drop: {bf16: 0.05, int8: 0.3}
+  task_drop: {bf16: 0.05, int8: 0.3}
+serve: {max_model_len: 512, max_num_seqs: 8, max_num_batched_tokens: 2048, kv_cache_gib: 1}
+benchmark: {concurrency: [1], prompt_tokens: 16, output_tokens: 4, requests: 4, repeats: 2}
+variants:
+  third-bf16: {engine: third}
+  third-int8: {engine: third, quantizer: rounding, weights: int8}
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_project(tmp_path_factory.mktemp("third"))
+    (folder / "pipeline" / "engines" / "third.py").write_text(FILE)
+    with (folder / "pipeline" / "capabilities.py").open("a") as table:
+        table.write(ROW)
+    (folder / "recipes" / "third.yaml").write_text(RECIPE)
+    return folder
+
+
+def test_from_recipe_to_report(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    commit_all()
+    for words in (("quantgate", "index"), ("quantgate", "plan", "third"), ("dvc", "repro", "--keep-going", "report@third")):
+        done = command(*words)
+        assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads(Path("artifacts/reports/third.json").read_text())
+    assert list(summary["variants"]) == ["third-bf16", "third-int8"]
+    for row in summary["variants"].values():
+        assert (row["verdict"]["status"], row["benchmark"]["measured"]) == ("PASS", True)
+    assert "transformers" in Path("artifacts/cards/third/third-int8.md").read_text()
+
+
+def test_it_is_started_as_it_was_measured(project: Path) -> None:
+    question = json.dumps({"engine": "third", "artifact": "artifacts/models/third/third-bf16", "serve": {"max_model_len": 64}})
+    words = [str(environments.python("openvino")), "-m", "pipeline.release.prompting", question]
+    done = subprocess.run(words, cwd=project, input="The\n", capture_output=True, text=True, check=False, env={**os.environ})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
