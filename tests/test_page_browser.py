@@ -209,6 +209,6 @@ def test_it_prints_on_a4_on_few_pages(opened: Any) -> None:
     assert found.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not found.locator("nav").is_visible()
     assert found.locator("#pareto-speed .narrow").is_visible()
-    assert not found.locator("#pareto-speed .wide").is_visible()  # two charts a row
+    assert not found.locator("#pareto-speed .wide").is_visible()  # several charts a row
     assert found.locator("#verdicts table").first.is_visible()
     assert not found.locator("#margins details table").is_visible()  # what is drawn is not printed twice

@@ -3,6 +3,7 @@ decide nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -47,9 +48,9 @@ class Chart(NamedTuple):
 
 
 class Charts(NamedTuple):
-    """With their figures as a table, unless a table beside them has them all."""
+    """With their figures as a table, unless a table beside them has them all. Only the page draws them, which takes seconds."""
 
-    charts: list[Chart]
+    draw: Callable[[], list[Chart]]
     table: Table | None = None
 
 

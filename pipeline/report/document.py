@@ -44,7 +44,7 @@ def document(summary: Summary) -> Document:
     headline, facts, verdict = first_card(summary)
     sections = [
         Section("Verdicts and recommendations", _verdicts(summary), "verdicts"),
-        Section("Quality against speed and size", [Note(TRADEOFFS), *_charts(chart_pareto.charts(summary))], "tradeoffs"),
+        Section("Quality against speed and size", [Note(TRADEOFFS), Charts(lambda: chart_pareto.charts(summary))], "tradeoffs"),
         Section("How much of its margin each variant uses", _margins(summary), "margins"),
         Section("Divergence, position by position", _divergence(summary), "divergence"),
         Section("Throughput and latency", _speed(summary), "speed"),
@@ -114,19 +114,14 @@ def recommendations(summary: Summary) -> Table:
     return table("Recommendations, among the quantized variants that passed", ["For", "Serve", "Because"], rows)
 
 
-def _charts(charts: list[Chart], figures: Table | None = None) -> list[Block]:
-    return [Charts(charts, figures)] if charts else [Note("Not measured.")]
-
-
 def _margins(summary: Summary) -> list[Block]:
-    return [Note(MARGINS), *_charts(chart_forest.charts(summary.variants), tables.checks(summary.variants))]
+    return [Note(MARGINS), Charts(lambda: chart_forest.charts(summary.variants), tables.checks(summary.variants))]
 
 
 def _divergence(summary: Summary) -> list[Block]:
     rows = summary.variants
-    drawn = _charts(chart_divergence.charts(summary), tables.divergence(rows))
-    tails = tables.tails(rows)
-    return [Note(DIVERGENCE), *drawn, *([Fold(tails.caption, [tails])] if tails else [])]
+    drawn, tails = Charts(lambda: chart_divergence.charts(summary), tables.divergence(rows)), tables.tails(rows)
+    return [Note(DIVERGENCE), drawn, *([Fold(tails.caption, [tails])] if tails else [])]
 
 
 def _speed(summary: Summary) -> list[Block]:
@@ -137,7 +132,7 @@ def _speed(summary: Summary) -> list[Block]:
         told = f"{len(noted.rows)} things may have changed these figures; those taken on a busy machine say so."
         blocks.append(Note(told, "warning"))
         blocks.append(Fold(noted.caption, [noted]))
-    blocks += _charts([*chart_speed.curves(summary), *chart_speed.goodput(summary)], speed_tables.levels(rows))
+    blocks.append(Charts(lambda: [*chart_speed.curves(summary), *chart_speed.goodput(summary)], speed_tables.levels(rows)))
     if found := speed_tables.percentiles(rows):
         blocks.append(Fold(found.caption, [found]))
     if over_http:
@@ -146,8 +141,10 @@ def _speed(summary: Summary) -> list[Block]:
 
 
 def _resources(summary: Summary) -> list[Block]:
-    charts = [*chart_speed.resources(summary), *chart_speed.costs(summary)]
-    return _charts(charts, speed_tables.resources(summary.variants))
+    def draw() -> list[Chart]:
+        return [*chart_speed.resources(summary), *chart_speed.costs(summary)]
+
+    return [Charts(draw, speed_tables.resources(summary.variants))]
 
 
 def compared(section: SideBySide) -> Section:
