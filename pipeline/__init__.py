@@ -7,7 +7,7 @@ The data's way, one room a step; a later room may import an earlier one, never t
     recipe/       what was asked for, parsed strictly once: source, variant, ladder, quality, long_context, speed, over base;
                    defaults: of the sections that it leaves out
                   parsing: a dictionary into a record, or one clear error
-    records/      what is written and read between the steps: made, measured, judged, timed, signed, spent, over base
+    records/      what is written and read between the steps: made, measured, judged, timed, signed, spent, reported, over base
                   artifact: hash, verify, move into place
     runtime/      where a job runs
                   environments, dvc_command: one pinned set a tool family; `dvc` as it is started there
@@ -48,7 +48,7 @@ The data's way, one room a step; a later room may import an earlier one, never t
                   provenance, revision: what a stage's work rests on; what git says of it
                   evaluations, current: what was measured, the verdict that follows, and whether a stored one still holds
                   inventory, clean: what lies in artifacts/, how large and how judged; what no recipe names any more
-    report/       records -> summary -> comparison, page, Markdown, model cards, metrics
+    report/       records -> summary -> one content (document) -> page, Markdown, terminal, model cards; metrics
     stages/       one file a DVC stage, by its name, with `run`, in the control environment: pin, calibrate, reference, quantize,
                   evaluate, gate, trace, benchmark, report, require
                   measuring: the job and the record that the measuring stages share

@@ -11,7 +11,27 @@ from typing import Any
 import numpy as np
 
 from pipeline import gate
-from pipeline.records import Benchmark, Cost, Estimate, Evaluation, Latency, Level, Performance, Profile, Verdict
+from pipeline.records import (
+    Benchmark,
+    CalibrationSet,
+    Checkpoint,
+    Cost,
+    Estimate,
+    Evaluation,
+    File,
+    Latency,
+    Layers,
+    Level,
+    Manifest,
+    Performance,
+    Profile,
+    Rounding,
+    ScoredReference,
+    Summary,
+    VariantSummary,
+    Verdict,
+)  # fmt: skip
+from pipeline.report.comparison import compare
 from pipeline.report.distribution import kl_distribution
 from tests import evaluations as make
 
@@ -53,47 +73,36 @@ PERFORMANCE = {
 }
 
 
-def summary() -> dict[str, Any]:
+def rows() -> dict[str, Any]:
+    """The variants as JSON, for tests to change."""
     reference = make.reference(NLL, [make.draws(SCORES, task) for task in TASKS])
-    rows = {name: _variant(name, reference) for name in VARIANTS}
-    for row in rows.values():
-        row["size_ratio"] = row["size_bytes"] / 1600e6
-        row["speedup"] = {}
-    return {
-        "recipe": "example",
-        "checkpoint": {
-            "repo": "someone/model",
-            "revision": "0" * 40,
-            "path": None,
-            "architecture": "LlamaForCausalLM",
-            "dtype": "BF16",
-            "parameters": 8 * 10**8,
-            "files": [{"path": "model.safetensors", "size_bytes": 16 * 10**8, "sha256": "a" * 64}],
-        },
-        "calibration": {
-            "prompts": "prompts",
-            "seed": 0,
-            "prompts_used": 9,
-            "sha256": "b" * 64,
-            "overlap": 0.0004,
-            "overlap_limit": 0.05,
-            "rows": 64,
-        },
-        "limits": {
+    return {name: _variant(name, reference) for name in VARIANTS}
+
+
+def summary(variants: dict[str, Any] | None = None, goal: str = "smallest") -> Summary:
+    found = {name: VariantSummary.model_validate(row) for name, row in (rows() if variants is None else variants).items()}
+    return Summary(
+        recipe="example",
+        goal=goal,
+        checkpoint=Checkpoint(
+            repo="someone/model", revision="0" * 40, path=None, architecture="LlamaForCausalLM", dtype="BF16", parameters=8 * 10**8,
+            files=[File(path="model.safetensors", size_bytes=16 * 10**8, sha256="a" * 64)],
+        ),
+        calibration=CalibrationSet(
+            prompts="prompts", seed=0, prompts_used=9, sha256="b" * 64, overlap=0.0004, overlap_limit=0.05, rows=64
+        ),
+        limits={
             "mean_kl": {"bf16": 0.001, "int8": 0.002, "int4": 0.02, "int2": 0.02},
             "length_ratio": [0.9, 1.1],
             "confidence": 0.95,
             "on_inconclusive": "block",
         },
-        "reference": {
-            **_quality(),
-            "settings": {"reference": {"dtype": "float32"}},
-            "versions": {"torch": "2.13.0"},
-            "wall_s": 18.0,
-        },
-        "variants": rows,
-        "comparison": _comparison(rows),
-    }
+        reference=ScoredReference(
+            **_quality(), settings={"reference": {"dtype": "float32"}}, versions={"torch": "2.13.0"}, wall_s=18.0
+        ),
+        variants=found,
+        comparison=compare(goal, found),
+    )  # fmt: skip
 
 
 def _variant(name: str, reference: Evaluation) -> dict[str, Any]:
@@ -107,14 +116,16 @@ def _variant(name: str, reference: Evaluation) -> dict[str, Any]:
         "answered_by": "a tool" if quantizer else "nothing",
         "weights": weights,
         "size_bytes": megabytes * 10**6,
+        "size_ratio": megabytes / 1600,
+        "speedup": {},
         **_quality(),
         "verdict": verdict.model_dump(mode="json"),
         "performance": PERFORMANCE[name].model_dump(mode="json"),
         "benchmark": benchmark.model_dump(mode="json"),
         "http": _http(benchmark) if name == "ov-int4" else None,
-        "kl_distribution": kl_distribution(found),
+        "kl_distribution": {text: one.model_dump(mode="json") for text, one in kl_distribution(found).items()},
         "flipped": _flipped(verdict),
-        "manifest": _manifest(engine, weights, quantizer),
+        "manifest": _manifest(name, engine, weights, quantizer).model_dump(mode="json"),
         "evaluation": {"settings": {"deployed": {"threads": None}}, "versions": {engine: "1.0"}, "wall_s": 17.0},
         "worst_tokens": [_worst(place) for place in range(8)] if found.views else [],
     }
@@ -217,30 +228,25 @@ def _quality() -> dict[str, Any]:
 
 def _flipped(verdict: Verdict) -> list[dict[str, Any]]:
     return [
-        {"task": task.name, "doc_id": int(name.rpartition("/")[2]), "lost": lost, "text": f"Question: {HARM}\nAnswer: → {name}"}
+        {"task": task.name, "doc_id": name.rpartition("/")[2], "lost": lost, "text": f"Question: {HARM}\nAnswer: → {name}"}
         for task in verdict.tasks
         for lost, names in ((True, task.lost), (False, task.won))
         for name in names[:15]
     ]
 
 
-ROUNDING = {"format": "openvino", "bits": 4, "group_size": 128, "symmetric": False, "outside": ["int8"]}
+ROUNDING = Rounding(format="openvino", bits=4, group_size=128, symmetric=False, outside=["int8"])
 
 
-def _manifest(engine: str, weights: str, quantizer: str | None) -> dict[str, Any]:
-    return {
-        "engine": engine,
-        "weights": weights,
-        "requested": {"group_size": 128} if quantizer else {},
-        "resolved": {"group_size": 128, "nncf": {"mode": "int4_asym"}} if quantizer else {},
-        "rounding": ROUNDING if quantizer else None,
-        "notes": ["a note"],
-        "layers": {"expected": 21, "quantized": 21, "skipped": []},
-        "stored_types": {weights: 21},
-        "versions": {"tool": "3.4.0"},
-        "wall_s": 12.0,
-        "peak_memory_bytes": 10**9,
-    }
+def _manifest(name: str, engine: str, weights: str, quantizer: str | None) -> Manifest:
+    return Manifest(
+        recipe="example", variant=name, engine=engine, device="cpu", quantizer=quantizer,
+        answered_by="a tool" if quantizer else "nothing", weights=weights, requested={"group_size": 128} if quantizer else {},
+        resolved={"group_size": 128, "nncf": {"mode": "int4_asym"}} if quantizer else {},
+        rounding=ROUNDING if quantizer else None, notes=["a note"], layers=Layers(expected=21, quantized=21, skipped=[]),
+        stored_types={weights: 21}, versions={"tool": "3.4.0"}, checkpoint_sha256="a" * 64, samples_sha256="b" * 64, files=[],
+        wall_s=12.0, peak_memory_bytes=10**9, origin=make.ORIGIN,
+    )  # fmt: skip
 
 
 def _worst(place: int) -> dict[str, Any]:
@@ -255,45 +261,4 @@ def _worst(place: int) -> dict[str, Any]:
         "probability": 0.1,
         "reference_top": " farmer",
         "top": "\n",
-    }
-
-
-def _comparison(rows: dict[str, Any]) -> dict[str, Any]:
-    metrics = [
-        {"key": "tokens_per_s_at_8", "title": "Output tokens/s at concurrency 8", "unit": "tokens/s", "better": "higher"},
-        {"key": "size_mb", "title": "Size on disk", "unit": "MB", "better": "lower"},
-    ]
-    found = [_compared(name, row) for name, row in rows.items()]
-    winners = {"tokens_per_s_at_8": "ov-int4", "size_mb": None}
-    reasons = {
-        "tokens_per_s_at_8": "ov-int4 is fastest; next is ov-int8.",
-        "size_mb": "ov-int4 and gptq-int4 cannot be told apart.",
-    }
-    section = {"note": "Every variant as its engine serves it.", "metrics": metrics, "winners": winners, "reasons": reasons}
-    return {
-        "concurrency": 1,
-        "sections": [
-            {**section, "title": "Matched: int4", "rows": [row for row in found if row["weights"] == "int4"]},
-            {**section, "title": "As deployed", "rows": found},
-        ],
-        "recommendations": [
-            {"goal": "Highest throughput", "variant": "ov-int4", "reason": "the fastest of those that passed."},
-            {"goal": "Lowest cost", "variant": None, "reason": "No variant that passed has a price."},
-        ],
-    }
-
-
-def _compared(name: str, row: dict[str, Any]) -> dict[str, Any]:
-    speed = VARIANTS[name][-1] * 8**0.7
-    return {
-        "variant": name,
-        "engine": row["engine"],
-        "weights": row["weights"],
-        "verdict": row["verdict"]["status"],
-        "performance": row["performance"]["status"],
-        "quality": {"perplexity_ratio": 1.001, "mean_kl": VARIANTS[name][4], "accuracy_drop": None},
-        "values": {
-            "tokens_per_s_at_8": {"median": speed, "low": speed * 0.97, "high": speed * 1.03} if speed else None,
-            "size_mb": {"median": row["size_bytes"] / 1e6, "low": None, "high": None},
-        },
     }

@@ -308,10 +308,10 @@ def test_another_source_is_a_recipe_of_its_own() -> None:
 
 def test_reports_say_that_it_was_made_elsewhere() -> None:
     name = "gptq-int4"
-    wide, timed = summaries.summary(), timed_summaries.summary()
-    for summary in (wide, timed):
-        summary["variants"] = {name: summary["variants"][name]}
-        summary["variants"][name]["manifest"]["taken_from"] = "owner/model@abc"
+    rows = {name: summaries.rows()[name]}, {name: timed_summaries.variants()[name]}
+    for one in rows:
+        one[name]["manifest"]["taken_from"] = "owner/model@abc"
+    wide, timed = summaries.summary(rows[0]), timed_summaries.summary(rows[1])
     assert "An audit: quantgate did not make this artifact." in page.render(wide)
     for text in (page.render(wide), markdown.render(timed), card.render(timed, name)):
         assert "Audited: made elsewhere, taken from owner/model@abc." in text

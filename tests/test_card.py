@@ -38,9 +38,7 @@ def test_a_local_or_unquantized_model_claims_no_relation() -> None:
 
 
 def test_the_licence_is_the_checkpoints() -> None:
-    summary = make.summary()
-    summary["checkpoint"]["license"] = "apache-2.0"
-    assert ModelCard(render(summary, "ov-int8")).data.license == "apache-2.0"
+    assert card("ov-int8", license="apache-2.0").data.license == "apache-2.0"
 
 
 def test_the_results_are_the_measured_ones() -> None:
@@ -59,8 +57,8 @@ def test_what_was_not_measured_is_not_in_the_results() -> None:
     found = card("rounded-int2", rows)
     assert "model-index" not in found.data.to_dict()
     assert "It did not pass: do not put it into service." in found.text
-    assert "| perplexity of text | 1.7 | not measured |" in found.text
-    assert "| accuracy on world_facts | 0.8000 ± 0.0100 (1200 items) | not measured |" in found.text
+    assert "| rounded-int2 | not measured | 0.3450 |" in found.text
+    assert "| reference (float32) | 80.0% ± 1.0% |\n| rounded-int2 | not measured |" in found.text
     assert "Its engine did not run it" in found.text
     assert "Not measured: the gate says FAIL." in found.text
     assert "```" not in found.text
@@ -68,15 +66,22 @@ def test_what_was_not_measured_is_not_in_the_results() -> None:
 
 def test_the_body_says_how_it_was_made_and_measured() -> None:
     text = card("gptq-int4").text
-    assert "**PASS**, by 9 checks" in text
-    assert "| mean_kl deployed text | **PASS** | 0.005 (0.0045 to 0.0055) | 1 |" in text
+    assert "9 of 9 checks passed" in text
+    assert "| `mean_kl deployed text` | 0.005 | 0.0045 to 0.0055 | 1 | 1% | 100 | **PASS** |" in text
     assert "mode=as asked" in text
     assert "64 rows from tiny-prompts, seed 0" in text
-    assert "gptqmodel 7.6.0" in text
+    assert "gptqmodel=7.6.0" in text
     assert "vllm 0.32.0+cpu" in text
     assert "Measured on X, 2 cores (avx2, avx512f)." in text
-    assert "| gptq-int4 | deployed | 1 | 60 (59.41 to 60.59) |" in text
+    assert "| deployed | 1 at once | 60 (59.4 to 60.6) |" in text
     assert "64 rows" not in card("vllm-bf16").text  # nothing was calibrated
+
+
+@pytest.mark.parametrize("variant", list(make.variants()))
+def test_it_is_read_on_one_screen_and_says_first_how_to_serve(variant: str) -> None:
+    text = card(variant).text.strip()
+    assert len(text.splitlines()) <= 80
+    assert re.findall(r"^## .*", text, re.MULTILINE)[0] == "## Serve it"
 
 
 def test_the_server_is_started_as_it_was_measured() -> None:

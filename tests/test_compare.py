@@ -12,41 +12,43 @@ import pytest
 from pipeline import cli, paths
 from pipeline.report.changes import changes
 from tests import timed_summaries as make
-from tests.test_comparison import section, with_variant
+from tests.test_comparison import section
 
 
 def test_two_runs_beside_each_other() -> None:
-    before, after = make.summary(), with_variant("ov-int4", speed=400, kl=0.004)
-    after["variants"]["ov-int4"]["verdict"]["candidate_sha256"] = "new"
-    after["variants"]["ov-int4"]["manifest"]["versions"]["nncf"] = "3.5.0"
-    del after["variants"]["rounded-int2"]
-    found = changes(before, after)
+    rows = make.variants()
+    rows["ov-int4"] = make.variant("ov-int4", speed=400, kl=0.004)
+    rows["ov-int4"]["verdict"]["candidate_sha256"] = "new"
+    rows["ov-int4"]["manifest"]["versions"]["nncf"] = "3.5.0"
+    del rows["rounded-int2"]
+    found = changes(make.summary(), make.summary(rows))
     changed = section(found, "ov-int4")
-    assert [one["variant"] for one in changed["rows"]] == ["ov-int4 before", "ov-int4 after"]
-    assert changed["winners"]["tokens_per_s_at_1"] == "ov-int4 after"
-    assert "Another artifact. Versions changed: nncf 3.4.0 to 3.5.0." in changed["note"]
-    assert "Mean KL deployed text: 0.006 (0.0054 to 0.0066) before, 0.004 (0.0036 to 0.0044) now: better." in changed["note"]
-    assert "Perplexity ratio deployed text" in changed["note"]
-    assert "the intervals overlap" in changed["note"]
+    assert [one.variant for one in changed.rows] == ["ov-int4 before", "ov-int4 after"]
+    assert changed.winners["tokens_per_s_at_1"] == "ov-int4 after"
+    assert "Another artifact. Versions changed: nncf 3.4.0 to 3.5.0." in changed.note
+    assert "Mean KL deployed text: 0.006 (0.0054 to 0.0066) before, 0.004 (0.0036 to 0.0044) now: better." in changed.note
+    assert "Perplexity ratio deployed text" in changed.note
+    assert "the intervals overlap" in changed.note
     same = section(found, "ov-int8")
-    assert set(same["winners"].values()) == {None}
-    assert same["note"].startswith("The artifact is the same, byte for byte. Verdict: PASS, as before.")
-    assert "Only before" in section(found, "rounded-int2")["note"]
-    assert found["recommendations"] == []
+    assert set(same.winners.values()) == {None}
+    assert same.note.startswith("The artifact is the same, byte for byte. Verdict: PASS, as before.")
+    assert "Only before" in section(found, "rounded-int2").note
+    assert found.recommendations == []
 
 
 def test_two_runs_that_differ_in_more_say_so() -> None:
-    before, after = make.summary(), make.summary()
-    after["calibration"]["sha256"] = "other"
-    after["variants"]["ov-int8"]["verdict"]["status"] = "INCONCLUSIVE"
-    for one in after["variants"].values():
+    rows = make.variants()
+    rows["ov-int8"]["verdict"]["status"] = "INCONCLUSIVE"
+    for one in rows.values():
         one["benchmark"]["machine"] = {"cpu": "Y", "cores": 2}
-    found = section(changes(before, after), "ov-int8")
-    assert found["note"].startswith("The two runs differ in: calibration samples.")
-    assert "Verdict: PASS before, INCONCLUSIVE now." in found["note"]
-    assert found["winners"]["tokens_per_s_at_1"] is None
-    assert "left out" in found["reasons"]["tokens_per_s_at_1"]
-    assert found["ties"]["tokens_per_s_at_1"] == "nothing to compare"
+    after = make.summary(rows)
+    after = after.model_copy(update={"calibration": after.calibration.model_copy(update={"sha256": "other"})})
+    found = section(changes(make.summary(), after), "ov-int8")
+    assert found.note.startswith("The two runs differ in: calibration samples.")
+    assert "Verdict: PASS before, INCONCLUSIVE now." in found.note
+    assert found.winners["tokens_per_s_at_1"] is None
+    assert "left out" in found.reasons["tokens_per_s_at_1"]
+    assert found.ties["tokens_per_s_at_1"] == "nothing to compare"
 
 
 @pytest.fixture
@@ -57,8 +59,9 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     path = paths.report("tiny", "json")
     path.parent.mkdir(parents=True)
     found = make.summary()
-    path.write_text(json.dumps(found))
-    return found
+    found.write(path)
+    loaded: dict[str, Any] = json.loads(path.read_text())
+    return loaded
 
 
 def test_the_command_shows_tables_and_recommendations(report: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

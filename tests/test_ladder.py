@@ -13,7 +13,7 @@ from pipeline.evidence import opened
 from pipeline.gate import limits, texts
 from pipeline.recipe import Variant, load, rungs
 from pipeline.recipe.ladder import bits_per_weight, words
-from pipeline.records import Climb, Step
+from pipeline.records import Climb, Step, VariantSummary
 from pipeline.report import card, provenance
 from tests import timed_summaries
 from tests.timed_summaries import manifest
@@ -139,7 +139,7 @@ def test_report_and_card_show_the_way() -> None:
     last = Step(rung="openvino int8", status="PASS", reason="all checks passed", size_bytes=3_000_000, mean_kl=0.001)
     rows = timed_summaries.variants()
     rows["ov-int8"]["manifest"]["climb"] = Climb(goal="smallest", steps=[first, last], reached={}).model_dump(mode="json")
-    table = provenance.made(rows["ov-int8"])[0]
+    table = provenance.made(VariantSummary.model_validate(rows["ov-int8"]))[0]
     assert table.caption == "Way up the ladder, the smallest first"
     assert [[cell.text for cell in row][:4] for row in table.rows] == [
         ["openvino int4 g128", "FAIL at first look", "2 MB", "0.5"],

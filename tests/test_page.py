@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
-from pipeline.report import chart_forest, page, tables, theme
+from pipeline.records import Summary, VariantSummary
+from pipeline.report import chart_forest, markdown, page, tables, theme
 from pipeline.report.distribution import kl_distribution
+from pipeline.report.document import first_card
 from pipeline.report.words import number, size
 from tests import evaluations as make
 from tests import summaries
@@ -46,12 +48,12 @@ class Outline(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def summary() -> dict[str, Any]:
+def summary() -> Summary:
     return summaries.summary()
 
 
 @pytest.fixture(scope="module")
-def html(summary: dict[str, Any]) -> str:
+def html(summary: Summary) -> str:
     return page.render(summary)
 
 
@@ -60,8 +62,8 @@ def outline(html: str) -> Outline:
     return Outline(html)
 
 
-def test_the_same_summary_gives_the_same_bytes(summary: dict[str, Any], html: str) -> None:
-    assert page.render(copy.deepcopy(summary)) == html
+def test_the_same_summary_gives_the_same_bytes(summary: Summary, html: str) -> None:
+    assert page.render(Summary.model_validate_json(summary.dumps())) == html
     assert len(html.encode()) < 3e6
 
 
@@ -112,15 +114,16 @@ def test_every_chart_is_there(outline: Outline) -> None:
     assert keys == expected | latencies | {f"forest-{check}" for check in checks}
 
 
-def test_verdicts_are_said_in_words(summary: dict[str, Any], html: str) -> None:
-    said = tables.headline(summary)
-    assert said.startswith("5 of 6 variants passed the accuracy gate. Failed: rtn-int2.")
-    assert "Accurate and faster than unquantized on the same engine: ov-int8 and ov-int4." in said
-    assert "Accurate but not faster: gptq-int4." in said
+def test_verdicts_are_said_in_words(summary: Summary, html: str) -> None:
+    headline, facts, verdict = first_card(summary)
+    assert (headline, verdict) == ("Ship ov-int4: 33% of the size, mean KL 0.01, 377 tokens/s.", "pass")
+    assert "Not to be shipped: rtn-int2 (its verdict is FAIL)." in facts
     assert "accurate but not faster" in html
-    assert "Not benchmarked: the gate says FAIL" in html
-    failed = next(found for found in tables.findings(summary) if found["variant"] == "rtn-int2")
-    assert any(check["name"].startswith("mean_kl") and "beyond the limit" in check["reason"] for check in failed["checks"])
+    assert "not benchmarked: the gate says FAIL" in html
+    failed = tables.missed({"rtn-int2": summary.variants["rtn-int2"]})
+    assert failed is not None
+    assert any(row[1].text.startswith("mean_kl") and "beyond the limit" in row[3].text for row in failed.rows)
+    assert html.count("PASS, all 11 checks: ov-bf16, ov-int8, ov-int4, vllm-bf16 and gptq-int4.") == 1
 
 
 def test_white_space_in_tokens_is_visible() -> None:
@@ -129,11 +132,9 @@ def test_white_space_in_tokens_is_visible() -> None:
     assert page.breaks("a b\nc") == 'a b<span class="space">↵</span>\nc'
 
 
-def bare(summary: dict[str, Any]) -> dict[str, Any]:
+def bare(rows: dict[str, Any]) -> dict[str, Any]:
     """Nothing was measured of any variant: each could not even be loaded."""
-    found = copy.deepcopy(summary)
-    del found["comparison"]
-    for row in found["variants"].values():
+    for row in rows.values():
         check = {"name": "load", "status": "FAIL", "value": math.nan, "low": math.nan, "high": math.nan, "limit": math.nan, "n": 0,
                  "method": "load check", "reason": "a weight is NaN"}  # fmt: skip
         row["verdict"].update(status="FAIL", checks=[check], tasks=[], tails=[])
@@ -141,7 +142,7 @@ def bare(summary: dict[str, Any]) -> dict[str, Any]:
         row.update(
             perplexity={}, bits_per_byte={}, tasks={}, kl_distribution={}, worst_tokens=[], flipped=[], http=None, size_ratio=None
         )
-    return found
+    return rows
 
 
 def broken(value: Any) -> Any:
@@ -153,18 +154,9 @@ def broken(value: Any) -> Any:
     return math.nan if isinstance(value, float) else value
 
 
-@pytest.mark.parametrize("how", ["bare", "broken", "old"])
-def test_what_was_not_measured_is_said_and_never_shown_as_a_number(summary: dict[str, Any], how: str) -> None:
-    found = copy.deepcopy(summary)
-    if how == "bare":
-        found = bare(summary)
-    elif how == "broken":
-        found["variants"] = broken(found["variants"])
-    else:  # without what newer records hold
-        for row in found["variants"].values():
-            for key in ("flipped", "kl_distribution", "performance", "http"):
-                del row[key]
-    html = page.render(found)
+@pytest.mark.parametrize("how", [bare, broken])
+def test_what_was_not_measured_is_said_and_never_shown_as_a_number(how: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    html = page.render(summaries.summary(how(summaries.rows())))
     text = re.sub(r"<style>.*?</style>|<script>.*?</script>|<[^>]+>", " ", html, flags=re.DOTALL)
     assert "not measured" in text
     assert not re.search(r"\b(None|nan|NaN|inf)\b", text.replace("a weight is NaN", ""))
@@ -172,27 +164,38 @@ def test_what_was_not_measured_is_said_and_never_shown_as_a_number(summary: dict
     Outline(html)
 
 
-def test_items_without_a_text_are_named(summary: dict[str, Any]) -> None:
-    row = copy.deepcopy(summary["variants"]["ov-int4"])
-    del row["flipped"]
-    found = tables.flipped(row)
+def test_items_without_a_text_are_named() -> None:
+    row = summaries.rows()["ov-int4"]
+    row["flipped"] = [{**item, "text": ""} for item in row["flipped"]]
+    found = tables.flipped(VariantSummary.model_validate(row))
     assert found is not None
     assert found.rows[0][0].text.startswith("sums/1")
     assert found.rows[0][2].text == "text not kept"
-    assert len(found.rows) == sum(len(task["lost"]) + len(task["won"]) for task in row["verdict"]["tasks"])
 
 
 def test_shares_of_the_margin() -> None:
     check = {"status": "PASS", "n": 1, "method": "", "reason": ""}
-    rows = {"v": {"verdict": {"checks": [
+    row = summaries.rows()["ov-int4"]
+    row["verdict"]["checks"] = [
         {**check, "name": "mean_kl deployed x", "value": 0.01, "low": 0.008, "high": 0.012, "limit": 0.02},
         {**check, "name": "mean_kl weights x", "value": 0.2, "low": 0.1, "high": 0.3, "limit": 0.02, "status": "FAIL"},
         {**check, "name": "top1_agreement deployed x", "value": 0.95, "low": 0.94, "high": 0.96, "limit": 0.9},
-    ]}}}  # fmt: skip
-    divergence, agreement = chart_forest.figures(rows)
-    assert [row[5].text for row in divergence.table.rows] == ["50%", "1000%"]
-    assert [row[5].text for row in agreement.table.rows] == ["50%"]
-    assert "1 of 2 checks passed; not passed by v." in divergence.wide
+    ]
+    rows = {"v": VariantSummary.model_validate(row)}
+    assert [cells[5].text for cells in tables.checks(rows).rows] == ["50%", "1000%", "50%"]
+    assert "1 of 2 checks passed; not passed by v." in chart_forest.charts(rows)[0].wide
+
+
+def test_a_busy_machine_is_said_beside_each_figure() -> None:
+    rows = summaries.rows()
+    rows["ov-int4"]["benchmark"]["profiles"]["deployed"]["levels"][2]["others_share"] = 0.3
+    summary = summaries.summary(rows)
+    assert summary.comparison.ship is not None and summary.comparison.ship.busy
+    busy = [row[0].text for row in tables.verdicts(summary).rows if any(cell.busy for cell in row)]
+    assert busy == ["ov-int4"]
+    assert "377 (366 to 389) (busy)" in markdown.render(summary)
+    assert '<span class="busy"' in page.render(summary)
+    assert '<span class="busy"' not in page.render(summaries.summary())
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -224,7 +227,7 @@ def test_every_colour_of_a_chart_changes_in_dark_mode(html: str) -> None:
 
 def test_numbers() -> None:
     assert [number(value) for value in (1234.5, 0.012345, -0.5, 6.4e-6, 0, None, math.nan)] == [
-        "1,234", "0.01235", "\u22120.5", "6.4\u00d710⁻⁶", "0", "not measured", "not measured",
+        "1,230", "0.0123", "\u22120.5", "6.4\u00d710⁻⁶", "0", "not measured", "not measured",
     ]  # fmt: skip
     assert [size(value) for value in (12, 834_000, 1.61e6, 16e9, None)] == ["12 B", "834 kB", "1.61 MB", "16 GB", "not measured"]
 
@@ -233,11 +236,11 @@ def test_distribution_keeps_the_quantiles_that_the_positions_support() -> None:
     nll, tasks = summaries.NLL, [make.draws(summaries.SCORES)]
     kl = (summaries.RANDOM.permutation(512).reshape(make.SHAPE) + 1) / 1000
     found = kl_distribution(make.candidate(nll, tasks, kl))["x"]
-    assert found["positions"] == 512
-    assert found["largest"] == 0.512
-    assert found["quantiles"]["0.5"] == pytest.approx(0.2565)
-    assert "0.998" in found["quantiles"]
-    assert "0.999" not in found["quantiles"]
-    assert len(found["quantiles"]) <= 40
+    assert found.positions == 512
+    assert found.largest == 0.512
+    assert found.quantiles["0.5"] == pytest.approx(0.2565)
+    assert "0.998" in found.quantiles
+    assert "0.999" not in found.quantiles
+    assert len(found.quantiles) <= 40
     failed = make.candidate(nll, tasks).model_copy(update={"views": {}})
     assert kl_distribution(failed) == {}

@@ -6,7 +6,6 @@ one for the page, with quality in full.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from pipeline import records
@@ -38,6 +37,7 @@ AWQ = records.Rounding(format="awq", bits=4, group_size=128, symmetric=False, ou
 ROUNDING = records.Rounding(format="simulated", bits=2, group_size=128, symmetric=False, outside=["bf16"])
 PRICE = Price(per_hour=0.5, utilisations=[0.3, 0.6, 0.9])
 VIEWS = ("deployed", "weights")
+SPEEDUP = {"ratio": 1.5, "low": 1.45, "high": 1.55}
 
 
 def estimate(median: float, spread: float = 0.01, repeats: int = 5) -> records.Estimate:
@@ -152,10 +152,10 @@ def variant(
         "tasks": {"world_facts": {"accuracy": 0.8 - kl, "standard_error": 0.01, "n": 1200}},
         "verdict": verdict(name, kl, status).model_dump(mode="json"), "benchmark": measured.model_dump(mode="json"),
         "performance": judged.model_dump(mode="json"), "http": None,
-        "manifest": made.model_dump(mode="json", exclude={"files"}), "worst_tokens": [worst], "size_ratio": 0.5,
+        "manifest": made.model_dump(mode="json"), "worst_tokens": [worst], "size_ratio": 0.5,
         "evaluation": {"settings": {"deployed": own, "weights": {"precision": "float32"}}, "versions": measured.versions,
                        "wall_s": 17.0},
-        "speedup": {} if speed is None else {"1": 1.5, "4": 1.4},
+        "speedup": {} if speed is None else {"1": SPEEDUP, "4": {"ratio": 1.4, "low": 0.9, "high": 2.1}},
     }  # fmt: skip
 
 
@@ -172,21 +172,23 @@ def variants() -> dict[str, Any]:
     }
 
 
-def summary(rows: dict[str, Any] | None = None, **checkpoint: Any) -> dict[str, Any]:
-    """As artifacts/reports/RECIPE.json holds it. `checkpoint` changes the source: repo, revision, path."""
+def summary(rows: dict[str, Any] | None = None, goal: str = "smallest", **checkpoint: Any) -> records.Summary:
+    """As artifacts/reports/RECIPE.json holds it. `checkpoint` changes the source: repo, revision, path, license."""
     source = {"repo": None, "revision": None, "path": "recipes/tiny/checkpoint", "architecture": "LlamaForCausalLM",
               "dtype": "BF16", "parameters": 623488, "files": []}  # fmt: skip
     measured = {"perplexity": {"text": 1.7}, "bits_per_byte": {"text": 0.23},
                 "tasks": {"world_facts": {"accuracy": 0.8, "standard_error": 0.01, "n": 1200}}}  # fmt: skip
-    found = {
-        "recipe": "tiny",
-        "checkpoint": records.Checkpoint(**{**source, **checkpoint}).model_dump(mode="json"),
-        "calibration": {"prompts": "tiny-prompts", "seed": 0, "prompts_used": 253, "sha256": "samples", "overlap": 0.0004,
-                        "overlap_limit": 0.05, "rows": 64},
-        "limits": {"confidence": 0.95},
-        "reference": {**measured, "settings": {"reference": {"dtype": "float32"}}, "versions": {}, "wall_s": 18.0},
-        "variants": variants() if rows is None else rows,
-    }  # fmt: skip
-    found["comparison"] = compare(found)
-    stored: dict[str, Any] = json.loads(json.dumps(found))
-    return stored
+    made = variants() if rows is None else rows
+    found = {name: records.VariantSummary.model_validate(row) for name, row in made.items()}
+    return records.Summary(
+        recipe="tiny",
+        goal=goal,
+        checkpoint=records.Checkpoint(**{**source, **checkpoint}),
+        calibration=records.CalibrationSet(
+            prompts="tiny-prompts", seed=0, prompts_used=253, sha256="samples", overlap=0.0004, overlap_limit=0.05, rows=64
+        ),
+        limits={"confidence": 0.95},
+        reference=records.ScoredReference(**measured, settings={"reference": {"dtype": "float32"}}, versions={}, wall_s=18.0),
+        variants=found,
+        comparison=compare(goal, found),
+    )

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -71,6 +71,9 @@ class Recipe(Strict):
     gate: Gate
     serve: Serve
     benchmark: Benchmark
+    goal: Literal["smallest", "fastest", "cheapest", "closest"] = Field(
+        "smallest", description="what the report recommends among the quantized variants that passed"
+    )
     variants: Annotated[dict[str, Variant], Field(min_length=1)]
 
     @model_validator(mode="before")
@@ -99,6 +102,8 @@ class Recipe(Strict):
             )
         if self.gate.speedup and self.benchmark.repeats < 2:
             raise ValueError("benchmark.repeats: found 1, expected at least 2: gate.speedup is decided by the spread of repeats")
+        if self.goal == "cheapest" and self.benchmark.price is None:
+            raise ValueError("goal: 'cheapest' needs benchmark.price, for instance {per_hour: 0.5, currency: USD}")
         if self.gate.on_inconclusive == "extend" and not self.evaluate.extend_to:
             raise ValueError("gate.on_inconclusive: 'extend' needs evaluate.extend_to, the most items to draw of each task")
         longest = self.benchmark.prompt_tokens + self.benchmark.output_tokens

@@ -1,14 +1,23 @@
-"""Records -> the report of a recipe or an audit: a page, the same as Markdown and JSON, and a card per artifact."""
+"""Records -> the report of a recipe or an audit: a page, the same as Markdown and JSON, and a card per artifact.
+
+summary       the records of every variant, joined: what the JSON report holds; distribution is its quantiles of KL
+comparison    variants side by side: measures are the figures, matched who is like for like, recommendation who is best in what,
+              ship the first card; changes sets two runs beside each other
+document      the report's content, built once of sections, notes, tables and charts (content): tables, speed_tables, provenance,
+              chart_pareto, chart_forest, chart_divergence, chart_speed, over theme and words
+page, markdown, terminal   the three that render it; card and compare_terminal take parts of it
+metrics       a few numbers for DVC
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline import paths
 from pipeline.recipe import Recipe
-from pipeline.records import artifact, write_text
+from pipeline.records import Summary, artifact, write_text
 
 if TYPE_CHECKING:
     from pipeline.report.summary import Judged
@@ -25,8 +34,9 @@ def write(name: str, recipe: Recipe) -> None:
         write_text(paths.report(name, suffix), text)
     cards = {f"{variant}.md": card.render(summary, variant) for variant in recipe.variants}
     _write_folder(paths.card(name, "x").parent, cards)
-    _write_folder(paths.metrics(name), {f"{variant}.json": _json(row) for variant, row in metrics(summary).items()})
-    charts = [*chart_pareto.figures(summary), *chart_speed.curves(summary)]
+    flat = {f"{variant}.json": json.dumps(row, indent=1) + "\n" for variant, row in metrics(summary).items()}
+    _write_folder(paths.metrics(name), flat)
+    charts = [*chart_pareto.charts(summary), *chart_speed.curves(summary)]
     _write_folder(paths.plots(name), {f"{chart.key}.svg": theme.alone(chart.wide) for chart in charts})
 
 
@@ -41,11 +51,11 @@ def write_audit(name: str, recipe: Recipe, variant: str, judged: Judged, folder:
     write_text(folder / "card.md", card.render(summary, variant))
 
 
-def _pages(summary: dict[str, Any]) -> dict[str, str]:
+def _pages(summary: Summary) -> dict[str, str]:
     """The report in each of its forms, by suffix."""
     from pipeline.report import markdown, page
 
-    return {"json": _json(summary), "md": markdown.render(summary), "html": page.render(summary)}
+    return {"json": summary.dumps(), "md": markdown.render(summary), "html": page.render(summary)}
 
 
 def _write_folder(place: Path, files: dict[str, str]) -> None:
@@ -54,7 +64,3 @@ def _write_folder(place: Path, files: dict[str, str]) -> None:
         for name, text in files.items():
             write_text(folder / "out" / name, text)
         artifact.install(folder / "out", place)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"

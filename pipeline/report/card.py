@@ -1,4 +1,4 @@
-"""A variant's model card for the Hugging Face hub, from the report's summary alone.
+"""A variant's model card for the Hugging Face hub, from the report's summary alone: how to serve it first, then what it rests on.
 
 `render` gives README.md of a repository that holds the artifact's files. The commands in it are functions of the settings
 that were measured, so that who follows them gets what was measured; tests/integration/test_card.py runs them.
@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline import engines
-from pipeline.report import markdown_speed
-from pipeline.report.found import audited, taken_from
-from pipeline.report.markdown_parts import megabytes, table
-from pipeline.report.provenance import experts, remarks
-from pipeline.report.words import finite, number, setting
+from pipeline.records import Check, Checkpoint, Climb, Summary, VariantSummary
+from pipeline.report import markdown, speed_tables, tables
+from pipeline.report.chart_forest import KINDS, share
+from pipeline.report.content import Block, Note, Section, Table, pairs
+from pipeline.report.provenance import audited
+from pipeline.report.ship import summed_up
+from pipeline.report.words import finite, listed, setting, size
 
 PORT = 8000
 PROMPT = "Once upon a time"
@@ -22,60 +24,58 @@ LIBRARIES = {"openvino": "openvino", "vllm": "transformers"}
 ENGINES = {"openvino": "OpenVINO GenAI", "vllm": "vLLM"}
 
 
-def render(summary: dict[str, Any], variant: str) -> str:
+def render(summary: Summary, variant: str) -> str:
     from huggingface_hub import ModelCard
 
-    row = summary["variants"][variant]
+    row = summary.variants[variant]
+    sections = [
+        Section("Verdict", _verdict(variant, row)),
+        Section("Quality", _quality(summary, variant)),
+        Section("Speed", _speed(variant, row)),
+        Section("How it was made", _made(summary, row)),
+    ]
     parts = [
         f"# {title(summary, variant)}",
+        *([f"**{audited(summary)}**"] if audited(summary) else []),
         _what(summary, row),
-        "## Verdict",
-        *_verdict(row),
-        "## Quality",
-        *_quality(summary, variant),
-        "## How it was made",
-        *_made(summary, row),
-        "## Speed",
-        *_speed(variant, row),
         "## Serve it",
         *_serve(title(summary, variant), row),
+        *(part for section in sections for part in markdown.block(section, 2)),
         "## Limits",
-        _limits(summary, row),
+        markdown.points(_limits(summary, row)),
     ]
     return str(ModelCard(f"---\n{_metadata(summary, variant).to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
 
 
-def title(summary: dict[str, Any], variant: str) -> str:
+def title(summary: Summary, variant: str) -> str:
     """The model's name, and the folder's in the commands."""
-    return f"{summary['recipe']}-{variant}"
+    return f"{summary.recipe}-{variant}"
 
 
-def _metadata(summary: dict[str, Any], variant: str) -> Any:
+def _metadata(summary: Summary, variant: str) -> Any:
     from huggingface_hub import ModelCardData
 
-    row, base = summary["variants"][variant], summary["checkpoint"]["repo"]
-    quantized = row["quantizer"] is not None
-    tags = [row["engine"], *([row["weights"], row["quantizer"]] if quantized else []), "quantgate"]
-    tags += ["audited"] if taken_from(row) else []
-    results = _results(row)
+    row, base = summary.variants[variant], summary.checkpoint.repo
+    audit = row.manifest.taken_from is not None
+    tags = [row.engine, *([row.weights, row.quantizer] if row.quantizer else []), "quantgate", *(["audited"] if audit else [])]
     return ModelCardData(
         base_model=base,
-        base_model_relation="quantized" if base and quantized else None,
-        library_name=LIBRARIES[row["engine"]],
-        license=None if taken_from(row) else summary["checkpoint"]["license"],
+        base_model_relation="quantized" if base and row.quantizer else None,
+        library_name=LIBRARIES[row.engine],
+        license=None if audit else summary.checkpoint.license,
         pipeline_tag="text-generation",
         tags=tags,
         model_name=title(summary, variant),
-        eval_results=results or None,
+        eval_results=_results(row) or None,
     )
 
 
-def _results(row: dict[str, Any]) -> list[Any]:
+def _results(row: VariantSummary) -> list[Any]:
     """What was measured and is a number."""
     from huggingface_hub import EvalResult
 
-    found = [(name, "accuracy", "accuracy", task["accuracy"]) for name, task in row["tasks"].items()]
-    found += [(name, "perplexity", "perplexity per token", value) for name, value in row["perplexity"].items()]
+    found = [(name, "accuracy", "accuracy", task.accuracy) for name, task in row.tasks.items()]
+    found += [(name, "perplexity", "perplexity per token", value) for name, value in row.perplexity.items()]
     return [
         EvalResult(
             task_type="text-generation",
@@ -90,112 +90,105 @@ def _results(row: dict[str, Any]) -> list[Any]:
     ]
 
 
-def _what(summary: dict[str, Any], row: dict[str, Any]) -> str:
-    made = "unquantized" if row["quantizer"] is None else f"in {row['weights']} ({row['quantizer']}, by {row['answered_by']})"
-    checkpoint = summary["checkpoint"]
-    return (f"**{audited(summary)}**\n\n" if audited(summary) else "") + (
-        f"{_source(checkpoint)} ({checkpoint['architecture']}, {checkpoint['parameters']:,} parameters), {made}, for "
-        f"{ENGINES[row['engine']]} on {row['manifest']['device'].upper()}. {megabytes(row['size_bytes'])} on disk. Every figure "
-        "below was measured by quantgate on the engine that serves the model, against the source in float32."
+def _what(summary: Summary, row: VariantSummary) -> str:
+    made = f"in {row.weights} ({row.quantizer}, by {row.answered_by})" if row.quantizer else "unquantized"
+    checkpoint, word = summary.checkpoint, row.verdict.status
+    warning = "" if row.passed else " It did not pass: do not put it into service."
+    return (
+        f"**{word}: {summed_up(row)}.**{warning} {_source(checkpoint)} ({checkpoint.architecture}, {checkpoint.parameters:,} "
+        f"parameters), {made}, for {ENGINES[row.engine]} on {row.manifest.device.upper()}. {size(row.size_bytes)} on disk. Every "
+        "figure below was measured by quantgate on the engine that serves the model, against the source in float32."
     )
 
 
-def _source(checkpoint: dict[str, Any]) -> str:
-    if checkpoint["repo"] is None:
-        return f"A local checkpoint, `{checkpoint['path']}`"
-    return f"{checkpoint['repo']} at revision `{checkpoint['revision']}`"
+def _source(checkpoint: Checkpoint) -> str:
+    if checkpoint.repo is None:
+        return f"A local checkpoint, `{checkpoint.path}`"
+    return f"{checkpoint.repo} at revision `{checkpoint.revision}`"
 
 
-def _verdict(row: dict[str, Any]) -> list[str]:
-    verdict = row["verdict"]
-    warning = [] if verdict["status"] == "PASS" else ["It did not pass: do not put it into service."]
-    rows = [[check["name"], f"**{check['status']}**", _interval(check), _digits(check, "limit"), check["reason"]]
-            for check in verdict["checks"]]  # fmt: skip
-    head = ["check", "verdict", "measured (one-sided bounds)", "limit", "reason"]
-    return [f"**{verdict['status']}**, by {len(rows)} checks that must all pass.", *warning, table(head, rows)]
+def _verdict(variant: str, row: VariantSummary) -> list[Block]:
+    """Of each kind the check that is nearest to its limit; of those that did not pass, all."""
+    checks = row.verdict.checks
+    missed = tables.missed({variant: row})
+    passed: dict[str, list[Check]] = {}
+    for check in checks:
+        if check.status == "PASS":
+            passed.setdefault(check.kind, []).append(check)
+    kinds = {kind.name: kind for kind in KINDS}
+    nearest = [max(found, key=lambda check: share(kinds[check.kind], check, check.value) or 0.0) for found in passed.values()]
+    shown = tables.checks({variant: row.model_copy(update={"verdict": row.verdict.model_copy(update={"checks": nearest})})})
+    told = f"{sum(map(len, passed.values()))} of {len(checks)} checks passed"
+    blocks: list[Block] = [Note(f"{told}; all must. Of each kind the one that is nearest to its limit:" if nearest else f"{told}.")]
+    blocks += [_alone(shown)] if nearest else []
+    return [*blocks, *([_alone(missed)] if missed else [])]
 
 
-def _interval(check: dict[str, Any]) -> str:
-    if finite(check["value"]) is None:
-        return "not measured"
-    return f"{_digits(check, 'value')} ({_digits(check, 'low')} to {_digits(check, 'high')})"
+def _alone(found: Table) -> Table:
+    """Without the column that names the variant, and without a caption."""
+    return found._replace(caption="", columns=found.columns[1:], rows=[row[1:] for row in found.rows])
 
 
-def _digits(check: dict[str, Any], key: str) -> str:
-    """Ratios near 1 need more digits to be told apart."""
-    return number(check[key], 6 if check["name"].startswith("perplexity_ratio") else 4)
-
-
-def _quality(summary: dict[str, Any], variant: str) -> list[str]:
+def _quality(summary: Summary, variant: str) -> list[Block]:
     """Beside the source's own figures."""
-    row, reference = summary["variants"][variant], summary["reference"]
-    lines = [
-        [f"perplexity of {text}", number(reference["perplexity"][text], 5), number(row["perplexity"].get(text), 5)]
-        for text in reference["perplexity"]
-    ]
-    lines += [
-        [f"accuracy on {name}", _accuracy(task), _accuracy(row["tasks"].get(name))] for name, task in reference["tasks"].items()
-    ]
-    return ["Accuracy with its standard error.", table(["", "source in float32", variant], lines)]
+    one = summary.model_copy(update={"variants": {variant: summary.variants[variant]}})
+    return [found._replace(caption="") for found in tables.quality(one)]
 
 
-def _accuracy(task: dict[str, Any] | None) -> str:
-    return "not measured" if task is None else f"{task['accuracy']:.4f} ± {task['standard_error']:.4f} ({task['n']} items)"
+def _speed(variant: str, row: VariantSummary) -> list[Block]:
+    benchmark = row.benchmark
+    if not benchmark.measured:
+        return [Note(f"Not measured: {benchmark.reason}.")]
+    deployed = benchmark.profiles["deployed"].model_copy(update={"levels": row.levels()})
+    one = {variant: row.model_copy(update={"benchmark": benchmark.model_copy(update={"profiles": {"deployed": deployed}})})}
+    noted = f" {len(benchmark.notices)} things were noted while it was timed: see the report." if benchmark.notices else ""
+    told = f"Measured on {speed_tables.machine(benchmark)}. {row.performance.status}: {row.performance.reason}.{noted}"
+    loads, taken = speed_tables.levels(one), speed_tables.resources(one)
+    needs = [f"{column.title}: {cell.text}" for column, cell in zip(taken.columns[1:], taken.rows[0][1:], strict=True)]
+    return [Note(told), *([_alone(loads)] if loads else []), Note(f"{'; '.join(needs)}.")]
 
 
-def _made(summary: dict[str, Any], row: dict[str, Any]) -> list[str]:
-    manifest, calibration = row["manifest"], summary["calibration"]
-    calibrated = row["quantizer"] is not None and not taken_from(row)
-    scalars = {key: value for key, value in manifest["resolved"].items() if isinstance(value, (str, int, float, bool))}
-    stored = ", ".join(f"{count} {kind}" for kind, count in sorted(manifest["stored_types"].items()))
-    lines = [
-        *([["taken from", taken_from(row)]] if taken_from(row) else []),
-        ["made by", row["answered_by"]],
-        ["settings", setting(scalars)],
-        ["linear layers", f"{stored}; {len(manifest['layers']['skipped'])} skipped"],
-        *([["calibration", f"{calibration['rows']} rows from {calibration['prompts']}, seed {calibration['seed']}"]] * calibrated),
-        *([["ladder", _way(manifest["climb"])]] if manifest["climb"] else []),
-        ["versions", _versions(manifest["versions"])],
-        ["measured with", _versions(row["evaluation"]["versions"])],
-    ]
-    routed = [list(pair) for pair in experts(row)]
-    coverage = [table(["experts", "calibration tokens that each is sent, in their order"], routed)] if routed else []
-    return [table(["", ""], lines), *(f"- {note}" for note in remarks(row)), *coverage]
+def _made(summary: Summary, row: VariantSummary) -> list[Block]:
+    manifest, calibration = row.manifest, summary.calibration
+    scalars = {key: value for key, value in manifest.resolved.items() if isinstance(value, (str, int, float, bool))}
+    facts = {"taken from": manifest.taken_from} if manifest.taken_from else {}
+    facts |= {
+        "made by": row.answered_by,
+        "settings": setting(scalars),
+        "linear layers": f"{setting(manifest.stored_types)}; {len(manifest.layers.skipped)} skipped",
+    }
+    if row.quantizer is not None and not manifest.taken_from:
+        facts["calibration"] = f"{calibration.rows} rows from {calibration.prompts}, seed {calibration.seed}"
+    if manifest.climb:
+        facts["ladder"] = _way(manifest.climb)
+    if counts := [count for block in manifest.coverage.values() for count in block]:
+        facts["calibration tokens that an expert is sent"] = f"{min(counts):,} to {max(counts):,}"
+    if row.remarks:
+        facts["noted"] = "; ".join(row.remarks)
+    facts |= {"versions": setting(manifest.versions), "measured with": setting(row.evaluation.versions)}
+    return [pairs("How it was made", facts)]
 
 
-def _way(climb: dict[str, Any]) -> str:
-    return "; then ".join(f"{step['rung']}: {step['status']}" for step in climb["steps"])
+def _way(climb: Climb) -> str:
+    return "; then ".join(f"{step.rung}: {step.status}" for step in climb.steps)
 
 
-def _versions(found: dict[str, str]) -> str:
-    return ", ".join(f"{package} {version}" for package, version in found.items()) or "none recorded"
-
-
-def _speed(variant: str, row: dict[str, Any]) -> list[str]:
-    benchmark = row["benchmark"]
-    if not benchmark["measured"]:
-        return [f"Not measured: {benchmark['reason']}."]
-    one = {variant: {**benchmark, "profiles": {"deployed": benchmark["profiles"]["deployed"]}}}
-    parts = [f"Measured on {markdown_speed.machine(benchmark)}. {row['performance']['status']}: {row['performance']['reason']}."]
-    parts += [markdown_speed.levels(one, {variant: row["speedup"]}), markdown_speed.memory(one), markdown_speed.cost(one)]
-    return [part for part in [*parts, markdown_speed.notices(one)] if part]
-
-
-def _serve(folder: str, row: dict[str, Any]) -> list[str]:
-    settings = row["evaluation"]["settings"].get("deployed")
+def _serve(folder: str, row: VariantSummary) -> list[str]:
+    settings = row.evaluation.settings.get("deployed")
     if settings is None:
         return ["Its engine did not run it, so there is nothing to follow."]
-    intro = f"With these files in a folder `{folder}` and {_versions(_serving(row))}:"
-    if row["engine"] == "openvino":
+    intro = f"With these files in a folder `{folder}` and {_installed(row)}:"
+    if row.engine == "openvino":
         return [intro, block("python", openvino_code(folder, settings))]
     asking = "Then, in another terminal (`/v1/chat/completions` puts a chat template in front, where the checkpoint has one):"
     return [intro, block("sh", vllm_command(folder, settings)), asking, block("sh", vllm_request(folder))]
 
 
-def _serving(row: dict[str, Any]) -> dict[str, str]:
+def _installed(row: VariantSummary) -> str:
     """Of what was installed to measure it, the engine itself."""
-    packages = engines.ENGINES[row["engine"]].packages
-    return {name: version for name, version in row["evaluation"]["versions"].items() if name in packages}
+    packages = engines.ENGINES[row.engine].packages
+    found = [f"{name} {version}" for name, version in row.evaluation.versions.items() if name in packages]
+    return listed(found) or f"{ENGINES[row.engine]}, of a version that was not recorded"
 
 
 def block(language: str, code: str) -> str:
@@ -233,18 +226,17 @@ def vllm_request(model: str) -> str:
     return f"curl --fail http://127.0.0.1:{PORT}/v1/completions -H 'Content-Type: application/json' -d '{body}'"
 
 
-def _limits(summary: dict[str, Any], row: dict[str, Any]) -> str:
+def _limits(summary: Summary, row: VariantSummary) -> list[str]:
     """What the figures do not say."""
-    measured = [*summary["reference"]["tasks"], *summary["reference"]["perplexity"]]
-    source = summary["checkpoint"]["repo"] or "the source checkpoint"
+    measured = [*summary.reference.tasks, *summary.reference.perplexity]
+    source = summary.checkpoint.repo or "the source checkpoint"
     licence = f"What the source may be used for, this may: its licence is that of {source}."
-    if taken_from(row):
+    if row.manifest.taken_from:
         licence = f"What it may be used for, its maker and the licence of {source} say."
-    found = [
+    skipped = row.manifest.layers.skipped
+    return [
         f"The verdict is on {', '.join(measured)} and on nothing else: not on other languages, long contexts or safety.",
         "The speeds are of the machine named above. On another one, measure again.",
         licence,
+        *([f"Layers left unquantized: {', '.join(skipped)}."] if skipped else []),
     ]
-    if row["manifest"]["layers"]["skipped"]:
-        found.append(f"Layers left unquantized: {', '.join(row['manifest']['layers']['skipped'])}.")
-    return "\n".join(f"- {line}" for line in found)

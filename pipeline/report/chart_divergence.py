@@ -6,40 +6,40 @@ from typing import Any
 
 import altair as alt
 
-from pipeline.report import parts, theme
-from pipeline.report.words import finite, listed, number
+from pipeline.records import Distribution, Summary
+from pipeline.report import theme
+from pipeline.report.content import Chart
+from pipeline.report.words import listed, number
 
 LEAST_KL, LEAST_LEVEL = 1e-7, 0.1  # nearer to the reference than this is of no interest, and would fill the chart
 MARKED = {"0.5": "half of the", "0.9": "90% of the", "0.99": "99% of the", "0.999": "99.9% of the"}
-LEVELS = {"0.5": "Median", "0.9": "90%", "0.95": "95%", "0.99": "99%", "0.999": "99.9%"}
 CAPTION = "Each line falls from all positions to the few that differ most; further left is closer to the reference. Below the "
 CAPTION += "points lie 50, 90, 99 and 99.9% of the positions."
 
 
-def figures(summary: dict[str, Any]) -> list[parts.Figure]:
+def charts(summary: Summary) -> list[Chart]:
     """One per text: the share of positions that lie further from the reference than a given KL."""
-    texts: dict[str, dict[str, Any]] = {}
-    for name, row in summary["variants"].items():
-        for text, found in (row.get("kl_distribution") or {}).items():
-            if _curve(name, found.get("quantiles") or {}):
+    texts: dict[str, dict[str, Distribution]] = {}
+    for name, row in summary.variants.items():
+        for text, found in row.kl_distribution.items():
+            if _curve(name, found.quantiles):
                 texts.setdefault(text, {})[name] = found
-    names = list(summary["variants"])
-    return [_figure(f"divergence-{place}", text, found, names) for place, (text, found) in enumerate(texts.items())]
+    names = list(summary.variants)
+    return [_drawn(f"divergence-{place}", text, found, names) for place, (text, found) in enumerate(texts.items())]
 
 
-def _figure(key: str, text: str, found: dict[str, Any], names: list[str]) -> parts.Figure:
-    curves = [point for name, one in found.items() for point in _curve(name, one["quantiles"])]
+def _drawn(key: str, text: str, found: dict[str, Distribution], names: list[str]) -> Chart:
+    curves = [point for name, one in found.items() for point in _curve(name, one.quantiles)]
     label = f"Share of the positions of {text} whose KL from the reference is larger than a given one, for {listed(list(found))}."
     wide, narrow = theme.both(lambda width: _chart(curves, names, list(found), width), key, label)
-    return parts.Figure(key, f"Divergence over the positions of {text}", CAPTION, wide, narrow, _table(text, found))
+    return Chart(key, f"Divergence over the positions of {text}", CAPTION, wide, narrow)
 
 
-def _curve(name: str, quantiles: dict[str, Any]) -> list[dict[str, Any]]:
+def _curve(name: str, quantiles: dict[str, float]) -> list[dict[str, Any]]:
     curve = []
-    for level, value in quantiles.items():
-        kl = finite(value)
-        if kl is not None and kl >= LEAST_KL and float(level) >= LEAST_LEVEL:
-            label = f"{name}: at {MARKED[level]} positions KL is at most {number(kl, 3)} nats" if level in MARKED else ""
+    for level, kl in quantiles.items():
+        if kl >= LEAST_KL and float(level) >= LEAST_LEVEL:
+            label = f"{name}: at {MARKED[level]} positions KL is at most {number(kl)} nats" if level in MARKED else ""
             curve.append({"variant": name, "beyond": 1 - float(level), "kl": kl, "label": label})
     return curve
 
@@ -55,13 +55,3 @@ def _chart(curves: list[dict[str, Any]], names: list[str], shown: list[str], wid
     line = base.mark_line(strokeWidth=2, aria=False).encode(x=x, y=y, color=colour)
     dots = base.transform_filter("datum.label != ''").mark_point(size=50, filled=True, opacity=1)
     return theme.layered(line, dots.encode(x=x, y=y, color=colour, shape=shape, description="label:N"), height=320)
-
-
-def _table(text: str, found: dict[str, Any]) -> parts.Table:
-    columns = [parts.Column("Variant"), *(parts.Column(word, True) for word in (*LEVELS.values(), "Largest", "Positions"))]
-    rows = []
-    for name, one in found.items():
-        values = [one["quantiles"].get(level) for level in LEVELS] + [one.get("largest")]
-        cells = [parts.cell(number(value, 3), value) for value in values]
-        rows.append([parts.cell(name), *cells, parts.cell(f"{one.get('positions', 0):,}", one.get("positions"))])
-    return parts.Table(f"Quantiles of KL over the positions of {text}, in nats", columns, rows)

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import altair as alt
 
-from pipeline.records import Question
-from pipeline.report import parts, theme
+from pipeline.records import Check, VariantSummary
+from pipeline.report import theme
+from pipeline.report.content import Chart
 from pipeline.report.words import MISSING, finite, fixed, listed, number, percent
 
 ROW, LEFT, RIGHT = 21, -1.0, 2.0
@@ -47,64 +48,61 @@ SIGNS = {
 }
 
 
-def figures(variants: dict[str, Any]) -> list[parts.Figure]:
+def charts(variants: dict[str, VariantSummary]) -> list[Chart]:
     """One for each kind of check that was made."""
-    return [_figure(kind, found) for kind in KINDS if (found := _found(kind, variants))]
+    return [_drawn(kind, points) for kind in KINDS if (points := _points(kind, variants))]
 
 
-def _found(kind: Kind, variants: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = []
-    for name, variant in variants.items():
-        for check in variant["verdict"]["checks"]:
-            asked = Question.named(check["name"])
-            if asked.kind == kind.name:
-                rows.append({**check, "variant": name, "view": asked.view, "of": asked.of})
-    places = {row["of"] for row in rows}
-    for row in rows:
-        row["row"] = " · ".join(part for part in (row["variant"], row["view"], row["of"] if len(places) > 1 else "") if part)
-        row.update(_shares(kind, row))
-    return rows
+def _points(kind: Kind, variants: dict[str, VariantSummary]) -> list[dict[str, Any]]:
+    checks = [(name, check) for name, row in variants.items() for check in row.verdict.checks if check.kind == kind.name]
+    places = {check.of for _, check in checks}
+    points = []
+    for name, check in checks:
+        row = " · ".join(part for part in (name, check.view, check.of if len(places) > 1 else "") if part)
+        said = _said(kind, check)
+        point = {"variant": name, "row": row, "status": check.status, "said": said, "label": f"{row}: {said}, {check.status}"}
+        points.append({**point, **_shares(kind, check)})
+    return points
 
 
-def _shares(kind: Kind, check: dict[str, Any]) -> dict[str, Any]:
-    """The estimate and its bounds as shares of the margin, cut to what is drawn; None where there is none."""
-    value, limit = finite(check["value"]), finite(check["limit"])
-    if value is None or limit is None or limit == kind.neutral:
+def share(kind: Kind, check: Check, value: float) -> float | None:
+    """A value as a share of the margin; None where either is not known."""
+    if finite(value) is None or finite(check.limit) is None or check.limit == kind.neutral:
+        return None
+    return (value - kind.neutral) / (check.limit - kind.neutral)
+
+
+def _shares(kind: Kind, check: Check) -> dict[str, Any]:
+    """The estimate and its bounds as shares of the margin, cut to what is drawn."""
+    used = share(kind, check, check.value)
+    if used is None:
         return {"share": None}
-    shares = [(bound - kind.neutral) / (limit - kind.neutral) for bound in (value, *_bounds(check, value))]
-    low, high = sorted(shares[1:])
-    cut = "over" if shares[0] > RIGHT else "under" if shares[0] < LEFT else ""
-    return {"share": _cut(shares[0]), "from": _cut(low), "to": _cut(high), "cut": cut, "used": shares[0]}
+    ends = [used if (end := share(kind, check, bound)) is None else end for bound in (check.low, check.high)]
+    cut = "over" if used > RIGHT else "under" if used < LEFT else ""
+    return {"share": _cut(used), "from": _cut(min(ends)), "to": _cut(max(ends)), "cut": cut}
 
 
-def _bounds(check: dict[str, Any], value: float) -> list[float]:
-    return [value if (bound := finite(check[key])) is None else bound for key in ("low", "high")]
+def _cut(value: float) -> float:
+    return min(max(value, LEFT), RIGHT)
 
 
-def _cut(share: float) -> float:
-    return min(max(share, LEFT), RIGHT)
-
-
-def _figure(kind: Kind, found: list[dict[str, Any]]) -> parts.Figure:
-    for row in found:
-        row["said"] = _said(kind, row)
-        row["label"] = f"{row['row']}: {row['said']}, {row['status']}"
-    passed = sum(row["status"] == "PASS" for row in found)
-    others = list(dict.fromkeys(row["variant"] for row in found if row["status"] != "PASS"))
-    label = f"{kind.title}: share of the margin used by each variant. {passed} of {len(found)} checks passed"
+def _drawn(kind: Kind, points: list[dict[str, Any]]) -> Chart:
+    passed = sum(point["status"] == "PASS" for point in points)
+    others = list(dict.fromkeys(point["variant"] for point in points if point["status"] != "PASS"))
+    label = f"{kind.title}: share of the margin used by each variant. {passed} of {len(points)} checks passed"
     label += f"; not passed by {listed(others)}." if others else "."
-    wide, narrow = theme.both(lambda width: _chart(found, width), f"forest-{kind.name}", label)
-    return parts.Figure(f"forest-{kind.name}", kind.title, kind.caption, wide, narrow, _table(kind, found))
+    wide, narrow = theme.both(lambda width: _chart(points, width), f"forest-{kind.name}", label)
+    return Chart(f"forest-{kind.name}", kind.title, kind.caption, wide, narrow)
 
 
-def _said(kind: Kind, row: dict[str, Any]) -> str:
-    if finite(row["value"]) is None:
+def _said(kind: Kind, check: Check) -> str:
+    if finite(check.value) is None:
         return MISSING
-    return f"{kind.form(row['value'])} ({_interval(kind, row)}), limit {kind.form(row['limit']).removeprefix('+')}"
+    return f"{kind.form(check.value)} ({interval(kind.form, check)}), limit {kind.form(check.limit).removeprefix('+')}"
 
 
-def _interval(kind: Kind, row: dict[str, Any]) -> str:
-    return MISSING if finite(row["low"]) is None else f"{kind.form(row['low'])} to {kind.form(row['high'])}"
+def interval(form: Callable[[float], str], check: Check) -> str:
+    return MISSING if finite(check.low) is None else f"{form(check.low)} to {form(check.high)}"
 
 
 def _chart(found: list[dict[str, Any]], width: int) -> alt.LayerChart:
@@ -113,7 +111,7 @@ def _chart(found: list[dict[str, Any]], width: int) -> alt.LayerChart:
     lows, highs = [row["from"] for row in drawn], [row["to"] for row in drawn]
     domain = [min([-0.06, *lows]), max([1.25, *highs])]
     y = alt.Y("row:N", sort=order, axis=alt.Axis(title=None, labelLimit=230 if width > theme.NARROW else 150, ticks=False,
-              domain=False, 
+              domain=False,
               labelColor=theme.INK, grid=True), scale=alt.Scale(domain=order))  # fmt: skip
     axis = alt.Axis(format=".0%", title="Share of the margin used", values=[-1, -0.5, 0, 0.5, 1, 1.5, 2], grid=False)
     x = alt.X("share:Q", scale=alt.Scale(domain=domain, nice=False, zero=False), axis=axis)
@@ -159,23 +157,3 @@ def _arrow(base: alt.Chart, side: str, shape: str, x: alt.X, y: alt.Y) -> alt.Ch
     marks = base.transform_filter(f"datum.cut == '{side}'").mark_point(shape=shape, size=80, filled=True, opacity=1)
     drawn: alt.Chart = marks.encode(x=x, y=y, color=_colour(), description="label:N")
     return drawn
-
-
-def _table(kind: Kind, found: list[dict[str, Any]]) -> parts.Table:
-    columns = [parts.Column("Variant"), parts.Column("View or task"), parts.Column("Value", True), parts.Column("Interval", True),
-               parts.Column("Limit", True), parts.Column("Margin used", True), parts.Column("Items or windows", True),
-               parts.Column("Verdict")]  # fmt: skip
-    rows = [
-        [
-            parts.cell(row["variant"]),
-            parts.cell(Question("", row["view"], row["of"]).name or "all tasks"),
-            parts.cell(kind.form(row["value"]), row["value"]),
-            parts.cell(_interval(kind, row), row["low"]),
-            parts.cell(kind.form(row["limit"]), row["limit"]),
-            parts.cell(percent(row.get("used"), 0), row.get("used")),
-            parts.cell(str(row["n"]), row["n"]),
-            parts.status(row["status"]),
-        ]
-        for row in found
-    ]
-    return parts.Table(f"{kind.title}: each check of the gate", columns, rows)

@@ -7,11 +7,14 @@ the same precision (pipeline/report/matched.py).
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from pipeline import records
+from pipeline.records import ComparedRow, Comparison, SideBySide, Value, VariantSummary
 from pipeline.report import matched, measures
 from pipeline.report.measures import Figure, Figures, Metric
-from pipeline.report.recommendation import recommend
+from pipeline.report.recommendation import baselines, recommend
+from pipeline.report.ship import ship
 from pipeline.report.words import listed
 
 DEPLOYED = "Every variant as its engine serves it, with that engine's own precision of activations and KV cache. Quality is that "
@@ -19,25 +22,26 @@ DEPLOYED += "of the deployed view."
 
 
 class Decision(NamedTuple):
-    """`tie` says in a few words why there is no winner; `reason` says it, or why there is one, with the figures."""
+    """`tie` says in a few words why there is no winner; `reason` says it, or why there is one, with the figures. `leaders` are
+    those at the top that cannot be told apart."""
 
     winner: str | None
     tie: str
     reason: str
+    leaders: tuple[str, ...] = ()
 
 
 class Entry(NamedTuple):
     """A variant in one of its profiles, under the name that its row has; `view` is where its quality comes from."""
 
     label: str
-    row: dict[str, Any]
+    row: VariantSummary
     profile: str = "deployed"
     view: str = "deployed"
 
 
-def compare(summary: dict[str, Any]) -> dict[str, Any]:
-    """Sections, and a recommendation for each goal."""
-    variants: dict[str, Any] = summary["variants"]
+def compare(goal: str, variants: dict[str, VariantSummary]) -> Comparison:
+    """Sections, a recommendation for each goal, and which variant to ship for the recipe's."""
     entries = [Entry(name, row) for name, row in variants.items()]
     groups = matched.groups(variants)
     note = " ".join([DEPLOYED, *matched.left_out(variants, groups)])
@@ -45,16 +49,22 @@ def compare(summary: dict[str, Any]) -> dict[str, Any]:
     for group in groups:
         rows = [Entry(name, variants[name], profile, "weights") for name, profile in group.profiles.items()]
         sections.append(section(group.title, group.note, rows, group.withheld))
-    return {"concurrency": concurrency(entries), "sections": sections, "recommendations": recommend(variants)}
+    advice, unquantized = recommend(variants), baselines(variants)
+    return Comparison(
+        concurrency=concurrency(entries),
+        sections=sections,
+        recommendations=advice,
+        baselines=unquantized,
+        ship=ship(goal, variants, advice, unquantized),
+    )
 
 
 def concurrency(entries: list[Entry]) -> int | None:
     """The lowest, at which latency is compared; None where nothing was timed."""
-    profiles = [entry.row["benchmark"]["profiles"].get(entry.profile) for entry in entries]
-    return min((level["concurrency"] for profile in profiles if profile for level in measures.closed_levels(profile)), default=None)
+    return min((at for entry in entries for level in entry.row.levels() if (at := level.concurrency) is not None), default=None)
 
 
-def section(title: str, note: str, entries: list[Entry], withheld: str = "") -> dict[str, Any]:
+def section(title: str, note: str, entries: list[Entry], withheld: str = "") -> SideBySide:
     """`withheld` says why no row of this section may win; empty where one may."""
     found = {entry.label: measures.figures(entry.row, entry.profile, entry.view == "deployed") for entry in entries}
     barred = _barred(entries)
@@ -64,15 +74,16 @@ def section(title: str, note: str, entries: list[Entry], withheld: str = "") -> 
         values = {label: figures[metric] for label, figures in found.items() if metric in figures}
         bars = barred["timed" if metric.timed else "stored"]
         decided[metric.key] = Decision(None, "withheld", withheld) if withheld else winner(metric, values, bars)
-    return {
-        "title": title,
-        "note": note,
-        "metrics": [{"key": m.key, "title": m.title, "unit": m.unit, "better": m.better} for m in metrics],
-        "rows": [_row(entry, found[entry.label], metrics) for entry in entries],
-        "winners": {key: decision.winner for key, decision in decided.items()},
-        "ties": {key: decision.tie for key, decision in decided.items() if decision.tie},
-        "reasons": {key: decision.reason for key, decision in decided.items()},
-    }
+    return SideBySide(
+        title=title,
+        note=note,
+        metrics=[records.Metric(key=m.key, title=m.title, unit=m.unit, better=m.better) for m in metrics],
+        rows=[_row(entry, found[entry.label], metrics) for entry in entries],
+        winners={key: decision.winner for key, decision in decided.items()},
+        leaders={key: list(decision.leaders) for key, decision in decided.items()},
+        ties={key: decision.tie for key, decision in decided.items() if decision.tie},
+        reasons={key: decision.reason for key, decision in decided.items()},
+    )
 
 
 def _metrics(found: list[Figures]) -> list[Metric]:
@@ -81,30 +92,31 @@ def _metrics(found: list[Figures]) -> list[Metric]:
     return [metric for metric, count in counted.items() if count >= min(2, len(found))]
 
 
-def _row(entry: Entry, figures: Figures, metrics: list[Metric]) -> dict[str, Any]:
-    return {
-        "variant": entry.label,
-        "engine": entry.row["engine"],
-        "weights": entry.row["weights"],
-        "verdict": entry.row["verdict"]["status"],
-        "performance": entry.row["performance"]["status"],
-        "quality": measures.quality(entry.row, entry.view),
-        "values": {metric.key: _value(figures.get(metric)) for metric in metrics},
-    }
+def _row(entry: Entry, figures: Figures, metrics: list[Metric]) -> ComparedRow:
+    row = entry.row
+    return ComparedRow(
+        variant=entry.label,
+        engine=row.engine,
+        weights=row.weights,
+        verdict=row.verdict.status,
+        performance=row.performance.status,
+        quality=measures.quality(row, entry.view),
+        values={metric.key: _value(figures.get(metric)) for metric in metrics},
+    )
 
 
-def _value(figure: Figure | None) -> dict[str, float | None] | None:
-    return None if figure is None else {"median": figure.median, "low": figure.low, "high": figure.high}
+def _value(figure: Figure | None) -> Value | None:
+    return None if figure is None else Value(median=figure.median, low=figure.low, high=figure.high, busy=figure.busy)
 
 
 def _barred(entries: list[Entry]) -> dict[str, dict[str, str]]:
     """Rows that cannot win, with the reason: by what is stored (the verdict), and by how they were timed as well."""
-    stored = {entry.label: f"its verdict is {word}" for entry in entries if (word := entry.row["verdict"]["status"]) != "PASS"}
-    places = {entry.label: place for entry in entries if (place := measures.place(entry.row))}
-    if not places:
+    stored = {entry.label: f"its verdict is {entry.row.verdict.status}" for entry in entries if not entry.row.passed}
+    timings = {entry.label: timed for entry in entries if (timed := measures.timing(entry.row))}
+    if not timings:
         return {"stored": stored, "timed": stored}
-    usual = Counter(places.values()).most_common(1)[0][0]
-    elsewhere = {label: measures.place_words(place, usual) for label, place in places.items() if place != usual}
+    usual = Counter(timings.values()).most_common(1)[0][0]
+    elsewhere = {label: measures.elsewhere(timed, usual) for label, timed in timings.items() if timed != usual}
     return {"stored": stored, "timed": {**stored, **elsewhere}}
 
 
@@ -119,12 +131,15 @@ def winner(metric: Metric, values: dict[str, Figure], barred: dict[str, str]) ->
         return Decision(None, "nothing to compare", f"{alone}: there is nothing to compare.{out}")
     best, rest = contenders[0], contenders[1:]
     alike = [label for label in rest if not measures.better(metric, values[best], values[label])]
-    if alike:
-        told = listed([f"{label} has {measures.text(metric, values[label])}" for label in (best, *alike)])
-        why = _why(metric, values, [best, *alike])
-        return Decision(None, why, f"{listed([best, *alike])} cannot be told apart ({why}): {told}.{out}")
-    told = measures.text(metric, values[best])
-    return Decision(best, "", f"{best}: {told}; next is {rest[0]}: {measures.text(metric, values[rest[0]])}.{out}")
+    if not alike:
+        told = measures.text(metric, values[best])
+        why = f"{best}: {told}; next is {rest[0]}: {measures.text(metric, values[rest[0]])}.{out}"
+        return Decision(best, "", why, (best,))
+    told = listed([f"{label} has {measures.text(metric, values[label])}" for label in (best, *alike)])
+    why = _why(metric, values, [best, *alike])
+    behind = [f"{label} with {measures.text(metric, values[label])}" for label in rest if label not in alike]
+    ahead = f" Behind them: {listed(behind)}." if behind else ""
+    return Decision(None, why, f"{listed([best, *alike])} cannot be told apart ({why}): {told}.{ahead}{out}", (best, *alike))
 
 
 def _why(metric: Metric, values: dict[str, Figure], alike: list[str]) -> str:

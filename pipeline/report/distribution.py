@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
-from pipeline.records import Divergence, Evaluation
+from pipeline.records import Distribution, Divergence, Evaluation
 
 # Denser where it matters: a few bad positions ruin an answer.
 LEVELS = (
@@ -16,21 +15,21 @@ LEVELS = (
 )  # fmt: skip
 
 
-def kl_distribution(evaluation: Evaluation) -> dict[str, Any]:
-    """Per text of the deployed view: quantiles of KL(reference, artifact) in nats, by level, and the largest.
+def kl_distribution(evaluation: Evaluation) -> dict[str, Distribution]:
+    """Per text of the deployed view. Levels that fewer than one position lies beyond are left out.
 
-    Levels that fewer than one position lies beyond are left out. Empty for an artifact that was not measured.
+    Empty for an artifact that was not measured.
     """
     view = evaluation.views.get("deployed")
     return {divergence.text: _of(divergence) for divergence in view.divergence} if view else {}
 
 
-def _of(divergence: Divergence) -> dict[str, Any]:
+def _of(divergence: Divergence) -> Distribution:
     values = [kl for window in divergence.windows for kl in window.kl_nats if math.isfinite(kl)]
     levels = [level for level in LEVELS if len(values) * (1 - level) >= 1]
-    found = np.quantile(values, levels).tolist() if levels else []
-    return {
-        "positions": len(values),
-        "quantiles": {f"{level:g}": value for level, value in zip(levels, found, strict=True)},
-        "largest": max(values, default=None),
-    }
+    quantiles = np.quantile(values, levels).tolist() if levels else []
+    return Distribution(
+        positions=len(values),
+        quantiles={f"{level:g}": value for level, value in zip(levels, quantiles, strict=True)},
+        largest=max(values, default=None),
+    )

@@ -10,7 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.records import Rounding
+from pipeline.records import VariantSummary
 from pipeline.report.words import listed
 
 NAMES = {"bf16": "bfloat16", "f16": "float16", "half": "float16", "f32": "float32", "float": "float32", "u8": "uint8_t"}
@@ -27,63 +27,58 @@ class Group:
     withheld: str
 
 
-def groups(variants: dict[str, Any]) -> list[Group]:
+def groups(variants: dict[str, VariantSummary]) -> list[Group]:
     """Those that were timed on two engines."""
     found: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for name, row in variants.items():
-        if row["benchmark"]["measured"] and (made := _format(row)) is not None:
+        if row.benchmark.measured and (made := _format(row)) is not None:
             found[made].append(name)
-    both = {key: names for key, names in found.items() if len({variants[name]["engine"] for name in names}) > 1}
+    both = {key: names for key, names in found.items() if len({variants[name].engine for name in names}) > 1}
     return [_group(_title(variants[names[0]]), {name: variants[name] for name in names}) for names in both.values()]
 
 
-def left_out(variants: dict[str, Any], groups: list[Group]) -> list[str]:
+def left_out(variants: dict[str, VariantSummary], groups: list[Group]) -> list[str]:
     """A sentence for each precision that both engines have, but no two variants in the same format."""
     grouped = {name for group in groups for name in group.profiles}
     by_weights: dict[str, list[str]] = defaultdict(list)
     for name, row in variants.items():
-        if row["benchmark"]["measured"] and name not in grouped:
-            by_weights[row["weights"]].append(name)
+        if row.benchmark.measured and name not in grouped:
+            by_weights[row.weights].append(name)
     return [
         f"No like-for-like section for {weights}: {listed([f'{name} has {_words(variants[name])}' for name in names])}."
         for weights, names in by_weights.items()
-        if len({variants[name]["engine"] for name in names}) > 1
+        if len({variants[name].engine for name in names}) > 1
     ]
 
 
-def _rounding(row: dict[str, Any]) -> Rounding | None:
-    stored = row["manifest"].get("rounding")
-    return None if stored is None else Rounding.model_validate(stored)
-
-
-def _format(row: dict[str, Any]) -> tuple[Any, ...] | None:
+def _format(row: VariantSummary) -> tuple[Any, ...] | None:
     """Bits, group size and how the layers are stored: half of them in 8 bits is another format, and so are simulated ones.
 
     None where the manifest does not say.
     """
-    if row["quantizer"] is None:
+    if row.quantizer is None:
         return (16,)
-    made = _rounding(row)
-    return None if made is None else (made.bits, made.group_size, tuple(sorted(row["manifest"]["stored_types"])))
+    made = row.manifest.rounding
+    return None if made is None else (made.bits, made.group_size, tuple(sorted(row.manifest.stored_types)))
 
 
-def _words(row: dict[str, Any]) -> str:
-    if row["quantizer"] is None:
+def _words(row: VariantSummary) -> str:
+    if row.quantizer is None:
         return "16-bit weights"
-    made = _rounding(row)
+    made = row.manifest.rounding
     if made is None:
         return "a manifest of before its bits and groups were recorded (quantize it again)"
     size = made.group_size
     groups = "groups of several sizes" if size is None else "one group per channel" if size == PER_CHANNEL else f"groups of {size}"
-    return f"{made.bits}-bit weights in {groups}, layers stored as {' and '.join(sorted(row['manifest']['stored_types']))}"
+    return f"{made.bits}-bit weights in {groups}, layers stored as {' and '.join(sorted(row.manifest.stored_types))}"
 
 
-def _title(row: dict[str, Any]) -> str:
-    return f"Like for like: {'unquantized' if row['quantizer'] is None else _words(row).split(', layers')[0]}"
+def _title(row: VariantSummary) -> str:
+    return f"Like for like: {'unquantized' if row.quantizer is None else _words(row).split(', layers')[0]}"
 
 
-def _group(title: str, rows: dict[str, Any]) -> Group:
-    profiles = {name: "matched" if "matched" in row["benchmark"]["profiles"] else "deployed" for name, row in rows.items()}
+def _group(title: str, rows: dict[str, VariantSummary]) -> Group:
+    profiles = {name: "matched" if "matched" in row.benchmark.profiles else "deployed" for name, row in rows.items()}
     precisions = {name: precision(row, profiles[name]) for name, row in rows.items()}
     different = _different(precisions)
     if different:
@@ -100,11 +95,11 @@ def _group(title: str, rows: dict[str, Any]) -> Group:
     return Group(title, note, profiles, withheld)
 
 
-def precision(row: dict[str, Any], profile: str) -> dict[str, str]:
+def precision(row: VariantSummary, profile: str) -> dict[str, str]:
     """KV cache and arithmetic as the engine itself reported them."""
-    settings = row["benchmark"]["profiles"][profile]["settings"]
-    quantized = row["quantizer"] is not None
-    if row["engine"] == "openvino":
+    settings = row.benchmark.profiles[profile].settings
+    quantized = row.quantizer is not None
+    if row.engine == "openvino":
         arithmetic, cache = settings.get("inference_precision_hint"), settings.get("kv_cache_precision")
         group = str(settings.get("dynamic_quantization_group_size", "0"))
         activations = f", activations in 8 bits by groups of {group}" if quantized and group != "0" else ""
@@ -115,28 +110,28 @@ def precision(row: dict[str, Any], profile: str) -> dict[str, str]:
     return {"KV cache": _name(dtype if cache == "auto" else cache), "arithmetic": _name(dtype) + activations}
 
 
-def _w4a8(row: dict[str, Any], settings: dict[str, Any]) -> bool:
+def _w4a8(row: VariantSummary, settings: dict[str, Any]) -> bool:
     """vLLM's switch takes effect on machines with AMX only (docs/decisions.md)."""
-    amx = "amx_int8" in row["benchmark"]["machine"].get("instruction_sets", [])
-    return (
-        settings.get("device") == "cpu" and "int4" in row["manifest"]["stored_types"] and settings.get("int4_w4a8") == "1" and amx
-    )
+    amx = "amx_int8" in row.benchmark.machine.get("instruction_sets", [])
+    return settings.get("device") == "cpu" and "int4" in row.manifest.stored_types and settings.get("int4_w4a8") == "1" and amx
 
 
 def _name(reported: Any) -> str:
     """<Type: 'bfloat16'>, torch.bfloat16 and bf16 are the same."""
+    if reported is None:
+        return "not reported"
     plain = str(reported).removeprefix("<Type: '").removesuffix("'>").removeprefix("torch.")
     return NAMES.get(plain, plain)
 
 
-def _own(row: dict[str, Any]) -> dict[str, str]:
+def _own(row: VariantSummary) -> dict[str, str]:
     """What makes two artifacts of one format different still."""
-    made = _rounding(row)
+    made = row.manifest.rounding
     if made is None:
         return {}
     return {
         "scheme": "symmetric" if made.symmetric else "asymmetric",
-        "method": f"{row['quantizer']} by {row['answered_by']}",
+        "method": f"{row.quantizer} by {row.answered_by}",
         "embedding and output layer": " and ".join("floats" if kind == "bf16" else kind for kind in made.outside),
     }
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+import math
+from typing import Literal, NamedTuple
 
-from pipeline.records import Question
-from pipeline.report.words import finite, number
+from pipeline.benchmark.statistics import QUIET_SHARE
+from pipeline.records import Check, Estimate, Level, VariantSummary
+from pipeline.report.words import estimate, finite
 
 MEMORY_MARGIN = 0.05  # peak memory has no interval: less is a page cache or an allocator, not the artifact
 
@@ -22,101 +24,105 @@ class Metric(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """`bar` says why the figure cannot win; empty where it can."""
+    """`bar` says why the figure cannot win; empty where it can. `busy`: other processes took the machine's time meanwhile."""
 
     median: float
     low: float | None = None
     high: float | None = None
     bar: str = ""
+    busy: bool = False
 
 
 Figures = dict[Metric, Figure]
 SIZE = Metric("size_mb", "Size on disk", "MB", "lower", margin=0.0, timed=False)
 MEMORY = Metric("peak_memory_gb", "Peak memory", "GB", "lower", margin=MEMORY_MARGIN)
 LOAD = Metric("load_s", "Load time", "s", "lower")
+CLOSEST = Metric("mean_kl", "Mean KL", "nats", "lower", timed=False)
 
 
-def figures(row: dict[str, Any], profile: str, as_deployed: bool = True) -> Figures:
+def figures(row: VariantSummary, profile: str, as_deployed: bool = True) -> Figures:
     """Everything that is there of a variant in one profile; of one that was not benchmarked, its size.
 
     Cost and goodput are of the deployed profile alone, so they are no part of a comparison of another (`as_deployed` false).
     """
-    found = {SIZE: Figure(row["size_bytes"] / 1e6)}
-    timed = row["benchmark"]["profiles"].get(profile)
+    found = {SIZE: Figure(row.size_bytes / 1e6)}
+    timed = row.benchmark.profiles.get(profile)
     if timed is None:
         return found
-    closed = closed_levels(timed)
+    closed = row.levels(profile)
     if closed:
         for level in closed:
             found |= _throughput(level)
         found |= _latencies(closed[0])
-    bar = _failures(timed["levels"])
-    found |= {LOAD: _figure(timed["load_s"]), MEMORY: Figure(timed["peak_memory_bytes"] / 1e9, bar=bar)}
+    found |= {LOAD: _figure(timed.load_s)}
+    if timed.peak_memory_bytes is not None:
+        found[MEMORY] = Figure(timed.peak_memory_bytes / 1e9, bar=_failures(timed.levels))
     if as_deployed:
-        found |= _costs(row["benchmark"]["costs"], closed)
-        for level in timed["levels"]:
+        found |= _costs(row)
+        for level in row.levels(profile, "open"):
             found |= _goodput(level)
     return {metric: figure for metric, figure in found.items() if finite(figure.median) is not None}
 
 
-def closed_levels(profile: dict[str, Any]) -> list[dict[str, Any]]:
-    """Lowest concurrency first."""
-    return sorted((level for level in profile["levels"] if level["loop"] == "closed"), key=lambda level: int(level["concurrency"]))
+def busy(level: Level | None) -> bool:
+    return level is not None and level.others_share > QUIET_SHARE
 
 
-def best_level(profile: dict[str, Any]) -> dict[str, Any] | None:
-    """The closed-loop level of the highest throughput."""
-    return max(closed_levels(profile), key=lambda level: float(level["output_tokens_per_s"]["median"]), default=None)
+def throughput(level: Level) -> Figure:
+    return _figure(level.output_tokens_per_s, level)
 
 
-def throughput(level: dict[str, Any]) -> Figure:
-    return _figure(level["output_tokens_per_s"], _failures([level]))
+def best_level(row: VariantSummary) -> Level | None:
+    """The closed-loop level of the highest throughput, as served."""
+    return max(row.levels(), key=lambda level: level.output_tokens_per_s.median, default=None)
 
 
-def _throughput(level: dict[str, Any]) -> Figures:
-    at = level["concurrency"]
+def _throughput(level: Level) -> Figures:
+    at = level.concurrency
     return {Metric(f"tokens_per_s_at_{at}", f"Output tokens/s at concurrency {at}", "tokens/s", "higher"): throughput(level)}
 
 
-def _latencies(level: dict[str, Any]) -> Figures:
+def _latencies(level: Level) -> Figures:
     """At the lowest concurrency, where a request waits for no other."""
-    found, at = {}, level["concurrency"]
-    for name in ("ttft", "tpot", "e2e"):
-        if (latency := level[f"{name}_ms"]) is not None:
+    found, at = {}, level.concurrency
+    for name, latency in (("ttft", level.ttft_ms), ("tpot", level.tpot_ms), ("e2e", level.e2e_ms)):
+        if latency is not None:
             metric = Metric(f"{name}_ms_at_{at}", f"{name.upper()}, median, at concurrency {at}", "ms", "lower")
-            found[metric] = _figure(latency["estimate"], _failures([level]))
+            found[metric] = _figure(latency.estimate, level)
     return found
 
 
-def _goodput(level: dict[str, Any]) -> Figures:
+def _goodput(level: Level) -> Figures:
     """A fraction of the variant's own highest rate, so the rates differ between variants; the figure is requests in time."""
-    if level["loop"] != "open" or level["goodput_per_s"] is None:
+    if level.goodput_per_s is None:
         return {}
-    title = f"Goodput at {level['fraction']:.0%} of the variant's own highest rate"
-    metric = Metric(f"goodput_at_{level['fraction']:g}", title, "requests/s", "higher")
-    return {metric: _figure(level["goodput_per_s"], _failures([level]))}
+    title = f"Goodput at {level.fraction:.0%} of the variant's own highest rate"
+    metric = Metric(f"goodput_at_{level.fraction:g}", title, "requests/s", "higher")
+    return {metric: _figure(level.goodput_per_s, level)}
 
 
-def _costs(costs: list[dict[str, Any]], closed: list[dict[str, Any]]) -> Figures:
+def _costs(row: VariantSummary) -> Figures:
     """At the middle utilisation. The interval is that of the throughput behind it: nothing else in it was measured."""
-    best = max(closed, key=lambda level: float(level["output_tokens_per_s"]["median"]), default=None)
+    best, costs = best_level(row), row.benchmark.costs
     if not costs or best is None:
         return {}
-    cost = sorted(costs, key=lambda cost: float(cost["utilisation"]))[len(costs) // 2]
-    title = f"Cost per million output tokens, busy {cost['utilisation']:.0%} of the time"
-    metric = Metric("cost_per_million_output_tokens", title, cost["currency"], "lower")
-    rate, median = throughput(best), cost["per_million_output_tokens"]
+    cost = sorted(costs, key=lambda cost: cost.utilisation)[len(costs) // 2]
+    title = f"Cost per million output tokens, busy {cost.utilisation:.0%} of the time"
+    metric = Metric("cost_per_million_output_tokens", title, cost.currency, "lower")
+    rate, median = throughput(best), cost.per_million_output_tokens
     if rate.low is None or rate.high is None or rate.low <= 0:
-        return {metric: Figure(median, bar=rate.bar)}
-    return {metric: Figure(median, median * rate.median / rate.high, median * rate.median / rate.low, rate.bar)}
+        return {metric: rate._replace(median=median, low=None, high=None)}
+    return {metric: rate._replace(median=median, low=median * rate.median / rate.high, high=median * rate.median / rate.low)}
 
 
-def _figure(estimate: dict[str, Any], bar: str = "") -> Figure:
-    return Figure(estimate["median"], estimate["low"], estimate["high"], bar)
+def _figure(estimated: Estimate | None, level: Level | None = None) -> Figure:
+    if estimated is None:
+        return Figure(math.nan)
+    return Figure(estimated.median, estimated.low, estimated.high, _failures([level]) if level else "", busy(level))
 
 
-def _failures(levels: list[dict[str, Any]]) -> str:
-    failed, requests = sum(level["failed"] for level in levels), sum(level["requests"] for level in levels)
+def _failures(levels: list[Level]) -> str:
+    failed, requests = sum(level.failed for level in levels), sum(level.requests for level in levels)
     return f"{failed} of {requests} requests failed" if failed else ""
 
 
@@ -130,45 +136,50 @@ def better(metric: Metric, best: Figure, other: Figure) -> bool:
 
 
 def text(metric: Metric, figure: Figure) -> str:
-    spread = "" if figure.low is None else f" ({number(figure.low)} to {number(figure.high)})"
-    return f"{number(figure.median)}{spread} {metric.unit}"
+    found = Estimate(median=figure.median, low=figure.low, high=figure.high, cv=None, values=[])
+    return f"{estimate(found)} {metric.unit}{' (busy)' if figure.busy else ''}"
 
 
-def quality(row: dict[str, Any], view: str) -> dict[str, float | None]:
+def quality(row: VariantSummary, view: str) -> dict[str, float | None]:
     """The worst of the texts in one view. Tasks are answered as deployed only."""
-
-    def worst(kind: str, view: str = "") -> float | None:
-        checks = [check for check in row["verdict"]["checks"] if Question.named(check["name"])[:2] == (kind, view)]
-        return max((value for check in checks if (value := finite(check["value"])) is not None), default=None)
-
+    ratio, kl, drop = row.worst("perplexity_ratio", view), row.worst("mean_kl", view), row.worst("accuracy_drop")
     return {
-        "perplexity_ratio": worst("perplexity_ratio", view),
-        "mean_kl": worst("mean_kl", view),
-        "accuracy_drop": worst("accuracy_drop") if view == "deployed" else None,
+        "perplexity_ratio": ratio.value if ratio else None,
+        "mean_kl": kl.value if kl else None,
+        "accuracy_drop": drop.value if drop and view == "deployed" else None,
     }
 
 
-def place(row: dict[str, Any]) -> tuple[Any, ...] | None:
-    """What two timings must have in common to be compared; None for a variant that was not timed."""
-    benchmark = row["benchmark"]
-    if not benchmark["measured"]:
+class Timing(NamedTuple):
+    """What two timings must have in common to be compared."""
+
+    device: str | None
+    processor: str | None
+    cores: int | None
+    trace_of_requests: str | None
+    way_to_the_engine: str
+
+
+def timing(row: VariantSummary) -> Timing | None:
+    """None for a variant that was not timed."""
+    benchmark = row.benchmark
+    if not benchmark.measured:
         return None
-    machine = benchmark["machine"]
-    return (benchmark["device"], machine.get("cpu"), machine.get("cores"), benchmark["trace_sha256"], benchmark["over"])
+    machine = benchmark.machine
+    return Timing(benchmark.device, machine.get("cpu"), machine.get("cores"), benchmark.trace_sha256, benchmark.over)
 
 
-def place_words(found: tuple[Any, ...], other: tuple[Any, ...]) -> str:
-    """In what `found` differs from `other`."""
-    names = ("device", "processor", "cores", "trace of requests", "way to the engine")
-    pairs = zip(names, found, other, strict=True)
-    different = [name if name.startswith("trace") else f"{name} ({a}, not {b})" for name, a, b in pairs if a != b]
+def elsewhere(timed: Timing, usual: Timing) -> str:
+    """In what a timing differs from the others."""
+    different = []
+    for key, here, there in zip(Timing._fields, timed, usual, strict=True):
+        name = key.replace("_", " ")
+        if here != there:
+            different.append(name if key == "trace_of_requests" else f"{name} ({here}, not {there})")
     return f"timed on another {' and '.join(different)}"
 
 
-def apart(check: dict[str, Any], other: dict[str, Any]) -> bool:
+def apart(check: Check, other: Check) -> bool:
     """Whether the bounds of two checks do not overlap."""
-    bounds = [finite(found[key]) for found in (check, other) for key in ("low", "high")]
-    if None in bounds:
-        return False
-    low, high, other_low, other_high = (float(bound) for bound in bounds if bound is not None)
-    return high < other_low or low > other_high
+    known = all(math.isfinite(bound) for bound in (check.low, check.high, other.low, other.high))
+    return known and (check.high < other.low or check.low > other.high)

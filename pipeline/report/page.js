@@ -1,7 +1,7 @@
 "use strict";
 // The page is complete without this: it makes tables sortable, and names the mark of a chart under the pointer or the arrow keys.
 for (const table of document.querySelectorAll("table")) {
-  if (table.tBodies[0].rows.length < 2 || table.closest(".across")) continue;
+  if (table.tBodies[0].rows.length < 2 || table.closest(".across, .pairs")) continue;
   [...table.tHead.rows[0].cells].forEach((head, column) => {
     const button = document.createElement("button");
     button.type = "button";
@@ -53,4 +53,10 @@ for (const svg of document.querySelectorAll(".chart svg")) {
   });
 }
 addEventListener("scroll", () => show(null), { passive: true });
-addEventListener("beforeprint", () => document.querySelectorAll("details:not(.long)").forEach((one) => (one.open = true)));
+// A table that goes on beyond its frame says so.
+function mark() {
+  for (const frame of document.querySelectorAll(".scroll")) frame.classList.toggle("wider", frame.scrollWidth > frame.clientWidth + 1);
+}
+mark();
+addEventListener("resize", mark);
+document.addEventListener("toggle", mark, true);

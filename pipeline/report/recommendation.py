@@ -1,132 +1,150 @@
-"""Which variant to serve for which goal, among those that passed; a plain sentence each. Pure."""
+"""Which quantized variant to serve for which goal, among those that passed, and what the unquantized ones do; a plain sentence
+each. Pure."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from pipeline.benchmark.performance import REJECTED
+from pipeline.records import Advice, VariantSummary
 from pipeline.report import measures
-from pipeline.report.measures import SIZE, Figure, Metric
+from pipeline.report.measures import CLOSEST, SIZE, Figure, Metric
 from pipeline.report.words import listed, number
 
 NO_PRICE = "No price is known. Add it to the recipe, for instance benchmark: {price: {per_hour: 0.5, currency: USD}}."
+NO_FIGURE = "No variant that passed has a figure for this."
 THROUGHPUT = Metric("tokens_per_s", "highest throughput", "tokens/s", "higher")
+Variants = dict[str, VariantSummary]
 
 
 class Candidate(NamedTuple):
     name: str
     figure: Figure
-    mean_kl: float
+    row: VariantSummary
     note: str = ""
 
 
-def recommend(variants: dict[str, Any]) -> list[dict[str, Any]]:
-    """For each goal {"goal", "variant" or None, "reason"}."""
-    out = {name: why for name, row in variants.items() if (why := _unfit(row))}
-    fit = {name: row for name, row in variants.items() if name not in out}
-    return [
-        _recommendation("lowest latency", _measured(fit, "e2e_ms_at_", out), "for a whole request (E2E)"),
-        _recommendation("highest throughput", _throughput(fit, out)),
-        _recommendation("smallest", _measured(fit, SIZE.key, out), "on disk"),
-        _recommendation("cheapest per token", _measured(fit, "cost_per", out), "for a million output tokens", NO_PRICE),
-    ]
-
-
-def _unfit(row: dict[str, Any]) -> str:
-    """Why a variant may not be recommended; empty where it may."""
-    verdict, speed = row["verdict"]["status"], row["performance"]
-    if verdict != "PASS":
-        return f"its verdict is {verdict}"
-    return f"{speed['status']}: {speed['reason']}" if speed["status"] in REJECTED else ""
-
-
-class Found(NamedTuple):
-    """The metric, and who has a figure for it; `out` is who was left out and why."""
+class Field(NamedTuple):
+    """Who has a figure in a metric and may be taken; `out` is who may not, and why."""
 
     metric: Metric | None
     candidates: list[Candidate]
     out: dict[str, str]
 
 
-def _measured(fit: dict[str, Any], prefix: str, out: dict[str, str]) -> Found:
-    metric, figures = None, {}
-    for name, row in fit.items():
-        for key, figure in measures.figures(row, "deployed").items():
-            if key.key.startswith(prefix):
-                metric, figures[name] = key, figure
-    return _found(metric, fit, figures, {}, out)
-
-
-def _throughput(fit: dict[str, Any], out: dict[str, str]) -> Found:
-    """Each variant at the concurrency where it gives most."""
-    figures, notes = {}, {}
-    for name, row in fit.items():
-        profile = row["benchmark"]["profiles"].get("deployed")
-        level = measures.best_level(profile) if profile else None
-        if level:
-            figures[name], notes[name] = measures.throughput(level), f" at concurrency {level['concurrency']}"
-    return _found(THROUGHPUT, fit, figures, notes, out)
-
-
-def _found(
-    metric: Metric | None, fit: dict[str, Any], figures: dict[str, Figure], notes: dict[str, str], out: dict[str, str]
-) -> Found:
-    """Rows that were timed elsewhere than the others cannot be compared with them."""
-    barred = dict(out)
-    places = {name: measures.place(fit[name]) for name in figures}
-    usual = max(places.values(), key=list(places.values()).count, default=None)
-    for name, figure in figures.items():
-        if metric and metric.timed and (here := places[name]) and usual and here != usual:
-            barred[name] = measures.place_words(here, usual)
-        elif figure.bar:
-            barred[name] = figure.bar
-    barred |= {name: "it was not timed" for name in fit if name not in figures and figures}
-    candidates = [
-        Candidate(name, figure, _distance(fit[name]), notes.get(name, "") + _elsewhere(fit[name], metric))
-        for name, figure in figures.items()
-        if name not in barred
+def recommend(variants: Variants) -> list[Advice]:
+    """One for each goal of a recipe, and one for latency, among the quantized."""
+    quantized = {name: row for name, row in variants.items() if row.quantizer is not None}
+    return [
+        _advice("smallest", _field(quantized, _starting(SIZE.key)), "on disk"),
+        _advice("fastest", _field(quantized, _throughput)),
+        _advice("cheapest", _field(quantized, _starting("cost_per")), "for a million output tokens", NO_PRICE),
+        _advice("closest", _field(quantized, _mean_kl)),
+        _advice("lowest latency", _field(quantized, _starting("e2e_ms_at_")), "for a whole request (E2E)"),
     ]
-    return Found(metric, candidates, barred)
 
 
-def _distance(row: dict[str, Any]) -> float:
-    found = measures.quality(row, "deployed")["mean_kl"]
-    return math.inf if found is None else found
+def baselines(variants: Variants) -> list[Advice]:
+    """Between engines, where more than one ran the unquantized model."""
+    unquantized = {name: row for name, row in variants.items() if row.quantizer is None}
+    if len(unquantized) < 2:
+        return []
+    return [_advice("fastest unquantized", _field(unquantized, _throughput))]
 
 
-def _elsewhere(row: dict[str, Any], metric: Metric | None) -> str:
+def unfit(row: VariantSummary) -> str:
+    """Why a variant may not be recommended; empty where it may."""
+    if not row.passed:
+        return f"its verdict is {row.verdict.status}"
+    return f"{row.performance.status}: {row.performance.reason}" if row.performance.status in REJECTED else ""
+
+
+Taken = tuple[Metric, Figure, str] | None
+
+
+def _starting(prefix: str) -> Callable[[VariantSummary], Taken]:
+    """The figure of the metric whose key starts so."""
+
+    def take(row: VariantSummary) -> Taken:
+        found = measures.figures(row, "deployed")
+        return next(((metric, figure, "") for metric, figure in found.items() if metric.key.startswith(prefix)), None)
+
+    return take
+
+
+def _throughput(row: VariantSummary) -> Taken:
+    """At the concurrency where it gives most."""
+    level = measures.best_level(row)
+    return (THROUGHPUT, measures.throughput(level), f" at concurrency {level.concurrency}") if level else None
+
+
+def _mean_kl(row: VariantSummary) -> Taken:
+    check = row.mean_kl
+    return (CLOSEST, Figure(check.value, check.low, check.high), "") if check else None
+
+
+def _field(variants: Variants, take: Callable[[VariantSummary], Taken]) -> Field:
+    """Rows that were timed elsewhere than the others cannot be compared with them."""
+    out = {name: why for name, row in variants.items() if (why := unfit(row))}
+    fit = {name: row for name, row in variants.items() if name not in out}
+    taken = {name: found for name, row in fit.items() if (found := take(row))}
+    metric = next((metric for metric, *_ in taken.values()), None)
+    timings = {name: measures.timing(fit[name]) for name in taken}
+    usual = max(timings.values(), key=list(timings.values()).count, default=None)
+    for name, (of, figure, _) in taken.items():
+        if of.timed and (here := timings[name]) and usual and here != usual:
+            out[name] = measures.elsewhere(here, usual)
+        elif figure.bar:
+            out[name] = figure.bar
+    out |= {name: "it was not timed" for name in fit if name not in taken and taken}
+    candidates = [
+        Candidate(name, figure, fit[name], note + _off_target(fit[name], of))
+        for name, (of, figure, note) in taken.items()
+        if name not in out
+    ]
+    return Field(metric, candidates, out)
+
+
+def _off_target(row: VariantSummary, metric: Metric) -> str:
     """A variant for another device was timed here too; a reader must know."""
-    off = row["performance"]["status"] == "OFF TARGET" and metric is not None and metric.timed
-    return f" ({row['performance']['reason']})" if off else ""
+    return f" ({row.performance.reason})" if row.performance.status == "OFF TARGET" and metric.timed else ""
 
 
-def _recommendation(goal: str, found: Found, what: str = "", missing: str = "") -> dict[str, Any]:
-    metric, candidates = found.metric, found.candidates
-    out = "".join(f" Left out: {name} ({why.rstrip('.')})." for name, why in found.out.items())
+def _advice(goal: str, field: Field, what: str = "", missing: str = NO_FIGURE) -> Advice:
+    metric, candidates = field.metric, field.candidates
+    out = "".join(f" Left out: {name} ({why.rstrip('.')})." for name, why in field.out.items())
     if metric is None or not candidates:
-        reason = missing if metric is None and missing else "No variant that passed has a figure for this."
-        return {"goal": goal, "variant": None, "reason": reason + out}
+        return Advice(goal=goal, variant=None, reason=(missing if metric is None else NO_FIGURE) + out)
     best, *rest = sorted(candidates, key=lambda one: one.figure.median, reverse=metric.better == "higher")
-    if not rest:
-        return {
-            "goal": goal,
-            "variant": best.name,
-            "reason": f"{_told(metric, best, what)}; no other can be compared with it.{out}",
-        }
     alike = [one for one in rest if not measures.better(metric, best.figure, one.figure)]
+    behind = [one for one in rest if one not in alike]
     if not alike:
-        reason = f"{_told(metric, best, what)}; next is {_told(metric, rest[0])}.{out}"
-        return {"goal": goal, "variant": best.name, "reason": reason}
-    chosen = min((best, *alike), key=lambda one: one.mean_kl)
+        told = f"next is {_told(metric, rest[0])}" if rest else "no other can be compared with it"
+        return Advice(goal=goal, variant=best.name, reason=f"{_told(metric, best, what)}; {told}.{out}")
+    chosen, why = _between(metric, [best, *alike])
     told = listed([_told(metric, best, what), *(_told(metric, one) for one in alike)])
-    why = f"{told} cannot be told apart; {chosen.name} has the better quality: mean KL {number(chosen.mean_kl)}"
-    return {"goal": goal, "variant": chosen.name, "reason": f"{why} against {_others(chosen, best, alike)}.{out}"}
+    ahead = f" Behind: {listed([_told(metric, one) for one in behind])}." if behind else ""
+    tied = [one.name for one in (best, *alike) if one is not chosen]
+    return Advice(goal=goal, variant=chosen.name, tied=tied, reason=f"{told} cannot be told apart; {why}.{ahead}{out}")
+
+
+def _between(metric: Metric, tied: list[Candidate]) -> tuple[Candidate, str]:
+    """Of those that the goal cannot tell apart the closest to the original, or the smallest where that is the goal."""
+    if metric is CLOSEST:
+        chosen = min(tied, key=lambda one: one.row.size_bytes)
+        sizes = listed([number(one.row.size_bytes / 1e6) for one in tied if one is not chosen])
+        return chosen, f"{chosen.name} is smaller: {number(chosen.row.size_bytes / 1e6)} MB against {sizes}"
+    chosen = min(tied, key=_distance)
+    others = listed([number(_distance(one)) for one in tied if one is not chosen])
+    return chosen, f"{chosen.name} has the better quality: mean KL {number(_distance(chosen))} against {others}"
+
+
+def _distance(one: Candidate) -> float:
+    check = one.row.mean_kl
+    return math.inf if check is None else check.value
 
 
 def _told(metric: Metric, one: Candidate, what: str = "") -> str:
     return f"{one.name} with {measures.text(metric, one.figure)}{' ' if what else ''}{what}{one.note}"
-
-
-def _others(chosen: Candidate, best: Candidate, alike: list[Candidate]) -> str:
-    return listed([number(one.mean_kl) for one in (best, *alike) if one.name != chosen.name])

@@ -1,18 +1,38 @@
-"""Records -> one dictionary per recipe: everything that a reader may ask about, of artifacts that belong together."""
+"""Records -> one summary per recipe: everything that a reader may ask about, of artifacts that belong together."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pipeline import paths
-from pipeline.benchmark import performance
+from pipeline.benchmark import performance, statistics
 from pipeline.errors import ArtifactError
 from pipeline.evidence import settings
 from pipeline.evidence.candidate import Candidate
 from pipeline.evidence.evaluations import evaluation_of
 from pipeline.recipe import Recipe
-from pipeline.records import Benchmark, Checkpoint, Evaluation, Manifest, Performance, Samples, Task, Verdict, read
+from pipeline.records import (
+    Accuracy,
+    Benchmark,
+    CalibrationSet,
+    Checkpoint,
+    Evaluation,
+    Flip,
+    Manifest,
+    Performance,
+    Samples,
+    Scored,
+    ScoredReference,
+    Scoring,
+    Speedup,
+    Summary,
+    Task,
+    VariantSummary,
+    Verdict,
+    WorstPlace,
+    read,
+)
 from pipeline.report.comparison import compare
 from pipeline.report.distribution import kl_distribution
 
@@ -28,30 +48,29 @@ class Judged(NamedTuple):
     http: Benchmark | None = None
 
 
-def summarize(name: str, recipe: Recipe) -> dict[str, Any]:
+def summarize(name: str, recipe: Recipe) -> Summary:
     """Of all variants of a recipe, from where their stages left them. Raises ArtifactError."""
     reference = read(paths.evaluation(name, "reference"), Evaluation)
     return of(name, recipe, {variant: _judged(name, recipe, variant, reference) for variant in recipe.variants})
 
 
-def of(name: str, recipe: Recipe, judged: dict[str, Judged]) -> dict[str, Any]:
+def of(name: str, recipe: Recipe, judged: dict[str, Judged]) -> Summary:
     """Everything a reader may ask about, joined per variant; speeds relative to the unquantized model on that engine."""
     checkpoint = read(paths.checkpoint(name), Checkpoint)
     samples = read(paths.samples(name), Samples)
     reference = read(paths.evaluation(name, "reference"), Evaluation)
-    rows = {variant: _row(found, reference) for variant, found in judged.items()}
-    baselines = {row["engine"]: row for row in rows.values() if row["quantizer"] is None}
-    for row in rows.values():
-        _relate(row, baselines.get(row["engine"]))
-    summary = {
-        "recipe": name,
-        "checkpoint": checkpoint.model_dump(mode="json"),
-        "calibration": samples.model_dump(mode="json", exclude={"ids"}) | {"rows": len(samples.ids)},
-        "limits": recipe.gate.model_dump(),
-        "reference": {**_quality(reference), **_how(reference)},
-        "variants": rows,
-    }
-    return summary | {"comparison": compare(summary)}
+    baselines = {found.manifest.engine: found for found in judged.values() if found.manifest.quantizer is None}
+    rows = {variant: _row(found, baselines.get(found.manifest.engine), reference) for variant, found in judged.items()}
+    return Summary(
+        recipe=name,
+        goal=recipe.goal,
+        checkpoint=checkpoint,
+        calibration=CalibrationSet(**samples.model_dump(exclude={"ids"}), rows=len(samples.ids)),
+        limits=recipe.gate.model_dump(),
+        reference=ScoredReference(**_scored(reference).model_dump(), **_scoring(reference).model_dump()),
+        variants=rows,
+        comparison=compare(recipe.goal, rows),
+    )
 
 
 def _judged(name: str, recipe: Recipe, variant: str, reference: Evaluation) -> Judged:
@@ -71,68 +90,69 @@ def _judged(name: str, recipe: Recipe, variant: str, reference: Evaluation) -> J
     return Judged(manifest, evaluation, verdict, benchmark, performance.of(name, recipe, variant), http)
 
 
-def _row(judged: Judged, reference: Evaluation) -> dict[str, Any]:
-    manifest, evaluation, verdict, benchmark, speed, http = judged
-    return {
-        "engine": manifest.engine,
-        "quantizer": manifest.quantizer,
-        "answered_by": manifest.answered_by,
-        "weights": manifest.weights,
-        "size_bytes": manifest.size_bytes,
-        **_quality(evaluation),
-        "kl_distribution": kl_distribution(evaluation),
-        "flipped": _flipped(verdict, reference),
-        "verdict": verdict.model_dump(mode="json"),
-        "benchmark": benchmark.model_dump(mode="json"),
-        "http": http.model_dump(mode="json") if http else None,
-        "performance": speed.model_dump(mode="json"),
-        "manifest": manifest.model_dump(mode="json", exclude={"files"}),
-        "evaluation": _how(evaluation),
-        "worst_tokens": [
-            {"text": divergence.text, **worst.model_dump()}
-            for view in evaluation.views.values()
-            for divergence in view.divergence
+def _row(judged: Judged, baseline: Judged | None, reference: Evaluation) -> VariantSummary:
+    manifest, evaluation, verdict = judged.manifest, judged.evaluation, judged.verdict
+    deployed = evaluation.views.get("deployed")
+    return VariantSummary(
+        **_scored(evaluation).model_dump(),
+        engine=manifest.engine,
+        quantizer=manifest.quantizer,
+        answered_by=manifest.answered_by,
+        weights=manifest.weights,
+        size_bytes=manifest.size_bytes,
+        size_ratio=manifest.size_bytes / baseline.manifest.size_bytes if baseline else None,
+        speedup=_speedups(judged.benchmark, baseline.benchmark) if baseline else {},
+        verdict=verdict,
+        performance=judged.performance,
+        benchmark=judged.benchmark,
+        http=judged.http,
+        manifest=manifest,
+        evaluation=_scoring(evaluation),
+        kl_distribution=kl_distribution(evaluation),
+        flipped=_flipped(verdict, reference),
+        worst_tokens=[
+            WorstPlace(text=divergence.text, **worst.model_dump())
+            for divergence in (deployed.divergence if deployed else [])
             for worst in divergence.worst
-            if view is evaluation.views.get("deployed")
         ],
-    }
+    )
 
 
-def _flipped(verdict: Verdict, reference: Evaluation) -> list[dict[str, Any]]:
+def _flipped(verdict: Verdict, reference: Evaluation) -> list[Flip]:
     """The items whose answer changed, with what the reference's evaluation kept of their text."""
     texts = {f"{item.task}/{item.doc_id}": item.text for task in reference.tasks for item in task.items}
     changed = [(key, lost) for task in verdict.tasks for keys, lost in ((task.lost, True), (task.won, False)) for key in keys]
-    return [
-        {"task": key.rpartition("/")[0], "doc_id": key.rpartition("/")[2], "lost": lost, "text": texts.get(key, "")}
-        for key, lost in changed
-    ]
+    split = [(key.rpartition("/"), lost, texts.get(key, "")) for key, lost in changed]
+    return [Flip(task=task, doc_id=doc_id, lost=lost, text=text) for (task, _, doc_id), lost, text in split]
 
 
 def _http(name: str, variant: str, artifact_sha256: str) -> Benchmark | None:
     """The benchmark over HTTP, if one was made of this artifact or of a server that quantgate cannot look into."""
     path = paths.http(name, variant)
-    found = read(path, Benchmark) if path.is_file() else None
-    return found if found and found.artifact_sha256 in (None, artifact_sha256) else None
+    measured = read(path, Benchmark) if path.is_file() else None
+    return measured if measured and measured.artifact_sha256 in (None, artifact_sha256) else None
 
 
-def _how(evaluation: Evaluation) -> dict[str, Any]:
-    settings = {name: view.settings for name, view in evaluation.views.items()}
-    notes = evaluation.load_check.notes if evaluation.load_check else []
-    return {"settings": settings, "versions": evaluation.versions, "wall_s": evaluation.wall_s, "notes": notes}
+def _scoring(evaluation: Evaluation) -> Scoring:
+    return Scoring(
+        settings={name: view.settings for name, view in evaluation.views.items()},
+        versions=evaluation.versions,
+        wall_s=evaluation.wall_s,
+        notes=evaluation.load_check.notes if evaluation.load_check else [],
+    )
 
 
-def _quality(evaluation: Evaluation) -> dict[str, Any]:
-    """Perplexity of the whole texts, as served; accuracy with its standard error."""
+def _scored(evaluation: Evaluation) -> Scored:
     view = evaluation.views.get("deployed") or evaluation.views.get("reference")
     texts = view.perplexity if view else []
-    return {
-        "perplexity": {item.text: item.value for item in texts},
-        "bits_per_byte": {item.text: item.bits_per_byte for item in texts},
-        "tasks": {
-            task.name: {"accuracy": task.mean, "standard_error": standard_error(task), "n": len(task.items)}
+    return Scored(
+        perplexity={item.text: item.value for item in texts},
+        bits_per_byte={item.text: item.bits_per_byte for item in texts},
+        tasks={
+            task.name: Accuracy(accuracy=task.mean, standard_error=standard_error(task), n=len(task.items))
             for task in evaluation.tasks
         },
-    }
+    )
 
 
 def standard_error(task: Task) -> float:
@@ -143,16 +163,20 @@ def standard_error(task: Task) -> float:
     return math.sqrt(sum((item.score - mean) ** 2 for item in task.items) / (n - 1) / n)
 
 
-def _relate(row: dict[str, Any], baseline: dict[str, Any] | None) -> None:
-    """Adds size and throughput over the unquantized model's on the same engine, where both were measured."""
-    row["size_ratio"] = row["size_bytes"] / baseline["size_bytes"] if baseline else None
-    rates = _rates(row)
-    base = _rates(baseline) if baseline else {}
-    row["speedup"] = {level: performance.speedup(rates[level], base[level]) for level in rates if level in base}
+def _speedups(own: Benchmark, baseline: Benchmark) -> dict[str, Speedup]:
+    """By concurrency, at the loads that both were measured at."""
+    ours, theirs = _rates(own), _rates(baseline)
+    found = {}
+    for level in ours.keys() & theirs.keys():
+        pairs = zip(ours[level], theirs[level], strict=True)
+        interval = statistics.estimate(a / b for a, b in pairs)
+        ratio = performance.speedup(ours[level], theirs[level])
+        found[level] = Speedup(ratio=ratio, low=interval.low, high=interval.high)
+    return {level: found[level] for level in ours if level in found}
 
 
-def _rates(row: dict[str, Any]) -> dict[str, list[float]]:
+def _rates(benchmark: Benchmark) -> dict[str, list[float]]:
     """Output tokens/s of each closed load, one a repeat; none where a repeat gave nothing."""
-    levels = row["benchmark"]["profiles"].get("deployed", {"levels": []})["levels"]
-    found = {str(level["concurrency"]): level["output_tokens_per_s"]["values"] for level in levels if level["loop"] == "closed"}
-    return {level: values for level, values in found.items() if min(values) > 0}
+    levels = statistics.closed_levels(benchmark.profiles["deployed"]) if "deployed" in benchmark.profiles else []
+    rates = {str(level.concurrency): level.output_tokens_per_s.values for level in levels}
+    return {level: values for level, values in rates.items() if min(values) > 0}

@@ -6,6 +6,7 @@ each of them to a variable that changes in dark mode.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from html import escape
@@ -16,6 +17,8 @@ import vl_convert
 from markupsafe import Markup
 
 WIDE, NARROW = 720, 340
+TENFOLD = 10  # from this ratio on, a linear axis presses the smaller ones together
+TENS_WITH_STEPS = 4
 
 
 class Colour(NamedTuple):
@@ -118,6 +121,39 @@ def _inline(svg: str, prefix: str, label: str) -> str:
 def alone(svg: str) -> str:
     """A chart as a file of its own, which needs a size."""
     return re.sub(r'viewBox="0 0 (\S+) (\S+)"', r'width="\1" height="\2" \g<0>', svg, count=1) + "\n"
+
+
+class Axis(NamedTuple):
+    """Of numbers: from zero, or logarithmic where the largest is at least ten times the smallest."""
+
+    low: float
+    high: float
+    log: bool
+
+    @classmethod
+    def over(cls, values: list[float]) -> Axis:
+        """With room for a label beyond the last point."""
+        low, high = min(values), max(values)
+        return cls(low / 1.3, high * 1.3, True) if 0 < TENFOLD * low <= high else cls(0.0, 1.08 * high or 1.0, False)
+
+    def share(self, value: float) -> float:
+        """How far along the axis a value lies, from 0 to 1."""
+        if self.log:
+            return math.log(max(value, self.low) / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    @property
+    def scale(self) -> alt.Scale:
+        return alt.Scale(domain=[self.low, self.high], type="log" if self.log else "linear", nice=False)
+
+    def drawn(self, title: str, count: int) -> alt.Axis:
+        """With about so many ticks: in each power of ten at 1, 2 and 5, or at 1 where they are many."""
+        if not self.log:
+            return alt.Axis(title=title, tickCount=count, format=",.6~g")
+        powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        steps = (1, 2, 5) if len(powers) <= TENS_WITH_STEPS else (1,)
+        values = [value for power in powers for step in steps if self.low <= (value := step * 10.0**power) <= self.high]
+        return alt.Axis(title=f"{title} (log scale)", values=values, format=",.6~g")
 
 
 def both(build: Callable[[int], alt.LayerChart], key: str, label: str) -> tuple[Markup, Markup]:

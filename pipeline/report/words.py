@@ -1,87 +1,96 @@
-"""Figures in words: whatever was not measured says so."""
+"""Figures in words, to three significant digits: whatever was not measured says so."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+from pipeline.records import Check, Estimate, Speedup, Value
+
 MISSING = "not measured"
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MINUS, TIMES = "\u2212", "\u00d7"
 
 
-def dig(value: Any, *keys: Any) -> Any:
-    """The value behind the keys, or None where one of them is missing."""
-    for key in keys:
-        if not isinstance(value, dict):
-            return None
-        value = value.get(key)
-    return value
-
-
-def finite(value: Any) -> float | None:
+def finite(value: float | None) -> float | None:
     """The number, or None for what is none."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    return float(value)
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
-def number(value: Any, digits: int = 4, signed: bool = False) -> str:
-    found = finite(value)
-    if found is None:
+def number(value: float | None, digits: int = 3, signed: bool = False) -> str:
+    known = finite(value)
+    if known is None:
         return MISSING
-    if abs(found) >= 10 ** (digits - 1):
-        text = f"{found:{'+' if signed else ''},.0f}"
-    elif 0 < abs(found) < 1e-4:
-        mantissa, exponent = f"{found:.1e}".split("e")
+    sign = "+" if signed else ""
+    if 0 < abs(known) < 1e-4:
+        mantissa, exponent = f"{known:{sign}.1e}".split("e")
         text = f"{mantissa}{TIMES}10{str(int(exponent)).translate(SUPERSCRIPT)}"
     else:
-        text = f"{found:{'+' if signed else ''}.{digits}g}"
+        text = f"{known:{sign}.{digits}g}"
+        text = f"{float(text):{sign},.0f}" if abs(known) >= 10 ** (digits - 1) else text
     return text.replace("-", MINUS)
 
 
-def fixed(value: Any, digits: int = 2) -> str:
-    found = finite(value)
-    return MISSING if found is None else f"{found:,.{digits}f}".replace("-", MINUS)
+def fixed(value: float | None, digits: int = 2) -> str:
+    known = finite(value)
+    return MISSING if known is None else f"{known:,.{digits}f}".replace("-", MINUS)
 
 
-def percent(value: Any, digits: int = 1, signed: bool = False) -> str:
-    found = finite(value)
-    return MISSING if found is None else f"{found:{'+' if signed else ''}.{digits}%}".replace("-", MINUS)
+def percent(value: float | None, digits: int = 1, signed: bool = False) -> str:
+    known = finite(value)
+    if known is None:
+        return MISSING
+    rounded = round(known, digits + 2) or 0.0  # no minus before a zero
+    return f"{rounded:{'+' if signed else ''}.{digits}%}".replace("-", MINUS)
 
 
-def times(value: Any) -> str:
-    found = finite(value)
-    return MISSING if found is None else f"{found:.2f}{TIMES}"
+def times(value: float | None) -> str:
+    known = finite(value)
+    return MISSING if known is None else f"{number(known)}{TIMES}"
 
 
-def size(value: Any) -> str:
+def size(value: float | None) -> str:
     """Bytes in decimal units."""
-    found = finite(value)
-    if found is None:
+    known = finite(value)
+    if known is None:
         return MISSING
     for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):
-        if found >= 10**power:
-            return f"{number(found / 10**power, 3)} {unit}"
-    return f"{found:.0f} B"
+        if known >= 10**power:
+            return f"{number(known / 10**power)} {unit}"
+    return f"{known:.0f} B"
 
 
-def estimate(value: Any, digits: int = 4) -> str:
+def bounds(found: Estimate | Value | Check | Speedup | None, digits: int = 3) -> str:
+    """An interval; empty where there is none."""
+    if found is None or finite(found.low) is None or finite(found.high) is None:
+        return ""
+    return f"{number(found.low, digits)} to {number(found.high, digits)}"
+
+
+def estimate(found: Estimate | Value | None, digits: int = 3) -> str:
     """A median with its interval, where there is one."""
-    middle, low, high = (finite(dig(value, key)) for key in ("median", "low", "high"))
-    if middle is None:
-        return MISSING
-    if low is None or high is None:
-        return number(middle, digits)
-    return f"{number(middle, digits)} ({number(low, digits)} to {number(high, digits)})"
+    return MISSING if found is None else _with_bounds(number(found.median, digits), bounds(found, digits))
+
+
+def checked(check: Check | None, digits: int = 3) -> str:
+    """A check's value with its one-sided bounds."""
+    return MISSING if check is None else _with_bounds(number(check.value, digits), bounds(check, digits))
+
+
+def faster(found: Speedup | None) -> str:
+    return MISSING if found is None else _with_bounds(times(found.ratio), bounds(found))
+
+
+def _with_bounds(middle: str, interval: str) -> str:
+    return middle if middle == MISSING or not interval else f"{middle} ({interval})"
 
 
 def setting(value: Any) -> str:
     """A setting of any kind in one line."""
     if isinstance(value, dict):
-        return ", ".join(f"{key}={setting(found)}" for key, found in value.items()) or "none"
+        return ", ".join(f"{key}={setting(one)}" for key, one in value.items()) or "none"
     if isinstance(value, (list, tuple)):
-        return ", ".join(setting(found) for found in value) or "none"
+        return ", ".join(setting(one) for one in value) or "none"
     if value is None:
         return "not set"
     return str(value).lower() if isinstance(value, bool) else str(value)

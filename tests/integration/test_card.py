@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import paths
+from pipeline.records import Summary, read
 from pipeline.report.card import PORT, render
 from pipeline.runtime import environments
 
@@ -31,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def blocks(variant: str, language: str) -> list[str]:
-    summary = json.loads(paths.report("tiny", "json").read_text())
+    summary = read(paths.report("tiny", "json"), Summary)
     return re.findall(rf"```{language}\n(.*?)\n```", render(summary, variant), re.DOTALL)
 
 
