@@ -63,6 +63,7 @@ class Engine(Scorer):
     `takes_token_ids`: that server takes a prompt as token ids. `fuses`: layers of a block, which must be stored alike;
     `divisor`: of all features of a quantized layer, 1: none. `quantizer`: the usual one; `own_words`: names of quantizers that are
     keys of a variant elsewhere; `ladder`, `faster`: the rungs of `ladder: auto`, and those besides for goal fastest.
+    `hub_library`: under which the hub finds its repositories; `snippet`: "module:function" of the card's code.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Engine(Scorer):
     ladder: tuple[str, ...]
     faster: tuple[str, ...]
     hub_library: str
+    snippet: str
     costs: Costs
 
     def device(self, machine: str) -> str:
@@ -113,6 +115,7 @@ ENGINES = {
         ladder=("int4 g128", "int4 g64", "int4 g128 awq+se", "int4 g64 awq+se", "int4 g64 ratio 0.8 awq+se", "int8"),
         faster=("int8 activations int8 smooth_quant 0.8",),
         hub_library="openvino",
+        snippet="pipeline.report.snippets:openvino",
         costs=Costs(
             deployed=Passes(15, 40, "bfloat16", {"bf16": 0.5}),
             weights=Passes(2, 10, "float32", {"bf16": 0.8}),
@@ -154,6 +157,7 @@ ENGINES = {
         ),
         faster=(),
         hub_library="transformers",
+        snippet="pipeline.report.snippets:vllm",
         costs=Costs(
             deployed=Passes(18, 40, "bfloat16", {"bf16": 0.25, "int4": 0.15}),  # whose 4-bit kernels are for AMX
             weights=Passes(3, 20, "float32", {"bf16": 0.65}),

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from pipeline.report.card import openvino_code, render, vllm_command, vllm_request
+from pipeline.report.card import render
+from pipeline.report.snippets import openvino_code, vllm_command, vllm_request
 from tests import timed_summaries as make
 
 HUB = {"repo": "owner/model", "revision": "a" * 40, "path": None}

@@ -6,9 +6,10 @@ that were measured, so that who follows them gets what was measured; tests/integ
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
-from pipeline import engines
+from pipeline.capabilities import ENGINES
 from pipeline.records import Check, Checkpoint, Climb, Summary, VariantSummary
 from pipeline.report import markdown, speed_tables, tables
 from pipeline.report.chart_forest import KINDS, share
@@ -16,12 +17,6 @@ from pipeline.report.content import Block, Note, Section, Table, pairs
 from pipeline.report.provenance import audited
 from pipeline.report.ship import summed_up
 from pipeline.report.words import finite, listed, setting, size
-
-PORT = 8000
-PROMPT = "Once upon a time"
-# OpenVINO's repositories on the hub are found by this name; a checkpoint that vLLM serves is in transformers' own format.
-LIBRARIES = {"openvino": "openvino", "vllm": "transformers"}
-ENGINES = {"openvino": "OpenVINO GenAI", "vllm": "vLLM"}
 
 
 def render(summary: Summary, variant: str) -> str:
@@ -61,7 +56,7 @@ def _metadata(summary: Summary, variant: str) -> Any:
     return ModelCardData(
         base_model=base,
         base_model_relation="quantized" if base and row.quantizer else None,
-        library_name=LIBRARIES[row.engine],
+        library_name=ENGINES[row.engine].hub_library,
         license=None if audit else summary.checkpoint.license,
         pipeline_tag="text-generation",
         tags=tags,
@@ -96,8 +91,8 @@ def _what(summary: Summary, row: VariantSummary) -> str:
     warning = "" if row.passed else " It did not pass: do not put it into service."
     return (
         f"**{word}: {summed_up(row)}.**{warning} {_source(checkpoint)} ({checkpoint.architecture}, {checkpoint.parameters:,} "
-        f"parameters), {made}, for {ENGINES[row.engine]} on {row.manifest.device.upper()}. {size(row.size_bytes)} on disk. Every "
-        "figure below was measured by quantgate on the engine that serves the model, against the source in float32."
+        f"parameters), {made}, for {ENGINES[row.engine].title} on {row.manifest.device.upper()}. {size(row.size_bytes)} on disk. "
+        "Every figure below was measured by quantgate on the engine that serves the model, against the source in float32."
     )
 
 
@@ -178,52 +173,15 @@ def _serve(folder: str, row: VariantSummary) -> list[str]:
     if settings is None:
         return ["Its engine did not run it, so there is nothing to follow."]
     intro = f"With these files in a folder `{folder}` and {_installed(row)}:"
-    if row.engine == "openvino":
-        return [intro, block("python", openvino_code(folder, settings))]
-    asking = "Then, in another terminal (`/v1/chat/completions` puts a chat template in front, where the checkpoint has one):"
-    return [intro, block("sh", vllm_command(folder, settings)), asking, block("sh", vllm_request(folder))]
+    module, name = ENGINES[row.engine].snippet.split(":")
+    return [intro, *getattr(importlib.import_module(module), name)(folder, settings)]
 
 
 def _installed(row: VariantSummary) -> str:
     """Of what was installed to measure it, the engine itself."""
-    packages = engines.ENGINES[row.engine].packages
+    packages = ENGINES[row.engine].packages
     found = [f"{name} {version}" for name, version in row.evaluation.versions.items() if name in packages]
-    return listed(found) or f"{ENGINES[row.engine]}, of a version that was not recorded"
-
-
-def block(language: str, code: str) -> str:
-    return f"```{language}\n{code}\n```"
-
-
-def openvino_code(folder: str, settings: dict[str, Any]) -> str:
-    """The pipeline that was measured; its precision is only said where the engine's own was not taken."""
-    own = settings["dynamic_quantization_group_size"] != "0"
-    precision = "" if own else ', INFERENCE_PRECISION_HINT="bf16", KV_CACHE_PRECISION="bf16", DYNAMIC_QUANTIZATION_GROUP_SIZE=0'
-    names = ("cache_size", "enable_prefix_caching", "max_num_batched_tokens", "max_num_seqs")
-    scheduler = "\n".join(f"scheduler.{name} = {settings[name]!r}" for name in names)
-    return f"""import openvino_genai
-
-scheduler = openvino_genai.SchedulerConfig()
-{scheduler}
-pipeline = openvino_genai.LLMPipeline("{folder}", "{settings["device"].upper()}", scheduler_config=scheduler{precision})
-print(pipeline.generate("{PROMPT}", max_new_tokens=32, do_sample=False))"""
-
-
-def vllm_command(folder: str, settings: dict[str, Any]) -> str:
-    """The server under the settings that were measured."""
-    cpu = f"VLLM_CPU_KVCACHE_SPACE={settings['kv_cache_gib']} VLLM_CPU_INT4_W4A8={settings['int4_w4a8']} "
-    flags = [f"--dtype {settings['dtype'].removeprefix('torch.')}", "--generation-config vllm", f"--host 127.0.0.1 --port {PORT}"]
-    flags += [
-        f"--{name.replace('_', '-')} {settings[name]}" for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens")
-    ]
-    flags += ["--enable-prefix-caching" if settings["enable_prefix_caching"] else "--no-enable-prefix-caching"]
-    flags += ["--enforce-eager"] if settings["enforce_eager"] else []
-    return f"{cpu if settings['device'] == 'cpu' else ''}vllm serve {folder} \\\n  " + " \\\n  ".join(flags)
-
-
-def vllm_request(model: str) -> str:
-    body = f'{{"model": "{model}", "prompt": "{PROMPT}", "max_tokens": 32, "temperature": 0}}'
-    return f"curl --fail http://127.0.0.1:{PORT}/v1/completions -H 'Content-Type: application/json' -d '{body}'"
+    return listed(found) or f"{ENGINES[row.engine].title}, of a version that was not recorded"
 
 
 def _limits(summary: Summary, row: VariantSummary) -> list[str]:

@@ -99,8 +99,8 @@ def precision(row: VariantSummary, profile: str) -> dict[str, str]:
     """KV cache and arithmetic as the engine itself reported them."""
     settings = row.benchmark.profiles[profile].settings
     quantized = row.quantizer is not None
-    if row.engine == "openvino":
-        arithmetic, cache = settings.get("inference_precision_hint"), settings.get("kv_cache_precision")
+    if "inference_precision_hint" in settings:  # OpenVINO's word for it
+        arithmetic, cache = settings["inference_precision_hint"], settings.get("kv_cache_precision")
         group = str(settings.get("dynamic_quantization_group_size", "0"))
         activations = f", activations in 8 bits by groups of {group}" if quantized and group != "0" else ""
         return {"KV cache": _name(cache), "arithmetic": _name(arithmetic) + activations}

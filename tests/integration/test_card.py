@@ -18,7 +18,8 @@ import pytest
 
 from pipeline import paths
 from pipeline.records import Summary, read
-from pipeline.report.card import PORT, render
+from pipeline.report.card import render
+from pipeline.report.snippets import PORT
 from pipeline.runtime import environments
 
 pytestmark = pytest.mark.engine

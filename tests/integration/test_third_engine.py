@@ -21,6 +21,11 @@ from pipeline.engines.reference import ReferenceEngine
 
 class ThirdEngine(ReferenceEngine):
     """Greedy, one request after another."""
+
+
+def snippet(folder, settings):
+    """Of the card."""
+    return [f"Load {folder} with transformers, in {settings['dtype']}."]
 '''
 ROW = """
 ENGINES["third"] = Engine(
@@ -46,6 +51,7 @@ ENGINES["third"] = Engine(
     ladder=("rounding int8",),
     faster=(),
     hub_library="transformers",
+    snippet="pipeline.engines.third:snippet",
     costs=Costs(
         deployed=Passes(5, 10, "float32", {"bf16": 0.65}),
         weights=Passes(2, 10, "float32", {"bf16": 0.65}),
@@ -101,7 +107,7 @@ def test_from_recipe_to_report(project: Path, monkeypatch: pytest.MonkeyPatch) -
     assert list(summary["variants"]) == ["third-bf16", "third-int8"]
     for row in summary["variants"].values():
         assert (row["verdict"]["status"], row["benchmark"]["measured"]) == ("PASS", True)
-    assert "transformers" in Path("artifacts/cards/third/third-int8.md").read_text()
+    assert "with transformers, in float32" in Path("artifacts/cards/third/third-int8.md").read_text()
 
 
 def test_it_is_started_as_it_was_measured(project: Path) -> None:
