@@ -189,8 +189,8 @@ def test_on_a_phone_the_table_of_verdicts_scrolls_and_says_so(opened: Any) -> No
 
 
 STRUCK = """() => [...document.querySelectorAll('#pareto-speed .wide svg, #pareto-size .wide svg')].flatMap(svg => {
-  const names = [...svg.querySelectorAll('.mark-text text')].map(one => one.getBoundingClientRect()).filter(box => box.width);
-  const lines = [...svg.querySelectorAll('.mark-rule line')].map(one => one.getBoundingClientRect());
+  const boxes = (marks) => [...svg.querySelectorAll(marks)].map(one => one.getBoundingClientRect());
+  const names = boxes('.mark-text.role-mark text').filter(box => box.width), lines = boxes('.mark-rule.role-mark line');
   return names.filter(name => lines.some(line => line.left < name.right - 1 && name.left + 1 < line.right
     && line.top < name.bottom - 3 && name.top + 3 < line.bottom)).map(() => svg.closest('figure').id)})"""
 

@@ -74,6 +74,8 @@ def test_params_yaml_is_in_date(root: Path) -> None:
         ("task_drop: {bf16: 0.03", "task_drop: {bf16: 0", ["gate.task_drop.bf16", "greater than 0"]),
         ("gate:\n", "gate:\n  length_ratio: [1.1, 1.2]\n", ["length_ratio: found [1.1, 1.2]", "a value below 1 and one above"]),
         ("gate:\n", "gate:\n  on_inconclusive: extend\n", ["on_inconclusive", "needs evaluate.extend_to"]),
+        ("  price: {per_hour: 0.10}", "goal: cheapest", ["goal", "needs benchmark.price"]),
+        ("gate:\n", "goal: tiniest\ngate:\n", ["goal", "found 'tiniest'", "'smallest'"]),
         ("positions: 16320", "positions: 16", ["evaluate.divergence.positions", "greater than or equal to 512"]),
         ("windows: 135", "windows: 8", ["evaluate.divergence.windows", "greater than or equal to 16"]),
         ("  task_path", "  extend_to: {world_fact: 100}\n  task_path", ["extend_to: found task 'world_fact'", "world_facts"]),

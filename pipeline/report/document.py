@@ -107,11 +107,12 @@ def _looks(row: VariantSummary) -> str:
 
 
 def recommendations(summary: Summary) -> Table:
+    """Among the quantized variants that passed; the unquantized ones apart."""
     found = summary.comparison
     rows = []
     for one in (*found.recommendations, *found.baselines):
         rows.append([cell(one.goal), cell(one.variant or "none"), Cell(one.reason, kind="text")])
-    return table("Recommendations, among the quantized variants that passed", ["For", "Serve", "Because"], rows)
+    return table("Recommendations", ["For", "Serve", "Because"], rows)
 
 
 def _margins(summary: Summary) -> list[Block]:

@@ -101,12 +101,11 @@ def performance(rows: Rows) -> Table | None:
 
 
 def notices(rows: Rows) -> Table | None:
-    """What a reader must know before believing the speeds: what was not timed, and what was noted while timing."""
-    found = []
-    for name, row in rows.items():
-        told = [] if row.benchmark.measured else [f"not benchmarked: {row.benchmark.reason}"]
-        told += [notice for timed in (row.benchmark, row.http) if timed for notice in timed.notices]
-        found += [[cell(name), Cell(notice, kind="text")] for notice in dict.fromkeys(told)]
+    """What a reader must know before believing the speeds: what was not timed, then what was noted while timing."""
+    told = [(name, f"not benchmarked: {row.benchmark.reason}") for name, row in rows.items() if not row.benchmark.measured]
+    timings = [(name, timed) for name, row in rows.items() for timed in (row.benchmark, row.http) if timed]
+    told += [(name, notice) for name, timed in timings for notice in timed.notices]
+    found = [[cell(name), Cell(notice, kind="text")] for name, notice in dict.fromkeys(told)]
     return table("What to know about these figures", ["Variant", "Noted"], found) if found else None
 
 

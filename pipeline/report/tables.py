@@ -121,7 +121,7 @@ def _compared(metric: Metric, section: SideBySide) -> list[Cell]:
         kind = "best" if row.variant == winner else "tied" if winner is None and row.variant in tie else ""
         median, busy = (value.median, value.busy) if value else (None, False)
         cells.append(Cell(number(median), kind=kind, note=bounds(value), busy=busy))
-    best = Cell(winner) if winner else Cell(f"tie: {', '.join(tie)}") if tie else Cell("no winner", kind="muted")
+    best = Cell(winner) if winner else Cell(f"tie of {len(tie)}") if tie else Cell("no winner", kind="muted")
     return [Cell(heading(metric), note=f"{metric.better} is better"), *cells, best]
 
 
