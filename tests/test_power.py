@@ -6,7 +6,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import gate, recipe
-from pipeline.planning import power
+from pipeline.planning import plan, power
 from pipeline.runtime import environments, process
 from tests.conftest import ROOT
 
@@ -57,3 +57,14 @@ def test_all_items_are_looked_up_where_that_can_be_done(root: object, monkeypatc
         monkeypatch.setattr(environments, "is_complete", lambda name, complete=complete: complete)
         monkeypatch.setattr(process, "run", run)
         assert power.count_items("qwen3-8b", loaded) == {**asked, "arc_challenge": expected}
+
+
+def test_plan_marks_limits_that_the_items_cannot_decide() -> None:
+    from rich.console import Console
+
+    drops = {"2%": 0.02, "4%": 0.03, "10%": 0.05}
+    row = plan.Decided(task="t", items=100, smallest_drop=drops, limits={"int8": 0.01, "int4": 0.05})
+    console = Console(width=200)
+    with console.capture() as printed:
+        console.print(plan._power_table(plan.Plan.model_construct(decided=[row])))
+    assert "int8 1.00% undecidable, int4 5.00%" in printed.get()

@@ -184,7 +184,9 @@ def _power_table(plan: Plan) -> Any:
     heads = [f"at {rate:.0%} changed" for rate in power.FLIPS]
     table = Table("task", "items", *heads, "limits", title=f"smallest drop decided (power {power.POWER:.0%})", title_justify="left")
     for row in plan.decided:
-        margins = ", ".join(f"{weights} {margin:.2%}" for weights, margin in row.limits.items())
+        least = min(row.smallest_drop.values(), default=0.0)
+        marks = {weights: " undecidable" if margin < least else "" for weights, margin in row.limits.items()}
+        margins = ", ".join(f"{weights} {margin:.2%}{marks[weights]}" for weights, margin in row.limits.items())
         cells = [f"{drop:.2%}" for drop in row.smallest_drop.values()] or ["?"] * len(heads)
         table.add_row(row.task, "?" if row.items is None else f"{row.items:,}", *cells, margins)
     return table
@@ -193,7 +195,8 @@ def _power_table(plan: Plan) -> Any:
 def _blindness(plan: Plan) -> list[str]:
     """What a limit below the drop comes to; which share of damaged windows the compared ones can miss."""
     said = [
-        "A limit below the drop that is decided mostly ends INCONCLUSIVE: draw more items or widen the limit.",
+        "A limit below the drop that is decided mostly ends INCONCLUSIVE (undecidable: even where few answers change). Draw more "
+        "items or widen the limit.",
         f"{plan.compared_windows} compared windows can miss damage that sits in {plan.unseen_share:.1%} of a text's windows.",
     ]
     if plan.rare is not None and plan.windows_needed is not None:
