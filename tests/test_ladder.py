@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from pipeline import paths
 from pipeline.capabilities import ENGINES
@@ -15,7 +17,9 @@ from pipeline.recipe import Variant, load, rungs
 from pipeline.recipe.ladder import bits_per_weight, words
 from pipeline.records import Climb, Step, VariantSummary
 from pipeline.report import card, provenance
+from pipeline.stages.climb.rung import MAKES, MEASURES
 from tests import timed_summaries
+from tests.conftest import ROOT
 from tests.timed_summaries import manifest
 
 OV = {"engine": "openvino"}
@@ -148,3 +152,18 @@ def test_report_and_card_show_the_way() -> None:
     assert "openvino int4 g128: FAIL at first look; then openvino int8: PASS" in card.render(
         timed_summaries.summary(rows), "ov-int8"
     )
+
+
+def test_a_rung_rests_on_the_code_that_dvc_names() -> None:
+    """What a rung's folders are named by is what DVC has for quantize and evaluate, and climb depends on all of it."""
+    stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+
+    def code(stage: str) -> list[str]:
+        return [dep for dep in stages[stage]["do"]["deps"] if dep.startswith("pipeline/")]
+
+    def outside(deps: Sequence[str], known: Sequence[str]) -> list[str]:
+        return [dep for dep in deps if not any(dep == part or dep.startswith(f"{part}/") for part in known)]
+
+    assert not outside(code("quantize"), MAKES)
+    assert not outside(code("evaluate"), MEASURES)
+    assert not outside((*MAKES, *MEASURES), code("climb"))
