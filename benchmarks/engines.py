@@ -16,12 +16,12 @@ from pathlib import Path
 from benchmarks import random_project
 from benchmarks.random_project import NAME
 from pipeline import paths, records
-from pipeline.benchmark import performance, rounds
+from pipeline.benchmark import performance
 from pipeline.benchmark.statistics import closed_levels
 from pipeline.recipe import Recipe
 from pipeline.records import Benchmark, Level
 from pipeline.runtime import machine
-from pipeline.stages import benchmark
+from pipeline.stages import benchmark, trace
 
 EMBEDDING = 32000 * 2048  # parameters that a token looks up and does not read whole
 EMBEDDING_BYTES = {"bf16": 2, "int8": 1, "int4": 1}  # OpenVINO's; vLLM's packed formats leave it in 16 bits
@@ -32,7 +32,7 @@ def run(repeats: int, requests: int, eager: bool, layers: int) -> str:
     started = time.monotonic()
     with random_project.opened(repeats, requests, eager) as recipe:
         random_project.make(recipe, layers, recipe.variants)
-        rounds.trace(NAME)
+        trace.run(NAME)
         reads_gb_per_s = max(random_project.inside("openvino", "benchmarks.bandwidth").values())
         benchmark.measure(NAME, recipe, list(recipe.variants))
         found = {name: records.read(paths.benchmark(NAME, name), Benchmark) for name in recipe.variants}

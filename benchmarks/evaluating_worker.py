@@ -33,9 +33,9 @@ def main(request: str, answer: str) -> None:
     evaluate = Evaluate(
         perplexity=Perplexity(texts=["none"], window=8), tasks={name: job["items"]}, task_path=job["folder"], seed=SEED
     )
-    manager, leaves, places = tasks.prepare(evaluate, {name: (0, job["items"])})
-    drawn = {leaf: sorted(found) for leaf, found in places.items()}
-    greedy = {leaf for leaf, found in leaves[name].items() if found.OUTPUT_TYPE == "loglikelihood"}
+    prepared = tasks.prepare(evaluate, Serve(max_model_len=MAX_LENGTH), {name: (0, job["items"])})
+    manager, drawn = prepared.manager, {leaf: sorted(found) for leaf, found in prepared.places.items()}
+    greedy = {leaf for leaf, found in prepared.leaves[name].items() if found.OUTPUT_TYPE == "loglikelihood"}
     open_side = {"ours": lambda: _ours(checkpoint, greedy), "hf": lambda: _theirs(checkpoint)}
     seconds: dict[str, list[float]] = {side: [] for side in job["sides"]}
     scored: dict[str, list[float]] = {}

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline import paths
+from pipeline import paths, quantizers
 from pipeline import recipe as recipes
+from pipeline.evidence import provenance
 from pipeline.recipe import Recipe
 from pipeline.records import Layers, Manifest, artifact
 from pipeline.runtime import environments
@@ -88,6 +89,7 @@ def make(recipe: Recipe, layers: int, variants: Iterable[str]) -> None:
             notes=["random bits: its speed means something, its answers do not"],
             layers=Layers(expected=0, quantized=0, skipped=[]), stored_types={}, versions={}, checkpoint_sha256="",
             samples_sha256=None, files=artifact.hash_files(packed[name]), wall_s=0.0, peak_memory_bytes=0,
+            origin=provenance.now(NAME, quantizers.tool(variant).environment),
         ).write(paths.manifest(NAME, name))  # fmt: skip
 
 

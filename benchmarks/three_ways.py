@@ -22,14 +22,13 @@ from statistics import median
 from benchmarks import random_project
 from benchmarks.random_project import NAME
 from pipeline import paths, records
-from pipeline.benchmark import rounds
 from pipeline.benchmark.statistics import closed_levels
 from pipeline.engines import serving
 from pipeline.recipe import Recipe
 from pipeline.records import Benchmark
 from pipeline.runtime import environments, machine
 from pipeline.runtime.process import ENVIRONMENT
-from pipeline.stages import benchmark, benchmark_http
+from pipeline.stages import benchmark, benchmark_http, trace
 
 VARIANT = "vllm-bf16"
 REPEATS = 2  # within a turn
@@ -43,7 +42,7 @@ def run(turns: int, requests: int, layers: int) -> str:
     found: dict[str, list[Rates]] = {}
     with random_project.opened(REPEATS, requests, eager=True) as recipe:
         random_project.make(recipe, layers, [VARIANT])
-        rounds.trace(NAME)
+        trace.run(NAME)
         ways: dict[str, Callable[[Recipe], Rates]] = {
             "in process": _in_process,
             "over HTTP by quantgate": _over_http,

@@ -3,7 +3,7 @@
 The data's way, one room a step; a later room may import an earlier one, never the reverse (`make check` holds it):
 
     errors, paths, reading   every error; where everything lies; files that users bring, with limits
-    capabilities  the engines that serve, a row each: no other module asks for one by its name
+    capabilities  the engines that serve, a row each: what one can do is asked here
     recipe/       what was asked for, parsed strictly once: source, variant, ladder, quality, long_context, speed, over base;
                    defaults: of the sections that it leaves out
                   parsing: a dictionary into a record, or one clear error
@@ -21,7 +21,8 @@ The data's way, one room a step; a later room may import an earlier one, never t
                   checkpoint: pin and fetch; the folder of hashed files that tools get
                   architecture, tokens, checking: what the model and the tokenizer must be
                   lengths: do the recipe's lengths fit the model
-                  prompts, prompt_file, calibration, coverage: texts or dialogues -> token ids
+                  prompts, prompt_file: texts or dialogues, encoded; a prompt set of one's own file
+                  calibration, coverage: rows of token ids for quantizers, windows for evaluation
     formats/      what an artifact is made of
                   packing, rounding, layers: how layers are stored, and in what precision
                   decoded, compressed, stored: every matrix, with the grid that it was rounded to
@@ -46,7 +47,7 @@ The data's way, one room a step; a later room may import an earlier one, never t
                   opened, candidate, settings: recipes as they stand; a variant and its place; what a measurement depends on
                   keeping, seals: a record, sealed to what it was made from
                   provenance, revision: what a stage's work rests on; what git says of it
-                  evaluations, current: what was measured, the verdict that follows, and whether a stored one still holds
+                  evaluations, current: what was measured, verdict_of it, and whether a stored one still holds
                   inventory, clean: what lies in artifacts/, how large and how judged; what no recipe names any more
     report/       records -> summary -> one content (document) -> page, Markdown, terminal, model cards; metrics
     stages/       one file a DVC stage, by its name, with `run`, in the control environment: pin, calibrate, reference, quantize,

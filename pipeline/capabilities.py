@@ -1,4 +1,4 @@
-"""The engines that serve: a row each. No other module asks for one by its name.
+"""The engines that serve: a row each. What one can do is asked of its row, not of its name.
 
 A new engine is a row here and a file in pipeline/engines with its classes; artifacts that are stored in a way of their own need
 a reader in pipeline/formats besides, and a tool that makes them a line in pipeline/quantizers/table.py.

@@ -126,7 +126,7 @@ SECTIONS: dict[str, list[click.Command]] = {
             RECIPE, ANY_VARIANT, JSON),
         Command("compare", "report.compare_terminal:run",
             "set the variants side by side, or two runs of one recipe (--before)", RECIPE, JSON,
-            option("--before", metavar="REPORT.json", help="the JSON report of an earlier run")),
+            option("--before", metavar="REPORT.json", type=PATH, help="the JSON report of an earlier run")),
         Command("audit", "stages.audit.verb:audit",
             "put an artifact that quantgate did not make through a recipe's gate; exit 1 unless it passes",
             argument("given", "MODEL", "a folder, or OWNER/NAME@REVISION on the hub"),

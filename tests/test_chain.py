@@ -32,21 +32,24 @@ def test_the_chain_has_dvcs_stages(project: Path) -> None:
         assert len(set(found)) == len(found)
         assert set(found) == dvc_stages(name)
     assert chain.chain("mine", recipe.load("mine"), "calibrate") == ["pin@mine", "calibrate@mine"]
-    assert [parsed("run", "tiny", "--until", last)["until"] for last in chain.UNTIL] == list(chain.UNTIL)
+    for last in ("pin", "calibrate", *chain.LAST):
+        assert parsed("run", "tiny", "--until", last)["until"] == last
 
 
 def test_each_stage_is_counted_and_the_time_left_falls() -> None:
-    announced = chain.Announced(["pin@x", "calibrate@x", "trace@x"], {"pin@x": 60.0, "calibrate@x": 120.0})
+    announced = chain.Announced(["pin@x", "calibrate@x", "reference@x", "trace@x"], {"pin@x": 60.0, "calibrate@x": 120.0})
     lines = [
         "Stage 'pin@x' didn't change, skipping\n", "Running stage 'calibrate@x':\n", "> quantgate calibrate x\n", "a note\n", "\n",
-        "Running stage 'elsewhere@y':\n", "Running stage 'trace@x':\n",
+        "Running stage 'elsewhere@y':\n",
+        "Stage 'reference@x' is cached - skipping run, checking out outputs\n", "Running stage 'trace@x':\n",
     ]  # fmt: skip
     assert [said for line in lines if (said := announced.of(line))] == [
-        "[1 of 3] pin@x did not change",
-        "[2 of 3] calibrate@x runs; about 2 min left in all, log: artifacts/logs/calibrate.x.log",
+        "[1 of 4] pin@x did not change",
+        "[2 of 4] calibrate@x runs; about 2 min left in all, log: artifacts/logs/calibrate.x.log",
         "a note",
         "Running stage 'elsewhere@y':",
-        "[3 of 3] trace@x runs; about 0 s left in all, log: artifacts/logs/trace.x.log",
+        "[3 of 4] reference@x is in DVC's cache",
+        "[4 of 4] trace@x runs; about 0 s left in all, log: artifacts/logs/trace.x.log",
     ]
 
 

@@ -63,6 +63,13 @@ def test_what_is_not_known_makes_no_limit_milder(project: Path) -> None:
     assert "strictest, since model.parameters is not given" in defaults.said(None, ["gate"])
 
 
+def test_a_gate_of_its_own_has_as_many_windows_as_its_rare_damage_needs() -> None:
+    """The largest model's windows are too few for the usual gate.rare, which its usual gate allows for."""
+    assert defaults.filled({})["evaluate"]["perplexity"]["window"] == 2048
+    assert defaults.filled({})["gate"]["rare"] == 0.022
+    assert defaults.filled({"gate": {}})["evaluate"]["perplexity"]["window"] == 1024
+
+
 @pytest.mark.parametrize("longest", [64, 512, 2048])
 def test_lengths_follow_a_shorter_context(project: Path, longest: int) -> None:
     paths.recipe("mine").write_text(f"{MINIMAL}serve: {{max_model_len: {longest}}}\n")

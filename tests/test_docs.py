@@ -133,6 +133,14 @@ def test_files_named_in_the_readme_exist() -> None:
             assert (ROOT / name).exists() or (ROOT / "pipeline" / name).exists(), name
 
 
+def test_modules_that_other_peoples_ci_calls_exist() -> None:
+    pages = [path.read_text() for path in (ROOT / "docs" / "ci").iterdir()] + list(DOCS.values())
+    called = {module for page in pages for module in re.findall(r"python -m ((?:pipeline|tests|benchmarks)[\w.]*)", page)}
+    assert "pipeline.runtime.environments" in called
+    for module in called:
+        assert (path := ROOT / module.replace(".", "/")).is_dir() or path.with_suffix(".py").is_file(), module
+
+
 def test_the_map_names_every_module() -> None:
     """In pipeline/__init__.py, or in the room's own."""
     for path in (ROOT / "pipeline").rglob("*.py"):

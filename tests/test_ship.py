@@ -64,3 +64,13 @@ def test_an_axis_is_logarithmic_from_tenfold_on() -> None:
     assert wide.log
     assert wide.share(wide.low) == 0 and wide.share(wide.high) == pytest.approx(1)
     assert wide.share((wide.low * wide.high) ** 0.5) == pytest.approx(0.5)
+
+
+def test_an_audit_says_its_verdict_and_recommends_nothing() -> None:
+    rows = make.variants()
+    audited = rows["ov-int8"]
+    audited["manifest"] = {**audited["manifest"], "taken_from": "owner/name@v1"}
+    headline, facts, style = first_card(make.summary({"ov-int8": audited}, "fastest"))
+    assert headline.startswith("ov-int8: PASS: ")
+    assert "quantgate did not make this artifact" in facts[0]
+    assert style == "pass"

@@ -29,7 +29,7 @@ def test_of_a_folder(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     index.check()
     assert (loaded.model.path, loaded.model.parameters) == ("recipes/tiny/checkpoint", 623488)
     assert loaded.serve.max_model_len == 512  # what the model was made for
-    assert loaded.gate.mean_kl == {"bf16": 0.01, "int8": 0.02, "int4": 0.3}
+    assert loaded.gate.mean_kl == {"bf16": 0.01, "int8": 0.012, "int4": 0.3}
     assert loaded.variants["ov-int4"].group_size == 64
     text = paths.recipe("mine").read_text()
     assert "for a model of 0.6 million parameters" in text
@@ -51,6 +51,31 @@ def test_nothing_is_written_over_and_a_wrong_word_is_one_sentence(project: Path,
         assert capsys.readouterr().err.startswith(f"quantgate: {said}")
     assert paths.recipe("tiny").read_text() == before
     assert not paths.recipe("checkpoint").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hidden_size": 100}, ""),
+        ({"max_position_embeddings": 12}, "quantgate: recipes/odd.yaml: "),
+    ],
+)
+def test_a_model_that_the_usual_does_not_fit(
+    project: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, changes: dict[str, int], said: str
+) -> None:
+    """What cannot be is left out; where nothing usual can be, no recipe is left that stops every other."""
+    source = tmp_path / "odd"
+    shutil.copytree(CHECKPOINT, source)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | changes))
+    code = cli.main(["init", str(source)])
+    told = capsys.readouterr().err
+    index.check()
+    if said:
+        assert (code, told.count("\n"), paths.recipe("odd").exists()) == (2, 1, False)
+        assert told.startswith(said)
+    else:
+        assert (code, list(recipe.load("odd").variants)) == (0, ["ov-bf16", "ov-int8", "ov-int4", "vllm-bf16"])
 
 
 def on_hub(surroundings: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:

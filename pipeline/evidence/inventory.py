@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from pipeline import paths
 from pipeline import recipe as recipes
+from pipeline.errors import ArtifactError
 from pipeline.records import Verdict, read
 
 OF_RECIPES = ("checkpoints", "sources", "calibration", "logprobs", "traces", "reports", "cards", "metrics", "plots")
@@ -93,4 +94,7 @@ def show() -> None:
 
 def _verdict(recipe: str, variant: str) -> str:
     path = paths.verdict(recipe, variant)
-    return read(path, Verdict).status if path.is_file() else "not judged"
+    try:
+        return read(path, Verdict).status if path.is_file() else "not judged"
+    except ArtifactError:
+        return "verdict unreadable"

@@ -8,6 +8,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
@@ -15,7 +16,9 @@ from pipeline import paths, reading
 from pipeline import recipe as recipes
 from pipeline.errors import CheckpointError, RecipeError
 from pipeline.planning import index
+from pipeline.quantizers import refusal
 from pipeline.recipe import Recipe, defaults
+from pipeline.recipe.parsing import describe
 from pipeline.recipe.variant import FINE_GROUP
 from pipeline.records import write_text
 from pipeline.runtime import environments
@@ -55,12 +58,25 @@ def init(model: str, path: str | None, revision: str | None, name: str | None) -
     name = _named(model, name)
     known = _look(model, path, revision)
     text = _text(known)
-    Recipe.model_validate(YAML(typ="safe", pure=True).load(text))
-    write_text(paths.recipe(name), text)
-    index.write()
+    file = paths.recipe(name)
+    refusal.refuse(file, _parsed(text, file), environments.device())
+    write_text(file, text)
+    try:
+        index.write()
+    except RecipeError:
+        file.unlink()
+        raise
     if known.parameters is None:
         print("note: the number of parameters is not known here, so the limits are the strictest. Give model.parameters.")
     print(f"{paths.recipe(name)}: written; params.yaml has its stages. Next: quantgate plan {name}")
+
+
+def _parsed(text: str, file: Path) -> Recipe:
+    """Raises RecipeError for a model that the usual settings do not fit."""
+    try:
+        return Recipe.model_validate(YAML(typ="safe", pure=True).load(text))
+    except ValidationError as error:
+        raise RecipeError(f"{describe(str(file), Recipe, error.errors()[0])}. Write the recipe by hand: docs/recipe.md") from error
 
 
 def _named(given: str, name: str | None) -> str:
@@ -167,6 +183,7 @@ def _variants(config: dict[str, Any], size: defaults.Usual) -> dict[str, dict[st
     groups = next((group for group in wanted if all(width % group == 0 for width in columns)), -1)
     vllm = {"engine": "vllm"} | ({"target": "cuda"} if environments.device() == "cuda" else {})
     fine = groups if size is defaults.BY_SIZE[-1] else min(groups, FINE_GROUP)
+    awq = {"awq-int4": {**vllm, "quantizer": "awq", "weights": "int4", "group_size": fine}} if groups > 0 else {}
     return {
         "ov-bf16": {"engine": "openvino"},
         "ov-int8": {"engine": "openvino", "quantizer": "openvino", "weights": "int8"},
@@ -179,5 +196,5 @@ def _variants(config: dict[str, Any], size: defaults.Usual) -> dict[str, dict[st
             "scale_estimation": True,
         },
         "vllm-bf16": vllm,
-        "awq-int4": {**vllm, "quantizer": "awq", "weights": "int4", "group_size": fine},
+        **awq,  # whose layout needs groups
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.records import SideBySide, Summary, VariantSummary
 from pipeline.report import chart_divergence, chart_forest, chart_pareto, chart_speed, provenance, speed_tables, tables
 from pipeline.report.content import Block, Cell, Chart, Charts, Document, Fold, Note, Points, Section, Table, cell, table
+from pipeline.report.ship import summed_up
 from pipeline.report.words import listed
 
 VERDICTS = (
@@ -59,14 +60,22 @@ def document(summary: Summary) -> Document:
 def first_card(summary: Summary) -> tuple[str, list[str], str]:
     """Headline, facts, and how they look."""
     ship, rows = summary.comparison.ship, summary.variants
-    audit = ["An audit: quantgate did not make this artifact."] if provenance.audited(summary) else []
+    if provenance.audited(summary):
+        return _audited(rows)
     if ship is not None:
         busy = ["Other processes took the machine's time while it was timed: measure again before you rely on its speed."]
-        return ship.headline, [*audit, *ship.facts, *(busy if ship.busy else [])], "pass" if ship.variant else "fail"
+        return ship.headline, [*ship.facts, *(busy if ship.busy else [])], "pass" if ship.variant else "fail"
     failed = [name for name, row in rows.items() if not row.passed]
     told = [f"Not passed: {listed([f'{name} ({rows[name].verdict.status})' for name in failed])}."] if failed else []
     passed = f"{len(rows) - len(failed)} of {len(rows)} variants passed; none is quantized, so there is nothing to recommend."
-    return passed, [*audit, *told], "fail" if failed else "pass"
+    return passed, told, "fail" if failed else "pass"
+
+
+def _audited(rows: dict[str, VariantSummary]) -> tuple[str, list[str], str]:
+    name, row = next((name, row) for name, row in rows.items() if row.manifest.taken_from)
+    said = [f"{check.name}: {check.reason}" for check in row.verdict.checks if check.status != "PASS"]
+    facts = ["An audit: quantgate did not make this artifact. It is neither timed nor published.", *said[:3]]
+    return f"{name}: {row.verdict.status}: {summed_up(row)}.", facts, "pass" if row.passed else "fail"
 
 
 def _verdicts(summary: Summary) -> list[Block]:

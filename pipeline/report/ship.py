@@ -21,8 +21,9 @@ def ship(goal: str, variants: Variants, advice: list[Advice], baselines: list[Ad
         return _nothing(goal, quantized, wanted)
     row = quantized[wanted.variant]
     passed = sum(one.passed for one in quantized.values())
+    among = f"{passed} quantized variant{'s' if passed > 1 else ''} that passed, of {len(quantized)}"
     facts = [
-        f"{_goal(wanted).capitalize()} of {passed} quantized variants that passed, of {len(quantized)}: {_first(wanted.reason)}",
+        f"{_upper(_goal(wanted))} of {among}: {_first(wanted.reason)}",
         *_other_goals(wanted, advice),
         *(f"Unquantized: {_first(one.reason)}" for one in baselines),
         *_unfit(quantized),
@@ -69,10 +70,14 @@ def _speed(row: VariantSummary) -> str:
     return f"{number(found.ratio)}{TIMES} {SPEED_OF} ({bounds(found)})"
 
 
+def _upper(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
+
+
 def _first(reason: str) -> str:
     """Without who was left out, which is said once for all goals."""
     told = reason.split(" Left out: ", maxsplit=1)[0]
-    return told[0].upper() + told[1:] if told.startswith("no ") else told
+    return _upper(told) if told.startswith("no ") else told
 
 
 def _goal(advice: Advice) -> str:
@@ -87,7 +92,7 @@ def _other_goals(wanted: Advice, advice: list[Advice]) -> list[str]:
             found.setdefault(one.variant, []).append(_goal(one))
     also = found.pop(wanted.variant or "")
     told = [f"It is also {listed(also)}."] if also else []
-    return told + [f"{listed(goals).capitalize()}: {variant}." for variant, goals in found.items()]
+    return told + [f"{_upper(listed(goals))}: {variant}." for variant, goals in found.items()]
 
 
 def _unfit(quantized: Variants) -> list[str]:

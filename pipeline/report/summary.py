@@ -59,8 +59,8 @@ def of(name: str, recipe: Recipe, judged: dict[str, Judged]) -> Summary:
     checkpoint = read(paths.checkpoint(name), Checkpoint)
     samples = read(paths.samples(name), Samples)
     reference = read(paths.evaluation(name, "reference"), Evaluation)
-    baselines = {found.manifest.engine: found for found in judged.values() if found.manifest.quantizer is None}
-    rows = {variant: _row(found, baselines.get(found.manifest.engine), reference) for variant, found in judged.items()}
+    floors = {variant: recipe.baseline(recipe.variants[variant]) or variant for variant in judged}
+    rows = {variant: _row(found, judged.get(floors[variant]), reference) for variant, found in judged.items()}
     return Summary(
         recipe=name,
         goal=recipe.goal,

@@ -5,9 +5,10 @@ beside that the recipe is refused before anything runs if it is impossible, and 
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipeline import paths
@@ -20,14 +21,15 @@ from pipeline.records import StageCost, Workload, read
 from pipeline.stages import require
 
 RUNS, SKIPS = re.compile(r"Running stage '(\S+)':"), re.compile(r"Stage '(\S+)' didn't change, skipping")
+CACHED = re.compile(r"Stage '(\S+)' is cached - skipping run")
 FIRST = ("pin", "calibrate", "reference", "trace")
 LAST = ("benchmark", "report", "require")
-UNTIL = ("pin", "calibrate", *LAST)
 LONG = ("pin@", "calibrate@", "reference@", "quantize@", "evaluate@", "climb@")  # the others are not planned, or take seconds
 
 
 def run(name: str, until: str) -> None:
     """Raises RecipeError and others for what is impossible, Rejected if not all passed, StageError if a stage failed."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what service managers stop with: ends as Ctrl-C does
     recipe = opened.unclimbed(name)
     index.write()
     local.refuse(name, recipe)
@@ -36,9 +38,12 @@ def run(name: str, until: str) -> None:
     command = [str(Path(sys.executable).with_name("dvc")), "repro", "--keep-going", f"{until}@{name}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace") as repro:
         assert repro.stdout is not None
-        for line in repro.stdout:
-            if said := announced.of(line):
-                print(said, flush=True)
+        try:
+            _announce(repro.stdout, announced)
+        except KeyboardInterrupt:  # DVC was told too, or is now; what it still says while it ends is shown
+            repro.send_signal(signal.SIGINT)
+            _announce(repro.stdout, announced)
+            raise
     if repro.returncode == 0:
         return
     if until == "require":
@@ -47,6 +52,12 @@ def run(name: str, until: str) -> None:
         f"dvc repro {until}@{name} ended with exit code {repro.returncode}. What it said stands above, what the tools said is in "
         f"{paths.LOGS}/."
     )
+
+
+def _announce(lines: Iterable[str], announced: Announced) -> None:
+    for line in lines:
+        if said := announced.of(line):
+            print(said, flush=True)
 
 
 def chain(name: str, recipe: Recipe, until: str) -> list[str]:
@@ -67,7 +78,7 @@ class Announced:
 
     def of(self, line: str) -> str:
         """What to print for a line of DVC's; empty for what is said otherwise."""
-        for pattern, what in ((RUNS, "runs"), (SKIPS, "did not change")):
+        for pattern, what in ((RUNS, "runs"), (SKIPS, "did not change"), (CACHED, "is in DVC's cache")):
             if (found := pattern.match(line)) and found[1] in self._left:
                 left = plan.duration(sum(self._seconds.get(stage, 0) for stage in self._left))
                 self._left.remove(found[1])
