@@ -116,7 +116,7 @@ def test_every_chart_is_there(outline: Outline) -> None:
 
 def test_verdicts_are_said_in_words(summary: Summary, html: str) -> None:
     headline, facts, verdict = first_card(summary)
-    assert (headline, verdict) == ("Ship ov-int4: 33% of the size, mean KL 0.01, 377 tokens/s.", "pass")
+    assert (headline, verdict) == ("Ship ov-int4: 33% of the size, mean KL 0.00967, 377 tokens/s.", "pass")
     assert "Not to be shipped: rtn-int2 (its verdict is FAIL)." in facts
     assert "accurate but not faster" in html
     assert "not benchmarked: the gate says FAIL" in html

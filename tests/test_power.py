@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from ruamel.yaml import YAML
 
@@ -68,3 +70,19 @@ def test_plan_marks_limits_that_the_items_cannot_decide() -> None:
     with console.capture() as printed:
         console.print(plan._power_table(plan.Plan.model_construct(decided=[row])))
     assert "int8 1.00% undecidable, int4 5.00%" in printed.get()
+
+
+def test_plan_says_why_no_pass_can_come(root: Path) -> None:
+    """Too few windows asked for, or too few in the text, which another setting mends."""
+    loaded = recipe.load("tiny")
+
+    def with_windows(count: int, rare: float) -> recipe.Recipe:
+        divergence = loaded.evaluate.divergence.model_copy(update={"windows": count})
+        evaluate = loaded.evaluate.model_copy(update={"divergence": divergence})
+        return loaded.model_copy(update={"evaluate": evaluate, "gate": loaded.gate.model_copy(update={"rare": rare})})
+
+    assert plan.no_pass(with_windows(150, 0.02), 150) == ""
+    assert "asks for 149. Set evaluate.divergence.windows (and" in plan.no_pass(with_windows(24, 0.02), 24)
+    few = plan.no_pass(with_windows(150, 0.02), 14)
+    assert "14 windows are compared" in few
+    assert "A text has no more of 256 tokens: shorter windows cost no more (evaluate.perplexity.window of about 24)" in few

@@ -76,7 +76,7 @@ def show() -> None:
 
     paths.require_project()
     known, found = named(), list(items())
-    table = Table("recipe", "variant", "size", "verdict", title="artifacts", title_justify="left")
+    table = Table("recipe", "variant", "size", "last verdict", title="artifacts", title_justify="left")
     for item in found:
         if item.kind == "models" and item.variant is not None:
             verdict = _verdict(item.recipe, item.variant) if is_named(item, known) else "no recipe names it any more"

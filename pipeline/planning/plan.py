@@ -59,7 +59,9 @@ class Plan(Record):
     compared_windows: int
     unseen_share: float = Field(description="of damaged windows, which the compared ones can miss")
     rare: float | None = Field(description="gate.rare")
-    windows_needed: int | None = Field(description="where gate.rare lets no PASS come with those that are compared")
+    no_pass: str = Field(
+        description="why gate.rare lets no PASS come with the windows that are compared, and what would; else empty"
+    )
 
 
 def of(name: str, recipe: Recipe) -> Plan:
@@ -85,7 +87,7 @@ def of(name: str, recipe: Recipe) -> Plan:
         compared_windows=compared,
         unseen_share=limits.unseen(compared, recipe.gate.confidence),
         rare=recipe.gate.rare,
-        windows_needed=_windows_needed(recipe, compared),
+        no_pass=no_pass(recipe, compared),
     )
 
 
@@ -132,9 +134,20 @@ def _decided(row: power.Power) -> Decided:
     return Decided(task=row.task, items=row.items, smallest_drop=drops, limits=row.margins)
 
 
-def _windows_needed(recipe: Recipe, compared: int) -> int | None:
-    rare, confidence = recipe.gate.rare, recipe.gate.confidence
-    return limits.windows_for(rare, confidence) if rare is not None and limits.unseen(compared, confidence) > rare else None
+def no_pass(recipe: Recipe, compared: int) -> str:
+    """Why no PASS can come from so many compared windows, and what would let one come; empty where it can."""
+    rare, asked = recipe.gate.rare, recipe.evaluate.compared_at_most
+    if rare is None or limits.unseen(compared, recipe.gate.confidence) <= rare:
+        return ""
+    needed = limits.windows_for(rare, recipe.gate.confidence)
+    why = f"No PASS can come: {compared} windows are compared, and gate.rare ({rare:.1%}) asks for {needed}. "
+    if asked < needed:
+        return why + f"Set evaluate.divergence.windows (and perplexity.max_windows, if it is there) to {needed}."
+    window = recipe.evaluate.perplexity.window
+    return why + (
+        f"A text has no more of {window} tokens: shorter windows cost no more (evaluate.perplexity.window of about "
+        f"{max(16, window * compared // needed)}), or take a longer text."
+    )
 
 
 def show(plan: Plan) -> None:
@@ -199,11 +212,8 @@ def _blindness(plan: Plan) -> list[str]:
         "items or widen the limit.",
         f"{plan.compared_windows} compared windows can miss damage that sits in {plan.unseen_share:.1%} of a text's windows.",
     ]
-    if plan.rare is not None and plan.windows_needed is not None:
-        said.append(
-            f"[red]No PASS can come: gate.rare asks for {plan.rare:.1%}. Set evaluate.divergence.windows to {plan.windows_needed}, "
-            "and take texts with as many windows: shorter ones (evaluate.perplexity.window) cost no more.[/]"
-        )
+    if plan.no_pass:
+        said.append(f"[red]{plan.no_pass}[/]")
     return said
 
 

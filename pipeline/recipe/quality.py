@@ -101,6 +101,11 @@ class Evaluate(Strict):
         return LongWindows(self.long_context, self.perplexity.window, max_model_len, self.perplexity.bos == "every")
 
     @property
+    def compared_at_most(self) -> int:
+        """Windows of a text whose distributions are compared, if it has as many."""
+        return min(self.divergence.windows, self.perplexity.max_windows or self.divergence.windows)
+
+    @property
     def items(self) -> dict[str, Items]:
         """How many items to draw of each task."""
         return {name: asked.items if isinstance(asked, TaskItems) else asked for name, asked in self.tasks.items()}

@@ -24,6 +24,7 @@ RUNS, SKIPS = re.compile(r"Running stage '(\S+)':"), re.compile(r"Stage '(\S+)' 
 CACHED = re.compile(r"Stage '(\S+)' is cached - skipping run")
 FIRST = ("pin", "calibrate", "reference", "trace")
 LAST = ("benchmark", "report", "require")
+WORKERS = ("pin@", "calibrate@", "reference@", "quantize@", "trace@")
 LONG = ("pin@", "calibrate@", "reference@", "quantize@", "evaluate@", "climb@")  # the others are not planned, or take seconds
 
 
@@ -33,6 +34,8 @@ def run(name: str, until: str) -> None:
     recipe = opened.unclimbed(name)
     index.write()
     local.refuse(name, recipe)
+    if said := plan.no_pass(recipe, recipe.evaluate.compared_at_most):
+        print(f"note: {said}", flush=True)
     stages = chain(name, recipe, until)
     announced = Announced(stages, _seconds(name, recipe, stages))
     command = [str(Path(sys.executable).with_name("dvc")), "repro", "--keep-going", f"{until}@{name}"]
@@ -82,9 +85,17 @@ class Announced:
             if (found := pattern.match(line)) and found[1] in self._left:
                 left = plan.duration(sum(self._seconds.get(stage, 0) for stage in self._left))
                 self._left.remove(found[1])
-                told = f"; about {left} left in all, log: {paths.log(found[1].replace('@', '.'))}" if pattern is RUNS else ""
+                told = f"; about {left} left in all{_log(found[1])}" if pattern is RUNS else ""
                 return f"[{self._count - len(self._left)} of {self._count}] {found[1]} {what}{told}"
         return line.rstrip() if line.strip() and not line.startswith("> ") else ""
+
+
+def _log(stage: str) -> str:
+    """Where its tools write to; a stage without a tool, or with several, has no log of its name."""
+    name = stage.replace("@", ".")
+    if stage.startswith("evaluate@"):
+        return f", log: {paths.log(f'{name}.job')}"
+    return f", log: {paths.log(name)}" if stage.startswith(WORKERS) else ""
 
 
 def _seconds(name: str, recipe: Recipe, stages: list[str]) -> dict[str, float]:
