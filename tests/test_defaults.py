@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, get_args
@@ -10,10 +11,12 @@ import pytest
 
 from pipeline import cli, paths, reading, recipe
 from pipeline.errors import RecipeError
+from pipeline.evidence import opened, provenance, seals
 from pipeline.planning import index, power
 from pipeline.recipe import Model, defaults
 from pipeline.recipe.base import Weights
 from pipeline.stages.audit import against
+from tests.conftest import commit_all
 
 MINIMAL = """\
 model: {path: recipes/tiny/checkpoint, parameters: 623488}
@@ -143,3 +146,15 @@ def test_plan_says_what_was_left_out(project: Path, monkeypatch: pytest.MonkeyPa
     assert planned["settings"]["gate"]["mean_kl"]["int4"] == 0.3
     assert cli.main(["plan", "qwen3-0.6b", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["left_out"] == []
+
+
+def test_what_is_signed_of_a_short_recipe_is_the_file_that_a_bundle_carries(project: Path) -> None:
+    paths.recipe("mine").write_text(MINIMAL)
+    index.write()
+    commit_all()
+    sha256 = provenance.now("mine", "control").recipe_sha256
+    carried = seals.evidence(opened.candidate("mine", "ov-int4"))["recipe.yaml"]
+    assert hashlib.sha256(carried.read_bytes()).hexdigest() == sha256
+    assert not provenance.now("mine", "control").revision.changed
+    paths.whole_recipe("mine").write_text("")
+    assert provenance.now("mine", "control").revision.changed == [str(paths.whole_recipe("mine"))]

@@ -168,5 +168,5 @@ def test_the_first_look_is_what_evaluate_measures(engine: type[Engine]) -> None:
     for sequential, expected in (("true", 20), ("false", 100)):
         gate(sequential=sequential)
         loaded = recipe.load("tiny")
-        job = measuring.evaluation_job(Candidate("tiny", VARIANT, loaded, paths.place("tiny", VARIANT)), Path("source"))
+        job = measuring.evaluation_job(Candidate.here("tiny", VARIANT, loaded), Path("source"))
         assert job["spans"] == dict.fromkeys(loaded.evaluate.tasks, (0, expected))

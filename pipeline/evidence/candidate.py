@@ -17,6 +17,11 @@ class Candidate:
     recipe: Recipe
     place: paths.Place
 
+    @classmethod
+    def here(cls, name: str, variant_name: str, recipe: Recipe) -> Candidate:
+        """Where a variant's stages leave it."""
+        return cls(name, variant_name, recipe, paths.place(name, variant_name))
+
     @property
     def variant(self) -> Variant:
         return self.recipe.variants[self.variant_name]

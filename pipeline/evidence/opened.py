@@ -39,7 +39,7 @@ def candidate(name: str, variant_name: str) -> Candidate:
     reached = recipe(name)
     if variant_name not in reached.variants:
         raise unknown("variant", variant_name, paths.recipe(name), list(reached.variants))
-    return Candidate(name, variant_name, reached, paths.place(name, variant_name))
+    return Candidate.here(name, variant_name, reached)
 
 
 def _refuse_tasks_from_outside(name: str, evaluate: Evaluate) -> None:

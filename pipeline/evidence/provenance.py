@@ -17,7 +17,7 @@ def now(name: str, environment: str) -> records.Origin:
     """What the work of a stage rests on, as it is now."""
     return records.Origin(
         revision=revision.now(rests_on(name)),
-        recipe_sha256=artifact.hash_file(paths.recipe(name), name).sha256,
+        recipe_sha256=artifact.hash_file(paths.settings(name), name).sha256,
         environment=environment,
         environment_sha256=artifact.hash_file(environments.pins_file(environment), environment).sha256,
     )
@@ -33,4 +33,4 @@ def rests_on(name: str) -> list[Path]:
     sets = (recipe.calibration.prompts, *recipe.evaluate.perplexity.texts, recipe.benchmark.prompts)
     named = [paths.prompt_set(key) for key in dict.fromkeys(sets) if key is not None]
     tasks = [Path(recipe.evaluate.task_path)] if recipe.evaluate.task_path is not None else []
-    return [*CODE, paths.recipe(name), *named, *tasks]
+    return [*CODE, *{paths.recipe(name): None, paths.settings(name): None}, *named, *tasks]

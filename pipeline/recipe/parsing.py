@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from pipeline import reading
 from pipeline.errors import RecipeError
@@ -71,6 +71,18 @@ def describe(within: Path | str, model: type[BaseModel], item: Any) -> str:
     if item["type"] == "list_type" and isinstance(item["input"], str) and item["input"]:
         hint = f" As a list of one: [{item['input']}]."
     return f"{where}: found {shown(item['input'])}. {_expected(item)}.{hint}"
+
+
+def one_of_several(expected: str) -> WrapValidator:
+    """Of a choice between types, which has an error for each of them: one that says what was expected."""
+
+    def validate(given: Any, choice: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return choice(given)
+        except ValidationError as error:
+            raise ValueError(f"found {shown(given)}, expected {expected}") from error
+
+    return WrapValidator(validate)
 
 
 def shown(value: Any) -> str:

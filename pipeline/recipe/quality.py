@@ -9,26 +9,14 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
     model_validator,
 )
 
 from pipeline.recipe.base import LARGEST, LONGEST, MOST, Count, LocalPath, Positive, Strict, Weights
 from pipeline.recipe.long_context import LongContext, LongWindows
-from pipeline.recipe.parsing import shown
+from pipeline.recipe.parsing import one_of_several
 
-
-def _in_one_sentence(given: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-    """A choice between types has an error for each of them."""
-    try:
-        return validate(given)
-    except ValidationError as error:
-        raise ValueError(f"found {shown(given)}, expected a number of items, 1 to {LARGEST:,}, or 'all'") from error
-
-
-Items = Annotated[Positive | Literal["all"], WrapValidator(_in_one_sentence)]
+Items = Annotated[Positive | Literal["all"], one_of_several(f"a number of items, 1 to {LARGEST:,}, or 'all'")]
 Drop = Annotated[float, Field(gt=0, le=0.5)]
 BY_WEIGHTS = ("perplexity_ratio", "mean_kl", "p99_kl", "top1_agreement", "accuracy_drop", "task_drop")
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+from pydantic import Field, model_validator
 
 from pipeline.capabilities import ENGINES, Engine
 from pipeline.recipe.base import MOST, Count, KvCache, Share, Strict, Weights
-from pipeline.recipe.parsing import BRIEF
+from pipeline.recipe.parsing import one_of_several
 
 if TYPE_CHECKING:
     EngineName = str
@@ -20,17 +20,10 @@ FINE_GROUP, FINE = 32, ("gptq", "awq", "auto-gptq", "autoawq")
 NOT_THE_QUANTIZERS = ("engine", "target", "quantizer", "weights", "allow_skipped", "kv_cache", "ladder", "goal")
 
 
-def _in_one_sentence(given: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-    """A choice between types has an error for each of them."""
-    try:
-        return validate(given)
-    except ValidationError as error:
-        raise ValueError(
-            f"found {BRIEF.repr(given)}, expected 'auto' or a list of rungs, for instance [int4 g128, int8]"
-        ) from error
-
-
-Ladder = Annotated[Annotated[list[str | dict[str, Any]], Field(min_length=1)] | Literal["auto"], WrapValidator(_in_one_sentence)]
+Ladder = Annotated[
+    Annotated[list[str | dict[str, Any]], Field(min_length=1)] | Literal["auto"],
+    one_of_several("'auto' or a list of rungs, for instance [int4 g128, int8]"),
+]
 
 
 class Variant(Strict):

@@ -24,7 +24,10 @@ class Revision(Record):
 
 
 class Origin(Record):
-    """Under what something was made or measured: the project, the recipe and the pinned environment, by their SHA-256."""
+    """Under what something was made or measured: the project, the recipe and the pinned environment, by their SHA-256.
+
+    Of a recipe that leaves out sections it is the file that has them all, which a bundle carries too.
+    """
 
     revision: Revision
     recipe_sha256: str

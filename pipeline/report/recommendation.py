@@ -19,7 +19,7 @@ THROUGHPUT = Metric("tokens_per_s", "highest throughput", "tokens/s", "higher")
 Variants = dict[str, VariantSummary]
 
 
-class Candidate(NamedTuple):
+class Contender(NamedTuple):
     name: str
     figure: Figure
     row: VariantSummary
@@ -30,7 +30,7 @@ class Field(NamedTuple):
     """Who has a figure in a metric and may be taken; `out` is who may not, and why."""
 
     metric: Metric | None
-    candidates: list[Candidate]
+    contenders: list[Contender]
     out: dict[str, str]
 
 
@@ -100,7 +100,7 @@ def _field(variants: Variants, take: Callable[[VariantSummary], Taken]) -> Field
             out[name] = figure.bar
     out |= {name: "it was not timed" for name in fit if name not in taken and taken}
     candidates = [
-        Candidate(name, figure, fit[name], note + _off_target(fit[name], of))
+        Contender(name, figure, fit[name], note + _off_target(fit[name], of))
         for name, (of, figure, note) in taken.items()
         if name not in out
     ]
@@ -113,7 +113,7 @@ def _off_target(row: VariantSummary, metric: Metric) -> str:
 
 
 def _advice(goal: str, field: Field, what: str = "", missing: str = NO_FIGURE) -> Advice:
-    metric, candidates = field.metric, field.candidates
+    metric, candidates = field.metric, field.contenders
     out = "".join(f" Left out: {name} ({why.rstrip('.')})." for name, why in field.out.items())
     if metric is None or not candidates:
         return Advice(goal=goal, variant=None, reason=(missing if metric is None else NO_FIGURE) + out)
@@ -130,7 +130,7 @@ def _advice(goal: str, field: Field, what: str = "", missing: str = NO_FIGURE) -
     return Advice(goal=goal, variant=chosen.name, tied=tied, reason=f"{told} cannot be told apart; {why}.{ahead}{out}")
 
 
-def _between(metric: Metric, tied: list[Candidate]) -> tuple[Candidate, str]:
+def _between(metric: Metric, tied: list[Contender]) -> tuple[Contender, str]:
     """Of those that the goal cannot tell apart the closest to the original, or the smallest where that is the goal."""
     if metric is CLOSEST:
         chosen = min(tied, key=lambda one: one.row.size_bytes)
@@ -141,10 +141,10 @@ def _between(metric: Metric, tied: list[Candidate]) -> tuple[Candidate, str]:
     return chosen, f"{chosen.name} has the better quality: mean KL {number(_distance(chosen))} against {others}"
 
 
-def _distance(one: Candidate) -> float:
+def _distance(one: Contender) -> float:
     check = one.row.mean_kl
     return math.inf if check is None else check.value
 
 
-def _told(metric: Metric, one: Candidate, what: str = "") -> str:
+def _told(metric: Metric, one: Contender, what: str = "") -> str:
     return f"{one.name} with {measures.text(metric, one.figure)}{' ' if what else ''}{what}{one.note}"

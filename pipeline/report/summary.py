@@ -75,7 +75,7 @@ def of(name: str, recipe: Recipe, judged: dict[str, Judged]) -> Summary:
 
 def _judged(name: str, recipe: Recipe, variant: str, reference: Evaluation) -> Judged:
     manifest = read(paths.manifest(name, variant), Manifest)
-    evaluation = evaluation_of(Candidate(name, variant, recipe, paths.place(name, variant)))
+    evaluation = evaluation_of(Candidate.here(name, variant, recipe))
     verdict = read(paths.verdict(name, variant), Verdict)
     benchmark = read(paths.benchmark(name, variant), Benchmark)
     if verdict.candidate_sha256 != evaluation.artifact_sha256 or verdict.reference_sha256 != reference.artifact_sha256:

@@ -18,7 +18,7 @@ def run(name: str) -> None:
     source, pinned = checkpoint.open_pinned(name, recipe.model)
     lengths.refuse(paths.recipe(name), recipe, source)
     most: dict[str, Items] = dict(recipe.evaluate.extend_to) if recipe.gate.on_inconclusive == "extend" else {}
-    measured, stage = Candidate(name, "reference", recipe, paths.place(name, "reference")), f"reference@{name}"
+    measured, stage = Candidate.here(name, "reference", recipe), f"reference@{name}"
     with artifact.stage_folder(stage) as folder:
         logprobs = folder / "logprobs"
         logprobs.mkdir()

@@ -27,8 +27,8 @@ PREDICATE = "urn:quantgate:bundle:v1"
 
 def assemble(entry: Entry, recipe: Recipe, signer: Signer, by: str, out: Path) -> list[File]:
     """Fills the empty folder; returns all its files, the signature last. Raises ArtifactError if something is missing."""
-    place = paths.place(entry.recipe, entry.variant)
-    model, found = place.model, seals.evidence(Candidate(entry.recipe, entry.variant, recipe, place))
+    candidate = Candidate.here(entry.recipe, entry.variant, recipe)
+    model, found = candidate.place.model, seals.evidence(candidate)
     shutil.copytree(model, out, copy_function=_link, dirs_exist_ok=True)
     for reserved in (layout.CARD, str(layout.OURS)):
         if (out / reserved).exists():

@@ -77,7 +77,7 @@ def _invented(what: str, name: str, origin: Origin, remedy: str) -> list[str]:
     """A commit that is not here, or that has another recipe or other pins than the record says."""
     commit = origin.revision.commit or ""
     named = {
-        f"recipe {paths.recipe(name)}": (origin.recipe_sha256, [paths.recipe(name)]),
+        f"recipe {paths.settings(name)}": (origin.recipe_sha256, [paths.settings(name)]),
         f"environment {origin.environment}": (origin.environment_sha256, environments.pins_files(origin.environment)),
     }
     lost = [
