@@ -87,9 +87,15 @@ def test_automatic_ladders_are_served(engine: str, goal: str | None, project: Pa
         ("{engine: openvino, ladder: [int4 g128, int4 gx]}", "A word of a rung that is neither a key nor its value is taken"),
         ("{engine: openvino, ladder: [{wieghts: int4}]}", "{'wieghts': 'int4'}: wieghts: unknown key. Did you mean 'weights'?"),
         ("{engine: openvino, ladder: [int4 ratio 80]}", "A fraction is expected: 0.8 for 80 %."),
-        ("{engine: openvino, ladder: autoo}", "small.ladder: found 'autoo', expected 'auto' or a list of rungs, for instance"),
-        ("{engine: openvino, ladder: []}", "small.ladder: found [], expected 'auto' or a list of rungs, for instance [int4"),
-        ("{engine: openvino, ladder: [3]}", "small.ladder: found [3], expected 'auto' or a list of rungs, for instance [int4"),
+        (
+            "{engine: openvino, ladder: autoo}",
+            "small.ladder: found 'autoo' (str), expected 'auto' or a list of rungs, for instance",
+        ),
+        ("{engine: openvino, ladder: []}", "small.ladder: found [] (list), expected 'auto' or a list of rungs, for instance [int4"),
+        (
+            "{engine: openvino, ladder: [3]}",
+            "small.ladder: found [3] (list), expected 'auto' or a list of rungs, for instance [int4",
+        ),
         ("{engine: openvino, ladder: [{weights: int3}]}", "rung 1, {'weights': 'int3'}: weights: found 'int3'"),
         ("{engine: openvino, ladder: [{engine: vllm}]}", "engine is the same for all rungs"),
         ("{engine: openvino, weights: int4, ladder: auto}", "weights: found 'int4' beside a ladder"),
