@@ -1,4 +1,5 @@
-"""The inner end of benchmarks.evaluating: one task on one side or on both in turns, in the openvino environment.
+"""The inner end of benchmarks.evaluating: one task on one side or on both in turns, in the openvino
+environment.
 
 python -m benchmarks.evaluating_worker JOB.json ANSWER.json
 """
@@ -31,11 +32,21 @@ def main(request: str, answer: str) -> None:
     job = json.loads(Path(request).read_text())
     name, checkpoint = job["task"], Path(job["checkpoint"])
     evaluate = Evaluate(
-        perplexity=Perplexity(texts=["none"], window=8), tasks={name: job["items"]}, task_path=job["folder"], seed=SEED
+        perplexity=Perplexity(texts=["none"], window=8),
+        tasks={name: job["items"]},
+        task_path=job["folder"],
+        seed=SEED,
     )
     prepared = tasks.prepare(evaluate, Serve(max_model_len=MAX_LENGTH), {name: (0, job["items"])})
-    manager, drawn = prepared.manager, {leaf: sorted(found) for leaf, found in prepared.places.items()}
-    greedy = {leaf for leaf, found in prepared.leaves[name].items() if found.OUTPUT_TYPE == "loglikelihood"}
+    manager, drawn = (
+        prepared.manager,
+        {leaf: sorted(found) for leaf, found in prepared.places.items()},
+    )
+    greedy = {
+        leaf
+        for leaf, found in prepared.leaves[name].items()
+        if found.OUTPUT_TYPE == "loglikelihood"
+    }
     open_side = {"ours": lambda: _ours(checkpoint, greedy), "hf": lambda: _theirs(checkpoint)}
     seconds: dict[str, list[float]] = {side: [] for side in job["sides"]}
     scored: dict[str, list[float]] = {}
@@ -44,7 +55,13 @@ def main(request: str, answer: str) -> None:
         for number in range(job["rounds"]):
             for side in job["sides"][:: -1 if number % 2 else 1]:
                 started = time.process_time()
-                results = simple_evaluate(models[side], tasks=list(drawn), task_manager=manager, samples=drawn, bootstrap_iters=0)
+                results = simple_evaluate(
+                    models[side],
+                    tasks=list(drawn),
+                    task_manager=manager,
+                    samples=drawn,
+                    bootstrap_iters=0,
+                )
                 seconds[side].append(time.process_time() - started)
                 scored[side] = _loglikelihoods(results["samples"][name])
     found = {
@@ -73,11 +90,17 @@ def _ours(checkpoint: Path, greedy: set[str]) -> Iterator[Any]:
 def _theirs(checkpoint: Path) -> Iterator[Any]:
     from lm_eval.models.huggingface import HFLM
 
-    yield HFLM(str(checkpoint), device="cpu", dtype="float32", batch_size=16, max_length=MAX_LENGTH - 1)
+    yield HFLM(
+        str(checkpoint), device="cpu", dtype="float32", batch_size=16, max_length=MAX_LENGTH - 1
+    )
 
 
 def _parameters(checkpoint: Path) -> int:
-    return sum(math.prod(tensor.shape) for file in checkpoint.glob("*.safetensors") for tensor in read_header(file).values())
+    return sum(
+        math.prod(tensor.shape)
+        for file in checkpoint.glob("*.safetensors")
+        for tensor in read_header(file).values()
+    )
 
 
 if __name__ == "__main__":

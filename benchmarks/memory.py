@@ -1,10 +1,11 @@
-"""How much memory does INT4 for OpenVINO take, from a checkpoint? Our two stages beside `optimum-cli`, on random weights.
+"""How much memory does INT4 for OpenVINO take, from a checkpoint? Our two stages beside
+`optimum-cli`, on random weights.
 
     python -m benchmarks.memory [--shape 1.5b] [--out FILE]
 
-Peak anonymous memory of the process tree, sampled: what cannot be given back to the system, unlike mapped files. The aim: 0.6 of
-optimum-cli's. Each side writes the unquantized and the 4-bit model's files, the second of ours from the first.
-"""
+Peak anonymous memory of the process tree, sampled: what cannot be given back to the system, unlike
+mapped files. The aim: 0.6 of optimum-cli's. Each side writes the unquantized and the 4-bit model's
+files, the second of ours from the first."""
 
 from __future__ import annotations
 
@@ -31,11 +32,25 @@ GROUP_SIZE = 128
 TASK = "text-generation-with-past"
 # Of Qwen2.5-1.5B and Llama-3.1-8B, as Llamas.
 SHAPES: dict[str, dict[str, Any]] = {
-    "1.5b": {"hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12, "num_key_value_heads": 2,
-             "intermediate_size": 8960, "vocab_size": 151936, "tie_word_embeddings": True},
-    "8b": {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
-           "intermediate_size": 14336, "vocab_size": 128256, "tie_word_embeddings": False},
-}  # fmt: skip
+    "1.5b": {
+        "hidden_size": 1536,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "intermediate_size": 8960,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+    },
+    "8b": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "intermediate_size": 14336,
+        "vocab_size": 128256,
+        "tie_word_embeddings": False,
+    },
+}
 MAKE = """
 import json, sys, torch
 from transformers import AutoModelForCausalLM, LlamaConfig
@@ -43,7 +58,8 @@ from pathlib import Path
 from pipeline.quantizers.export import copy_companions
 torch.manual_seed(0)
 with torch.device("meta"):
-    model = AutoModelForCausalLM.from_config(LlamaConfig(**json.loads(sys.argv[2])), dtype=torch.bfloat16)
+    shape = LlamaConfig(**json.loads(sys.argv[2]))
+    model = AutoModelForCausalLM.from_config(shape, dtype=torch.bfloat16)
 model.to_empty(device="cpu")
 for tensor in model.parameters():
     tensor.data.normal_(0, 0.02)
@@ -69,14 +85,18 @@ def measured(command: list[str]) -> dict[str, float]:
     """Peak anonymous memory in GB, wall and processor seconds."""
     start, peak = time.monotonic(), 0
     before = os.times()
-    running = psutil.Popen(command, env={**os.environ, **ENVIRONMENT, "HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL)
+    running = psutil.Popen(
+        command, env={**os.environ, **ENVIRONMENT, "HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL
+    )
     while running.poll() is None:
         peak = max(peak, anonymous_bytes(running))
         time.sleep(SAMPLE_S)
     if running.returncode:
         raise subprocess.CalledProcessError(running.returncode, command)
     after = os.times()
-    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    spent = (
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
     return {"peak_gb": peak / 1e9, "wall_s": time.monotonic() - start, "cpu_s": spent}
 
 
@@ -87,17 +107,35 @@ def run(shape: str) -> str:
         folder = Path(temporary)
         source, samples = folder / "source", folder / "samples.json"
         subprocess.run([python, "-c", MAKE, str(source), json.dumps(SHAPES[shape])], check=True)
-        Samples(prompts="none", seed=0, prompts_used=0, sha256="", overlap=0, overlap_limit=1, ids=[[1, 2]]).write(samples)
+        Samples(
+            prompts="none",
+            seed=0,
+            prompts_used=0,
+            sha256="",
+            overlap=0,
+            overlap_limit=1,
+            ids=[[1, 2]],
+        ).write(samples)
         size_gb = sum(file.stat().st_size for file in source.glob("*.safetensors")) / 1e9
         found = {}
         for name, variant, base in (
             ("export to bf16", Variant(engine="openvino"), None),
-            ("INT4 of the export", Variant(engine="openvino", quantizer="openvino", weights="int4", group_size=GROUP_SIZE), "bf16"),
+            (
+                "INT4 of the export",
+                Variant(
+                    engine="openvino", quantizer="openvino", weights="int4", group_size=GROUP_SIZE
+                ),
+                "bf16",
+            ),
         ):
             out = folder / ("int4" if base else "bf16")
             out.mkdir()
             request = folder / f"{out.name}.json"
-            request.write_text(json.dumps(quantizers.job(variant, source, samples, folder / base if base else None, out)))
+            request.write_text(
+                json.dumps(
+                    quantizers.job(variant, source, samples, folder / base if base else None, out)
+                )
+            )
             command = [
                 python,
                 "-m",
@@ -119,7 +157,9 @@ def run(shape: str) -> str:
             "--task",
             "text-generation-with-past",
         ]
-        found["optimum-cli"] = measured([cli, "export", "openvino", "--model", str(source), *settings, str(folder / "cli")])
+        found["optimum-cli"] = measured(
+            [cli, "export", "openvino", "--model", str(source), *settings, str(folder / "cli")]
+        )
     return _page(found, shape, size_gb)
 
 
@@ -127,21 +167,38 @@ def _page(found: dict[str, dict[str, float]], shape: str, size_gb: float) -> str
     host = machine.describe()
     theirs = found["optimum-cli"]["peak_gb"]
     rows = [
-        f"| {name} | {row['peak_gb']:.2f} | {row['peak_gb'] / theirs:.2f} | {row['wall_s']:.0f} | {row['cpu_s']:.0f} |"
+        f"| {name} | {row['peak_gb']:.2f} | {row['peak_gb'] / theirs:.2f} | {row['wall_s']:.0f} |"
+        f" {row['cpu_s']:.0f} |"
         for name, row in found.items()
     ]
     worst = max(row["peak_gb"] for name, row in found.items() if name != "optimum-cli") / theirs
-    return "\n".join([
-        "# Memory of INT4 for OpenVINO", "",
-        f"`python -m benchmarks.memory --shape {shape}`: {size_gb:.2f} GB of random bfloat16 weights, groups of {GROUP_SIZE}.", "",
-        "| what | peak anonymous memory, GB | of optimum-cli's | wall s | CPU s |", "|---|---|---|---|---|", *rows, "",
-        f"The larger of ours is {worst:.2f} of optimum-cli's, the aim {AIM}: {'met' if worst <= AIM else 'MISSED'}. "
-        f"{host['cpu']}, {host['cores']} cores, shared with other work: times are upper bounds.", "",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            "# Memory of INT4 for OpenVINO",
+            "",
+            (
+                f"`python -m benchmarks.memory --shape {shape}`: {size_gb:.2f} GB of random"
+                f" bfloat16 weights, groups of {GROUP_SIZE}."
+            ),
+            "",
+            "| what | peak anonymous memory, GB | of optimum-cli's | wall s | CPU s |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+            (
+                f"The larger of ours is {worst:.2f} of optimum-cli's, the aim {AIM}:"
+                f" {'met' if worst <= AIM else 'MISSED'}. {host['cpu']}, {host['cores']} cores,"
+                " shared with other work: times are upper bounds."
+            ),
+            "",
+        ]
+    )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shape", choices=SHAPES, default="1.5b")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/memory.md"))
     given = parser.parse_args()

@@ -1,4 +1,5 @@
-"""Runs inside a tool environment: makes an artifact as the tool itself would, or measures one in float32.
+"""Runs inside a tool environment: makes an artifact as the tool itself would, or measures one in
+float32.
 
 python -m benchmarks.quality_worker JOB.json ANSWER.json
 """
@@ -22,11 +23,14 @@ from pipeline.source.checkpoint import linear_shapes
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
-    """Bits per weight of the linear layers; KL and negative log-likelihood of every compared window."""
+    """Bits per weight of the linear layers; KL and negative log-likelihood of every compared
+    window."""
     artifact, texts = Path(job["artifact"]), read(Path(job["texts"]), Texts)
     plan, serve = Divergence.model_validate(job["divergence"]), Serve.model_validate(job["serve"])
     with engines.open_weights(job["engine"], artifact, serve) as model:
-        perplexity, divergence = text.measure(model, texts, plan, Path(job["logprobs"]), str, "weights", plan.chosen)
+        perplexity, divergence = text.measure(
+            model, texts, plan, Path(job["logprobs"]), str, "weights", plan.chosen
+        )
     windows = [
         {
             "text": scored.text,
@@ -39,8 +43,15 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         for window, compared in zip(scored.windows, found.windows, strict=True)
     ]
     shapes = linear_shapes(Path(job["source"]))
-    stored = _ir_bytes(artifact, set(shapes)) if job["engine"] == "openvino" else _safetensors_bytes(artifact, set(shapes))
-    return {"windows": windows, "bits": 8 * stored / sum(rows * columns for rows, columns in shapes.values())}
+    stored = (
+        _ir_bytes(artifact, set(shapes))
+        if job["engine"] == "openvino"
+        else _safetensors_bytes(artifact, set(shapes))
+    )
+    return {
+        "windows": windows,
+        "bits": 8 * stored / sum(rows * columns for rows, columns in shapes.values()),
+    }
 
 
 def _safetensors_bytes(artifact: Path, names: set[str]) -> int:
@@ -49,7 +60,10 @@ def _safetensors_bytes(artifact: Path, names: set[str]) -> int:
     stored = 0
     for file in sorted(artifact.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
-            stored += sum(tensors.get_tensor(key).nbytes for key in tensors.keys() if key.rpartition(".")[0] in names)  # noqa: SIM118
+            keys = tensors.keys()
+            stored += sum(
+                tensors.get_tensor(key).nbytes for key in keys if key.rpartition(".")[0] in names
+            )
     return stored
 
 
@@ -63,17 +77,31 @@ def _ir_bytes(artifact: Path, names: set[str]) -> int:
 
 
 def optimum_cli(job: dict[str, Any]) -> dict[str, Any]:
-    command = [str(Path(sys.executable).with_name("optimum-cli")), "export", "openvino", "--model", job["source"],
-               "--task", "text-generation-with-past", "--weight-format", "int4", job["artifact"]]  # fmt: skip
+    command = [
+        str(Path(sys.executable).with_name("optimum-cli")),
+        "export",
+        "openvino",
+        "--model",
+        job["source"],
+        "--task",
+        "text-generation-with-past",
+        "--weight-format",
+        "int4",
+        job["artifact"],
+    ]
     subprocess.run(command, check=True)
     return {}
 
 
 def gptqmodel(job: dict[str, Any]) -> dict[str, Any]:
-    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # with 2 cores or fewer its pool is too small without it
+    os.environ.setdefault(
+        "GPTQMODEL_CPU_WORKERS", "2"
+    )  # with 2 cores or fewer its pool is too small without it
     from gptqmodel import GPTQModel, QuantizeConfig
 
-    model = GPTQModel.load(job["source"], QuantizeConfig(bits=4, group_size=128, device="cpu"), trust_remote_code=False)
+    model = GPTQModel.load(
+        job["source"], QuantizeConfig(bits=4, group_size=128, device="cpu"), trust_remote_code=False
+    )
     model.quantize([{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in _samples(job)])
     model.save(job["artifact"])
     return {}
@@ -84,7 +112,9 @@ def auto_round(job: dict[str, Any]) -> dict[str, Any]:
     from auto_round import AutoRound
 
     rows = [torch.tensor([ids]) for ids in _samples(job)]
-    rounder = AutoRound(job["source"], scheme="W4A16", dataset=rows, seqlen=rows[0].shape[1], device_map="cpu")
+    rounder = AutoRound(
+        job["source"], scheme="W4A16", dataset=rows, seqlen=rows[0].shape[1], device_map="cpu"
+    )
     rounder.quantize_and_save(job["artifact"], format="auto_gptq")
     for path in list(Path(job["artifact"]).glob("*/*")):  # it saves into a folder of its own
         path.rename(Path(job["artifact"]) / path.name)

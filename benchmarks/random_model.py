@@ -1,10 +1,10 @@
-"""A Llama with random weights of TinyLlama-1.1B's shape, and the same packed to 4 bits. Runs in the OpenVINO environment.
+"""A Llama with random weights of TinyLlama-1.1B's shape, and the same packed to 4 bits. Runs in the
+OpenVINO environment.
 
     python -m benchmarks.random_model CHECKPOINT GPTQ AWQ LAYERS
 
-What weights it has does not change how long they take, so the packed ones are random bits with one scale: quantizing them
-would take an hour and time no differently.
-"""
+What weights it has does not change how long they take, so the packed ones are random bits with one
+scale: quantizing them would take an hour and time no differently."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ SCALE = 0.004  # gives the packed weights about the spread of the others
 
 def make(checkpoint: Path, gptq: Path, awq: Path, layers: int) -> None:
     torch.manual_seed(SEED)
-    model = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE, num_hidden_layers=layers), dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_config(
+        LlamaConfig(**SHAPE, num_hidden_layers=layers), dtype=torch.bfloat16
+    )
     model.save_pretrained(checkpoint, max_shard_size="10GB")
     del model
     copy_companions(TOKENIZER, checkpoint)
@@ -51,18 +53,25 @@ def _pack(checkpoint: Path, tensors: dict[str, torch.Tensor], method: str, folde
     save_file(packed, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((checkpoint / "config.json").read_text())
     common = {"bits": 4, "group_size": GROUP_SIZE, "quant_method": method, "lm_head": False}
-    own = {"sym": True, "desc_act": False} if method == "gptq" else {"zero_point": True, "version": "gemm"}
+    own = (
+        {"sym": True, "desc_act": False}
+        if method == "gptq"
+        else {"zero_point": True, "version": "gemm"}
+    )
     config["quantization_config"] = {**common, **own}
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     copy_companions(checkpoint, folder)
 
 
 def _layer(name: str, weight: torch.Tensor, method: str) -> dict[str, torch.Tensor]:
-    """Eight 4-bit numbers to an int32: along the inputs in GPTQ's format, along the outputs in AWQ's."""
+    """Eight 4-bit numbers to an int32: along the inputs in GPTQ's format, along the outputs in
+    AWQ's."""
     rows, columns = weight.shape
     groups = columns // GROUP_SIZE
     packed = (columns // 8, rows) if method == "gptq" else (columns, rows // 8)
-    zero = 0x77777777 if method == "gptq" else 0x88888888 - (1 << 32)  # GPTQ stores zero-points less one
+    zero = (
+        0x77777777 if method == "gptq" else 0x88888888 - (1 << 32)
+    )  # GPTQ stores zero-points less one
     tensors = {
         "qweight": torch.randint(-(1 << 31), (1 << 31) - 1, packed, dtype=torch.int32),
         "qzeros": torch.full((groups, rows // 8), zero, dtype=torch.int32),

@@ -1,6 +1,6 @@
-"""A project of one recipe on a random-weight model of TinyLlama-1.1B's shape, made by the pipeline itself but for the two
-packed artifacts (benchmarks/random_model). What the benchmarks on a model of real size run in.
-"""
+"""A project of one recipe on a random-weight model of TinyLlama-1.1B's shape, made by the pipeline
+itself but for the two packed artifacts (benchmarks/random_model). What the benchmarks on a model of
+real size run in."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ SPEEDUP = {"int8": 1.2, "int4": 1.5}
 RECIPE = """\
 model: {{path: source}}
 calibration: {{prompts: tiny-prompts, samples: 64, tokens: 512, max_overlap: 1}}
-evaluate: {{perplexity: {{texts: [tiny-text], window: 256}}, tasks: {{world_facts: all}}, task_path: recipes/tiny/tasks}}
+evaluate:
+  perplexity: {{texts: [tiny-text], window: 256}}
+  tasks: {{world_facts: all}}
+  task_path: recipes/tiny/tasks
 gate:
   perplexity_ratio: {{bf16: 2, int8: 2, int4: 2}}
   mean_kl: {{bf16: 2, int8: 2, int4: 2}}
@@ -37,8 +40,12 @@ gate:
   accuracy_drop: {{bf16: 0.5, int8: 0.5, int4: 0.5}}
   task_drop: {{bf16: 0.5, int8: 0.5, int4: 0.5}}
   speedup: {speedup}
-serve: {{max_model_len: 2048, max_num_seqs: 8, max_num_batched_tokens: 2048, kv_cache_gib: 1, eager: {eager}}}
-benchmark: {{concurrency: [1, 8], prompt_tokens: 32, output_tokens: 48, requests: {requests}, repeats: {repeats}}}
+serve:
+  {{max_model_len: 2048, max_num_seqs: 8, max_num_batched_tokens: 2048, kv_cache_gib: 1,
+   eager: {eager}}}
+benchmark:
+  {{concurrency: [1, 8], prompt_tokens: 32, output_tokens: 48, requests: {requests},
+   repeats: {repeats}}}
 variants:
   ov-bf16: {{engine: openvino}}
   ov-int8: {{engine: openvino, quantizer: openvino, weights: int8}}
@@ -68,7 +75,9 @@ def _project(root: Path, folder: Path, repeats: int, requests: int, eager: bool)
         (folder / name).symlink_to(root / name)
     (folder / "recipes").mkdir()
     (folder / "recipes" / "tiny").symlink_to(root / "recipes" / "tiny")
-    text = RECIPE.format(repeats=repeats, requests=requests, eager=str(eager).lower(), speedup=json.dumps(SPEEDUP))
+    text = RECIPE.format(
+        repeats=repeats, requests=requests, eager=str(eager).lower(), speedup=json.dumps(SPEEDUP)
+    )
     (folder / "recipes" / f"{NAME}.yaml").write_text(text)
 
 
@@ -84,18 +93,33 @@ def make(recipe: Recipe, layers: int, variants: Iterable[str]) -> None:
             quantize.run(NAME, name)
             continue
         Manifest(
-            recipe=NAME, variant=name, engine=variant.engine, device="cpu", quantizer=variant.quantizer,
-            answered_by="benchmarks/random_model", weights=variant.weights, requested=variant.settings(), resolved={},
+            recipe=NAME,
+            variant=name,
+            engine=variant.engine,
+            device="cpu",
+            quantizer=variant.quantizer,
+            answered_by="benchmarks/random_model",
+            weights=variant.weights,
+            requested=variant.settings(),
+            resolved={},
             notes=["random bits: its speed means something, its answers do not"],
-            layers=Layers(expected=0, quantized=0, skipped=[]), stored_types={}, versions={}, checkpoint_sha256="",
-            samples_sha256=None, files=artifact.hash_files(packed[name]), wall_s=0.0, peak_memory_bytes=0,
+            layers=Layers(expected=0, quantized=0, skipped=[]),
+            stored_types={},
+            versions={},
+            checkpoint_sha256="",
+            samples_sha256=None,
+            files=artifact.hash_files(packed[name]),
+            wall_s=0.0,
+            peak_memory_bytes=0,
             origin=provenance.now(NAME, quantizers.tool(variant).environment),
-        ).write(paths.manifest(NAME, name))  # fmt: skip
+        ).write(paths.manifest(NAME, name))
 
 
 def inside(environment: str, module: str, *arguments: str) -> Any:
     """Runs a module in a tool environment; its last line of output, if it is JSON."""
     command = [str(environments.python(environment)), "-m", module, *arguments]
-    done = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        command, env={**os.environ, **ENVIRONMENT}, check=True, stdout=subprocess.PIPE, text=True
+    )
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     return json.loads(lines[-1]) if lines else None

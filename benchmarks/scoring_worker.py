@@ -27,17 +27,22 @@ from pipeline.runtime import machine
 from pipeline.runtime.leash import tie
 
 TOKENIZER = Path("recipes/tiny/checkpoint")  # the engines want one; only token ids are put to them
-SPREAD = 2.0  # standard deviation of the stored reference's logits: a distribution that is neither flat nor one-hot
+# standard deviation of the stored reference's logits: a distribution that is neither flat nor
+# one-hot
+SPREAD = 2.0
 
 
 def make(job: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint with random weights, its export to OpenVINO, and the distributions that divergence is taken against."""
+    """A checkpoint with random weights, its export to OpenVINO, and the distributions that
+    divergence is taken against."""
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     from pipeline.quantizers.export import add_tokenizer, copy_companions, export
 
-    checkpoint, exported, reference = (Path(job[name]) for name in ("checkpoint", "exported", "reference"))
+    checkpoint, exported, reference = (
+        Path(job[name]) for name in ("checkpoint", "exported", "reference")
+    )
     torch.manual_seed(job["seed"])
     model = AutoModelForCausalLM.from_config(LlamaConfig(**job["model"]), dtype=torch.bfloat16)
     parameters = sum(tensor.numel() for tensor in model.parameters())
@@ -49,7 +54,9 @@ def make(job: dict[str, Any]) -> dict[str, Any]:
     rng = np.random.default_rng(job["seed"])
     for number, windows in enumerate(job["rounds"]):
         shape = (len(windows), len(windows[0]) - 1, job["model"]["vocab_size"])
-        array = np.lib.format.open_memmap(reference / f"{number}.npy", mode="w+", dtype=np.float32, shape=shape)
+        array = np.lib.format.open_memmap(
+            reference / f"{number}.npy", mode="w+", dtype=np.float32, shape=shape
+        )
         for place in range(len(windows)):
             logits = torch.from_numpy(rng.standard_normal(shape[1:], dtype=np.float32) * SPREAD)
             array[place] = logits.log_softmax(-1).numpy()
@@ -58,7 +65,8 @@ def make(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
-    """Seconds, and processor seconds, of every repeat of the three passes, A B C C B A, each round over token ids of its own."""
+    """Seconds, and processor seconds, of every repeat of the three passes, A B C C B A, each round
+    over token ids of its own."""
     name, artifact, serve = job["engine"], Path(job["artifact"]), Serve.model_validate(job["serve"])
     rounds, reference = job["rounds"], Path(job["reference"])
     with engines.open_engine(name, artifact, serve) as engine:
@@ -83,7 +91,9 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
                         nats.append(result)
             after = machine.processor()
             settings = engine.settings() if name == "vllm" else {}
-        settings = settings or engine.settings()  # OpenVINO's compiles the model once more: only after the scorer is closed
+        settings = (
+            settings or engine.settings()
+        )  # OpenVINO's compiles the model once more: only after the scorer is closed
     packages = {package: version(package) for package in engines.ENGINES[name].packages}
     return {
         "seconds": seconds,
@@ -96,8 +106,11 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _scorer(engine: Engine, name: str, artifact: Path, serve: Serve) -> contextlib.AbstractContextManager[Distributions]:
-    """What the engine's own `distributions` runs; OpenVINO's holds it or what decodes, never both (`loading_s`: the change)."""
+def _scorer(
+    engine: Engine, name: str, artifact: Path, serve: Serve
+) -> contextlib.AbstractContextManager[Distributions]:
+    """What the engine's own `distributions` runs; OpenVINO's holds it or what decodes, never both
+    (`loading_s`: the change)."""
     if name == "openvino":
         from pipeline.engines.paged import PagedModel
 
@@ -105,14 +118,24 @@ def _scorer(engine: Engine, name: str, artifact: Path, serve: Serve) -> contextl
     return contextlib.nullcontext(engine)
 
 
-def _passes(engine: Engine, model: Distributions, rounds: list[Any], reference: Path) -> dict[str, Callable[[int], float]]:
+def _passes(
+    engine: Engine, model: Distributions, rounds: list[Any], reference: Path
+) -> dict[str, Callable[[int], float]]:
     everything = Divergence(positions=1 << 40)  # compare at every position
     every = lambda count: list(range(count))  # noqa: E731
-    nothing: Any = lambda *_: None  # noqa: E731 (stands in for the comparison)
+    nothing: Any = lambda *_: None  # noqa: E731
 
     def texts(number: int) -> Text:
         rows = rounds[number]
-        return Text(name=str(number), bos="", characters=0, tokens_dropped=0, sha256="", windows=rows, bytes=[1] * len(rows))
+        return Text(
+            name=str(number),
+            bos="",
+            characters=0,
+            tokens_dropped=0,
+            sha256="",
+            windows=rows,
+            bytes=[1] * len(rows),
+        )
 
     def prefill(number: int) -> float:
         engines.generate(engine, rounds[number], [1] * len(rounds[number]), stop_at_eos=False)
@@ -124,7 +147,9 @@ def _passes(engine: Engine, model: Distributions, rounds: list[Any], reference: 
         return sum(window.nll_nats for window in windows) / sum(window.tokens for window in windows)
 
     def divergence(number: int) -> float:
-        found = text.measure(model, Texts(texts=[texts(number)]), everything, reference, str, "divergence", every)
+        found = text.measure(
+            model, Texts(texts=[texts(number)]), everything, reference, str, "divergence", every
+        )
         return sum(sum(window.kl_nats) for window in found.divergence[0].windows)
 
     return {"prefill": prefill, "scoring": scoring, "divergence": divergence}

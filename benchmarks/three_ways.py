@@ -1,10 +1,11 @@
-"""One vLLM artifact measured in process, over HTTP by quantgate, and by the `vllm bench serve` command: do they agree?
+"""One vLLM artifact measured in process, over HTTP by quantgate, and by the `vllm bench serve`
+command: do they agree?
 
     python -m benchmarks.three_ways [--rounds N] [--layers N] [--out FILE]
 
-A random-weight model of TinyLlama-1.1B's shape. The three take turns (A B C, C B A, ...), each starting its engine anew;
-the command sends random prompts of the same lengths. Writes benchmarks/results/three_ways.md.
-"""
+A random-weight model of TinyLlama-1.1B's shape. The three take turns (A B C, C B A, ...), each
+starting its engine anew; the command sends random prompts of the same lengths. Writes
+benchmarks/results/three_ways.md."""
 
 from __future__ import annotations
 
@@ -66,26 +67,68 @@ def _over_http(recipe: Recipe) -> Rates:
 
 
 def _rates(record: Benchmark) -> Rates:
-    return [level.output_tokens_per_s.median for level in closed_levels(record.profiles["deployed"])]
+    return [
+        level.output_tokens_per_s.median for level in closed_levels(record.profiles["deployed"])
+    ]
 
 
 def _bench_serve(recipe: Recipe) -> Rates:
     model = paths.model(NAME, VARIANT)
-    with tempfile.TemporaryDirectory() as folder, serving.served(model, recipe.serve, MODEL, Path(folder)) as server:
-        return [_command(model, recipe, server, concurrency, Path(folder)) for concurrency in recipe.benchmark.concurrency]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serving.served(model, recipe.serve, MODEL, Path(folder)) as server,
+    ):
+        return [
+            _command(model, recipe, server, concurrency, Path(folder))
+            for concurrency in recipe.benchmark.concurrency
+        ]
 
 
-def _command(model: Path, recipe: Recipe, server: serving.Server, concurrency: int, folder: Path) -> float:
+def _command(
+    model: Path, recipe: Recipe, server: serving.Server, concurrency: int, folder: Path
+) -> float:
     plan, python = recipe.benchmark, environments.python("vllm")
     command = [
-        str(python), str(python.with_name("vllm")), "bench", "serve",
-        "--backend", "openai", "--base-url", server.url.removesuffix("/v1"),
-        "--model", MODEL, "--tokenizer", str(model), "--dataset-name", "random", "--random-input-len", str(plan.prompt_tokens),
-        "--random-output-len", str(plan.output_tokens), "--num-prompts", str(plan.requests * plan.repeats), "--ignore-eos",
-        "--max-concurrency", str(concurrency), "--num-warmups", str(2 * concurrency), "--temperature", "0", "--disable-tqdm",
-        "--save-result", "--result-dir", str(folder), "--result-filename", f"{concurrency}.json",
-    ]  # fmt: skip
-    subprocess.run(command, env={**os.environ, **ENVIRONMENT, "HF_HUB_OFFLINE": "1"}, check=True, stdout=subprocess.DEVNULL)
+        str(python),
+        str(python.with_name("vllm")),
+        "bench",
+        "serve",
+        "--backend",
+        "openai",
+        "--base-url",
+        server.url.removesuffix("/v1"),
+        "--model",
+        MODEL,
+        "--tokenizer",
+        str(model),
+        "--dataset-name",
+        "random",
+        "--random-input-len",
+        str(plan.prompt_tokens),
+        "--random-output-len",
+        str(plan.output_tokens),
+        "--num-prompts",
+        str(plan.requests * plan.repeats),
+        "--ignore-eos",
+        "--max-concurrency",
+        str(concurrency),
+        "--num-warmups",
+        str(2 * concurrency),
+        "--temperature",
+        "0",
+        "--disable-tqdm",
+        "--save-result",
+        "--result-dir",
+        str(folder),
+        "--result-filename",
+        f"{concurrency}.json",
+    ]
+    subprocess.run(
+        command,
+        env={**os.environ, **ENVIRONMENT, "HF_HUB_OFFLINE": "1"},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     return float(json.loads((folder / f"{concurrency}.json").read_text())["output_throughput"])
 
 
@@ -94,29 +137,45 @@ def _page(recipe: Recipe, layers: int, turns: int, found: dict[str, list[Rates]]
     one, eight = (f"at {concurrency}" for concurrency in plan.concurrency)
     lines = [
         f"# {VARIANT} measured three ways, TinyLlama-1.1B's shape, {layers} layers",
-        f"`{' '.join(['python -m benchmarks.three_ways', *sys.argv[1:]])}`, {time.strftime('%Y-%m-%d')}. {turns} turns each, "
-        f"{plan.requests} requests x {plan.repeats} a turn, {plan.prompt_tokens} prompt and {plan.output_tokens} output tokens. "
-        "Output tokens/s: median of the turns (lowest to highest); the ratio is the median of each turn's own.",
+        (
+            f"`{' '.join(['python -m benchmarks.three_ways', *sys.argv[1:]])}`,"
+            f" {time.strftime('%Y-%m-%d')}. {turns} turns each, {plan.requests} requests x"
+            f" {plan.repeats} a turn, {plan.prompt_tokens} prompt and {plan.output_tokens} output"
+            " tokens. Output tokens/s: median of the turns (lowest to highest); the ratio is the"
+            " median of each turn's own."
+        ),
         "",
         f"| way | {one} | over in process | {eight} | over in process | within {AGREE:.0%} |",
         "|---|---|---|---|---|---|",
     ]
     for way, turns_of in found.items():
         cells, ratios = [], []
-        for own, base in zip(zip(*turns_of, strict=True), zip(*found["in process"], strict=True), strict=True):
+        for own, base in zip(
+            zip(*turns_of, strict=True), zip(*found["in process"], strict=True), strict=True
+        ):
             ratios.append(median(a / b for a, b in zip(own, base, strict=True)))
             cells += [f"{median(own):.1f} ({min(own):.1f} to {max(own):.1f})", f"{ratios[-1]:.3f}"]
         met = "yes" if all(abs(ratio - 1) <= AGREE for ratio in ratios) else "NO"
         lines.append(f"| {way} | {' | '.join(cells)} | {met} |")
-    lines += ["", f"{host['cpu']}, {host['cores']} cores ({', '.join(host['instruction_sets'])}), {host['system']}."]
+    lines += [
+        "",
+        (
+            f"{host['cpu']}, {host['cores']} cores ({', '.join(host['instruction_sets'])}),"
+            f" {host['system']}."
+        ),
+    ]
     return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=8)
-    parser.add_argument("--layers", type=int, default=22, help="fewer, to see whether all of it runs")
+    parser.add_argument(
+        "--layers", type=int, default=22, help="fewer, to see whether all of it runs"
+    )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/three_ways.md"))
     given = parser.parse_args()
     page = run(given.rounds, given.requests, given.layers)

@@ -1,23 +1,31 @@
-"""quantgate: one recipe in, quantized artifacts out, each measured on the engine that will serve it.
+"""quantgate: one recipe in, quantized artifacts out, each measured on the engine that will serve
+it.
 
-The data's way, one room a step; a later room may import an earlier one, never the reverse (`make check` holds it):
+The data's way, one room a step; a later room may import an earlier one, never the reverse (`make
+check` holds it):
 
     errors, paths, reading   every error; where everything lies; files that users bring, with limits
     capabilities  the engines that serve, a row each: what one can do is asked here
-    recipe/       what was asked for, parsed strictly once: source, variant, ladder, quality, long_context, speed, over base;
-                   defaults: of the sections that it leaves out
+    recipe/       what was asked for, parsed strictly once: source, variant, ladder, quality,
+                  long_context, speed, over base;
+                  defaults: of the sections that it leaves out
                   parsing: a dictionary into a record, or one clear error
-    records/      what is written and read between the steps: made, measured, judged, timed, signed, spent, reported, over base
+    records/      what is written and read between the steps: made, measured, judged, timed, signed,
+                  spent, reported, over base
                   artifact: hash, verify, move into place
     runtime/      where a job runs
-                  environments, dvc_command: one pinned set a tool family; `dvc` as it is started there
-                  process, worker: one job, or a session, in its own process and environment; and the other end
+                  environments, dvc_command: one pinned set a tool family; `dvc` as it is started
+                  there
+                  process, worker: one job, or a session, in its own process and environment; and
+                  the other end
                   leash, reaper: what a killed session leaves running is killed
                   machine, speed: what this machine has, and how fast it is
-                  costs, progress, crash: what a stage took; its log's last line; an error that nobody foresaw
+                  costs, progress, crash: what a stage took; its log's last line; an error that
+                  nobody foresaw
                   untracked/: stands before a tool's package that reports its use
     source/       what comes in
-                  files, tensors: which files of a checkpoint are the model's; safetensors headers, without torch
+                  files, tensors: which files of a checkpoint are the model's; safetensors headers,
+                  without torch
                   checkpoint: pin and fetch; the folder of hashed files that tools get
                   architecture, tokens, checking: what the model and the tokenizer must be
                   lengths: do the recipe's lengths fit the model
@@ -27,40 +35,59 @@ The data's way, one room a step; a later room may import an earlier one, never t
                   packing, rounding, layers: how layers are stored, and in what precision
                   decoded, compressed, stored: every matrix, with the grid that it was rounded to
                   fidelity: are the artifact's weights the source's
-    quantizers/   one file a tool: openvino (nncf_slices), neural/ (weights, static), gptqmodel (awq_clip), autoround,
-                  compressed, rounding, unquantized; export is what they share
-                  table, refusal, families, listing: what is served where, a recipe held against it, what was tried, to read
-    engines/      one file an engine: reference (tree), dequantized, openvino (paged), vllm, and fake for tests;
+    quantizers/   one file a tool: openvino (nncf_slices), neural/ (weights, static), gptqmodel
+                  (awq_clip), autoround, compressed, rounding, unquantized; export is what they
+                  share
+                  table, refusal, families, listing: what is served where, a recipe held against it,
+                  what was tried, to read
+    engines/      one file an engine: reference (tree), dequantized, openvino (paged), vllm, and
+                  fake for tests;
                   __init__ is the protocol and the table
-                  scoring, serving: log-likelihoods over any engine; `vllm serve`, started and stopped
+                  scoring, serving: log-likelihoods over any engine; `vllm serve`, started and
+                  stopped
     evaluation/   verbs: what a worker is asked
-                  loadcheck, text: is the artifact whole; one pass over the texts: perplexity, divergence
+                  loadcheck, text: is the artifact whole; one pass over the texts: perplexity,
+                  divergence
                   tasks, lm, scores, readable: lm-eval's tasks over an engine
-                  catalogue, trust, weigh: before it runs: which tasks there are, what code they hold, how much they are
-    gate/         evaluations and limits -> verdict; pure: texts, long_context, items, over limits and statistics
+                  catalogue, trust, weigh: before it runs: which tasks there are, what code they
+                  hold, how much they are
+    gate/         evaluations and limits -> verdict; pure: texts, long_context, items, over limits
+                  and statistics
                   looks, spending: a verdict as early as the data allow
-    benchmark/    one trace replayed: loop, session, http, statistics; performance is the verdict on speed
-    planning/     what a recipe will take and can decide, before it runs: plan, power, shrinking, local
+    benchmark/    one trace replayed: loop, session, http, statistics; performance is the verdict on
+                  speed
+    planning/     what a recipe will take and can decide, before it runs: plan, power, shrinking,
+                  local
                   estimate/: workload and shape over rates -> what quantizing and measuring take
-                  index, doctor, start: params.yaml; what is installed; `quantgate init`, a recipe for a model
+                  index, doctor, start: params.yaml; what is installed; `quantgate init`, a recipe
+                  for a model
     evidence/     what is on record, and what follows from it; nothing here measures
-                  opened, candidate, settings: recipes as they stand; a variant and its place; what a measurement depends on
+                  opened, candidate, settings: recipes as they stand; a variant and its place; what
+                  a measurement depends on
                   keeping, seals: a record, sealed to what it was made from
                   provenance, revision: what a stage's work rests on; what git says of it
-                  evaluations, current: what was measured, verdict_of it, and whether a stored one still holds
-                  inventory, clean: what lies in artifacts/, how large and how judged; what no recipe names any more
-    report/       records -> summary -> one content (document) -> page, Markdown, terminal, model cards; metrics
-    stages/       one file a DVC stage, by its name, with `run`, in the control environment: pin, calibrate, reference, quantize,
-                  evaluate, gate, trace, benchmark, report, require
+                  evaluations, current: what was measured, verdict_of it, and whether a stored one
+                  still holds
+                  inventory, clean: what lies in artifacts/, how large and how judged; what no
+                  recipe names any more
+    report/       records -> summary -> one content (document) -> page, Markdown, terminal, model
+                  cards; metrics
+    stages/       one file a DVC stage, by its name, with `run`, in the control environment: pin,
+                  calibrate, reference, quantize, evaluate, gate, trace, benchmark, report,
+                  require
                   measuring: the job and the record that the measuring stages share
                   climb/: a ladder's rungs (rung), measured (measure) and judged until one passes
-                  audit/: an artifact that was made elsewhere, through the same gate: verb, taking, claim, against
-                  benchmark_http: `benchmark --http`; chain: `quantgate run`, all stages in their order
+                  audit/: an artifact that was made elsewhere, through the same gate: verb, taking,
+                  claim, against
+                  benchmark_http: `benchmark --http`; chain: `quantgate run`, all stages in their
+                  order
     release/      from an approved artifact to a served one
-                  signing, signoff/: signatures; who approved what (verbs, policy, log, subject, case, standing), and what they
-                  measured again (drawing, again, remeasure)
-                  bundle/: an artifact with all that speaks for it: layout, statements, bom, serve; assemble, prepare, check
-                  registries/: folder (and S3), hub, mlflow, oci (oci_client), over shared; publish, fetch, catalogue use them
+                  signing, signoff/: signatures; who approved what (verbs, policy, log, subject,
+                  case, standing), and what they measured again (drawing, again, remeasure)
+                  bundle/: an artifact with all that speaks for it: layout, statements, bom, serve;
+                  assemble, prepare, check
+                  registries/: folder (and S3), hub, mlflow, oci (oci_client), over shared; publish,
+                  fetch, catalogue use them
                   deploy, prompting: a checked bundle, started as it was measured
     cli_parameters, cli    the `quantgate` command: what its table is made of; the table
 """

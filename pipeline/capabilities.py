@@ -1,8 +1,8 @@
 """The engines that serve: a row each. What one can do is asked of its row, not of its name.
 
-A new engine is a row here and a file in pipeline/engines with its classes; artifacts that are stored in a way of their own need
-a reader in pipeline/formats besides, and a tool that makes them a line in pipeline/quantizers/table.py.
-"""
+A new engine is a row here and a file in pipeline/engines with its classes; artifacts that are
+stored in a way of their own need a reader in pipeline/formats besides, and a tool that makes them a
+line in pipeline/quantizers/table.py."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ IR, SAFETENSORS = "openvino_ir", "safetensors"  # how an artifact's files are re
 
 @dataclass(frozen=True)
 class Scorer:
-    """Classes as "module:class": `scores` as deployed, in process; `serves` in the processes that it serves with; `weights` the
-    artifact's weights without the engine's precision. All run in `environment`; `packages` are named with its figures.
-    """
+    """Classes as "module:class": `scores` as deployed, in process; `serves` in the processes that
+    it serves with; `weights` the artifact's weights without the engine's precision. All run in
+    `environment`; `packages` are named with its figures."""
 
     scores: str
     serves: str
@@ -26,10 +26,9 @@ class Scorer:
 
 @dataclass(frozen=True)
 class Passes:
-    """`start_s`: imports, lm-eval, a load of the smallest model; `serial_ns`: of one core, a parameter, for loading, compiling and
-    the load check; `share`: of the machine's product rate in `precision`, by the stored weights, what is not named computing
-    like bf16.
-    """
+    """`start_s`: imports, lm-eval, a load of the smallest model; `serial_ns`: of one core, a
+    parameter, for loading, compiling and the load check; `share`: of the machine's product rate in
+    `precision`, by the stored weights, what is not named computing like bf16."""
 
     start_s: float
     serial_ns: float
@@ -39,9 +38,9 @@ class Passes:
 
 @dataclass(frozen=True)
 class Costs:
-    """What `plan` takes an engine for (docs/plan.md): the two views, memory without a model and of logits at most, a decoding step
-    besides reading the weights, a load. `keeps_quantized`: in float32 arithmetic too; `takes_cache`: all of it at the start.
-    """
+    """What `plan` takes an engine for (docs/plan.md): the two views, memory without a model and of
+    logits at most, a decoding step besides reading the weights, a load. `keeps_quantized`: in
+    float32 arithmetic too; `takes_cache`: all of it at the start."""
 
     deployed: Passes
     weights: Passes
@@ -57,14 +56,15 @@ class Costs:
 class Engine(Scorer):
     """What an engine can do.
 
-    `targets`: devices an artifact may be made for; `driven_on`: those it is driven on here, the usual one first.
-    `own_precision`: it may compute and cache in another precision than the model's; `own_kv_cache`: which one is set by variant.
-    `shares_prefixes`: a prefix that requests have in common is computed once. `serves_http`: quantgate starts its server;
-    `takes_token_ids`: that server takes a prompt as token ids. `fuses`: layers of a block, which must be stored alike;
-    `divisor`: of all features of a quantized layer, 1: none. `quantizer`: the usual one; `own_words`: names of quantizers that are
-    keys of a variant elsewhere; `ladder`, `faster`: the rungs of `ladder: auto`, and those besides for goal fastest.
-    `hub_library`: under which the hub finds its repositories; `snippet`: "module:function" of the card's code.
-    """
+    `targets`: devices an artifact may be made for; `driven_on`: those it is driven on here, the
+    usual one first. `own_precision`: it may compute and cache in another precision than the
+    model's; `own_kv_cache`: which one is set by variant. `shares_prefixes`: a prefix that requests
+    have in common is computed once. `serves_http`: quantgate starts its server; `takes_token_ids`:
+    that server takes a prompt as token ids. `fuses`: layers of a block, which must be stored alike;
+    `divisor`: of all features of a quantized layer, 1: none. `quantizer`: the usual one;
+    `own_words`: names of quantizers that are keys of a variant elsewhere; `ladder`, `faster`: the
+    rungs of `ladder: auto`, and those besides for goal fastest. `hub_library`: under which the hub
+    finds its repositories; `snippet`: "module:function" of the card's code."""
 
     name: str
     title: str
@@ -112,7 +112,14 @@ ENGINES = {
         divisor=1,
         quantizer="openvino",
         own_words=(),
-        ladder=("int4 g128", "int4 g64", "int4 g128 awq+se", "int4 g64 awq+se", "int4 g64 ratio 0.8 awq+se", "int8"),
+        ladder=(
+            "int4 g128",
+            "int4 g64",
+            "int4 g128 awq+se",
+            "int4 g64 awq+se",
+            "int4 g64 ratio 0.8 awq+se",
+            "int8",
+        ),
         faster=("int8 activations int8 smooth_quant 0.8",),
         hub_library="openvino",
         snippet="pipeline.report.snippets:openvino",
@@ -159,7 +166,9 @@ ENGINES = {
         hub_library="transformers",
         snippet="pipeline.report.snippets:vllm",
         costs=Costs(
-            deployed=Passes(18, 40, "bfloat16", {"bf16": 0.25, "int4": 0.15}),  # whose 4-bit kernels are for AMX
+            deployed=Passes(
+                18, 40, "bfloat16", {"bf16": 0.25, "int4": 0.15}
+            ),  # whose 4-bit kernels are for AMX
             weights=Passes(3, 20, "float32", {"bf16": 0.65}),
             base_bytes=1.5e9,
             logits_bytes=0.13e9,

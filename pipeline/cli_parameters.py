@@ -1,4 +1,5 @@
-"""What the table in pipeline/cli is made of: how a word becomes an argument, what a shell completes, and a line of the table."""
+"""What the table in pipeline/cli is made of: how a word becomes an argument, what a shell
+completes, and a line of the table."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ class File(click.ParamType[Any]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return self._given(value) if isinstance(value, str) else value
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
         return [CompletionItem(incomplete, type="file")]
 
 
@@ -43,7 +46,9 @@ class RecipeName(click.ParamType[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         return paths.recipe_name(value)
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
         if "/" in incomplete:
             return [CompletionItem(incomplete, type="file")]
         names = sorted(path.stem for path in paths.RECIPES.glob("*.yaml"))
@@ -53,7 +58,9 @@ class RecipeName(click.ParamType[str]):
 class VariantName(click.ParamType[str]):
     name = "variant"
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
         from pipeline import recipe
 
         try:
@@ -71,13 +78,19 @@ def argument(name: str, metavar: str, help: str | None = None, **more: Any) -> c
     return click.Argument([name], metavar=metavar, help=help, **more)
 
 
-RECIPE = argument("recipe", "RECIPE", "a file in recipes/, by its name (tiny) or its path (recipes/tiny.yaml)", type=RecipeName())
+RECIPE = argument(
+    "recipe",
+    "RECIPE",
+    "a file in recipes/, by its name (tiny) or its path (recipes/tiny.yaml)",
+    type=RecipeName(),
+)
 VARIANT = argument("variant", "VARIANT", "name of a variant in the recipe", type=VariantName())
 ANY_VARIANT = argument("variant", "[VARIANT]", "default all", type=VariantName(), required=False)
 
 
 class Command(click.Command):
-    """Calls `module:function` of this package, imported only now, with the arguments in their order and the options by name."""
+    """Calls `module:function` of this package, imported only now, with the arguments in their order
+    and the options by name."""
 
     def __init__(self, name: str, function: str, text: str, *params: click.Parameter) -> None:
         super().__init__(name, params=list(params), help=text, short_help=text)
@@ -85,11 +98,20 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> None:
         module, _, function = self.function.partition(":")
-        arguments = [ctx.params[str(param.name)] for param in self.params if isinstance(param, click.Argument)]
-        options = {str(param.name): ctx.params[str(param.name)] for param in self.params if isinstance(param, click.Option)}
+        arguments = [
+            ctx.params[str(param.name)]
+            for param in self.params
+            if isinstance(param, click.Argument)
+        ]
+        options = {
+            str(param.name): ctx.params[str(param.name)]
+            for param in self.params
+            if isinstance(param, click.Option)
+        }
         try:
             getattr(importlib.import_module(f"pipeline.{module}"), function)(*arguments, **options)
-        except BrokenPipeError as error:  # whoever read has had enough; click would end with the code of what did not pass
+        # whoever read has had enough; click would end with the code of what did not pass
+        except BrokenPipeError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise click.exceptions.Exit(2) from error
 
@@ -109,17 +131,23 @@ class Stage(Command):
 
 
 def group(name: str, text: str, *commands: click.Command) -> click.Group:
-    return click.Group(name, commands=list(commands), help=text, short_help=text, no_args_is_help=False)
+    return click.Group(
+        name, commands=list(commands), help=text, short_help=text, no_args_is_help=False
+    )
 
 
 class Sections(click.Group):
     """A group that prints its commands in the order of the table, below headings."""
 
     def __init__(self, sections: dict[str, list[click.Command]], **more: Any) -> None:
-        super().__init__(commands=[command for commands in sections.values() for command in commands], **more)
+        super().__init__(
+            commands=[command for commands in sections.values() for command in commands], **more
+        )
         self._sections = sections
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for heading, commands in self._sections.items():
             with formatter.section(heading):
-                formatter.write_dl([(str(command.name), command.short_help or "") for command in commands])
+                formatter.write_dl(
+                    [(str(command.name), command.short_help or "") for command in commands]
+                )

@@ -20,7 +20,8 @@ from __future__ import annotations
 
 
 class QuantgateError(Exception):
-    """Base of all errors that are the user's business; the message names key or file, value, expectation, remedy."""
+    """Base of all errors that are the user's business; the message names key or file, value,
+    expectation, remedy."""
 
     exit_code = 2
 

@@ -1,4 +1,5 @@
-"""Where each step reads and writes, relative to the project folder (the one that holds dvc.yaml)."""
+"""Where each step reads and writes, relative to the project folder (the one that holds
+dvc.yaml)."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ SIGNATURE = "quantgate/bundle.dsse.json"  # in a bundle: the signed list of all 
 
 
 def given(text: str) -> Path:
-    """A path as given on the command line, which was called from a folder of its own; commands run in the project's."""
+    """A path as given on the command line, which was called from a folder of its own; commands run
+    in the project's."""
     return Path(os.environ.get("QUANTGATE_CALLED_FROM", ""), text)
 
 
@@ -36,23 +38,35 @@ class Place(NamedTuple):
 
 
 def place(recipe: str, variant: str) -> Place:
-    return Place(model(recipe, variant), manifest(recipe, variant), evaluation(recipe, variant), extension(recipe, variant))
+    return Place(
+        model(recipe, variant),
+        manifest(recipe, variant),
+        evaluation(recipe, variant),
+        extension(recipe, variant),
+    )
 
 
 def rungs(recipe: str, variant: str) -> Path:
-    """Folder of all that was made and measured while a ladder was climbed, each rung under a hash of what it depends on."""
+    """Folder of all that was made and measured while a ladder was climbed, each rung under a hash
+    of what it depends on."""
     return ARTIFACTS / "rungs" / recipe / variant
 
 
 def audit(recipe: str, name: str) -> Path:
-    """Folder of all that an audit under a recipe took and found: an artifact that was made elsewhere, its records and report."""
+    """Folder of all that an audit under a recipe took and found: an artifact that was made
+    elsewhere, its records and report."""
     return ARTIFACTS / "audits" / recipe / name
 
 
 def recipe_name(asked: str) -> str:
-    """A recipe may be asked for by its name or by its file, as a shell completes it: tiny of recipes/tiny.yaml."""
+    """A recipe may be asked for by its name or by its file, as a shell completes it: tiny of
+    recipes/tiny.yaml."""
     path = Path(asked)
-    return path.stem if path.suffix == ".yaml" and path.resolve().parent == RECIPES.resolve() else asked
+    return (
+        path.stem
+        if path.suffix == ".yaml" and path.resolve().parent == RECIPES.resolve()
+        else asked
+    )
 
 
 def recipe(name: str) -> Path:
@@ -60,7 +74,8 @@ def recipe(name: str) -> Path:
 
 
 def whole_recipe(name: str) -> Path:
-    """A recipe that leaves out sections, with their defaults: what `quantgate index` writes, for DVC to see them."""
+    """A recipe that leaves out sections, with their defaults: what `quantgate index` writes, for
+    DVC to see them."""
     return RECIPES / "whole" / f"{name}.yaml"
 
 
@@ -78,7 +93,8 @@ def checkpoint(recipe: str) -> Path:
 
 
 def source(recipe: str) -> Path:
-    """Folder of the pinned files of the source and nothing else: what every tool and engine is given. Links, made when needed."""
+    """Folder of the pinned files of the source and nothing else: what every tool and engine is
+    given. Links, made when needed."""
     return ARTIFACTS / "sources" / recipe
 
 
@@ -116,7 +132,8 @@ def verdict(recipe: str, variant: str) -> Path:
 
 
 def gate(recipe: str, variant: str) -> Path:
-    """One word, the verdict's status: what the benchmark depends on, so that a moved limit alone does not repeat it."""
+    """One word, the verdict's status: what the benchmark depends on, so that a moved limit alone
+    does not repeat it."""
     return ARTIFACTS / "gates" / recipe / f"{variant}.txt"
 
 
@@ -157,7 +174,8 @@ def report(recipe: str, suffix: str) -> Path:
 
 
 def cost(stage: str) -> Path:
-    """What the last run of a stage took: a record beside DVC's outputs, for `quantgate plan` alone."""
+    """What the last run of a stage took: a record beside DVC's outputs, for `quantgate plan`
+    alone."""
     return ARTIFACTS / "costs" / f"{stage}.json"
 
 
@@ -167,10 +185,22 @@ def require_project() -> None:
         raise RecipeError(f"{Path.cwd()}: no dvc.yaml here. Run quantgate in the project's folder.")
 
 
-PRODUCERS = {"checkpoints": "pin", "calibration": "calibrate", "evaluations": "evaluate", "manifests": "quantize",
-             "verdicts": "gate", "extensions": "gate", "gates": "gate", "traces": "trace", "reports": "report",
-             "benchmarks": "benchmark", "timings": "benchmark", "cards": "report",
-             "metrics": "report", "plots": "report"}  # fmt: skip
+PRODUCERS = {
+    "checkpoints": "pin",
+    "calibration": "calibrate",
+    "evaluations": "evaluate",
+    "manifests": "quantize",
+    "verdicts": "gate",
+    "extensions": "gate",
+    "gates": "gate",
+    "traces": "trace",
+    "reports": "report",
+    "benchmarks": "benchmark",
+    "timings": "benchmark",
+    "cards": "report",
+    "metrics": "report",
+    "plots": "report",
+}
 OF_A_RECIPE = (
     "checkpoints",
     "calibration",

@@ -1,4 +1,5 @@
-"""One reader for each format that users bring, with limits: what is too large, too deep or no such file is one sentence.
+"""One reader for each format that users bring, with limits: what is too large, too deep or no such
+file is one sentence.
 
 Each raises the class of error that its caller gives, with the file in front.
 """
@@ -21,7 +22,9 @@ MOST_YAML_NODES = 100_000  # with every alias written out; a recipe has a few hu
 MOST_JSON_BYTES = 200_000_000  # tokenizer.json of large vocabularies has 35 MB
 MOST_TEXT_BYTES = 2_000_000_000  # of a prompt set, unpacked
 CHUNK_BYTES = 1 << 20
-ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a surrogate pair; JSON may have one alone, UTF-8 may not
+ESCAPED_HALF = re.compile(
+    r"\\u[dD][89a-fA-F]"
+)  # of a surrogate pair; JSON may have one alone, UTF-8 may not
 Kind = type[QuantgateError]
 
 
@@ -29,13 +32,19 @@ def content(path: Path, error: Kind, most: int) -> bytes:
     """The bytes of a file, unpacked where its name ends with .gz; `most` bytes at most."""
     try:
         if not path.is_file():
-            raise error(f"{path}: {'is a folder or no regular file' if path.exists() else 'no such file'}. Expected a file.")
+            raise error(
+                f"{path}: {'is a folder or no regular file' if path.exists() else 'no such file'}."
+                " Expected a file."
+            )
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             found = bytearray()
             while part := stream.read(CHUNK_BYTES):
                 found += part
                 if len(found) > most:
-                    raise error(f"{path}: more than {most / 1e6:,.0f} MB, which is the most that is read of such a file.")
+                    raise error(
+                        f"{path}: more than {most / 1e6:,.0f} MB, which is the most that is read of"
+                        " such a file."
+                    )
     except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
         raise error(f"{path}: not a whole gzip file ({problem}). Fetch it again.") from problem
     except (OSError, ValueError) as problem:  # ValueError: a null byte in the path
@@ -51,8 +60,9 @@ def text(path: Path, error: Kind, most: int = MOST_TEXT_BYTES) -> str:
     except UnicodeDecodeError as problem:
         line = data.count(b"\n", 0, problem.start) + 1
         raise error(
-            f"{path}: byte {problem.start} (line {line}) is {data[problem.start]:#04x}, which is not UTF-8. Expected UTF-8 text: "
-            f"convert it, for instance with: iconv -f latin1 -t utf-8 {path.name}"
+            f"{path}: byte {problem.start} (line {line}) is {data[problem.start]:#04x}, which is"
+            " not UTF-8. Expected UTF-8 text: convert it, for instance with: iconv -f latin1 -t"
+            f" utf-8 {path.name}"
         ) from problem
 
 
@@ -72,10 +82,15 @@ def json_value(written: str | bytes, where: str, error: Kind, unique: bool = Fal
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as problem:
         half = problem.object[problem.start]
-        raise error(f"{where}: {half!r} is half of a character, which no text can hold. Write the whole one.") from problem
+        raise error(
+            f"{where}: {half!r} is half of a character, which no text can hold. Write the whole"
+            " one."
+        ) from problem
     except RecursionError as problem:
         raise error(f"{where}: JSON that is nested too deeply.") from problem
-    except ValueError as problem:  # of which JSON's and Unicode's errors are kinds, and numbers of too many digits
+    except (
+        ValueError
+    ) as problem:  # of which JSON's and Unicode's errors are kinds, and numbers of too many digits
         raise error(f"{where}: cannot be read as JSON: {problem}.") from problem
     return value
 
@@ -94,15 +109,19 @@ def json_lines(path: Path, error: Kind) -> Iterator[tuple[int, dict[str, Any]]]:
     written = text(path, error)
     if written.lstrip()[:1] == "[":
         raise error(
-            f"{path}: a JSON array, expected JSON lines: an object on each line, without brackets around all and commas between. "
-            f"Convert it, for instance with: jq -c '.[]' {path.name}"
+            f"{path}: a JSON array, expected JSON lines: an object on each line, without brackets"
+            " around all and commas between. Convert it, for instance with: jq -c '.[]'"
+            f" {path.name}"
         )
     for number, line in enumerate(written.split("\n"), 1):
         if not line.strip():
             continue
         value = json_value(line, f"{path}:{number}", error)
         if not isinstance(value, dict):
-            raise error(f"{path}:{number}: expected a JSON object on each line, found {type(value).__name__}.")
+            raise error(
+                f"{path}:{number}: expected a JSON object on each line, found"
+                f" {type(value).__name__}."
+            )
         yield number, value
 
 
@@ -111,7 +130,8 @@ def yaml(path: Path, error: Kind) -> Any:
 
 
 def yaml_value(written: str, path: str, error: Kind) -> Any:
-    """A YAML document as plain values: nothing in it runs, and aliases are counted as if they were written out."""
+    """A YAML document as plain values: nothing in it runs, and aliases are counted as if they were
+    written out."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import ReusedAnchorWarning, YAMLError
 
@@ -120,16 +140,21 @@ def yaml_value(written: str, path: str, error: Kind) -> Any:
         node = YAML(typ="safe", pure=True).compose(written)
         if _nodes(node, {}) > MOST_YAML_NODES:
             raise error(
-                f"{path}: more than {MOST_YAML_NODES:,} values once its aliases are written out. Write them without aliases."
+                f"{path}: more than {MOST_YAML_NODES:,} values once its aliases are written out."
+                " Write them without aliases."
             )
         return YAML(typ="safe", pure=True).load(written)
     except YAMLError as problem:
         raise error(f"{path}: not valid YAML: {' '.join(str(problem).split())}") from problem
     except RecursionError as problem:
-        raise error(f"{path}: not valid YAML: nested too deeply, or an alias within what it stands for.") from problem
+        raise error(
+            f"{path}: not valid YAML: nested too deeply, or an alias within what it stands for."
+        ) from problem
     except (ValueError, TypeError, AttributeError, OverflowError, LookupError) as problem:
         # ruamel's constructors of dates, numbers and tags raise what Python raises
-        raise error(f"{path}: not valid YAML: a value cannot be read as its tag or form says: {problem}.") from problem
+        raise error(
+            f"{path}: not valid YAML: a value cannot be read as its tag or form says: {problem}."
+        ) from problem
 
 
 def _nodes(node: Any, known: dict[int, int]) -> int:

@@ -7,14 +7,26 @@ from pathlib import Path
 
 import numpy as np
 
-DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I32": "<i4", "I8": "<i1", "U8": "<u1", "F8_E4M3": "<u1"}
+DTYPES = {
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "I32": "<i4",
+    "I8": "<i1",
+    "U8": "<u1",
+    "F8_E4M3": "<u1",
+}
 
 
 def write_safetensors(path: Path, tensors: dict[str, tuple[str, np.ndarray]]) -> None:
     header, data = {}, b""
     for name, (dtype, values) in tensors.items():
         raw = values.astype(DTYPES[dtype]).tobytes()
-        header[name] = {"dtype": dtype, "shape": list(values.shape), "data_offsets": [len(data), len(data) + len(raw)]}
+        header[name] = {
+            "dtype": dtype,
+            "shape": list(values.shape),
+            "data_offsets": [len(data), len(data) + len(raw)],
+        }
         data += raw
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
@@ -37,7 +49,9 @@ def write_checkpoint(folder: Path, columns: int = 64, shards: int = 2) -> dict[s
         part = names[shard::shards]
         write_safetensors(folder / file, {name: ("F32", values[name]) for name in part})
         weight_map |= dict.fromkeys(part, file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": weight_map})
+    )
     (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
     for name in ("tokenizer_config.json", "tokenizer.json"):
         (folder / name).write_text("{}")

@@ -34,10 +34,13 @@ PROJECT = (
     "artifacts/.gitignore",
 )  # fmt: skip  (without the last, DVC writes its own where the report looks)
 HTTP_BENCHMARK = "quantgate benchmark tiny --http gptq-int4"
-TWO_BIT = "  rounded-int2: {engine: openvino, quantizer: rounding, weights: int2, group_size: 128}\n"
+TWO_BIT = (
+    "  rounded-int2: {engine: openvino, quantizer: rounding, weights: int2, group_size: 128}\n"
+)
 
 
-# Of drawn inputs: the same few in each `make test`, and others, for minutes, in `make test-all` (--hypothesis-profile=thorough).
+# Of drawn inputs: the same few in each `make test`, and others, for minutes, in `make test-all`
+# (--hypothesis-profile=thorough).
 UNHURRIED = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 settings.register_profile("few", derandomize=True, max_examples=100, **UNHURRIED)  # type: ignore[arg-type]
 settings.register_profile("thorough", print_blob=True, max_examples=2000, **UNHURRIED)  # type: ignore[arg-type]
@@ -46,8 +49,9 @@ settings.load_profile("few")
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`make test` runs those that go on in the run of the tiny recipe in a process of their own, beside all others; of
-    these, those that look at the run come last, when the other process has made it."""
+    """`make test` runs those that go on in the run of the tiny recipe in a process of their own,
+    beside all others; of these, those that look at the run come last, when the other process has
+    made it."""
     for item in items:
         if "tiny_run" in item.fixturenames:  # type: ignore[attr-defined]
             item.add_marker("tiny")
@@ -78,8 +82,13 @@ def make_project(folder: Path) -> Path:
 
 def commit_all() -> None:
     """Puts the project that is the working folder into git, as somebody's own."""
-    for arguments in (["init", "-q"], ["config", "user.name", "t"], ["config", "user.email", "t@example.org"], ["add", "-A"],
-                      ["commit", "-qm", "first"]):  # fmt: skip
+    for arguments in (
+        ["init", "-q"],
+        ["config", "user.name", "t"],
+        ["config", "user.email", "t@example.org"],
+        ["add", "-A"],
+        ["commit", "-qm", "first"],
+    ):
         subprocess.run(["git", *arguments], check=True)
 
 
@@ -91,17 +100,26 @@ def parsed(*words: str) -> dict[str, Any]:
     return found.make_context(words[0], rest).params
 
 
-def command(*arguments: str, timeout_s: float = 1200, **surroundings: str) -> subprocess.CompletedProcess[str]:
+def command(
+    *arguments: str, timeout_s: float = 1200, **surroundings: str
+) -> subprocess.CompletedProcess[str]:
     """Runs a command of the control environment in the working folder."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, **surroundings}
-    return subprocess.run(arguments, env=env, capture_output=True, text=True, check=False, timeout=timeout_s)
+    return subprocess.run(
+        arguments, env=env, capture_output=True, text=True, check=False, timeout=timeout_s
+    )
 
 
 def watched(folder: Path) -> dict[str, str]:
-    """Variables under which a home folder in `folder` is empty, and its calls.txt tells whom a Python process called elsewhere."""
+    """Variables under which a home folder in `folder` is empty, and its calls.txt tells whom a
+    Python process called elsewhere."""
     (folder / "home").mkdir()
-    elsewhere = {name: str(folder / "home" / ".cache") for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME") if name in os.environ}
+    elsewhere = {
+        name: str(folder / "home" / ".cache")
+        for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME")
+        if name in os.environ
+    }
     return {
         "HOME": str(folder / "home"),
         "QUANTGATE_ENVIRONMENTS": str(environments.root()),
@@ -113,14 +131,19 @@ def watched(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny recipe, timed less often, and a 2-bit variant taken all the way by DVC, once for both processes of
-    `make test`: `run`, and an `untouched` copy of it."""
+    """The tiny recipe, timed less often, and a 2-bit variant taken all the way by DVC, once for
+    both processes of `make test`: `run`, and an `untouched` copy of it."""
     folder = Path(os.environ.get("QUANTGATE_TINY_RUN") or tmp_path_factory.mktemp("tiny"))
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "run").exists():
             _run_tiny(make_project(folder / "run"))
-            shutil.copytree(folder / "run", folder / "untouched", symlinks=True, ignore=shutil.ignore_patterns("cache"))
+            shutil.copytree(
+                folder / "run",
+                folder / "untouched",
+                symlinks=True,
+                ignore=shutil.ignore_patterns("cache"),
+            )
     assert (folder / "untouched").exists(), "the other process could not make it"
     return folder
 
@@ -129,9 +152,13 @@ def _run_tiny(folder: Path) -> None:
     recipe = folder / "recipes" / "tiny.yaml"
     recipe.write_text(recipe.read_text().replace("repeats: 4", "repeats: 3") + TWO_BIT)
     with contextlib.chdir(folder):
-        command("quantgate", "index")  # or `make repro` would, and all would be made by an uncommitted project
+        command(
+            "quantgate", "index"
+        )  # or `make repro` would, and all would be made by an uncommitted project
         commit_all()
-        done = command("make", "repro", f"PYTHON={sys.executable}", timeout_s=3600, **watched(folder.parent))
+        done = command(
+            "make", "repro", f"PYTHON={sys.executable}", timeout_s=3600, **watched(folder.parent)
+        )
     said = f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     assert done.returncode != 0, f"dvc repro passed in spite of the 2-bit variant:\n{said}"
     assert "rounded-int2 (FAIL)" in done.stderr, said
@@ -166,7 +193,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def measured_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose stages have all run, by its records, with its reports; in git, with a policy and keys beside it."""
+    """A project whose stages have all run, by its records, with its reports; in git, with a policy
+    and keys beside it."""
     from tests import measured, release
 
     folder = make_project(tmp_path_factory.mktemp("measured") / "project")
@@ -187,7 +215,8 @@ def measured(measured_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture(scope="session")
 def published_once(measured_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with a published bundle, and with another variant's sign-off, which can be replayed."""
+    """A project with a published bundle, and with another variant's sign-off, which can be
+    replayed."""
     from tests import release
 
     folder = tmp_path_factory.mktemp("published")

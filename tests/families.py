@@ -1,11 +1,12 @@
-"""Runs inside the openvino environment: a tiny checkpoint of a model family, as the hub has them, random or trained.
+"""Runs inside the openvino environment: a tiny checkpoint of a model family, as the hub has them,
+random or trained.
 
 python -m tests.families FOLDER NAME...     NAME: a family, or trained-FAMILY
 
-Every family keeps what sets it apart: grouped-query attention, biases, fused matrices, tied embeddings, sliding windows,
-experts. Random weights are larger than at the start of a training, so that the models prefer some tokens to others.
-Trained ones had STEPS steps on the tiny recipe's text; NAME.json, beside the checkpoint, holds rows of what follows there.
-"""
+Every family keeps what sets it apart: grouped-query attention, biases, fused matrices, tied
+embeddings, sliding windows, experts. Random weights are larger than at the start of a training, so
+that the models prefer some tokens to others. Trained ones had STEPS steps on the tiny recipe's
+text; NAME.json, beside the checkpoint, holds rows of what follows there."""
 
 from __future__ import annotations
 
@@ -18,7 +19,10 @@ from typing import Any
 TINY = Path("recipes/tiny")
 TOKENIZER = TINY / "checkpoint"
 TRAINED, STEPS = "trained-", 100
-SPREAD, USUAL_SPREAD = 0.1, 0.02  # standard deviations of random weights: with the first, logits spread by about 1
+SPREAD, USUAL_SPREAD = (
+    0.1,
+    0.02,
+)  # standard deviations of random weights: with the first, logits spread by about 1
 COMMON = {
     "vocab_size": 1024,
     "hidden_size": 128,
@@ -49,8 +53,14 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("Gemma2Config", GEMMA),
     "gemma3_text": ("Gemma3TextConfig", GEMMA),
     "gpt_neox": ("GPTNeoXConfig", {}),
-    "mixtral": ("MixtralConfig", {**HEADS, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}),
-    "qwen3_moe": ("Qwen3MoeConfig", {**HEADS, "moe_intermediate_size": 128, "num_experts": 8, "num_experts_per_tok": 2}),
+    "mixtral": (
+        "MixtralConfig",
+        {**HEADS, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
+    ),
+    "qwen3_moe": (
+        "Qwen3MoeConfig",
+        {**HEADS, "moe_intermediate_size": 128, "num_experts": 8, "num_experts_per_tok": 2},
+    ),
 }
 
 
@@ -92,7 +102,11 @@ def train(model: Any) -> list[list[int]]:
     from world import SEED, World
 
     rows = make_checkpoint.batches(World(), AutoTokenizer.from_pretrained(TOKENIZER), SEED)
-    print(f"{make_checkpoint.train(model, rows, STEPS, warm_up=STEPS // 10):.2f} nats a token after {STEPS} steps", flush=True)
+    print(
+        f"{make_checkpoint.train(model, rows, STEPS, warm_up=STEPS // 10):.2f} nats a token after"
+        f" {STEPS} steps",
+        flush=True,
+    )
     return next(rows).tolist()
 
 

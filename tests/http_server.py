@@ -1,6 +1,6 @@
-"""An OpenAI-compatible server with known delays, for the tests of the load generator. What it does with a request depends
-on the request alone, on the first id of its prompt, so that warm-up requests disturb nothing.
-"""
+"""An OpenAI-compatible server with known delays, for the tests of the load generator. What it does
+with a request depends on the request alone, on the first id of its prompt, so that warm-up requests
+disturb nothing."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from aiohttp import web
 
 @dataclass
 class Behaviour:
-    """`slots` requests are served at once, the others wait. The sets and `slow_s` (a longer time to the first token) are by
-    first prompt id."""
+    """`slots` requests are served at once, the others wait. The sets and `slow_s` (a longer time to
+    the first token) are by first prompt id."""
 
     first_s: float = 0.2
     token_s: float = 0.04
@@ -90,7 +90,9 @@ class _Server:
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
-        self.arrived.append(Arrived(time.perf_counter(), body, request.headers.get("Authorization")))
+        self.arrived.append(
+            Arrived(time.perf_counter(), body, request.headers.get("Authorization"))
+        )
         if self.behaviour.text_only and not isinstance(body["prompt"], str):
             return web.json_response({"error": "prompt is not a string"}, status=400)
         number = body["prompt"][0] if isinstance(body["prompt"], list) else -1
@@ -99,7 +101,9 @@ class _Server:
         async with self.free:
             return await self._stream(request, body, number)
 
-    async def _stream(self, request: web.Request, body: dict[str, Any], number: int) -> web.StreamResponse:
+    async def _stream(
+        self, request: web.Request, body: dict[str, Any], number: int
+    ) -> web.StreamResponse:
         begun = time.perf_counter() + self.behaviour.slow_s.get(number, self.behaviour.first_s)
         count = body["max_tokens"] - (1 if number in self.behaviour.short else 0)
         answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -111,7 +115,13 @@ class _Server:
                 request.transport.abort()
                 return answer
         if self.behaviour.usage and body["stream_options"]["include_usage"]:
-            await _event(answer, {"choices": [], "usage": {"prompt_tokens": len(body["prompt"]), "completion_tokens": count}})
+            await _event(
+                answer,
+                {
+                    "choices": [],
+                    "usage": {"prompt_tokens": len(body["prompt"]), "completion_tokens": count},
+                },
+            )
         await answer.write(b"data: [DONE]\n\n")
         return answer
 

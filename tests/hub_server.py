@@ -1,9 +1,10 @@
-"""A stand-in for the Hugging Face Hub: the requests that huggingface_hub sends to fetch, upload, branch, tag and list models.
+"""A stand-in for the Hugging Face Hub: the requests that huggingface_hub sends to fetch, upload,
+branch, tag and list models.
 
-Commits and references live in memory, contents under their SHA-256 in one folder. Files of text come in the commit itself, all
-others by Git LFS (https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md), where what arrives is checked as the
-real store does. It has no Xet: set HF_HUB_DISABLE_XET=1.
-"""
+Commits and references live in memory, contents under their SHA-256 in one folder. Files of text
+come in the commit itself, all others by Git LFS
+(https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md), where what arrives is checked as
+the real store does. It has no Xet: set HF_HUB_DISABLE_XET=1."""
 
 from __future__ import annotations
 
@@ -41,7 +42,9 @@ class Repository:
     tags: dict[str, str] = field(default_factory=dict)
 
     def commit(self, branch: str, title: str, files: dict[str, str], parent: str | None) -> str:
-        oid = hashlib.sha1(json.dumps([title, files, parent, branch], sort_keys=True).encode()).hexdigest()
+        oid = hashlib.sha1(
+            json.dumps([title, files, parent, branch], sort_keys=True).encode()
+        ).hexdigest()
         self.commits[oid] = Commit(title, files, parent)
         self.branches[branch] = oid
         return oid
@@ -52,7 +55,8 @@ class Repository:
 
 
 class Hub(ThreadingHTTPServer):
-    """The server and all that it holds. `token`: what a request that changes anything has to show."""
+    """The server and all that it holds. `token`: what a request that changes anything has to
+    show."""
 
     daemon_threads = True
 
@@ -95,7 +99,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _route(self) -> None:
         url = urlsplit(self.path)
         path, self.query = url.path, parse_qs(url.query)
-        self.body = b"" if self.command == "PUT" else self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.body = (
+            b""
+            if self.command == "PUT"
+            else self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        )
         changes = self.command not in ("GET", "HEAD")
         if (
             changes
@@ -106,7 +114,11 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send({"error": "Invalid username or password."}, 401)
         for method, pattern, answer in ROUTES:
             if self.command in method.split() and (found := re.fullmatch(pattern, path)):
-                with self.server.lock if self.command not in ("PUT", "GET", "HEAD") else contextlib.nullcontext():
+                with (
+                    self.server.lock
+                    if self.command not in ("PUT", "GET", "HEAD")
+                    else contextlib.nullcontext()
+                ):
                     return answer(self, *(unquote(part) for part in found.groups() if part))
         return self._send({"error": f"{self.command} {path}: not known to this stand-in"}, 404)
 
@@ -118,14 +130,19 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, answer: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
         data = json.dumps(answer).encode()
         self.send_response(status)
-        for key, value in {"Content-Length": str(len(data)), "Content-Type": "application/json", **(headers or {})}.items():
+        for key, value in {
+            "Content-Length": str(len(data)),
+            "Content-Type": "application/json",
+            **(headers or {}),
+        }.items():
             self.send_header(key, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
 
     def _at(self, name: str, revision: str) -> tuple[Repository, str] | None:
-        """The repository and the commit; answers itself if either is not there, in the words that the library looks for."""
+        """The repository and the commit; answers itself if either is not there, in the words that
+        the library looks for."""
         repository = self.server.repositories.get(name)
         oid = repository.at(revision) if repository else None
         if repository is None or oid is None:
@@ -138,14 +155,31 @@ class _Handler(BaseHTTPRequestHandler):
         asked = json.loads(self.body)
         name = f"{asked['organization']}/{asked['name']}"
         if name in self.server.repositories:
-            return self._send({"error": "You already created this model repo", "url": f"{self.server.url}/{name}"}, 409)
+            return self._send(
+                {
+                    "error": "You already created this model repo",
+                    "url": f"{self.server.url}/{name}",
+                },
+                409,
+            )
         repository = self.server.repositories[name] = Repository()
-        repository.commit("main", "initial commit", {".gitattributes": self.server.put(b"*.safetensors filter=lfs\n")}, None)
+        repository.commit(
+            "main",
+            "initial commit",
+            {".gitattributes": self.server.put(b"*.safetensors filter=lfs\n")},
+            None,
+        )
         return self._send({"url": f"{self.server.url}/{name}"})
 
     def _models(self) -> None:
         author = self.query.get("author", [""])[0]
-        self._send([{"id": name, "private": True} for name in self.server.repositories if name.startswith(f"{author}/")])
+        self._send(
+            [
+                {"id": name, "private": True}
+                for name in self.server.repositories
+                if name.startswith(f"{author}/")
+            ]
+        )
 
     def _info(self, name: str, revision: str = "main") -> None:
         if at := self._at(name, revision):
@@ -153,15 +187,32 @@ class _Handler(BaseHTTPRequestHandler):
             siblings = [{"rfilename": path} for path in files]
             counts: Counter[str] = Counter()
             for path, oid in files.items():
-                counts.update(_values(self.server.folder / oid) if path.endswith(".safetensors") else {})
-            weights = {"safetensors": {"parameters": counts, "total": counts.total()}} if counts else {}
-            self._send({"id": name, "sha": at[1], "siblings": siblings, "private": False, **weights})
+                counts.update(
+                    _values(self.server.folder / oid) if path.endswith(".safetensors") else {}
+                )
+            weights = (
+                {"safetensors": {"parameters": counts, "total": counts.total()}} if counts else {}
+            )
+            self._send(
+                {"id": name, "sha": at[1], "siblings": siblings, "private": False, **weights}
+            )
 
     def _refs(self, name: str) -> None:
         if at := self._at(name, "main"):
-            kinds = {"branches": ("heads", at[0].branches), "tags": ("tags", at[0].tags), "converts": ("convert", {})}
-            self._send({kind: [{"name": each, "ref": f"refs/{where}/{each}", "targetCommit": oid} for each, oid in refs.items()]
-                        for kind, (where, refs) in kinds.items()})  # fmt: skip
+            kinds = {
+                "branches": ("heads", at[0].branches),
+                "tags": ("tags", at[0].tags),
+                "converts": ("convert", {}),
+            }
+            self._send(
+                {
+                    kind: [
+                        {"name": each, "ref": f"refs/{where}/{each}", "targetCommit": oid}
+                        for each, oid in refs.items()
+                    ]
+                    for kind, (where, refs) in kinds.items()
+                }
+            )
 
     def _branch(self, name: str, branch: str) -> None:
         if at := self._at(name, "main"):
@@ -187,7 +238,11 @@ class _Handler(BaseHTTPRequestHandler):
             found = []
             while oid:
                 commit = at[0].commits[oid]
-                about = {"message": "", "date": "2026-01-01T00:00:00.000Z", "authors": [{"user": "tester"}]}
+                about = {
+                    "message": "",
+                    "date": "2026-01-01T00:00:00.000Z",
+                    "authors": [{"user": "tester"}],
+                }
                 found.append({"id": oid, "title": commit.title, **about})
                 oid = commit.parent
             self._send(found)
@@ -195,21 +250,46 @@ class _Handler(BaseHTTPRequestHandler):
     def _tree(self, name: str, revision: str, folder: str = "") -> None:
         if at := self._at(name, revision):
             files = at[0].commits[at[1]].files
-            self._send([{"type": "file", "path": path, "size": (self.server.folder / oid).stat().st_size, "oid": oid[:40],
-                         **({} if path.endswith(TEXT) else {"lfs": {"oid": oid, "size": 1, "pointerSize": 1}})}
-                        for path, oid in files.items() if path.startswith(folder.lstrip("/"))])  # fmt: skip
+            self._send(
+                [
+                    {
+                        "type": "file",
+                        "path": path,
+                        "size": (self.server.folder / oid).stat().st_size,
+                        "oid": oid[:40],
+                        **(
+                            {}
+                            if path.endswith(TEXT)
+                            else {"lfs": {"oid": oid, "size": 1, "pointerSize": 1}}
+                        ),
+                    }
+                    for path, oid in files.items()
+                    if path.startswith(folder.lstrip("/"))
+                ]
+            )
 
     def _preupload(self, name: str, revision: str) -> None:
-        """Whether each file comes in the commit or by LFS, and what stands there: LFS by SHA-256, text by git's hash."""
+        """Whether each file comes in the commit or by LFS, and what stands there: LFS by SHA-256,
+        text by git's hash."""
         if at := self._at(name, revision):
             files = at[0].commits[at[1]].files
             answers = []
             for file in json.loads(self.body)["files"]:
                 path, text = file["path"], file["path"].endswith(TEXT)
                 stands = files.get(path)
-                oid = _git_hash((self.server.folder / stands).read_bytes()) if stands and text else stands
-                answers.append({"path": path, "uploadMode": "regular" if text else "lfs", "shouldIgnore": False,
-                                **({"oid": oid} if oid else {})})  # fmt: skip
+                oid = (
+                    _git_hash((self.server.folder / stands).read_bytes())
+                    if stands and text
+                    else stands
+                )
+                answers.append(
+                    {
+                        "path": path,
+                        "uploadMode": "regular" if text else "lfs",
+                        "shouldIgnore": False,
+                        **({"oid": oid} if oid else {}),
+                    }
+                )
             self._send({"files": answers})
 
     def _commit(self, name: str, branch: str) -> None:
@@ -238,7 +318,11 @@ class _Handler(BaseHTTPRequestHandler):
         objects = []
         for asked in json.loads(self.body)["objects"]:
             there = (self.server.folder / asked["oid"]).is_file()
-            upload = {"actions": {"upload": {"href": f"{self.server.url}/lfs/{asked['oid']}", "header": {}}}}
+            upload = {
+                "actions": {
+                    "upload": {"href": f"{self.server.url}/lfs/{asked['oid']}", "header": {}}
+                }
+            }
             objects.append({**asked, **({} if there else upload)})
         self._send({"transfer": "basic", "objects": objects})
 
@@ -265,7 +349,11 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send({"error": "EntryNotFound"}, 404, {"X-Error-Code": "EntryNotFound"})
         file = self.server.folder / oid
         self.send_response(200)
-        for key, value in {"Content-Length": file.stat().st_size, "X-Repo-Commit": at[1], "ETag": f'"{oid}"'}.items():
+        for key, value in {
+            "Content-Length": file.stat().st_size,
+            "X-Repo-Commit": at[1],
+            "ETag": f'"{oid}"',
+        }.items():
             self.send_header(key, str(value))
         self.end_headers()
         if self.command == "GET":
@@ -275,7 +363,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _values(path: Path) -> Counter[str]:
-    """How many of each type are in a file, by its header alone (https://huggingface.co/docs/safetensors, "Format")."""
+    """How many of each type are in a file, by its header alone
+    (https://huggingface.co/docs/safetensors, "Format")."""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     counts: Counter[str] = Counter()

@@ -1,11 +1,13 @@
-"""Takes what the stages of recipes took into tests/stage_costs.json, which tests/test_estimate.py holds the plan against.
+"""Takes what the stages of recipes took into tests/stage_costs.json, which tests/test_estimate.py
+holds the plan against.
 
     [taskset -c 0] python -m tests.record_costs PROJECT NAME[:STAGE,STAGE...] ...
 
-PROJECT is one whose stages ran on the cores that this program may use. On one core a stage's processor time is what it takes on a
-core that is idle otherwise, whatever runs on the others; on several, threads that wait for each other spin, and wall time counts:
-name the stages that had the machine to themselves. Each call puts the models that it is given in the place of their last figures.
-"""
+PROJECT is one whose stages ran on the cores that this program may use. On one core a stage's
+processor time is what it takes on a core that is idle otherwise, whatever runs on the others; on
+several, threads that wait for each other spin, and wall time counts: name the stages that had the
+machine to themselves. Each call puts the models that it is given in the place of their last
+figures."""
 
 from __future__ import annotations
 
@@ -45,13 +47,18 @@ def _model(name: str, stages: str) -> dict[str, Any]:
         "load": load.model_dump(),
         "items": power.count_items(name, loaded),
         "recipe": loaded.model_dump() | {"model": {"path": name}},
-        "costs": [cost.model_dump() for cost in _costs(name, loaded) if wanted is None or cost.stage in wanted],
+        "costs": [
+            cost.model_dump()
+            for cost in _costs(name, loaded)
+            if wanted is None or cost.stage in wanted
+        ],
     }
 
 
 def _costs(name: str, loaded: recipe.Recipe) -> Iterator[StageCost]:
-    """By the stage's name in the plan. Of what ran before there were cost records, manifests and evaluations have the wall time; of
-    its memory only what is resident, with that of forked processes twice."""
+    """By the stage's name in the plan. Of what ran before there were cost records, manifests and
+    evaluations have the wall time; of its memory only what is resident, with that of forked
+    processes twice."""
     for kind in ("pin", "calibrate", "reference"):
         if paths.cost(f"{kind}@{name}").is_file():
             yield read(paths.cost(f"{kind}@{name}"), StageCost).model_copy(update={"stage": kind})
@@ -65,8 +72,14 @@ def _costs(name: str, loaded: recipe.Recipe) -> Iterator[StageCost]:
             yield read(cost, StageCost).model_copy(update={"stage": stage})
         elif path.is_file() and not cost.is_file():
             found = read(path, kind_of)
-            yield StageCost(stage=stage, environment=found.origin.environment, wall_s=found.wall_s, processor_s=0,
-                            peak_memory_bytes=found.peak_memory_bytes, peak_anonymous_bytes=0)  # fmt: skip
+            yield StageCost(
+                stage=stage,
+                environment=found.origin.environment,
+                wall_s=found.wall_s,
+                processor_s=0,
+                peak_memory_bytes=found.peak_memory_bytes,
+                peak_anonymous_bytes=0,
+            )
 
 
 if __name__ == "__main__":

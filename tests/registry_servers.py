@@ -1,7 +1,7 @@
-"""Real servers behind the registries: MLflow, moto in place of S3 (environment `servers`), Debian's docker-registry, and
-tests/hub_server.py in place of the Hub. Each keeps what it is sent below one folder, listens on 127.0.0.1 at a free port, and dies
-with the process that started it, however that dies.
-"""
+"""Real servers behind the registries: MLflow, moto in place of S3 (environment `servers`), Debian's
+docker-registry, and tests/hub_server.py in place of the Hub. Each keeps what it is sent below one
+folder, listens on 127.0.0.1 at a free port, and dies with the process that started it, however that
+dies."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ START_S = 90.0
 
 @dataclass
 class Served:
-    """A registry's URL, what a process needs in its environment to use it, where the server keeps files, and its log."""
+    """A registry's URL, what a process needs in its environment to use it, where the server keeps
+    files, and its log."""
 
     kind: str
     url: str
@@ -43,7 +44,9 @@ class Served:
 def missing(kind: str) -> str | None:
     """Why this kind cannot run here, None if it can."""
     if kind in ("s3", "mlflow") and not environments.is_complete("servers"):
-        return "environment servers is not installed (python -m pipeline.runtime.environments servers)"
+        return (
+            "environment servers is not installed (python -m pipeline.runtime.environments servers)"
+        )
     if kind == "oci" and not shutil.which("docker-registry"):
         return "no docker-registry here (apt-get install docker-registry)"
     return None
@@ -52,7 +55,9 @@ def missing(kind: str) -> str | None:
 @contextlib.contextmanager
 def serving(kind: str, folder: Path) -> Iterator[Served]:
     folder.mkdir(parents=True, exist_ok=True)
-    with {"folder": _folder, "s3": _s3, "oci": oci, "mlflow": _mlflow, "hub": _hub}[kind](folder) as served:
+    with {"folder": _folder, "s3": _s3, "oci": oci, "mlflow": _mlflow, "hub": _hub}[kind](
+        folder
+    ) as served:
         yield served
 
 
@@ -64,12 +69,26 @@ def _folder(folder: Path) -> Iterator[Served]:
 @contextlib.contextmanager
 def _s3(folder: Path) -> Iterator[Served]:
     port = free_port()
-    command = [str(environments.python("servers")), "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [
+        str(environments.python("servers")),
+        "-m",
+        "moto.server",
+        "-H",
+        "127.0.0.1",
+        "-p",
+        str(port),
+    ]
     with process(command, folder, f"http://127.0.0.1:{port}/moto-api/"):
         url = f"http://127.0.0.1:{port}"
         requests.put(f"{url}/{BUCKET}", timeout=30).raise_for_status()
-        keys = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
-        yield Served("s3", f"s3://{BUCKET}/models", folder, {**keys, "AWS_ENDPOINT_URL": url}, folder / "log")
+        keys = {
+            "AWS_ACCESS_KEY_ID": "tester",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        yield Served(
+            "s3", f"s3://{BUCKET}/models", folder, {**keys, "AWS_ENDPOINT_URL": url}, folder / "log"
+        )
 
 
 @contextlib.contextmanager
@@ -78,11 +97,15 @@ def oci(folder: Path, settings: str = "") -> Iterator[Served]:
     port = free_port()
     configuration = folder / "registry.yml"
     configuration.write_text(
-        f"version: 0.1\nlog: {{level: warn}}\nstorage:\n  filesystem: {{rootdirectory: {folder / 'data'}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}'}}\n{settings}"
+        "version: 0.1\nlog: {level: warn}\nstorage:\n  filesystem: {rootdirectory:"
+        f" {folder / 'data'}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n{settings}"
     )
-    with process(["docker-registry", "serve", str(configuration)], folder, f"http://127.0.0.1:{port}/"):
-        yield Served("oci", f"oci+http://127.0.0.1:{port}/team/models", folder / "data", {}, folder / "log")
+    with process(
+        ["docker-registry", "serve", str(configuration)], folder, f"http://127.0.0.1:{port}/"
+    ):
+        yield Served(
+            "oci", f"oci+http://127.0.0.1:{port}/team/models", folder / "data", {}, folder / "log"
+        )
 
 
 @contextlib.contextmanager
@@ -90,29 +113,63 @@ def _mlflow(folder: Path) -> Iterator[Served]:
     port = free_port()
     python = environments.python("servers")
     database = f"sqlite:///{folder / 'mlflow.db'}"
-    command = [str(python), "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-               "--backend-store-uri", database, "--artifacts-destination", str(folder / "artifacts")]  # fmt: skip
-    settings = {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}", "MLFLOW_DISABLE_TELEMETRY": "true",
-                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # fmt: skip
+    command = [
+        str(python),
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        database,
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    ]
+    settings = {
+        "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
     with process(command, folder, f"http://127.0.0.1:{port}/health", settings):
-        yield Served("mlflow", f"mlflow+http://127.0.0.1:{port}", folder / "artifacts", {}, folder / "log")
+        yield Served(
+            "mlflow", f"mlflow+http://127.0.0.1:{port}", folder / "artifacts", {}, folder / "log"
+        )
 
 
 @contextlib.contextmanager
 def _hub(folder: Path) -> Iterator[Served]:
     with hub_server.running(folder / "data", token="right") as hub:
-        settings = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "right", "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(folder / "home")}
+        settings = {
+            "HF_ENDPOINT": hub.url,
+            "HF_TOKEN": "right",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HOME": str(folder / "home"),
+        }
         yield Served("hub", "hf://team", folder / "data", settings)
 
 
 @contextlib.contextmanager
-def process(command: list[str], folder: Path, answers: str, settings: dict[str, str] | None = None) -> Iterator[None]:
+def process(
+    command: list[str], folder: Path, answers: str, settings: dict[str, str] | None = None
+) -> Iterator[None]:
     """A server in a process group of its own, from its first answer to the end of the block."""
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
-            command, cwd=folder, env={**os.environ, **(settings or {})}, stdout=log, stderr=log, start_new_session=True
+            command,
+            cwd=folder,
+            env={**os.environ, **(settings or {})},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
-    reaper = subprocess.Popen([sys.executable, "-m", "pipeline.runtime.reaper", str(os.getpid()), str(server.pid)], cwd=ROOT)
+    reaper = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.runtime.reaper", str(os.getpid()), str(server.pid)],
+        cwd=ROOT,
+    )
     try:
         _wait(server, answers, folder / "log")
         yield
@@ -132,7 +189,9 @@ def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
             time.sleep(0.1)
         else:
             return
-    raise RuntimeError(f"{server.args!r} does not answer at {url}:\n{log.read_text(errors='replace')[-2000:]}")
+    raise RuntimeError(
+        f"{server.args!r} does not answer at {url}:\n{log.read_text(errors='replace')[-2000:]}"
+    )
 
 
 def free_port() -> int:

@@ -1,4 +1,5 @@
-"""A measured project in git with a policy and keys, and a bundle of it, for the tests of sign-off and publishing."""
+"""A measured project in git with a policy and keys, and a bundle of it, for the tests of sign-off
+and publishing."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ RULES = "approvals: 1\nwaivable: [mean_kl]\n"
 
 def git(*arguments: str) -> str:
     identity = ("-c", "user.name=eve", "-c", f"user.email={AUTHOR}")
-    return subprocess.run(["git", *identity, *arguments], check=True, capture_output=True, text=True).stdout
+    return subprocess.run(
+        ["git", *identity, *arguments], check=True, capture_output=True, text=True
+    ).stdout
 
 
 def commit(message: str = "a change") -> None:
@@ -51,13 +54,19 @@ def public(key_file: str) -> str:
 
 
 def write_policy(
-    rules: str = "approvals: 1\nwaivable: [mean_kl]\n", until: str = "2999-12-31", people: tuple[str, ...] = (ADA, BOB)
+    rules: str = "approvals: 1\nwaivable: [mean_kl]\n",
+    until: str = "2999-12-31",
+    people: tuple[str, ...] = (ADA, BOB),
 ) -> None:
     """Everybody's role is reviewer, but for Bob's, which is security."""
     roles = {name: "security" if name == BOB else "reviewer" for name in people}
-    approvers = "".join(person(name, role, public(key(name)), until) for name, role in roles.items())
+    approvers = "".join(
+        person(name, role, public(key(name)), until) for name, role in roles.items()
+    )
     Path("signoff").mkdir(exist_ok=True)
-    Path("signoff/policy.yaml").write_text(f"{rules}approvers:\n{approvers}publishers:\n{person(CI, 'publisher', public(key(CI)))}")
+    Path("signoff/policy.yaml").write_text(
+        f"{rules}approvers:\n{approvers}publishers:\n{person(CI, 'publisher', public(key(CI)))}"
+    )
     commit("policy")
 
 
@@ -91,7 +100,9 @@ def seal_again() -> None:
             if found[name].is_file():
                 record = records.read(found[name], kind)
                 assert record.seal is not None
-                seals.sealed(record, {source: found[source] for source in record.seal.made_from}).write(found[name])
+                seals.sealed(
+                    record, {source: found[source] for source in record.seal.made_from}
+                ).write(found[name])
 
 
 def approve(variant: str = VARIANT, by: str = ADA) -> None:

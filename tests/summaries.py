@@ -1,8 +1,8 @@
-"""A full summary of a recipe with six variants, as `pipeline.report.summarize` gives it, made from the project's own records.
+"""A full summary of a recipe with six variants, as `pipeline.report.summarize` gives it, made from
+the project's own records.
 
-One variant fails and is not timed, one could not even be loaded, one is accurate but not faster. Texts hold what would do
-harm in a page that does not escape them.
-"""
+One variant fails and is not timed, one could not even be loaded, one is accurate but not faster.
+Texts hold what would do harm in a page that does not escape them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ CONCURRENCY = (1, 4, 8)
 RANDOM = np.random.default_rng(0)
 NLL = RANDOM.normal(64, 6, make.WINDOWS)
 SCORES = (RANDOM.random(3000) < 0.8).astype(float)
-# Name: engine, weights, quantizer, size in MB, typical KL, items lost, tokens/s at one request in flight
+# Name: engine, weights, quantizer, size in MB, typical KL, items lost, tokens/s at one request in
+# flight
 VARIANTS = {
     "ov-bf16": ("openvino", "bf16", None, 1600, 2e-5, 0, 40.0),
     "ov-int8": ("openvino", "int8", "openvino", 850, 3e-4, 3, 62.0),
@@ -60,14 +61,27 @@ VARIANTS = {
 PERFORMANCE = {
     "ov-bf16": Performance(status="BASELINE", reason="unquantized"),
     "ov-int8": Performance(
-        status="FASTER", reason="1.55 times as fast (1.50 to 1.60)", concurrency=8, speedup=1.55, low=1.5, high=1.6
+        status="FASTER",
+        reason="1.55 times as fast (1.50 to 1.60)",
+        concurrency=8,
+        speedup=1.55,
+        low=1.5,
+        high=1.6,
     ),
     "ov-int4": Performance(
-        status="FASTER", reason="2.20 times as fast (2.10 to 2.30)", concurrency=8, speedup=2.2, low=2.1, high=2.3
+        status="FASTER",
+        reason="2.20 times as fast (2.10 to 2.30)",
+        concurrency=8,
+        speedup=2.2,
+        low=2.1,
+        high=2.3,
     ),
     "vllm-bf16": Performance(status="BASELINE", reason="unquantized"),
     "gptq-int4": Performance(
-        status="NOT FASTER", reason="1.03 times as fast (0.97 to 1.09), asked for 1.2", speedup=1.03, limit=1.2
+        status="NOT FASTER",
+        reason="1.03 times as fast (0.97 to 1.09), asked for 1.2",
+        speedup=1.03,
+        limit=1.2,
     ),
     "rtn-int2": Performance(status="NOT MEASURED", reason="the gate says FAIL"),
 }
@@ -80,16 +94,30 @@ def rows() -> dict[str, Any]:
 
 
 def summary(variants: dict[str, Any] | None = None, goal: str = "smallest") -> Summary:
-    found = {name: VariantSummary.model_validate(row) for name, row in (rows() if variants is None else variants).items()}
+    found = {
+        name: VariantSummary.model_validate(row)
+        for name, row in (rows() if variants is None else variants).items()
+    }
     return Summary(
         recipe="example",
         goal=goal,
         checkpoint=Checkpoint(
-            repo="someone/model", revision="0" * 40, path=None, architecture="LlamaForCausalLM", dtype="BF16", parameters=8 * 10**8,
+            repo="someone/model",
+            revision="0" * 40,
+            path=None,
+            architecture="LlamaForCausalLM",
+            dtype="BF16",
+            parameters=8 * 10**8,
             files=[File(path="model.safetensors", size_bytes=16 * 10**8, sha256="a" * 64)],
         ),
         calibration=CalibrationSet(
-            prompts="prompts", seed=0, prompts_used=9, sha256="b" * 64, overlap=0.0004, overlap_limit=0.05, rows=64
+            prompts="prompts",
+            seed=0,
+            prompts_used=9,
+            sha256="b" * 64,
+            overlap=0.0004,
+            overlap_limit=0.05,
+            rows=64,
         ),
         limits={
             "mean_kl": {"bf16": 0.001, "int8": 0.002, "int4": 0.02, "int2": 0.02},
@@ -98,11 +126,14 @@ def summary(variants: dict[str, Any] | None = None, goal: str = "smallest") -> S
             "on_inconclusive": "block",
         },
         reference=ScoredReference(
-            **_quality(), settings={"reference": {"dtype": "float32"}}, versions={"torch": "2.13.0"}, wall_s=18.0
+            **_quality(),
+            settings={"reference": {"dtype": "float32"}},
+            versions={"torch": "2.13.0"},
+            wall_s=18.0,
         ),
         variants=found,
         comparison=compare(goal, found),
-    )  # fmt: skip
+    )
 
 
 def _variant(name: str, reference: Evaluation) -> dict[str, Any]:
@@ -123,19 +154,29 @@ def _variant(name: str, reference: Evaluation) -> dict[str, Any]:
         "performance": PERFORMANCE[name].model_dump(mode="json"),
         "benchmark": benchmark.model_dump(mode="json"),
         "http": _http(benchmark) if name == "ov-int4" else None,
-        "kl_distribution": {text: one.model_dump(mode="json") for text, one in kl_distribution(found).items()},
+        "kl_distribution": {
+            text: one.model_dump(mode="json") for text, one in kl_distribution(found).items()
+        },
         "flipped": _flipped(verdict),
         "manifest": _manifest(name, engine, weights, quantizer).model_dump(mode="json"),
-        "evaluation": {"settings": {"deployed": {"threads": None}}, "versions": {engine: "1.0"}, "wall_s": 17.0},
+        "evaluation": {
+            "settings": {"deployed": {"threads": None}},
+            "versions": {engine: "1.0"},
+            "wall_s": 17.0,
+        },
         "worst_tokens": [_worst(place) for place in range(8)] if found.views else [],
     }
 
 
 def _evaluation(name: str) -> Evaluation:
     _, _, _, _, typical, lost, _ = VARIANTS[name]
-    drawn = np.random.default_rng(list(VARIANTS).index(name))  # its own, so that a figure does not hang on what ran before
+    drawn = np.random.default_rng(
+        list(VARIANTS).index(name)
+    )  # its own, so that a figure does not hang on what ran before
     values = np.minimum(drawn.lognormal(np.log(typical), 1.0, make.SHAPE), 1.9)
-    kl = np.sort(values, axis=None).reshape(make.SHAPE[::-1]).T  # windows alike: else 512 positions bound no 99th percentile
+    kl = (
+        np.sort(values, axis=None).reshape(make.SHAPE[::-1]).T
+    )  # windows alike: else 512 positions bound no 99th percentile
     tasks = [make.draws(make.flipped(SCORES, lost, lost // 2), task) for task in TASKS]
     return make.candidate(NLL + typical, tasks, kl, variant=name)
 
@@ -144,13 +185,22 @@ def _verdict(name: str, reference: Evaluation, found: Evaluation) -> Verdict:
     weights = VARIANTS[name][1]
     loose = weights in ("int4", "int2")
     limits = make.limits(
-        mean_kl=0.02 if loose else 0.002, p99_kl=0.3 if loose else 0.02, items=dict.fromkeys(TASKS, (3000, 3000)), quantized=False
+        mean_kl=0.02 if loose else 0.002,
+        p99_kl=0.3 if loose else 0.02,
+        items=dict.fromkeys(TASKS, (3000, 3000)),
+        quantized=False,
     )
     return gate.decide(reference, found, None, limits)
 
 
 def estimate(middle: float, spread: float = 0.03) -> Estimate:
-    return Estimate(median=middle, low=middle * (1 - spread), high=middle * (1 + spread), cv=spread, values=[middle] * 5)
+    return Estimate(
+        median=middle,
+        low=middle * (1 - spread),
+        high=middle * (1 + spread),
+        cv=spread,
+        values=[middle] * 5,
+    )
 
 
 def latency(middle: float) -> Latency:
@@ -181,10 +231,18 @@ def level(speed: float, concurrency: int, fraction: float | None = None) -> Leve
 
 
 def _benchmark(name: str, engine: str, megabytes: float, speed: float) -> Benchmark:
-    common: dict[str, Any] = {"recipe": "example", "variant": name, "engine": engine, "over": "in process"}
+    common: dict[str, Any] = {
+        "recipe": "example",
+        "variant": name,
+        "engine": engine,
+        "over": "in process",
+    }
     if not speed:
         return Benchmark(**common, measured=False, reason="the gate says FAIL")
-    levels = [*(level(speed, count) for count in CONCURRENCY), *(level(speed, 8, fraction) for fraction in (0.5, 0.8))]
+    levels = [
+        *(level(speed, count) for count in CONCURRENCY),
+        *(level(speed, 8, fraction) for fraction in (0.5, 0.8)),
+    ]
     profile = Profile(
         settings={"threads": 16},
         load_s=estimate(4 if engine == "vllm" else 1),
@@ -219,7 +277,9 @@ def _benchmark(name: str, engine: str, megabytes: float, speed: float) -> Benchm
 
 
 def _http(benchmark: Benchmark) -> dict[str, Any]:
-    return benchmark.model_copy(update={"over": "http", "notices": ["Measured with one client."]}).model_dump(mode="json")
+    return benchmark.model_copy(
+        update={"over": "http", "notices": ["Measured with one client."]}
+    ).model_dump(mode="json")
 
 
 def _quality() -> dict[str, Any]:
@@ -229,7 +289,12 @@ def _quality() -> dict[str, Any]:
 
 def _flipped(verdict: Verdict) -> list[dict[str, Any]]:
     return [
-        {"task": task.name, "doc_id": name.rpartition("/")[2], "lost": lost, "text": f"Question: {HARM}\nAnswer: → {name}"}
+        {
+            "task": task.name,
+            "doc_id": name.rpartition("/")[2],
+            "lost": lost,
+            "text": f"Question: {HARM}\nAnswer: → {name}",
+        }
         for task in verdict.tasks
         for lost, names in ((True, task.lost), (False, task.won))
         for name in names[:15]
@@ -241,13 +306,27 @@ ROUNDING = Rounding(format="openvino", bits=4, group_size=128, symmetric=False, 
 
 def _manifest(name: str, engine: str, weights: str, quantizer: str | None) -> Manifest:
     return Manifest(
-        recipe="example", variant=name, engine=engine, device="cpu", quantizer=quantizer,
-        answered_by="a tool" if quantizer else "nothing", weights=weights, requested={"group_size": 128} if quantizer else {},
+        recipe="example",
+        variant=name,
+        engine=engine,
+        device="cpu",
+        quantizer=quantizer,
+        answered_by="a tool" if quantizer else "nothing",
+        weights=weights,
+        requested={"group_size": 128} if quantizer else {},
         resolved={"group_size": 128, "nncf": {"mode": "int4_asym"}} if quantizer else {},
-        rounding=ROUNDING if quantizer else None, notes=["a note"], layers=Layers(expected=21, quantized=21, skipped=[]),
-        stored_types={weights: 21}, versions={"tool": "3.4.0"}, checkpoint_sha256="a" * 64, samples_sha256="b" * 64, files=[],
-        wall_s=12.0, peak_memory_bytes=10**9, origin=make.ORIGIN,
-    )  # fmt: skip
+        rounding=ROUNDING if quantizer else None,
+        notes=["a note"],
+        layers=Layers(expected=21, quantized=21, skipped=[]),
+        stored_types={weights: 21},
+        versions={"tool": "3.4.0"},
+        checkpoint_sha256="a" * 64,
+        samples_sha256="b" * 64,
+        files=[],
+        wall_s=12.0,
+        peak_memory_bytes=10**9,
+        origin=make.ORIGIN,
+    )
 
 
 def _worst(place: int) -> dict[str, Any]:

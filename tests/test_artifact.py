@@ -56,10 +56,15 @@ def test_a_link_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
         artifact.hash_files(tmp_path / "m")
 
 
-def test_stage_folder_is_exclusive_and_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stage_folder_is_exclusive_and_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(artifact, "LOCK_WAIT_S", 0.0)
-    with artifact.stage_folder("quantize@a-1.2--b") as folder, artifact.stage_folder("quantize@a-1.3--b"):
+    with (
+        artifact.stage_folder("quantize@a-1.2--b") as folder,
+        artifact.stage_folder("quantize@a-1.3--b"),
+    ):
         assert folder.is_dir()  # a dot in the name does not make two stages one
     with artifact.stage_folder("quantize@a--b") as folder:
         (folder / "left").write_text("over")
@@ -81,8 +86,11 @@ def test_install_replaces_what_stood_there(tmp_path: Path) -> None:
     assert [f.path for f in artifact.hash_files(tmp_path / "old")] == ["c"]
 
 
-def test_what_cannot_be_listed_or_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As of a verifier who is not root: a file could lie there that an engine, run by somebody else, loads."""
+def test_what_cannot_be_listed_or_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a verifier who is not root: a file could lie there that an engine, run by somebody
+    else, loads."""
     tmp_path.chmod(0o755)
     monkeypatch.chdir(tmp_path)
     write(Path("m"))

@@ -1,4 +1,5 @@
-"""The load loops on an engine with known delays: what comes out must be what was put in, computed by hand."""
+"""The load loops on an engine with known delays: what comes out must be what was put in, computed
+by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +22,10 @@ from tests import timed as make
 
 STEP_S = 0.01
 SERVE = Serve(max_model_len=64)
-TRACE = [TracedRequest(arrival=float(number + 1), prompt=[2, 3, 4], output_tokens=5) for number in range(8)]
+TRACE = [
+    TracedRequest(arrival=float(number + 1), prompt=[2, 3, 4], output_tokens=5)
+    for number in range(8)
+]
 NOTHING: frozenset[int] = frozenset()
 
 
@@ -38,7 +42,9 @@ class Clock(loop.Clock):
         self.now_s += seconds
 
 
-def engine(clock: Clock, max_num_seqs: int, fail: frozenset[int], stall_s: dict[int, float]) -> FakeEngine:
+def engine(
+    clock: Clock, max_num_seqs: int, fail: frozenset[int], stall_s: dict[int, float]
+) -> FakeEngine:
     serve = SERVE.model_copy(update={"max_num_seqs": max_num_seqs})
     return FakeEngine(Path(), serve, step_s=STEP_S, fail=fail, stall_s=stall_s, sleep=clock.sleep)
 
@@ -53,7 +59,14 @@ def closed(
     clock = Clock()
     with engine(clock, max_num_seqs, fail, stall_s or {}) as fake:
         done = loop.closed(fake, trace, concurrency, clock)
-    return Replay(loop="closed", concurrency=concurrency, repeat=0, wall_s=done.wall_s, others_share=0.0, requests=done.requests)
+    return Replay(
+        loop="closed",
+        concurrency=concurrency,
+        repeat=0,
+        wall_s=done.wall_s,
+        others_share=0.0,
+        requests=done.requests,
+    )
 
 
 def opened(rate_per_s: float, trace: list[TracedRequest] = TRACE, max_num_seqs: int = 64) -> Replay:
@@ -61,7 +74,13 @@ def opened(rate_per_s: float, trace: list[TracedRequest] = TRACE, max_num_seqs: 
     with engine(clock, max_num_seqs, NOTHING, {}) as fake:
         done = loop.open_(fake, trace, rate_per_s, clock)
     return Replay(
-        loop="open", fraction=0.5, rate_per_s=rate_per_s, repeat=0, wall_s=done.wall_s, others_share=0.0, requests=done.requests
+        loop="open",
+        fraction=0.5,
+        rate_per_s=rate_per_s,
+        repeat=0,
+        wall_s=done.wall_s,
+        others_share=0.0,
+        requests=done.requests,
     )
 
 
@@ -95,13 +114,16 @@ def test_a_straggler_slows_those_beside_it_and_misses_its_slo() -> None:
     assert found.ttft_ms.estimate.median == pytest.approx(110)
     assert found.goodput_per_s and found.goodput_per_s.median == 0
     apart = only([closed(1, TRACE[:4], stall_s={2: 0.1})], Slo(ttft_ms=50))
-    assert apart.goodput_per_s and apart.goodput_per_s.median == pytest.approx(3 / (4 * 5 * STEP_S + 0.1))
+    assert apart.goodput_per_s and apart.goodput_per_s.median == pytest.approx(
+        3 / (4 * 5 * STEP_S + 0.1)
+    )
 
 
 def test_failures_are_counted_not_dropped() -> None:
     found = only([closed(4, fail=frozenset({1, 5}))], Slo(e2e_ms=1000))
     assert (found.requests, found.failed, found.errors) == (8, 2, ["told to fail"])
-    # Six good requests of five tokens; the two failed ones end at their first step, and others take their places.
+    # Six good requests of five tokens; the two failed ones end at their first step, and others take
+    # their places.
     assert found.output_tokens_per_s.median == pytest.approx(6 * 5 / (10 * STEP_S))
     assert found.goodput_per_s and found.goodput_per_s.median == pytest.approx(6 / (10 * STEP_S))
 
@@ -116,14 +138,19 @@ def test_a_load_at_which_everything_failed_has_no_latency() -> None:
 def test_a_wrong_number_of_tokens_is_a_failure() -> None:
     request = RequestTiming(due_s=0.0, arrivals_s=[0.1, 0.2], prompt_tokens=3, wanted=5, tokens=2)
     assert request.failed
-    replay = Replay(loop="closed", concurrency=1, repeat=0, wall_s=1.0, others_share=0.0, requests=[request])
+    replay = Replay(
+        loop="closed", concurrency=1, repeat=0, wall_s=1.0, others_share=0.0, requests=[request]
+    )
     assert only([replay]).errors == ["2 tokens came, 5 were asked for"]
 
 
 def test_the_open_loop_counts_from_the_arrival() -> None:
-    # One arrival every 25 ms, 50 ms of work each, one at a time: request k waits 25 ms longer than the one before it.
+    # One arrival every 25 ms, 50 ms of work each, one at a time: request k waits 25 ms longer than
+    # the one before it.
     requests = opened(40.0, max_num_seqs=1).requests
-    assert [request.due_s for request in requests] == pytest.approx([0.025 * (k + 1) for k in range(8)])
+    assert [request.due_s for request in requests] == pytest.approx(
+        [0.025 * (k + 1) for k in range(8)]
+    )
     waits = [request.ttft_s for request in requests]
     assert waits == pytest.approx([STEP_S + 0.025 * k for k in range(8)], abs=STEP_S)
     assert waits[7] > 0.16
@@ -140,14 +167,18 @@ def test_an_arrival_during_a_step_waits_for_its_end() -> None:
     first, second = opened(10.0, trace).requests
     assert first.ttft_s == pytest.approx(STEP_S)
     assert second.due_s == pytest.approx(0.105)
-    assert second.arrivals_s[0] == pytest.approx(0.12)  # the step that runs until 0.11, then its own
+    assert second.arrivals_s[0] == pytest.approx(
+        0.12
+    )  # the step that runs until 0.11, then its own
 
 
 def test_estimates_against_scipy() -> None:
     values = [10.0, 12.0, 11.0, 14.0, 10.5]
     found = statistics.estimate(values)
     logs = [math.log(value) for value in values]
-    low, high = map(math.exp, stats.t.interval(0.95, 4, loc=plain.fmean(logs), scale=stats.sem(logs)))
+    low, high = map(
+        math.exp, stats.t.interval(0.95, 4, loc=plain.fmean(logs), scale=stats.sem(logs))
+    )
     assert (found.median, found.low, found.high) == pytest.approx((11.0, low, high))
     assert found.cv == pytest.approx(stats.variation(values, ddof=1))
     skewed = statistics.estimate([1.0, 1.0, 50.0])
@@ -158,7 +189,10 @@ def test_estimates_against_scipy() -> None:
     assert (single.median, single.low, single.high, single.cv) == (3.0, None, None, None)
 
 
-@pytest.mark.parametrize(("n", "names"), [(4, []), (28, ["p50"]), (59, ["p50", "p90", "p95"]), (299, ["p50", "p90", "p95", "p99"])])
+@pytest.mark.parametrize(
+    ("n", "names"),
+    [(4, []), (28, ["p50"]), (59, ["p50", "p90", "p95"]), (299, ["p50", "p90", "p95", "p99"])],
+)
 def test_only_supported_percentiles(n: int, names: list[str]) -> None:
     values = sorted(random.Random(n).random() for _ in range(n))
     found = statistics.percentiles(values)
@@ -176,10 +210,14 @@ def test_support_is_what_95_percent_confidence_takes() -> None:
 
 def test_costs() -> None:
     profile = make.profile([make.level(1, [50.0] * 3), make.level(8, [200.0] * 3)])
-    full, half = statistics.costs(profile, Price(per_hour=3.6, currency="EUR", utilisations=[0.99, 0.5]))
+    full, half = statistics.costs(
+        profile, Price(per_hour=3.6, currency="EUR", utilisations=[0.99, 0.5])
+    )
     assert full.per_million_output_tokens == pytest.approx(3.6 / 3600 * 1e6 / 200 / 0.99)
     assert half.per_million_output_tokens == pytest.approx(10.0)
-    assert half.per_million_tokens == pytest.approx(10.0 * 200 / profile.levels[1].total_tokens_per_s.median)
+    assert half.per_million_tokens == pytest.approx(
+        10.0 * 200 / profile.levels[1].total_tokens_per_s.median
+    )
     assert statistics.costs(profile, None) == []
 
 
@@ -188,7 +226,10 @@ def test_a_busy_machine_and_scatter_are_said() -> None:
     said = statistics.notices({"deployed": make.profile([quiet, busy])})
     assert said == [
         "deployed, concurrency 4: other processes took 30% of the machine's processor time",
-        "deployed, concurrency 4: throughput scatters between repeats (coefficient of variation 28%)",
+        (
+            "deployed, concurrency 4: throughput scatters between repeats (coefficient of variation"
+            " 28%)"
+        ),
     ]
 
 
@@ -213,7 +254,14 @@ def test_arrivals_are_poisson() -> None:
 
 
 def test_natural_lengths_are_kept_and_cut() -> None:
-    plan = Benchmark(concurrency=[1], prompt_tokens=8, output_tokens=4, requests=3, prompts="x", lengths="natural")
+    plan = Benchmark(
+        concurrency=[1],
+        prompt_tokens=8,
+        output_tokens=4,
+        requests=3,
+        prompts="x",
+        lengths="natural",
+    )
     rows = [[1, 2], [1, 2], [3, 4, 5], list(range(20))]
     prompts = [request.prompt for request in build(rows, plan, "x").requests]
     assert sorted(prompts) == [list(range(8)), [1, 2], [3, 4, 5]]
@@ -238,26 +286,39 @@ def test_performance_is_decided_by_the_lower_bound() -> None:
     assert faster.status == "FASTER"
     assert faster.low == pytest.approx(math.exp(plain.fmean(logs) - half))
     assert decide([110.0, 112.0, 108.0]).status == "NOT FASTER"
-    assert decide([110.0, 112.0, 108.0]).reason.startswith("accurate but not faster: 1.10 times ov-bf16's")
+    assert decide([110.0, 112.0, 108.0]).reason.startswith(
+        "accurate but not faster: 1.10 times ov-bf16's"
+    )
     unclear = decide([180.0, 90.0, 150.0])
-    assert (unclear.status, unclear.reason[:37]) == ("NOT FASTER", "accurate but not shown to be faster: ")
+    assert (unclear.status, unclear.reason[:37]) == (
+        "NOT FASTER",
+        "accurate but not shown to be faster: ",
+    )
     assert decide([150.0] * 3, device="cuda").status == "OFF TARGET"
     assert decide([150.0] * 3, trace_sha256="another").status == "FAILED"
     assert decide([150.0] * 3, machine={"cpu": "another"}).status == "FAILED"
     assert decide([150.0] * 3, measured=False, reason="the gate says FAIL").status == "NOT MEASURED"
     failed = make.benchmark("ov-int8", [make.level(1, [150.0] * 3, failed=1)])
     assert performance.performance(recipe, int8, failed, base).status == "FAILED"
-    assert performance.performance(recipe, recipe.variants["ov-bf16"], base, None).status == "BASELINE"
-    asked_for_nothing = recipe.model_copy(update={"gate": recipe.gate.model_copy(update={"speedup": {}})})
+    assert (
+        performance.performance(recipe, recipe.variants["ov-bf16"], base, None).status == "BASELINE"
+    )
+    asked_for_nothing = recipe.model_copy(
+        update={"gate": recipe.gate.model_copy(update={"speedup": {}})}
+    )
     assert performance.performance(asked_for_nothing, int8, base, base).status == "NOT ASKED"
 
 
 def test_a_gpu_artifact_does_not_fail_on_a_laptop() -> None:
     recipe = load("tiny")
-    recipe = recipe.model_copy(update={"gate": recipe.gate.model_copy(update={"speedup": {"int4": 2.0}})})
+    recipe = recipe.model_copy(
+        update={"gate": recipe.gate.model_copy(update={"speedup": {"int4": 2.0}})}
+    )
     gptq = recipe.variants["gptq-int4"].model_copy(update={"target": "cuda"})
     slow = make.benchmark("gptq-int4", [make.level(1, [10.0, 10.0])])
-    found = performance.performance(recipe, gptq, slow, make.benchmark("vllm-bf16", [make.level(1, [100.0, 100.0])]))
+    found = performance.performance(
+        recipe, gptq, slow, make.benchmark("vllm-bf16", [make.level(1, [100.0, 100.0])])
+    )
     assert found.status == "OFF TARGET"
     assert found.status not in performance.REJECTED
     assert "not measured on its target" in found.reason

@@ -1,4 +1,5 @@
-"""Taking an approval back needs a key, the policy and the log; asking and approving look at what the artifact rests on."""
+"""Taking an approval back needs a key, the policy and the log; asking and approving look at what
+the artifact rests on."""
 
 from __future__ import annotations
 
@@ -47,7 +48,9 @@ STATES = (untracked, changed_recipe, changed_policy, no_artifacts, half_a_manife
 
 
 @pytest.mark.parametrize("spoil", STATES)
-def test_a_rejection_needs_the_key_the_policy_and_the_log_alone(bundle: Path, spoil: Callable[[], None]) -> None:
+def test_a_rejection_needs_the_key_the_policy_and_the_log_alone(
+    bundle: Path, spoil: Callable[[], None]
+) -> None:
     """The bundle was published from this project, and is not served any more."""
     release.verify(bundle)
     spoil()
@@ -65,7 +68,9 @@ def test_an_artifact_that_nobody_asked_about_can_be_rejected(measured: recipe.Re
 
 def test_a_rejection_of_nothing_is_refused(measured: recipe.Recipe) -> None:
     no_artifacts()
-    with pytest.raises(SignoffError, match="nothing to reject: no artifact lies here, and the log is of none"):
+    with pytest.raises(
+        SignoffError, match="nothing to reject: no artifact lies here, and the log is of none"
+    ):
         verbs.reject(*PASS, key(BOB), "unsafe")
 
 
@@ -86,7 +91,9 @@ def changed_readme() -> None:
 
 
 @pytest.mark.parametrize("change", [others_recipe, others_prompts, note, changed_readme])
-def test_what_the_artifact_does_not_rest_on_may_be_in_any_state(measured: recipe.Recipe, change: Callable[[], None]) -> None:
+def test_what_the_artifact_does_not_rest_on_may_be_in_any_state(
+    measured: recipe.Recipe, change: Callable[[], None]
+) -> None:
     change()
     release.approve_here()
     verbs.verify(*PASS)

@@ -1,4 +1,5 @@
-"""A bundle is whole, says all that is known of its artifact, and is published once, of what is approved."""
+"""A bundle is whole, says all that is known of its artifact, and is published once, of what is
+approved."""
 
 from __future__ import annotations
 
@@ -25,16 +26,33 @@ from tests.release import ADA, BOB, PASS, RECIPE, VARIANT, key, verify
 pytestmark = pytest.mark.usefixtures("quick_gate")
 
 
-def test_a_bundle_is_whole_and_says_what_it_is(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bundle_is_whole_and_says_what_it_is(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["verify", str(bundle), "--recheck"]) == 0
     said = capsys.readouterr().out
     assert f"{RECIPE}/{VARIANT}/1" in said
     assert "PASS; approved by ada@example.org (reviewer) until" in said
     kept = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
-    ours = {"serve.yaml", "bom.cdx.json", "policy.yaml", "signoff.jsonl", "statements.jsonl", "report.html", "report.md",
-            "bundle.dsse.json", "environments/openvino.txt"}  # fmt: skip
+    ours = {
+        "serve.yaml",
+        "bom.cdx.json",
+        "policy.yaml",
+        "signoff.jsonl",
+        "statements.jsonl",
+        "report.html",
+        "report.md",
+        "bundle.dsse.json",
+        "environments/openvino.txt",
+    }
     evidence = {f"records/{name}" for name in layout.REQUIRED | layout.FLOOR | {"texts.json"}}
-    assert kept == {"w", "config.json", "tokenizer.json", "README.md", *(f"quantgate/{name}" for name in ours | evidence)}
+    assert kept == {
+        "w",
+        "config.json",
+        "tokenizer.json",
+        "README.md",
+        *(f"quantgate/{name}" for name in ours | evidence),
+    }
 
 
 def test_its_statements_are_in_totos_and_lead_from_source_to_figures(bundle: Path) -> None:
@@ -43,17 +61,23 @@ def test_its_statements_are_in_totos_and_lead_from_source_to_figures(bundle: Pat
     for one in said:
         Statement.copy_from_pb(json_format.ParseDict(one, statement_pb2.Statement())).validate()
         assert {subject["name"]: subject["digest"]["sha256"] for subject in one["subject"]} == {
-            name: hashlib.sha256((bundle / name).read_bytes()).hexdigest() for name in ("w", "config.json", "tokenizer.json")
+            name: hashlib.sha256((bundle / name).read_bytes()).hexdigest()
+            for name in ("w", "config.json", "tokenizer.json")
         }
     provenance, result, benchmark = (one["predicate"] for one in said)
     names = {resource["name"] for resource in provenance["buildDefinition"]["resolvedDependencies"]}
     assert names == {"source/w", "calibration samples", "recipe", "project", "environment openvino"}
-    assert (result["result"], result["failedTests"], len(result["passedTests"])) == ("PASSED", [], 13)
+    assert (result["result"], result["failedTests"], len(result["passedTests"])) == (
+        "PASSED",
+        [],
+        13,
+    )
     assert benchmark["measured"] is True
 
 
 def test_its_bill_of_materials_is_cyclonedx(bundle: Path) -> None:
-    """bom.make has the validator of CycloneDX's own library accept it; here, that the validator would refuse another."""
+    """bom.make has the validator of CycloneDX's own library accept it; here, that the validator
+    would refuse another."""
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
 
@@ -108,7 +132,9 @@ def test_published_listed_fetched(bundle: Path, capsys: pytest.CaptureFixture[st
 
 def test_a_policy_of_the_reader_decides(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     strict = Path("../strict.yaml")
-    strict.write_text(Path("signoff/policy.yaml").read_text().replace("approvals: 1", "approvals: 2"))
+    strict.write_text(
+        Path("signoff/policy.yaml").read_text().replace("approvals: 1", "approvals: 2")
+    )
     assert cli.main(["verify", str(bundle), "--policy", str(strict)]) == Rejected.exit_code
     assert "1 of 2 approvals" in capsys.readouterr().err
 
@@ -119,7 +145,10 @@ def test_an_ended_approval_or_key_is_refused(bundle: Path, monkeypatch: pytest.M
     with pytest.raises(Rejected, match="it ended"):
         check.check(bundle, rules, now + datetime.timedelta(days=91))
     yesterday = now.date() - datetime.timedelta(days=1)
-    ended = {name: person.model_copy(update={"until": yesterday}) for name, person in rules.publishers.items()}
+    ended = {
+        name: person.model_copy(update={"until": yesterday})
+        for name, person in rules.publishers.items()
+    }
     with pytest.raises(Tampered, match="signed by nobody whom the policy names for that"):
         check.check(bundle, rules.model_copy(update={"publishers": ended}), now)
     ended = {ADA: rules.approvers[ADA].model_copy(update={"until": yesterday})}
@@ -154,7 +183,9 @@ def test_nobody_takes_back_anothers_rejection(bundle: Path) -> None:
 def test_a_report_that_was_edited_is_not_what_is_published(bundle: Path) -> None:
     for path in (paths.report(RECIPE, "md"), paths.report(RECIPE, "html"), paths.card(*PASS)):
         path.write_text("all is great")
-    assert artifact.hash_files(release.published(registry="../other")) == artifact.hash_files(bundle)
+    assert artifact.hash_files(release.published(registry="../other")) == artifact.hash_files(
+        bundle
+    )
 
 
 def test_an_uncommitted_signoff_is_not_published(bundle: Path) -> None:

@@ -19,9 +19,14 @@ class Characters:
     bos_token_id = 0
     chat_template: str | None = None
 
-    def __call__(self, text: str, add_special_tokens: bool = True, verbose: bool = True, **_: bool) -> dict[str, list[Any]]:
+    def __call__(
+        self, text: str, add_special_tokens: bool = True, verbose: bool = True, **_: bool
+    ) -> dict[str, list[Any]]:
         spans = [(0, 0)] * add_special_tokens + [(i, i + 1) for i in range(len(text))]
-        return {"input_ids": [0] * add_special_tokens + [ord(c) for c in text], "offset_mapping": spans}
+        return {
+            "input_ids": [0] * add_special_tokens + [ord(c) for c in text],
+            "offset_mapping": spans,
+        }
 
 
 def plan(**change: Any) -> Calibration:
@@ -67,16 +72,21 @@ def test_windows_do_not_overlap_and_drop_the_tail() -> None:
 
 
 def test_windows_with_bos_in_every_window() -> None:
-    text = calibration.windows(Characters(), [0], "t", "x" * 20, Perplexity(texts=["t"], window=8, bos="every"))
+    text = calibration.windows(
+        Characters(), [0], "t", "x" * 20, Perplexity(texts=["t"], window=8, bos="every")
+    )
     assert [w[0] for w in text.windows] == [0, 0]
     assert all(0 not in w[1:] for w in text.windows)
 
 
 @pytest.mark.parametrize("bos", ["first", "every"])
 def test_bytes_are_those_of_the_scored_tokens(bos: str) -> None:
-    """All of a window but its first token, in UTF-8; where every window begins with BOS, all of its text."""
+    """All of a window but its first token, in UTF-8; where every window begins with BOS, all of its
+    text."""
     written = "aé€" * 8
-    found = calibration.windows(Characters(), [0], "t", written, Perplexity(texts=["t"], window=8, bos=bos))
+    found = calibration.windows(
+        Characters(), [0], "t", written, Perplexity(texts=["t"], window=8, bos=bos)
+    )
     assert len(found.bytes) == len(found.windows) == 3
     assert found.bytes == [sum(len(chr(c).encode()) for c in row[1:]) for row in found.windows]
 

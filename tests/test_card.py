@@ -1,4 +1,5 @@
-"""The model card: what the hub reads in front, what people read behind, and nothing that was not measured."""
+"""The model card: what the hub reads in front, what people read behind, and nothing that was not
+measured."""
 
 from __future__ import annotations
 
@@ -34,7 +35,11 @@ def test_the_front_matter_of_a_quantized_model_from_the_hub() -> None:
 def test_a_local_or_unquantized_model_claims_no_relation() -> None:
     assert not {"base_model", "base_model_relation"} & card("ov-int8").data.to_dict().keys()
     found = card("ov-bf16", **HUB).data.to_dict()
-    assert (found["base_model"], found["library_name"], found["tags"]) == ("owner/model", "openvino", ["openvino", "quantgate"])
+    assert (found["base_model"], found["library_name"], found["tags"]) == (
+        "owner/model",
+        "openvino",
+        ["openvino", "quantgate"],
+    )
     assert "base_model_relation" not in found
 
 
@@ -45,7 +50,9 @@ def test_the_licence_is_the_checkpoints() -> None:
 def test_the_results_are_the_measured_ones() -> None:
     found = card("ov-int4").data
     assert found.model_name == "tiny-ov-int4"
-    assert [(one.dataset_name, one.metric_type, one.metric_value) for one in found.eval_results] == [
+    assert [
+        (one.dataset_name, one.metric_type, one.metric_value) for one in found.eval_results
+    ] == [
         ("world_facts", "accuracy", 0.794),
         ("text", "perplexity", 1.7102),
     ]
@@ -68,7 +75,9 @@ def test_what_was_not_measured_is_not_in_the_results() -> None:
 def test_the_body_says_how_it_was_made_and_measured() -> None:
     text = card("gptq-int4").text
     assert "9 of 9 checks passed" in text
-    assert "| `mean_kl deployed text` | 0.005 | 0.0045 to 0.0055 | 1 | 1% | 100 | **PASS** |" in text
+    assert (
+        "| `mean_kl deployed text` | 0.005 | 0.0045 to 0.0055 | 1 | 1% | 100 | **PASS** |" in text
+    )
     assert "mode=as asked" in text
     assert "64 rows from tiny-prompts, seed 0" in text
     assert "gptqmodel=7.6.0" in text
@@ -87,8 +96,19 @@ def test_it_is_read_on_one_screen_and_says_first_how_to_serve(variant: str) -> N
 
 def test_the_server_is_started_as_it_was_measured() -> None:
     words = shlex.split(vllm_command("folder", make.VLLM_SETTINGS).replace("\\\n", " "))
-    assert words[:5] == ["VLLM_CPU_KVCACHE_SPACE=1", "VLLM_CPU_INT4_W4A8=1", "vllm", "serve", "folder"]
-    for option in (["--dtype", "bfloat16"], ["--max-model-len", "512"], ["--max-num-seqs", "64"], ["--generation-config", "vllm"]):
+    assert words[:5] == [
+        "VLLM_CPU_KVCACHE_SPACE=1",
+        "VLLM_CPU_INT4_W4A8=1",
+        "vllm",
+        "serve",
+        "folder",
+    ]
+    for option in (
+        ["--dtype", "bfloat16"],
+        ["--max-model-len", "512"],
+        ["--max-num-seqs", "64"],
+        ["--generation-config", "vllm"],
+    ):
         assert words[words.index(option[0]) + 1] == option[1]
     assert {"--no-enable-prefix-caching", "--enforce-eager"} <= set(words)
     other = vllm_command("folder", {**make.VLLM_SETTINGS, "device": "cuda", "enforce_eager": False})
@@ -104,8 +124,12 @@ def test_the_request_is_json_to_the_same_port() -> None:
     assert f"--port {port[1]}" in vllm_command("name", make.VLLM_SETTINGS)
 
 
-@pytest.mark.parametrize(("settings", "said"), [(make.OPENVINO_SETTINGS, False), (make.MATCHED_SETTINGS, True)])
-def test_the_openvino_code_is_python_with_the_measured_settings(settings: dict[str, Any], said: bool) -> None:
+@pytest.mark.parametrize(
+    ("settings", "said"), [(make.OPENVINO_SETTINGS, False), (make.MATCHED_SETTINGS, True)]
+)
+def test_the_openvino_code_is_python_with_the_measured_settings(
+    settings: dict[str, Any], said: bool
+) -> None:
     code = openvino_code("folder", settings)
     compile(code, "card", "exec")
     assert 'LLMPipeline("folder", "CPU", scheduler_config=scheduler' in code

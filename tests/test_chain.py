@@ -1,4 +1,5 @@
-"""`quantgate run`: the stages that it counts are DVC's, what it says of them is what DVC does, and it ends as `require` would."""
+"""`quantgate run`: the stages that it counts are DVC's, what it says of them is what DVC does, and
+it ends as `require` would."""
 
 from __future__ import annotations
 
@@ -20,7 +21,11 @@ def dvc_stages(name: str) -> set[str]:
     from dvc.repo import Repo
 
     with Repo(".") as repo:
-        return {stage.name for stage in repo.index.stages if stage.name.split("@")[1].split("--")[0] == name}
+        return {
+            stage.name
+            for stage in repo.index.stages
+            if stage.name.split("@")[1].split("--")[0] == name
+        }
 
 
 def test_the_chain_has_dvcs_stages(project: Path) -> None:
@@ -37,12 +42,19 @@ def test_the_chain_has_dvcs_stages(project: Path) -> None:
 
 
 def test_each_stage_is_counted_and_the_time_left_falls() -> None:
-    announced = chain.Announced(["pin@x", "calibrate@x", "reference@x", "trace@x"], {"pin@x": 60.0, "calibrate@x": 120.0})
+    announced = chain.Announced(
+        ["pin@x", "calibrate@x", "reference@x", "trace@x"], {"pin@x": 60.0, "calibrate@x": 120.0}
+    )
     lines = [
-        "Stage 'pin@x' didn't change, skipping\n", "Running stage 'calibrate@x':\n", "> quantgate calibrate x\n", "a note\n", "\n",
+        "Stage 'pin@x' didn't change, skipping\n",
+        "Running stage 'calibrate@x':\n",
+        "> quantgate calibrate x\n",
+        "a note\n",
+        "\n",
         "Running stage 'elsewhere@y':\n",
-        "Stage 'reference@x' is cached - skipping run, checking out outputs\n", "Running stage 'trace@x':\n",
-    ]  # fmt: skip
+        "Stage 'reference@x' is cached - skipping run, checking out outputs\n",
+        "Running stage 'trace@x':\n",
+    ]
     assert [said for line in lines if (said := announced.of(line))] == [
         "[1 of 4] pin@x did not change",
         "[2 of 4] calibrate@x runs; about 2 min left in all, log: artifacts/logs/calibrate.x.log",
@@ -53,10 +65,17 @@ def test_each_stage_is_counted_and_the_time_left_falls() -> None:
     ]
 
 
-def test_what_is_impossible_is_refused_before_anything_runs(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    paths.recipe("mine").write_text(MINIMAL)  # by default in windows for 4096 positions, of which the model has 512
+def test_what_is_impossible_is_refused_before_anything_runs(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths.recipe("mine").write_text(
+        MINIMAL
+    )  # by default in windows for 4096 positions, of which the model has 512
     assert cli.main(["run", "mine"]) == 2
-    assert "serve.max_model_len: found 4096, the model was made for 512 positions" in capsys.readouterr().err
+    assert (
+        "serve.max_model_len: found 4096, the model was made for 512 positions"
+        in capsys.readouterr().err
+    )
     assert not Path("artifacts/checkpoints").exists()
 
 
@@ -66,9 +85,16 @@ def test_the_time_of_a_stage_is_its_last_or_a_plan(project: Path) -> None:
     stages = chain.chain("mine", loaded, "require")
     planned = chain._seconds("mine", loaded, stages)
     assert all(planned[stage] > 0 for stage in stages if stage.startswith(chain.LONG))
-    assert planned["climb@mine--ov-small"] > planned["quantize@mine--ov-int4"]  # of two rungs, evaluated too
+    assert (
+        planned["climb@mine--ov-small"] > planned["quantize@mine--ov-int4"]
+    )  # of two rungs, evaluated too
     StageCost(
-        stage="pin@mine", environment="openvino", wall_s=77.0, processor_s=1, peak_memory_bytes=1, peak_anonymous_bytes=1
+        stage="pin@mine",
+        environment="openvino",
+        wall_s=77.0,
+        processor_s=1,
+        peak_memory_bytes=1,
+        peak_anonymous_bytes=1,
     ).write(paths.cost("pin@mine"))
     assert chain._seconds("mine", loaded, stages) == {**planned, "pin@mine": 77.0}
 
@@ -76,12 +102,17 @@ def test_the_time_of_a_stage_is_its_last_or_a_plan(project: Path) -> None:
 @pytest.mark.engine
 def test_a_minimal_recipe_runs_in_dvc(project: Path) -> None:
     """Whose sections are DVC's parameters, though the recipe leaves two of them out."""
-    local = "evaluate: {perplexity: {texts: [tiny-text], window: 64}, tasks: {world_facts: 50}, task_path: recipes/tiny/tasks}\n"
+    local = (
+        "evaluate: {perplexity: {texts: [tiny-text], window: 64}, tasks: {world_facts: 50},"
+        " task_path: recipes/tiny/tasks}\n"
+    )
     paths.recipe("mine").write_text(MINIMAL + local + "serve: {max_model_len: 512}\n")
     commit_all()
     done = command("quantgate", "run", "mine", "--until", "calibrate")
     assert done.returncode == 0, done.stderr
-    assert [line.partition(";")[0] for line in done.stdout.splitlines() if line.startswith("[")] == [
+    assert [
+        line.partition(";")[0] for line in done.stdout.splitlines() if line.startswith("[")
+    ] == [
         "[1 of 2] pin@mine runs",
         "[2 of 2] calibrate@mine runs",
     ]

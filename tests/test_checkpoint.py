@@ -81,7 +81,9 @@ def test_nan_weights_are_named(tmp_path: Path) -> None:
     values = write_checkpoint(source, shards=1)
     values["model.layers.0.mlp.down_proj.weight"][3, 5] = np.nan
     values["model.embed_tokens.weight"][0, 0] = np.inf
-    write_safetensors(source / "model-00001-of-00001.safetensors", {k: ("F32", v) for k, v in values.items()})
+    write_safetensors(
+        source / "model-00001-of-00001.safetensors", {k: ("F32", v) for k, v in values.items()}
+    )
     with pytest.raises(CheckpointError, match=r"embed_tokens.*1 values.*down_proj"):
         pin(source)
 
@@ -129,7 +131,9 @@ def test_not_finite_agrees_with_numpy(tmp_path: Path, dtype: str) -> None:
 
 
 def test_not_finite_bfloat16(tmp_path: Path) -> None:
-    bits = np.array([0x3F80, 0x7F80, 0xFF80, 0x7FC0, 0x7F7F], dtype="<u2")  # 1, inf, -inf, NaN, largest finite
+    bits = np.array(
+        [0x3F80, 0x7F80, 0xFF80, 0x7FC0, 0x7F7F], dtype="<u2"
+    )  # 1, inf, -inf, NaN, largest finite
     write_safetensors(tmp_path / "a.safetensors", {"w": ("BF16", bits)})
     assert not_finite(read_header(tmp_path / "a.safetensors")["w"]) == 3
 
@@ -160,20 +164,30 @@ def _pin_from_hub(environment: dict[str, str]) -> str:
     import sys
 
     command = [sys.executable, "-c", PIN_SCRIPT]
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, check=True
+    )
     return done.stdout
 
 
-def test_hub_fetch_then_offline_from_the_cache(root: Path, hub: str, source: Path, tmp_path: Path) -> None:
+def test_hub_fetch_then_offline_from_the_cache(
+    root: Path, hub: str, source: Path, tmp_path: Path
+) -> None:
     online = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
     expected = f"pinned {len(list(source.iterdir()))} 14400"
     assert expected in _pin_from_hub(online)
     assert expected in _pin_from_hub({**online, "HF_HUB_OFFLINE": "1"})
 
 
-@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "socks5h://127.0.0.1:9", "socks4://127.0.0.1:9"])
-def test_a_proxy_that_the_hub_cannot_be_asked_through_is_one_sentence(root: Path, tmp_path: Path, proxy: str) -> None:
-    said = _pin_from_hub({"ALL_PROXY": proxy, "HF_ENDPOINT": "http://hub.invalid", "HF_HOME": str(tmp_path / "hf")})
+@pytest.mark.parametrize(
+    "proxy", ["socks5://127.0.0.1:9", "socks5h://127.0.0.1:9", "socks4://127.0.0.1:9"]
+)
+def test_a_proxy_that_the_hub_cannot_be_asked_through_is_one_sentence(
+    root: Path, tmp_path: Path, proxy: str
+) -> None:
+    said = _pin_from_hub(
+        {"ALL_PROXY": proxy, "HF_ENDPOINT": "http://hub.invalid", "HF_HOME": str(tmp_path / "hf")}
+    )
     assert said.startswith("model.repo: the hub cannot be asked through the proxy of ALL_PROXY")
     assert (said.endswith("Give an http:// proxy, or unset it.\n"), said.count("\n")) == (True, 1)
 
@@ -196,7 +210,9 @@ def test_offline_without_the_files_says_what_to_fetch(root: Path, tmp_path: Path
         (None, None),
     ],
 )
-def test_the_licence_is_that_of_the_checkpoints_card(source: Path, card: str | None, named: str | None) -> None:
+def test_the_licence_is_that_of_the_checkpoints_card(
+    source: Path, card: str | None, named: str | None
+) -> None:
     if card is not None:
         (source / "README.md").write_text(card)
     assert checkpoint.pin(Model(path=str(source))).license == named

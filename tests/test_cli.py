@@ -24,8 +24,13 @@ QUANTGATE = [sys.executable, "-c", "import sys; from pipeline.cli import main; s
 
 def test_help_imports_nothing_heavy() -> None:
     """What keeps `quantgate --help` quick; the time itself is no matter for a test."""
-    script = "import sys; from pipeline.cli import main; main(['--help']); print(*sorted(sys.modules), file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    script = (
+        "import sys; from pipeline.cli import main; main(['--help']); print(*sorted(sys.modules),"
+        " file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert not {"torch", "pydantic", "numpy", "rich", "scipy", "dvc"} & set(done.stderr.split())
     assert "quantize" in done.stdout
 
@@ -35,7 +40,9 @@ def test_no_torch_in_the_control_environment() -> None:
         __import__("torch")
 
 
-def test_user_errors_are_one_message_and_exit_code_2(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_user_errors_are_one_message_and_exit_code_2(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["plan", "tinny"]) == 2
     said = capsys.readouterr()
     assert said.err.startswith("quantgate: ")
@@ -58,16 +65,30 @@ def test_an_interrupt_says_where_the_earlier_output_is(
     assert "dvc" not in capsys.readouterr().err
 
 
-def test_outside_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_outside_a_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(["plan", "tiny"]) == 2
     assert "no dvc.yaml here" in capsys.readouterr().err
 
 
-def test_the_launcher_finds_the_project_and_keeps_the_callers_paths(project: Path, tmp_path: Path) -> None:
+def test_the_launcher_finds_the_project_and_keeps_the_callers_paths(
+    project: Path, tmp_path: Path
+) -> None:
     launcher = tmp_path / "quantgate"
     launcher.write_text(environments.LAUNCHER.format(python=sys.executable))
-    run = [sys.executable, str(launcher), "signoff", "key", "x.pem", "--name", "a@example.org", "--role", "reviewer"]
+    run = [
+        sys.executable,
+        str(launcher),
+        "signoff",
+        "key",
+        "x.pem",
+        "--name",
+        "a@example.org",
+        "--role",
+        "reviewer",
+    ]
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("is not inside a quantgate project")) == (2, 1)
     assert subprocess.run(run, cwd=project / "recipes", check=False).returncode == 0
@@ -80,7 +101,9 @@ def test_stage_refuses_an_outdated_index(project: Path, capsys: pytest.CaptureFi
     assert "quantgate index" in capsys.readouterr().err
 
 
-def test_bare_and_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bare_and_version(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "argv", ["quantgate"])
     assert cli.main() == 0
     assert "quantize" in capsys.readouterr().out
@@ -92,21 +115,39 @@ def test_bare_and_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     [
         ("doctr", "No such command 'doctr'. Did you mean 'doctor'? See: quantgate --help"),
         ("plan", "Missing argument 'RECIPE'. See: quantgate plan --help"),
-        ("plan tiny --jsn", "No such option '--jsn'. Did you mean '--json'? See: quantgate plan --help"),
+        (
+            "plan tiny --jsn",
+            "No such option '--jsn'. Did you mean '--json'? See: quantgate plan --help",
+        ),
         ("signoff", "Missing command. See: quantgate signoff --help"),
         ("signoff show tiny", "Missing argument 'VARIANT'. See: quantgate signoff show --help"),
-        ("serve x --port many", "Invalid value for '--port': 'many' is not a valid integer. See: quantgate serve --help"),
-        ("signoff approve tiny ov-int8 --key k --until 2026-13-40",
-         "Invalid value for '--until': '2026-13-40' does not match the format '%Y-%m-%d'. See: quantgate signoff approve --help"),
+        (
+            "serve x --port many",
+            (
+                "Invalid value for '--port': 'many' is not a valid integer. See: quantgate serve"
+                " --help"
+            ),
+        ),
+        (
+            "signoff approve tiny ov-int8 --key k --until 2026-13-40",
+            (
+                "Invalid value for '--until': '2026-13-40' does not match the format '%Y-%m-%d'."
+                " See: quantgate signoff approve --help"
+            ),
+        ),
     ],
-)  # fmt: skip
-def test_a_wrong_word_is_one_sentence(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+)
+def test_a_wrong_word_is_one_sentence(
+    words: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(words.split()) == 2
     assert capsys.readouterr() == ("", f"quantgate: {said}\n")
 
 
 def test_a_reader_that_has_had_enough_is_no_verdict(root: Path) -> None:
-    with subprocess.Popen([*QUANTGATE, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as schema:
+    with subprocess.Popen(
+        [*QUANTGATE, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as schema:
         assert schema.stdout is not None
         schema.stdout.close()
         assert schema.wait() != 1  # which is: not passed
@@ -122,19 +163,25 @@ def lines(found: click.Group) -> Iterator[cli_parameters.Command]:
 
 
 @pytest.mark.parametrize("line", [*lines(cli.quantgate)], ids=lambda line: line.function)
-def test_each_line_of_the_table_calls_a_function_that_takes_what_it_gives(line: cli_parameters.Command) -> None:
+def test_each_line_of_the_table_calls_a_function_that_takes_what_it_gives(
+    line: cli_parameters.Command,
+) -> None:
     module, _, name = line.function.partition(":")
     signature = inspect.signature(getattr(importlib.import_module(f"pipeline.{module}"), name))
     given = [param for param in line.params if isinstance(param, click.Argument)]
     options = {param.name: None for param in line.params if isinstance(param, click.Option)}
     bound = signature.bind(*given, **options).arguments
     assert all(name in signature.parameters for name in options)
-    for taken, param in zip(bound, given, strict=False):  # arguments are given in their order: recipe, variant
+    for taken, param in zip(
+        bound, given, strict=False
+    ):  # arguments are given in their order: recipe, variant
         assert taken in {param.name, *({"name"} if param.name == "recipe" else {"variant_name"})}
 
 
 def completed(words: str, incomplete: str) -> list[str]:
-    complete = click.shell_completion.ShellComplete(cli.quantgate, {}, "quantgate", "_QUANTGATE_COMPLETE")
+    complete = click.shell_completion.ShellComplete(
+        cli.quantgate, {}, "quantgate", "_QUANTGATE_COMPLETE"
+    )
     return [item.value for item in complete.get_completions(words.split(), incomplete)]
 
 
@@ -152,7 +199,12 @@ def test_the_completion_script_is_a_shells(root: Path) -> None:
     asked = {**os.environ, "_QUANTGATE_COMPLETE": "bash_source"}
     done = subprocess.run([*QUANTGATE, "x"], env=asked, capture_output=True, text=True, check=True)
     assert "complete -o nosort -F _quantgate_completion quantgate" in done.stdout
-    asked = {**os.environ, "_QUANTGATE_COMPLETE": "bash_complete", "COMP_WORDS": "quantgate plan ti", "COMP_CWORD": "2"}
+    asked = {
+        **os.environ,
+        "_QUANTGATE_COMPLETE": "bash_complete",
+        "COMP_WORDS": "quantgate plan ti",
+        "COMP_CWORD": "2",
+    }
     done = subprocess.run(QUANTGATE, env=asked, capture_output=True, text=True, check=True)
     assert done.stdout == "plain,tiny\n"
 
@@ -168,7 +220,9 @@ def test_every_command_takes_a_recipes_name_or_its_path(project: Path) -> None:
     assert parsed("plan", "elsewhere/tiny.yaml")["recipe"] == "elsewhere/tiny.yaml"
 
 
-def test_only_the_recipe_that_runs_must_be_in_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_the_recipe_that_runs_must_be_in_line(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Somebody edits another recipe, or writes a new one, while a chain runs for hours."""
     other = Path("recipes/qwen3-0.6b.yaml")
     other.write_text(other.read_text().replace("  ov-int8:", "  ov-int8-renamed:"))
@@ -176,7 +230,10 @@ def test_only_the_recipe_that_runs_must_be_in_line(project: Path, capsys: pytest
     index.check("tiny")
     for command in (["plan", "qwen3-0.6b"], ["pin", "qwen3-0.6b"]):
         assert cli.main(command) == 2
-        assert "params.yaml: out of date with recipes/qwen3-0.6b.yaml. Run: quantgate index" in capsys.readouterr().err
+        assert (
+            "params.yaml: out of date with recipes/qwen3-0.6b.yaml. Run: quantgate index"
+            in capsys.readouterr().err
+        )
     Path("recipes/new.yaml").unlink()
     assert cli.main(["index", "--check"]) == 2
     assert cli.main(["index"]) == 0
@@ -184,7 +241,9 @@ def test_only_the_recipe_that_runs_must_be_in_line(project: Path, capsys: pytest
     index.check("qwen3-0.6b")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "recipes: 7", "variants: {tiny--ov-int8: {recipe: tiny}}"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "recipes: 7", "variants: {tiny--ov-int8: {recipe: tiny}}"]
+)
 def test_what_is_no_index_is_out_of_date(project: Path, text: str) -> None:
     Path("params.yaml").write_text(text)
     with pytest.raises(RecipeError, match="quantgate index"):
@@ -205,7 +264,17 @@ def test_too_little_disk_is_said_before_quantizing(
     folder = Path("artifacts/calibration/tiny")
     folder.mkdir(parents=True)
     (folder / "samples.json").write_text(
-        json.dumps({"prompts": "p", "seed": 0, "prompts_used": 1, "sha256": "", "overlap": 0, "overlap_limit": 0, "ids": []})
+        json.dumps(
+            {
+                "prompts": "p",
+                "seed": 0,
+                "prompts_used": 1,
+                "sha256": "",
+                "overlap": 0,
+                "overlap_limit": 0,
+                "ids": [],
+            }
+        )
     )
     monkeypatch.setattr(machine, "free_bytes", lambda folder: 1000)
     assert cli.main(["quantize", "tiny", "gptq-int4"]) == 2
@@ -218,13 +287,26 @@ def test_too_little_disk_is_said_before_quantizing(
     [
         (RecursionError("too deep"), "quantgate doctor: RecursionError: too deep (at "),
         (MemoryError(), "quantgate doctor: MemoryError (at "),
-        (PermissionError(13, "Permission denied", "artifacts/x.json"), "artifacts/x.json: Permission denied. The traceback"),
-        (OSError(30, "Read-only file system", "params.yaml"), "params.yaml: Read-only file system. The traceback"),
-        (FileNotFoundError(2, "No such file or directory", "git"), "git: no such program or file. Install it, or put it on PATH."),
+        (
+            PermissionError(13, "Permission denied", "artifacts/x.json"),
+            "artifacts/x.json: Permission denied. The traceback",
+        ),
+        (
+            OSError(30, "Read-only file system", "params.yaml"),
+            "params.yaml: Read-only file system. The traceback",
+        ),
+        (
+            FileNotFoundError(2, "No such file or directory", "git"),
+            "git: no such program or file. Install it, or put it on PATH.",
+        ),
     ],
 )
 def test_what_nobody_foresaw_is_a_sentence_and_exit_code_2(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], raised: Exception, said: str
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    raised: Exception,
+    said: str,
 ) -> None:
     def fail(as_json: bool) -> None:
         raise raised
@@ -240,10 +322,14 @@ def test_what_nobody_foresaw_is_a_sentence_and_exit_code_2(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small file system can only be mounted by root")
-def test_full_disk_is_one_message_and_leaves_nothing_half(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_full_disk_is_one_message_and_leaves_nothing_half(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     artifacts = Path("artifacts")
     artifacts.mkdir(exist_ok=True)
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "none", str(artifacts)], check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4k", "none", str(artifacts)], check=False
+    )
     if mounted.returncode:
         pytest.skip("this sandbox does not let tests mount a file system")
     try:
@@ -258,8 +344,12 @@ def test_full_disk_is_one_message_and_leaves_nothing_half(project: Path, capsys:
         subprocess.run(["umount", str(artifacts)], check=True)
 
 
-def test_plan_and_doctor_and_schema(root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(power, "count_items", lambda name, recipe: dict.fromkeys(recipe.evaluate.tasks, 2500))
+def test_plan_and_doctor_and_schema(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        power, "count_items", lambda name, recipe: dict.fromkeys(recipe.evaluate.tasks, 2500)
+    )
     assert cli.main(["plan", "llama-3.1-8b-instruct"]) == 0
     said = capsys.readouterr().out
     assert "quantize gptq-int4" in said
@@ -268,10 +358,17 @@ def test_plan_and_doctor_and_schema(root: Path, capsys: pytest.CaptureFixture[st
     told = capsys.readouterr().out
     assert [name for name in environments.NAMES if f"environment {name} " not in told] == []
     assert cli.main(["doctor", "--json"]) == 0
-    assert {"part": "environment control", "state": "installed"}.items() <= json.loads(capsys.readouterr().out)[0].items()
+    assert {"part": "environment control", "state": "installed"}.items() <= json.loads(
+        capsys.readouterr().out
+    )[0].items()
     assert cli.main(["plan", "llama-3.1-8b-instruct", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["stages"][0]["stage"] == "pin"
-    assert {row["task"] for row in plan["decided"]} == {"mmlu", "hellaswag", "arc_challenge", "all pooled"}
+    assert {row["task"] for row in plan["decided"]} == {
+        "mmlu",
+        "hellaswag",
+        "arc_challenge",
+        "all pooled",
+    }
     assert cli.main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out)["title"] == "Recipe"

@@ -1,4 +1,5 @@
-"""Layers of compressed-tensors checkpoints back to float32, against packing and arithmetic written out one value at a time."""
+"""Layers of compressed-tensors checkpoints back to float32, against packing and arithmetic written
+out one value at a time."""
 
 from __future__ import annotations
 
@@ -23,14 +24,20 @@ def packed(values: np.ndarray) -> np.ndarray:
     """Eight along a row to a word, the first in the lowest bits, each stored plus 8."""
     words = np.zeros((len(values), values.shape[1] // 8), np.uint32)
     for row, column in np.ndindex(values.shape):
-        words[row, column // 8] |= np.uint32(int(values[row, column]) + 8) << np.uint32(4 * (column % 8))
+        words[row, column // 8] |= np.uint32(int(values[row, column]) + 8) << np.uint32(
+            4 * (column % 8)
+        )
     return words.view(np.int32)
 
 
 def expected(values: np.ndarray, zeros: np.ndarray) -> list[list[float]]:
     size = COLUMNS // GROUPS
     return [
-        [float((int(values[i, j]) - int(zeros[i, j // size])) * SCALES[i, j // size]) for j in range(COLUMNS)] for i in range(ROWS)
+        [
+            float((int(values[i, j]) - int(zeros[i, j // size])) * SCALES[i, j // size])
+            for j in range(COLUMNS)
+        ]
+        for i in range(ROWS)
     ]
 
 
@@ -43,7 +50,9 @@ def test_four_bits_in_groups() -> None:
 
 def test_four_bits_with_zero_points_packed_along_the_outputs() -> None:
     parts = {"weight_scale": SCALES, "weight_shape": SHAPE, "weight_zero_point": packed(ZEROS.T).T}
-    np.testing.assert_allclose(compressed.dequantize("l", packed(VALUES), parts), expected(VALUES, ZEROS), rtol=1e-6)
+    np.testing.assert_allclose(
+        compressed.dequantize("l", packed(VALUES), parts), expected(VALUES, ZEROS), rtol=1e-6
+    )
 
 
 def test_eight_bits_per_channel() -> None:
@@ -53,10 +62,13 @@ def test_eight_bits_per_channel() -> None:
 
 
 def test_eight_bit_floats_per_channel() -> None:
-    """Every finite E4M3 value, as arXiv 2209.05433 defines it, arrives as a float already: the file's reader converts."""
+    """Every finite E4M3 value, as arXiv 2209.05433 defines it, arrives as a float already: the
+    file's reader converts."""
     values = np.array([e4m3(code) for code in range(256) if code & 0x7F != 0x7F], np.float32)
     found = compressed.dequantize("l", values.reshape(2, 127), {"weight_scale": SCALES[:2, :1]})
-    np.testing.assert_allclose(found, values.reshape(2, 127).astype(np.float64) * SCALES[:2, :1], rtol=1e-6)
+    np.testing.assert_allclose(
+        found, values.reshape(2, 127).astype(np.float64) * SCALES[:2, :1], rtol=1e-6
+    )
 
 
 def e4m3(code: int) -> float:
@@ -88,7 +100,9 @@ def test_only_what_is_understood_is_read() -> None:
     assert wrong_groups(config()) is None
     assert "expected 4 bits" in str(wrong_groups(config(num_bits=3)))
     assert "groups in order" in str(wrong_groups(config(actorder="group")))
-    assert "expected one of pack-quantized" in str(wrong_groups({**config(), "format": "nvfp4-pack-quantized"}))
+    assert "expected one of pack-quantized" in str(
+        wrong_groups({**config(), "format": "nvfp4-pack-quantized"})
+    )
 
 
 def test_layers_of_two_widths_say_their_format_each() -> None:

@@ -1,4 +1,5 @@
-"""A recipe of model, calibration and variants: what it leaves out is there, seen by DVC, and no milder than is known."""
+"""A recipe of model, calibration and variants: what it leaves out is there, seen by DVC, and no
+milder than is known."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def ready(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("size", defaults.BY_SIZE, ids=lambda size: size.like)
 def test_the_defaults_are_the_ready_recipes(root: Path, size: defaults.Usual) -> None:
-    """As far as a recipe of any model can have them: of the limits those for 16, 8 and 4 bits, of the benchmark the load."""
+    """As far as a recipe of any model can have them: of the limits those for 16, 8 and 4 bits, of
+    the benchmark the load."""
     like = ready(size.like)
     filled = defaults.filled({"model": {"parameters": like["model"]["parameters"]}})
     assert filled["evaluate"] == like["evaluate"]
@@ -41,7 +43,9 @@ def test_the_defaults_are_the_ready_recipes(root: Path, size: defaults.Usual) ->
     assert filled["benchmark"] == {key: like["benchmark"][key] for key in filled["benchmark"]}
     assert filled["gate"]["sequential"] == like["gate"]["sequential"]
     for key in recipe.BY_WEIGHTS:
-        assert {weights: filled["gate"][key][weights] for weights in ("bf16", "int8", "int4")} == like["gate"][key]
+        assert {
+            weights: filled["gate"][key][weights] for weights in ("bf16", "int8", "int4")
+        } == like["gate"][key]
     assert {"samples": size.samples, "tokens": size.tokens}.items() <= like["calibration"].items()
 
 
@@ -52,7 +56,10 @@ def test_a_recipe_of_three_sections(project: Path) -> None:
     assert loaded.serve.max_model_len == 4096
     for weights in get_args(Weights):
         for limits in recipe.BY_WEIGHTS:
-            assert getattr(loaded.gate, limits)[weights] >= getattr(loaded.gate, limits)["bf16"] or limits == "top1_agreement"
+            assert (
+                getattr(loaded.gate, limits)[weights] >= getattr(loaded.gate, limits)["bf16"]
+                or limits == "top1_agreement"
+            )
 
 
 def test_what_is_not_known_makes_no_limit_milder(project: Path) -> None:
@@ -62,12 +69,17 @@ def test_what_is_not_known_makes_no_limit_milder(project: Path) -> None:
         known = defaults.filled({"model": {"parameters": int(min(size.below, 1e12)) - 1}})["gate"]
         for key in recipe.BY_WEIGHTS:
             for weights, limit in getattr(strict, key).items():
-                assert limit >= known[key][weights] if key == "top1_agreement" else limit <= known[key][weights], (key, weights)
+                assert (
+                    limit >= known[key][weights]
+                    if key == "top1_agreement"
+                    else limit <= known[key][weights]
+                ), (key, weights)
     assert "strictest, since model.parameters is not given" in defaults.said(None, ["gate"])
 
 
 def test_a_gate_of_its_own_has_as_many_windows_as_its_rare_damage_needs() -> None:
-    """The largest model's windows are too few for the usual gate.rare, which its usual gate allows for."""
+    """The largest model's windows are too few for the usual gate.rare, which its usual gate allows
+    for."""
     assert defaults.filled({})["evaluate"]["perplexity"]["window"] == 2048
     assert defaults.filled({})["gate"]["rare"] == 0.022
     assert defaults.filled({"gate": {}})["evaluate"]["perplexity"]["window"] == 1024
@@ -81,20 +93,31 @@ def test_lengths_follow_a_shorter_context(project: Path, longest: int) -> None:
     assert loaded.benchmark.prompt_tokens + loaded.benchmark.output_tokens <= longest
 
 
-def test_the_index_writes_it_whole_and_a_default_that_changes_is_seen(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_index_writes_it_whole_and_a_default_that_changes_is_seen(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths.recipe("mine").write_text(MINIMAL)
     assert index.write()
     index.check("mine")
     whole = paths.whole_recipe("mine")
     assert paths.settings("mine") == whole
     assert paths.settings("tiny") == paths.recipe("tiny")
-    assert set(reading.yaml(whole, RecipeError)) == set(recipe.Recipe.model_fields) - {"goal"}  # which is no section
+    assert set(reading.yaml(whole, RecipeError)) == set(recipe.Recipe.model_fields) - {
+        "goal"
+    }  # which is no section
     assert "leaves out: evaluate, gate, serve, benchmark" in whole.read_text().splitlines()[0]
     rows = reading.yaml(index.PARAMS, RecipeError)
-    assert rows["recipes"]["mine"]["settings"] == rows["made"]["mine--ov-int4"]["settings"] == str(whole)
+    assert (
+        rows["recipes"]["mine"]["settings"]
+        == rows["made"]["mine--ov-int4"]["settings"]
+        == str(whole)
+    )
     assert rows["recipes"]["tiny"]["settings"] == "recipes/tiny.yaml"
     monkeypatch.setattr(defaults, "LONGEST", 8192)
-    with pytest.raises(RecipeError, match=r"recipes/whole/mine\.yaml: out of date with .*defaults\. Run: quantgate index"):
+    with pytest.raises(
+        RecipeError,
+        match=r"recipes/whole/mine\.yaml: out of date with .*defaults\. Run: quantgate index",
+    ):
         index.check("mine")
     index.check("tiny")
     assert index.write()
@@ -124,10 +147,16 @@ def test_an_audit_against_another_source_keeps_the_limits(project: Path) -> None
     name = against.recipe_for("mine", Model(path="recipes/tiny/tasks"))
     assert name != "mine"
     found = recipe.load(name)
-    assert (found.model.parameters, found.gate, found.evaluate) == (None, recipe.load("mine").gate, recipe.load("mine").evaluate)
+    assert (found.model.parameters, found.gate, found.evaluate) == (
+        None,
+        recipe.load("mine").gate,
+        recipe.load("mine").evaluate,
+    )
 
 
-def test_plan_says_what_was_left_out(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_says_what_was_left_out(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def count(name: str, loaded: recipe.Recipe) -> dict[str, int | None]:
         print(f"plan.{name}: starting in environment 'openvino'")
         return dict.fromkeys(loaded.evaluate.tasks, 2500)
@@ -138,7 +167,10 @@ def test_plan_says_what_was_left_out(project: Path, monkeypatch: pytest.MonkeyPa
     index.write()
     assert cli.main(["plan", "mine"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "Left out, and as usual for models below 0.3 billion parameters (see recipes/smollm2-135m-instruct.yaml): " in said
+    assert (
+        "Left out, and as usual for models below 0.3 billion parameters (see"
+        " recipes/smollm2-135m-instruct.yaml): " in said
+    )
     assert "evaluate, gate, serve, benchmark. Their values: recipes/whole/mine.yaml" in said
     assert cli.main(["plan", "mine", "--json"]) == 0
     planned = json.loads(capsys.readouterr().out)

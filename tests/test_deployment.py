@@ -33,7 +33,15 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pipeline", "environments", "pyproject.toml", "README.md"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
         copy(ROOT / name, folder / name)
-    build = [sys.executable, "-c", "from setuptools import setup; setup()", "-q", "build_py", "--build-lib", "site"]
+    build = [
+        sys.executable,
+        "-c",
+        "from setuptools import setup; setup()",
+        "-q",
+        "build_py",
+        "--build-lib",
+        "site",
+    ]
     subprocess.run(build, cwd=folder, check=True, capture_output=True)
     return folder / "site"
 
@@ -46,14 +54,23 @@ def quantgate(installed: Path, bundle: Path, tmp_path: Path) -> Quantgate:
     shutil.copyfile("signoff/policy.yaml", host / "policy.yaml")
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", "import sys; from pipeline.cli import main; sys.exit(main())", *words]
+        command = [
+            sys.executable,
+            "-c",
+            "import sys; from pipeline.cli import main; sys.exit(main())",
+            *words,
+        ]
         surroundings = {**os.environ, "PYTHONPATH": str(installed), "PATH": str(host)}
-        return subprocess.run(command, cwd=host, env=surroundings, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command, cwd=host, env=surroundings, capture_output=True, text=True, check=False
+        )
 
     return run
 
 
-def test_a_host_without_a_clone_lists_fetches_verifies_and_serves(quantgate: Quantgate, bundle: Path, tmp_path: Path) -> None:
+def test_a_host_without_a_clone_lists_fetches_verifies_and_serves(
+    quantgate: Quantgate, bundle: Path, tmp_path: Path
+) -> None:
     rules = ("--policy", "policy.yaml")
     registry = str(bundle.resolve().parents[2])
     listed = quantgate("list", registry, *rules)
@@ -65,8 +82,13 @@ def test_a_host_without_a_clone_lists_fetches_verifies_and_serves(quantgate: Qua
     assert artifact.hash_files(tmp_path / "host" / "model") == artifact.hash_files(bundle)
     assert quantgate("verify", "model", *rules, "--recheck").returncode == 0
     assert quantgate("verify", f"file://{registry}/{RECIPE}/{VARIANT}/1", *rules).returncode == 0
-    served = quantgate("serve", "model", "--port", "8001", *rules)  # refused once all was read and believed
-    assert (served.returncode, "an OpenVINO bundle reads prompts" in served.stderr) == (SetupError.exit_code, True)
+    served = quantgate(
+        "serve", "model", "--port", "8001", *rules
+    )  # refused once all was read and believed
+    assert (served.returncode, "an OpenVINO bundle reads prompts" in served.stderr) == (
+        SetupError.exit_code,
+        True,
+    )
     assert sorted(path.name for path in (tmp_path / "host").iterdir()) == ["model", "policy.yaml"]
 
 
@@ -76,15 +98,26 @@ def test_a_host_without_a_policy_is_told_to_name_one(quantgate: Quantgate, bundl
     assert "Name one with --policy FILE" in said.stderr
 
 
-def test_an_installed_quantgate_finds_the_environments_that_a_clone_made(installed: Path, tmp_path: Path) -> None:
+def test_an_installed_quantgate_finds_the_environments_that_a_clone_made(
+    installed: Path, tmp_path: Path
+) -> None:
     question = "from pipeline.runtime import environments; print(environments.location('vllm'))"
-    done = subprocess.run([sys.executable, "-c", question], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(installed)},
-                          capture_output=True, text=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", question],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip() == str(environments.location("vllm"))
 
 
-def test_the_list_says_version_date_verdict_and_approval(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """And the latest, which is fetched where no version is named, is the last approved, then that of the highest number."""
+def test_the_list_says_version_date_verdict_and_approval(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the latest, which is fetched where no version is named, is the last approved, then that
+    of the highest number."""
     release.published(version="1.10")
     for version, name in (("1.9", None), ("2", "signoff.jsonl"), ("3", "bundle.dsse.json")):
         shutil.copytree(bundle, bundle.with_name(version))
@@ -95,20 +128,34 @@ def test_the_list_says_version_date_verdict_and_approval(bundle: Path, capsys: p
     (bundle / "quantgate" / "signoff.jsonl").write_text("")
     capsys.readouterr()
     assert cli.main(["list", "../registry"]) == 0
-    lines = {line.split()[0].rsplit("/", 1)[1]: line for line in capsys.readouterr().out.splitlines()}
+    lines = {
+        line.split()[0].rsplit("/", 1)[1]: line for line in capsys.readouterr().out.splitlines()
+    }
     assert set(lines) == {"1", "1.9", "1.10", "2", "3"}
     assert "not what ci signed" in lines["1"]
     assert all("another bundle, tiny/ov-int8/1" in lines[version] for version in ("1.9", "2"))
     assert "not a DSSE envelope" in lines["3"]
-    assert f"  {datetime.datetime.now(datetime.UTC):%Y-%m-%d}  PASS; approved by ada@example.org" in lines["1.10"]
+    assert (
+        f"  {datetime.datetime.now(datetime.UTC):%Y-%m-%d}  PASS; approved by ada@example.org"
+        in lines["1.10"]
+    )
     assert cli.main(["fetch", f"../registry/{RECIPE}/{VARIANT}", "--to", "../got"]) == 0
     assert "taking the latest: 1.10" in capsys.readouterr().err
     assert cli.main(["fetch", f"../registry/{RECIPE}/{VARIANT}/4", "--to", "../more"]) == 2
     verbs.reject(*PASS, key(BOB), "unsafe")
     assert cli.main(["list", "../registry"]) == 0
     assert "PASS; not signed off: rejected by bob@example.org: unsafe" in capsys.readouterr().out
-    assert cli.main(["fetch", f"../registry/{RECIPE}/{VARIANT}", "--to", "../again"]) == Rejected.exit_code
+    assert (
+        cli.main(["fetch", f"../registry/{RECIPE}/{VARIANT}", "--to", "../again"])
+        == Rejected.exit_code
+    )
 
 
 def test_version_10_comes_behind_version_9() -> None:
-    assert sorted(["1.10", "1.9", "a", "1.9.1", "2-rc1"], key=catalogue._number) == ["a", "1.9", "1.9.1", "1.10", "2-rc1"]
+    assert sorted(["1.10", "1.9", "a", "1.9.1", "2-rc1"], key=catalogue._number) == [
+        "a",
+        "1.9",
+        "1.9.1",
+        "1.10",
+        "2-rc1",
+    ]

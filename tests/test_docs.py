@@ -1,4 +1,5 @@
-"""README and docs are true: their commands run, their files exist, and no key, quantizer or module is left out."""
+"""README and docs are true: their commands run, their files exist, and no key, quantizer or module
+is left out."""
 
 from __future__ import annotations
 
@@ -29,7 +30,12 @@ COMMANDS = [
 
 
 def test_there_are_commands() -> None:
-    assert {"make repro", "make test", "quantgate doctor", "dvc metrics show artifacts/metrics/tiny"} <= set(COMMANDS)
+    assert {
+        "make repro",
+        "make test",
+        "quantgate doctor",
+        "dvc metrics show artifacts/metrics/tiny",
+    } <= set(COMMANDS)
 
 
 @pytest.mark.engine
@@ -37,9 +43,14 @@ def test_there_are_commands() -> None:
 def test_every_command_of_the_readme_runs(
     tiny_run: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, line: str
 ) -> None:
-    """In order, in the project that `make repro` was run in (fixture tiny_run); `make test` is what runs this."""
+    """In order, in the project that `make repro` was run in (fixture tiny_run); `make test` is what
+    runs this."""
     monkeypatch.chdir(tiny_run)
-    done = request.getfixturevalue("http_benchmark") if line == HTTP_BENCHMARK else command("sh", "-c", line)
+    done = (
+        request.getfixturevalue("http_benchmark")
+        if line == HTTP_BENCHMARK
+        else command("sh", "-c", line)
+    )
     # The project of the fixture holds a variant that must not pass.
     assert done.returncode == (1 if "require" in line else 0), done.stderr
     if line.startswith("quantgate signoff key"):
@@ -47,7 +58,8 @@ def test_every_command_of_the_readme_runs(
 
 
 def paste(said: str) -> None:
-    """What the README has its reader do by hand: the line that `quantgate signoff key` printed goes where it says."""
+    """What the README has its reader do by hand: the line that `quantgate signoff key` printed goes
+    where it says."""
     section, line = re.search(r"below `(\w+:)`", said), said.splitlines()[-1]
     policy = Path("signoff/policy.yaml")
     assert section is not None
@@ -62,27 +74,54 @@ def chapter(title: str) -> list[list[str]]:
     return [[line.split("  #")[0].strip() for line in block.splitlines()] for block in blocks]
 
 
-def test_three_people_sign_off_as_the_readme_says(measured_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who asks, who approves and CI, each in a folder of their own, with the README's commands as they are printed."""
+def test_three_people_sign_off_as_the_readme_says(
+    measured_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks, who approves and CI, each in a folder of their own, with the README's commands as
+    they are printed."""
     keys, ask, decide, publish = chapter("Sign off and publish")
     asking, approver, ci = (tmp_path / who / "project" for who in ("asking", "approver", "ci"))
     shutil.copytree(measured_once, asking)
     monkeypatch.chdir(asking)
     shutil.copyfile(ROOT / "signoff" / "policy.yaml", "signoff/policy.yaml")
-    as_printed(asking, "git commit -aqm 'A policy that names nobody'", "git remote add origin ../../origin.git")
-    as_printed(asking, "git init -q --bare ../../origin.git", "git push -q origin HEAD:main", "git checkout -qB main origin/main")
+    as_printed(
+        asking,
+        "git commit -aqm 'A policy that names nobody'",
+        "git remote add origin ../../origin.git",
+    )
+    as_printed(
+        asking,
+        "git init -q --bare ../../origin.git",
+        "git push -q origin HEAD:main",
+        "git checkout -qB main origin/main",
+    )
     lines = []
     for folder, command_line in zip((approver, ci), keys, strict=True):
         as_printed(tmp_path, f"git clone -q -b main origin.git {folder}")
-        as_printed(folder, f"git config user.email {folder.parent.name}@example.org", "git config user.name x")
+        as_printed(
+            folder,
+            f"git config user.email {folder.parent.name}@example.org",
+            "git config user.name x",
+        )
         lines.append(as_printed(folder, command_line))
-        shutil.copytree(asking / "artifacts", folder / "artifacts", dirs_exist_ok=True)  # what `dvc pull` brings
+        shutil.copytree(
+            asking / "artifacts", folder / "artifacts", dirs_exist_ok=True
+        )  # what `dvc pull` brings
     monkeypatch.chdir(asking)
     for said in lines:
         paste(said)
     as_printed(asking, *(line.replace("ov-int4", "ov-int8") for line in ask), "git push -q")
-    as_printed(approver, "git pull -q", *(line.replace("ov-int4", "ov-int8") for line in decide), "git push -q")
-    said = as_printed(ci, "git pull -q", *(line.replace("ov-int4", "ov-int8") for line in publish if "serve" not in line))
+    as_printed(
+        approver,
+        "git pull -q",
+        *(line.replace("ov-int4", "ov-int8") for line in decide),
+        "git push -q",
+    )
+    said = as_printed(
+        ci,
+        "git pull -q",
+        *(line.replace("ov-int4", "ov-int8") for line in publish if "serve" not in line),
+    )
     assert "PASS; approved by ada@example.org (reviewer)" in said
 
 
@@ -100,7 +139,9 @@ def as_printed(folder: Path, *lines: str) -> str:
 def test_the_ci_examples_call_commands_that_exist() -> None:
     found = []
     for path in (ROOT / "docs" / "ci").iterdir():
-        found += re.findall(r"(?:quantgate|dvc) .*", "\n".join(_scripts(YAML(typ="safe").load(path.read_text()))))
+        found += re.findall(
+            r"(?:quantgate|dvc) .*", "\n".join(_scripts(YAML(typ="safe").load(path.read_text())))
+        )
     calls = [shlex.split(line.split(" #")[0]) for line in found]
     assert {tuple(call[:2]) for call in calls} == {
         ("quantgate", "fetch"),
@@ -135,16 +176,26 @@ def test_files_named_in_the_readme_exist() -> None:
 
 def test_modules_that_other_peoples_ci_calls_exist() -> None:
     pages = [path.read_text() for path in (ROOT / "docs" / "ci").iterdir()] + list(DOCS.values())
-    called = {module for page in pages for module in re.findall(r"python -m ((?:pipeline|tests|benchmarks)[\w.]*)", page)}
+    called = {
+        module
+        for page in pages
+        for module in re.findall(r"python -m ((?:pipeline|tests|benchmarks)[\w.]*)", page)
+    }
     assert "pipeline.runtime.environments" in called
     for module in called:
-        assert (path := ROOT / module.replace(".", "/")).is_dir() or path.with_suffix(".py").is_file(), module
+        assert (path := ROOT / module.replace(".", "/")).is_dir() or path.with_suffix(
+            ".py"
+        ).is_file(), module
 
 
 def test_the_map_names_every_module() -> None:
     """In pipeline/__init__.py, or in the room's own."""
     for path in (ROOT / "pipeline").rglob("*.py"):
-        room = (path.parent / "__init__.py").read_text() if (path.parent / "__init__.py").is_file() else path.parent.name
+        room = (
+            (path.parent / "__init__.py").read_text()
+            if (path.parent / "__init__.py").is_file()
+            else path.parent.name
+        )
         named = set(re.findall(r"\w+", f"{pipeline.__doc__} {room}"))
         assert path.stem in named or path.parent.name in ("untracked", "report"), path
 
@@ -152,7 +203,12 @@ def test_the_map_names_every_module() -> None:
 def test_every_key_of_a_recipe_is_explained() -> None:
     schema, told = json.loads(recipe.schema()), README + "".join(DOCS.values())
     definitions = {"recipe": schema, **schema["$defs"]}
-    keys = {key for name, part in definitions.items() if name != "Variant" for key in part.get("properties", {})}
+    keys = {
+        key
+        for name, part in definitions.items()
+        if name != "Variant"
+        for key in part.get("properties", {})
+    }
     assert keys
     for key in keys:
         assert re.search(rf"\b{key}\b", told), key

@@ -1,4 +1,5 @@
-"""The dvc of the control environment: nothing that it keeps for itself is half-written when it is killed."""
+"""The dvc of the control environment: nothing that it keeps for itself is half-written when it is
+killed."""
 
 from __future__ import annotations
 
@@ -13,8 +14,12 @@ import pytest
 BIN = Path(sys.executable).parent
 
 
-def dvc(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([BIN / "dvc", *arguments], cwd=folder, env=env, capture_output=True, text=True, check=False)
+def dvc(
+    folder: Path, *arguments: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [BIN / "dvc", *arguments], cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.fixture
@@ -30,7 +35,9 @@ def project(tmp_path: Path) -> Path:
 def test_a_stage_finds_the_quantgate_beside_it(tmp_path: Path) -> None:
     """Its command, not that of an environment that was activated, or none."""
     dvc(tmp_path, "init", "--no-scm")
-    (tmp_path / "dvc.yaml").write_text("stages:\n  a:\n    cmd: command -v quantgate > a\n    outs: [a]\n")
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n  a:\n    cmd: command -v quantgate > a\n    outs: [a]\n"
+    )
     done = dvc(tmp_path, "repro", env={"PATH": os.defpath})
     assert done.returncode == 0, done.stderr
     assert Path((tmp_path / "a").read_text().strip()).samefile(BIN / "quantgate")

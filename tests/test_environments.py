@@ -11,7 +11,9 @@ from pipeline.errors import SetupError
 from pipeline.runtime import environments
 
 
-def test_location_is_keyed_by_the_pins_and_movable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_location_is_keyed_by_the_pins_and_movable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "openvino.txt").write_text("a==1\n")
     monkeypatch.setattr(environments, "PINS", tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
@@ -33,23 +35,42 @@ def test_every_pin_is_exact() -> None:
 def test_stub_wheel_satisfies_pip_and_imports_as_nothing(tmp_path: Path) -> None:
     wheel = environments._stub_wheel("no-such-tool==1.2+stub", tmp_path)
     target = tmp_path / "site"
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(target), str(wheel)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(target),
+        str(wheel),
+    ]
     subprocess.run(command, check=True)
     script = "import importlib.metadata as m; print(m.version('no-such-tool')); import no_such_tool"
     done = subprocess.run(
-        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(target)}, capture_output=True, text=True, check=False
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(target)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.stdout.strip() == "1.2+stub"
     assert "ModuleNotFoundError" in done.stderr
 
 
-def test_a_missing_environment_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_environment_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("QUANTGATE_ENVIRONMENTS", str(tmp_path))
     with pytest.raises(SetupError, match="quantgate setup vllm"):
         environments.python("vllm")
 
 
-def test_a_failed_build_is_an_error_and_not_taken_for_complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_failed_build_is_an_error_and_not_taken_for_complete(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "gptq.txt").write_text("no-such-package-at-all==0\n")
     monkeypatch.setattr(environments, "PINS", tmp_path)
     monkeypatch.setenv("QUANTGATE_ENVIRONMENTS", str(tmp_path / "cache"))

@@ -1,4 +1,5 @@
-"""The comparison of weights: what rounding can do passes, with a margin; what it cannot is refused. On layers, no engine."""
+"""The comparison of weights: what rounding can do passes, with a margin; what it cannot is refused.
+On layers, no engine."""
 
 from __future__ import annotations
 
@@ -10,9 +11,15 @@ from pipeline.formats.fidelity import FLOAT, IMPOSSIBLE, TYPICAL, Moves, compare
 from pipeline.formats.stored import Grid
 
 GROUP = 64
-TOTAL = 60_000_000 * GROUP  # weights of an artifact of 60 million groups: the hardest search for a single wrong one
+TOTAL = (
+    60_000_000 * GROUP
+)  # weights of an artifact of 60 million groups: the hardest search for a single wrong one
 SHAPE = (192, 512)
-ALL, COLUMNS, NOTHING = Moves(rows=True, columns=True), Moves(rows=False, columns=True), Moves(rows=False, columns=False)
+ALL, COLUMNS, NOTHING = (
+    Moves(rows=True, columns=True),
+    Moves(rows=False, columns=True),
+    Moves(rows=False, columns=False),
+)
 
 
 def normal(rng: np.random.Generator) -> np.ndarray:
@@ -59,22 +66,33 @@ def weight(request: pytest.FixtureRequest) -> np.ndarray:
 
 
 def rounded(
-    weight: np.ndarray, bits: int, shift: np.ndarray | float = 0, group: int = GROUP, factor: np.ndarray | float = 1
+    weight: np.ndarray,
+    bits: int,
+    shift: np.ndarray | float = 0,
+    group: int = GROUP,
+    factor: np.ndarray | float = 1,
 ) -> tuple[np.ndarray, Grid]:
-    """Asymmetric rounding to nearest, and its grid; `shift` is added to the zero-points, `factor` spoils the scales."""
+    """Asymmetric rounding to nearest, and its grid; `shift` is added to the zero-points, `factor`
+    spoils the scales."""
     grouped = weight.reshape(len(weight), -1, group).astype(np.float64)
-    low, high = grouped.min(-1, keepdims=True).clip(max=0), grouped.max(-1, keepdims=True).clip(min=0)
+    low, high = (
+        grouped.min(-1, keepdims=True).clip(max=0),
+        grouped.max(-1, keepdims=True).clip(min=0),
+    )
     scale = np.maximum((high - low) / (2**bits - 1), 1e-12)
     zero = np.round(-low / scale)
     levels = np.clip(np.round(grouped / scale + zero), 0, 2**bits - 1)
     shape = zero.shape[:2]
-    moved, stored = (np.broadcast_to(np.asarray(x, float), shape)[..., None] for x in (shift, factor))
+    moved, stored = (
+        np.broadcast_to(np.asarray(x, float), shape)[..., None] for x in (shift, factor)
+    )
     made = ((levels - zero - moved) * scale * stored).reshape(weight.shape).astype(np.float32)
     return made, Grid((scale * stored)[..., 0].astype(np.float32))
 
 
 def gptq(weight: np.ndarray, bits: int, inputs: np.ndarray) -> tuple[np.ndarray, Grid]:
-    """GPTQ as published (arXiv 2210.17323), column by column in float64, for inputs [tokens, in]; symmetric scales."""
+    """GPTQ as published (arXiv 2210.17323), column by column in float64, for inputs [tokens, in];
+    symmetric scales."""
     left = weight.astype(np.float64)
     hessian = inputs.T @ inputs
     hessian += 0.01 * np.diag(hessian).mean() * np.eye(len(hessian))
@@ -82,15 +100,22 @@ def gptq(weight: np.ndarray, bits: int, inputs: np.ndarray) -> tuple[np.ndarray,
     made, steps = np.zeros_like(left), []
     for column in range(left.shape[1]):
         if column % GROUP == 0:
-            steps.append(np.abs(left[:, column : column + GROUP]).max(1).clip(1e-12) * 2 / (2**bits - 1))
+            steps.append(
+                np.abs(left[:, column : column + GROUP]).max(1).clip(1e-12) * 2 / (2**bits - 1)
+            )
         step = steps[-1]
-        made[:, column] = np.clip(np.round(left[:, column] / step), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1) * step
+        made[:, column] = (
+            np.clip(np.round(left[:, column] / step), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+            * step
+        )
         error = (left[:, column] - made[:, column]) / inverse[column, column]
         left[:, column:] -= np.outer(error, inverse[column, column:])
     return made.astype(np.float32), Grid(np.column_stack(steps).astype(np.float32))
 
 
-def judged(theirs: np.ndarray, made: tuple[np.ndarray, Grid], moves: Moves = ALL) -> fidelity.Rounding:
+def judged(
+    theirs: np.ndarray, made: tuple[np.ndarray, Grid], moves: Moves = ALL
+) -> fidelity.Rounding:
     return compare(theirs, *made, moves, total=TOTAL)
 
 
@@ -98,18 +123,24 @@ def judged(theirs: np.ndarray, made: tuple[np.ndarray, Grid], moves: Moves = ALL
 def test_honest_rounding_is_accepted_with_a_margin(weight: np.ndarray, bits: int) -> None:
     found = judged(weight, rounded(weight, bits))
     assert (found.refusal, found.note) == (None, None)
-    assert found.typical <= 0.5 < TYPICAL  # the bound of rounding to nearest, however the weights are distributed
+    assert (
+        found.typical <= 0.5 < TYPICAL
+    )  # the bound of rounding to nearest, however the weights are distributed
     assert found.worst < 0.5
 
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_gptq_is_accepted_though_it_moves_error_on_purpose(weight: np.ndarray, bits: int) -> None:
     rng = np.random.default_rng(1)
-    mixed = rng.normal(size=(64, SHAPE[1])) * 3  # correlated inputs, which is what makes it move anything
+    mixed = (
+        rng.normal(size=(64, SHAPE[1])) * 3
+    )  # correlated inputs, which is what makes it move anything
     inputs = rng.normal(size=(2000, 64)) @ mixed + rng.normal(size=(2000, SHAPE[1]))
     made = gptq(weight, bits, inputs)
     plain = np.abs(made[0] - weight) / np.repeat(made[1].step, GROUP, 1)
-    assert plain[weight != 0].max() > 0.75  # some weights have moved further than rounding moves any
+    assert (
+        plain[weight != 0].max() > 0.75
+    )  # some weights have moved further than rounding moves any
     assert judged(weight, made).refusal is None
 
 
@@ -122,10 +153,14 @@ def test_columns_that_calibration_never_fed_are_noted(weight: np.ndarray) -> Non
 
 
 @pytest.mark.parametrize(("bits", "spread"), [(8, 1.5), (4, 0.7)])
-def test_factors_of_rows_and_columns_are_no_error(weight: np.ndarray, bits: int, spread: float) -> None:
+def test_factors_of_rows_and_columns_are_no_error(
+    weight: np.ndarray, bits: int, spread: float
+) -> None:
     """By channel, of the spread that AWQ's have on real models and beyond."""
     rng = np.random.default_rng(1)
-    moved = weight * np.exp(rng.normal(0, spread, (1, 512))) * np.exp(rng.normal(0, spread, (192, 1)))
+    moved = (
+        weight * np.exp(rng.normal(0, spread, (1, 512))) * np.exp(rng.normal(0, spread, (192, 1)))
+    )
     assert judged(weight, rounded(moved, bits)).refusal is None
 
 
@@ -135,7 +170,9 @@ def test_the_error_is_what_numpy_says(weight: np.ndarray) -> None:
     assert judged(weight, (made, grid)).relative == pytest.approx(plain, rel=1e-5)
     assert float_error(weight, made, FLOAT, NOTHING) == pytest.approx(plain, rel=1e-5)
     steps = np.abs(made - weight).reshape(len(weight), -1, GROUP) / grid.step[..., None]
-    assert judged(weight, (made, grid)).typical == pytest.approx(np.median(np.median(steps, -1)), abs=1e-4)
+    assert judged(weight, (made, grid)).typical == pytest.approx(
+        np.median(np.median(steps, -1)), abs=1e-4
+    )
 
 
 def test_groups_in_another_order_are_followed(weight: np.ndarray) -> None:
@@ -144,7 +181,10 @@ def test_groups_in_another_order_are_followed(weight: np.ndarray) -> None:
     made, grid = rounded(weight[:, order], 4)
     group, back = np.empty(SHAPE[1], np.int64), np.empty_like(made)
     group[order], back[:, order] = np.arange(SHAPE[1]) // GROUP, made
-    in_order, followed = judged(weight[:, order], (made, grid)), judged(weight, (back, Grid(grid.step, group)))
+    in_order, followed = (
+        judged(weight[:, order], (made, grid)),
+        judged(weight, (back, Grid(grid.step, group))),
+    )
     assert followed == pytest.approx(in_order, rel=1e-6)
 
 
@@ -156,7 +196,9 @@ def test_a_last_group_may_be_smaller(weight: np.ndarray) -> None:
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_zero_points_off_by_one_are_refused(weight: np.ndarray, bits: int) -> None:
-    assert "off by 1 steps of its own grid" in str(judged(weight, rounded(weight, bits, shift=1)).refusal)
+    assert "off by 1 steps of its own grid" in str(
+        judged(weight, rounded(weight, bits, shift=1)).refusal
+    )
 
 
 @pytest.mark.parametrize(("bits", "shift"), [(4, 8), (4, 6), (8, 8), (8, 128)])
@@ -176,10 +218,11 @@ def test_scales_of_another_layer_are_refused(weight: np.ndarray) -> None:
 
 
 def test_scales_of_another_layers_channels_are_refused(weight: np.ndarray) -> None:
-    """One scale a row: a factor by row, which no quantizer moves but where the next layer takes it up.
+    """One scale a row: a factor by row, which no quantizer moves but where the next layer takes it
+    up.
 
-    In 4 bits with one scale a row most weights of a heavy-tailed one are zero anyhow; there only measuring tells.
-    """
+    In 4 bits with one scale a row most weights of a heavy-tailed one are zero anyhow; there only
+    measuring tells."""
     factor = np.random.default_rng(4).uniform(0.3, 3, (192, 1))
     assert judged(weight, rounded(weight, 8, group=512, factor=factor), COLUMNS).refusal
 
@@ -189,7 +232,15 @@ def test_other_weights_are_refused(weight: np.ndarray, bits: int) -> None:
     other = np.random.default_rng(2).normal(0, 0.02, weight.shape).astype(np.float32)
     half = np.where(np.arange(192)[:, None] < 96, weight, 0)
     columns = np.where(np.arange(512) % 2, weight, 0)
-    for wrong in (other, np.zeros_like(weight), weight[:, ::-1].copy(), np.roll(weight, 1, axis=0), -weight, half, columns):
+    for wrong in (
+        other,
+        np.zeros_like(weight),
+        weight[:, ::-1].copy(),
+        np.roll(weight, 1, axis=0),
+        -weight,
+        half,
+        columns,
+    ):
         assert judged(weight, rounded(wrong, bits)).refusal
         assert judged(weight, (rounded(wrong, bits)[0], rounded(weight, bits)[1])).refusal
 
@@ -216,9 +267,12 @@ def test_floats_have_their_types_error(weight: np.ndarray) -> None:
 
 
 def test_the_bound_grows_with_the_number_of_groups() -> None:
-    """By the quantiles of the normal distribution: more groups, more chance for one to lie far out."""
+    """By the quantiles of the normal distribution: more groups, more chance for one to lie far
+    out."""
     weight = normal(np.random.default_rng(0)).astype(np.float32)
-    few, many = (compare(weight, *rounded(weight, 4), ALL, total=total) for total in (weight.size, TOTAL))
+    few, many = (
+        compare(weight, *rounded(weight, 4), ALL, total=total) for total in (weight.size, TOTAL)
+    )
     assert many.worst < few.worst < IMPOSSIBLE
 
 

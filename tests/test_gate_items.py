@@ -1,4 +1,5 @@
-"""Checks on task items: pairing, the paired drop and its bounds, guard-rails, answer lengths, what changed."""
+"""Checks on task items: pairing, the paired drop and its bounds, guard-rails, answer lengths, what
+changed."""
 
 from __future__ import annotations
 
@@ -26,21 +27,31 @@ def of(*tasks: Task, reference: bool = False) -> Evaluation:
     return (make.reference if reference else make.candidate)(NLL, list(tasks))
 
 
-def checked(theirs: list[Task] | Task, ours: list[Task] | Task, **change: object) -> dict[str, Check]:
+def checked(
+    theirs: list[Task] | Task, ours: list[Task] | Task, **change: object
+) -> dict[str, Check]:
     """The checks on items alone."""
     theirs, ours = ([tasks] if isinstance(tasks, Task) else tasks for tasks in (theirs, ours))
     asked = {task.name: (len(task.items), len(task.items)) for task in theirs}
     limits = make.limits(**{"items": asked, **change})
-    return {check.name: check for check in items.checks(of(*theirs, reference=True), of(*ours), limits)}
+    return {
+        check.name: check for check in items.checks(of(*theirs, reference=True), of(*ours), limits)
+    }
 
 
-def pooled(scores: np.ndarray, other: np.ndarray, clusters: object = None, **change: object) -> Check:
-    return checked(make.draws(scores, clusters=clusters), make.draws(other, clusters=clusters), **change)["accuracy_drop"]
+def pooled(
+    scores: np.ndarray, other: np.ndarray, clusters: object = None, **change: object
+) -> Check:
+    return checked(
+        make.draws(scores, clusters=clusters), make.draws(other, clusters=clusters), **change
+    )["accuracy_drop"]
 
 
 THEIRS = of(make.draws(SCORES), reference=True)
 OURS = of(make.draws(SCORES))
-OTHER = Item.model_validate({**OURS.tasks[0].items[0].model_dump(), "place": 400, "doc_id": 1400, "doc_hash": "d400"})
+OTHER = Item.model_validate(
+    {**OURS.tasks[0].items[0].model_dump(), "place": 400, "doc_id": 1400, "doc_hash": "d400"}
+)
 
 
 def renamed(field: str, value: object) -> object:
@@ -48,7 +59,10 @@ def renamed(field: str, value: object) -> object:
 
 
 NOT_THE_SAME = {
-    **{f"other {name}": renamed(name, "x") for name in ("task", "doc_hash", "prompt_hash", "target_hash", "tokens_hash")},
+    **{
+        f"other {name}": renamed(name, "x")
+        for name in ("task", "doc_hash", "prompt_hash", "target_hash", "tokens_hash")
+    },
     "other doc_id": renamed("doc_id", 7),
     "another place": renamed("place", 400),
     "item twice": lambda found: [*found[:-1], found[0]],
@@ -63,14 +77,21 @@ NOT_ALL = {
 
 @pytest.mark.parametrize("name", NOT_THE_SAME)
 def test_items_that_are_not_the_references_fail(name: str) -> None:
-    verdict = gate.decide(THEIRS, make.with_items(OURS, NOT_THE_SAME[name]), None, make.limits(items=ITEMS))
+    verdict = gate.decide(
+        THEIRS, make.with_items(OURS, NOT_THE_SAME[name]), None, make.limits(items=ITEMS)
+    )
     assert verdict.status == "FAIL"
-    assert "not the reference's items" in next(c for c in verdict.checks if c.name == "accuracy_drop").reason
+    assert (
+        "not the reference's items"
+        in next(c for c in verdict.checks if c.name == "accuracy_drop").reason
+    )
 
 
 @pytest.mark.parametrize("name", NOT_ALL)
 def test_items_that_are_not_all_there_fail(name: str) -> None:
-    verdict = gate.decide(THEIRS, make.with_items(OURS, NOT_ALL[name]), None, make.limits(items=ITEMS))
+    verdict = gate.decide(
+        THEIRS, make.with_items(OURS, NOT_ALL[name]), None, make.limits(items=ITEMS)
+    )
     assert verdict.status == "FAIL"
     reason = next(c for c in verdict.checks if c.name == "accuracy_drop").reason
     assert "a partial evaluation is no PASS" in reason or "not the reference's items" in reason
@@ -80,7 +101,10 @@ def test_no_items_or_items_of_another_number_of_documents_fail() -> None:
     for broken in (make.with_items(OURS, lambda _: []), make.with_items(OURS, list, documents=401)):
         verdict = gate.decide(THEIRS, broken, None, make.limits(items=ITEMS))
         assert verdict.status == "FAIL"
-        assert "the reference's task has 400" in next(c for c in verdict.checks if c.name == "accuracy_drop").reason
+        assert (
+            "the reference's task has 400"
+            in next(c for c in verdict.checks if c.name == "accuracy_drop").reason
+        )
 
 
 @pytest.mark.parametrize("count", [200, 0])
@@ -95,7 +119,12 @@ def test_all_items_means_all_that_the_reference_has(count: int) -> None:
 def test_reference_with_fewer_items_fails() -> None:
     short = make.with_items(THEIRS, lambda found: found[:-1])
     assert gate.decide(short, OURS, None, make.limits(items=ITEMS)).status == "FAIL"
-    assert gate.decide(of(make.draws(SCORES, "other"), reference=True), OURS, None, make.limits(items=ITEMS)).status == "FAIL"
+    assert (
+        gate.decide(
+            of(make.draws(SCORES, "other"), reference=True), OURS, None, make.limits(items=ITEMS)
+        ).status
+        == "FAIL"
+    )
 
 
 @pytest.mark.parametrize("asked", [{"t": (400, 400), "u": (400, 400)}, {"u": (400, 400)}])
@@ -116,7 +145,8 @@ def test_scores_that_are_none_fail(value: float) -> None:
 
 
 def test_a_larger_draw_begins_with_the_smaller_one() -> None:
-    """The reference holds all items that extension may ask for; the artifact has the first ones so far."""
+    """The reference holds all items that extension may ask for; the artifact has the first ones so
+    far."""
     capped = make.limits(items={"t": (100, 400)}, accuracy_drop=0.2)
     fewer = make.with_items(OURS, lambda found: found[:100])
     assert gate.decide(THEIRS, fewer, None, capped).status == "PASS"
@@ -139,19 +169,25 @@ def test_scores_between_right_and_wrong_have_the_paired_interval(changed: int) -
     other = SCORES.copy()
     other[:changed] = np.random.default_rng(3).random(changed)
     check = pooled(SCORES, other)
-    assert (check.value, check.low, check.high) == pytest.approx(linearized(SCORES - other, np.ones(400), 0.95))
+    assert (check.value, check.low, check.high) == pytest.approx(
+        linearized(SCORES - other, np.ones(400), 0.95)
+    )
     assert "Tango" not in check.method
 
 
 def test_tasks_are_pooled_by_item() -> None:
     theirs = [make.draws(np.ones(300), "a"), make.draws(np.ones(100), "b")]
-    ours = [make.draws(make.flipped(np.ones(300), 30), "a"), make.draws(make.flipped(np.ones(100), 2), "b")]
+    ours = [
+        make.draws(make.flipped(np.ones(300), 30), "a"),
+        make.draws(make.flipped(np.ones(100), 2), "b"),
+    ]
     check = checked(theirs, ours)["accuracy_drop"]
     assert (check.n, check.value) == (400, pytest.approx(32 / 400))
 
 
 def test_clustered_standard_error() -> None:
-    """Against arXiv 2411.00640's formula: residuals summed in each cluster, squared, summed; times m / (m - 1)."""
+    """Against arXiv 2411.00640's formula: residuals summed in each cluster, squared, summed; times
+    m / (m - 1)."""
     rng = np.random.default_rng(2)
     clusters = rng.integers(0, 60, 400)
     other = np.where(rng.random(60)[clusters] < 0.3, 1 - SCORES, SCORES)
@@ -161,7 +197,9 @@ def test_clustered_standard_error() -> None:
     m = len(np.unique(clusters))
     reach = stats.t.ppf(0.95, m - 1) * math.sqrt((residuals**2).sum() * m / (m - 1)) / 400
     narrow, wide = sorted((check.high - check.value, check.value - check.low))
-    assert narrow == pytest.approx(reach) and wide > reach  # the side to which the clusters are skewed
+    assert (
+        narrow == pytest.approx(reach) and wide > reach
+    )  # the side to which the clusters are skewed
     assert "clustered" in check.method
     alone = pooled(SCORES, other)
     assert "clustered" not in alone.method
@@ -178,7 +216,9 @@ def test_a_task_at_which_the_reference_guesses_tells_nothing(guessed: np.ndarray
     ours = [make.draws(make.flipped(np.ones(300), 12), "known"), make.draws(guessed, "guessed")]
     checks = checked(theirs, ours)
     assert (checks["accuracy_drop"].n, checks["accuracy_drop"].value) == (300, pytest.approx(0.04))
-    assert checks["task_drop guessed"].reason.startswith("guessed tells nothing: the reference has ")
+    assert checks["task_drop guessed"].reason.startswith(
+        "guessed tells nothing: the reference has "
+    )
     assert "tells nothing" not in checks["task_drop known"].reason
 
 
@@ -188,7 +228,9 @@ def test_tasks_that_all_tell_nothing_are_no_pass() -> None:
 
 
 def test_a_drop_below_chance_is_a_fail_all_the_same() -> None:
-    assert checked([make.draws(GUESSED)], [make.draws(np.zeros(400))])["task_drop t"].status == "FAIL"
+    assert (
+        checked([make.draws(GUESSED)], [make.draws(np.zeros(400))])["task_drop t"].status == "FAIL"
+    )
 
 
 def test_no_flips_among_few_items_prove_nothing() -> None:
@@ -198,11 +240,19 @@ def test_no_flips_among_few_items_prove_nothing() -> None:
 
 
 def test_few_passages_bound_what_none_of_them_showed() -> None:
-    """20 passages miss what sits in 14 % of all in one of twenty cases, and no item changed in any."""
+    """20 passages miss what sits in 14 % of all in one of twenty cases, and no item changed in
+    any."""
     clusters = np.arange(400) // 20
     check, unseen = pooled(SCORES, SCORES, clusters), 1 - 0.05 ** (1 / 20)
-    assert (check.status, check.low, check.high) == ("INCONCLUSIVE", pytest.approx(-unseen), pytest.approx(unseen))
-    assert "They share 20 passages, and damage in some that were not drawn may be that much: draw from 149" in check.reason
+    assert (check.status, check.low, check.high) == (
+        "INCONCLUSIVE",
+        pytest.approx(-unseen),
+        pytest.approx(unseen),
+    )
+    assert (
+        "They share 20 passages, and damage in some that were not drawn may be that much: draw"
+        " from 149" in check.reason
+    )
     together = SCORES.copy()
     together[np.flatnonzero(SCORES * (clusters == 0))[:15]] = 0
     assert pooled(SCORES, together, clusters).high >= 15 / 400 + unseen
@@ -217,11 +267,20 @@ def test_items_of_one_single_cluster_decide_nothing() -> None:
 
 
 @pytest.mark.parametrize(("others", "status"), [([], None), ([0], "PASS"), ([200], "FAIL")])
-def test_a_task_in_one_cluster_is_not_shown_to_be_beyond_its_limit(others: list[int], status: str | None) -> None:
+def test_a_task_in_one_cluster_is_not_shown_to_be_beyond_its_limit(
+    others: list[int], status: str | None
+) -> None:
     """It has no standard error; 30 items lost and 30 won are no drop at all."""
-    theirs = [make.draws(SCORES, clusters=np.zeros(400)), *(make.draws(SCORES, "u") for _ in others)]
+    theirs = [
+        make.draws(SCORES, clusters=np.zeros(400)),
+        *(make.draws(SCORES, "u") for _ in others),
+    ]
     ours = [make.draws(make.flipped(SCORES, 30, 30), clusters=np.zeros(400))]
-    found = checked(theirs, ours + [make.draws(make.flipped(SCORES, lost), "u") for lost in others], confidence=0.95)
+    found = checked(
+        theirs,
+        ours + [make.draws(make.flipped(SCORES, lost), "u") for lost in others],
+        confidence=0.95,
+    )
     assert found["task_drop t"].status == "PASS", found["task_drop t"].reason
     if others:
         assert found["task_drop u"].status == status
@@ -252,7 +311,11 @@ def test_mcnemar_recovery_and_what_changed() -> None:
     right = SCORES.mean()
     assert task.mcnemar_p == pytest.approx(stats.binomtest(3, 15, 0.5).pvalue)
     assert task.recovery == pytest.approx((right - 9 / 400 - 0.25) / (right - 0.25))
-    assert (task.n, task.reference_accuracy, task.accuracy) == (400, pytest.approx(right), pytest.approx(right - 9 / 400))
+    assert (task.n, task.reference_accuracy, task.accuracy) == (
+        400,
+        pytest.approx(right),
+        pytest.approx(right - 9 / 400),
+    )
     assert task.lost == [f"t/{1000 + place}" for place in np.flatnonzero(SCORES)[:12]]
     assert task.won == [f"t/{1000 + place}" for place in np.flatnonzero(SCORES == 0)[:3]]
     assert task.length_ratio is None
@@ -260,7 +323,12 @@ def test_mcnemar_recovery_and_what_changed() -> None:
 
 def test_no_recovery_above_a_reference_that_guesses() -> None:
     quarter = np.resize([1.0, 0, 0, 0], 400)
-    task = gate.decide(of(make.draws(quarter), reference=True), of(make.draws(quarter)), None, make.limits(items=ITEMS)).tasks[0]
+    task = gate.decide(
+        of(make.draws(quarter), reference=True),
+        of(make.draws(quarter)),
+        None,
+        make.limits(items=ITEMS),
+    ).tasks[0]
     assert math.isnan(task.recovery)
 
 
@@ -288,5 +356,6 @@ def test_scores_between_0_and_1_that_hardly_change_pass() -> None:
 def test_items_scored_by_another_metric_are_no_pair() -> None:
     ours = make.draws(SCORES).model_copy(update={"filter": "flexible-extract"})
     assert (
-        "scored by acc (flexible-extract), the reference by acc (none)" in checked(make.draws(SCORES), ours)["accuracy_drop"].reason
+        "scored by acc (flexible-extract), the reference by acc (none)"
+        in checked(make.draws(SCORES), ours)["accuracy_drop"].reason
     )

@@ -1,4 +1,5 @@
-"""The gate on the lengths of generated answers: early stops, rambling, and lengths that are missing."""
+"""The gate on the lengths of generated answers: early stops, rambling, and lengths that are
+missing."""
 
 from __future__ import annotations
 
@@ -15,14 +16,23 @@ LENGTHS = np.random.default_rng(3).integers(20, 60, 400)
 pytestmark = pytest.mark.usefixtures("quick_gate")
 
 
-def length(theirs: np.ndarray | None, ours: np.ndarray | None, clusters: object = None) -> Check | None:
+def length(
+    theirs: np.ndarray | None, ours: np.ndarray | None, clusters: object = None
+) -> Check | None:
     tasks = (make.draws(SCORES, lengths=lengths, clusters=clusters) for lengths in (theirs, ours))
     return checked(*tasks).get("length_ratio t")
 
 
 @pytest.mark.parametrize(
     ("factor", "status"),
-    [(1.0, "PASS"), (0.95, "PASS"), (1.06, "PASS"), (0.89, "INCONCLUSIVE"), (0.5, "FAIL"), (1.5, "FAIL")],
+    [
+        (1.0, "PASS"),
+        (0.95, "PASS"),
+        (1.06, "PASS"),
+        (0.89, "INCONCLUSIVE"),
+        (0.5, "FAIL"),
+        (1.5, "FAIL"),
+    ],
 )
 def test_answers_as_long_as_the_references(factor: float, status: str) -> None:
     noise = np.random.default_rng(4).integers(-15, 16, 400)
@@ -48,15 +58,25 @@ def test_scored_tasks_have_no_length() -> None:
 
 def test_missing_lengths_fail() -> None:
     some = make.draws(SCORES, lengths=LENGTHS)
-    one = some.model_copy(update={"items": [some.items[0].model_copy(update={"generated_tokens": None}), *some.items[1:]]})
-    for theirs, ours in ((some, one), (one, some), (some, make.draws(SCORES)), (make.draws(SCORES), some)):
+    one = some.model_copy(
+        update={
+            "items": [some.items[0].model_copy(update={"generated_tokens": None}), *some.items[1:]]
+        }
+    )
+    for theirs, ours in (
+        (some, one),
+        (one, some),
+        (some, make.draws(SCORES)),
+        (make.draws(SCORES), some),
+    ):
         check = checked(theirs, ours).get("length_ratio t")
         assert check is not None
         assert (check.status, "missing" in check.reason) == ("FAIL", True)
 
 
 def test_answers_about_one_passage_depend_on_each_other() -> None:
-    """The same clusters as for accuracy: with whole passages stopped early the interval is the clustered one."""
+    """The same clusters as for accuracy: with whole passages stopped early the interval is the
+    clustered one."""
     clusters = np.arange(400) // 20
     ours = np.where(clusters % 10 == 0, 0, LENGTHS)
     check = length(LENGTHS, ours, clusters)

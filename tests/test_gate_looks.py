@@ -1,4 +1,5 @@
-"""Looks at growing samples of items: their sizes, their share of the error, what the verdict says of them."""
+"""Looks at growing samples of items: their sizes, their share of the error, what the verdict says
+of them."""
 
 from __future__ import annotations
 
@@ -31,8 +32,12 @@ def test_looks_share_the_error(asked: tuple[int, int], fractions: tuple[float, .
     theirs, limits = make.draws(SCORES), make.limits(items={"t": asked})
     assert limits.fractions == pytest.approx(fractions)
     check = checked(theirs, make.draws(other), items={"t": asked})["accuracy_drop"]
-    error = 2 * stats.norm.sf(stats.norm.isf(0.025) / math.sqrt(fractions[0]))  # the first look may use what is spent by then
-    assert (check.low, check.high) == pytest.approx(statistics.score_difference(40, 20, 400, 1 - error))
+    error = 2 * stats.norm.sf(
+        stats.norm.isf(0.025) / math.sqrt(fractions[0])
+    )  # the first look may use what is spent by then
+    assert (check.low, check.high) == pytest.approx(
+        statistics.score_difference(40, 20, 400, 1 - error)
+    )
     assert ("look 1 of" in check.method) == (len(fractions) > 1)
 
 
@@ -56,12 +61,16 @@ def test_a_sequential_gate_looks_at_equal_parts() -> None:
 def sequential(found: np.ndarray, **change: object) -> Verdict:
     """Of an artifact with these scores so far, which is right 2000 times in the reference."""
     held_to = make.limits(items={"t": (2000, 2000)}, sequential=True, **change)
-    theirs, ours = make.draws(np.ones(2000)), make.draws(found).model_copy(update={"documents": 2000})
+    theirs, ours = (
+        make.draws(np.ones(2000)),
+        make.draws(found).model_copy(update={"documents": 2000}),
+    )
     return gate.decide(of(theirs, reference=True), of(ours), None, held_to)
 
 
 def test_the_record_shows_the_looks() -> None:
-    """Published bounds for one-sided 0.05 and five looks do not matter here: the intervals are the gate's at each look's error."""
+    """Published bounds for one-sided 0.05 and five looks do not matter here: the intervals are the
+    gate's at each look's error."""
     scores = np.ones(1200)
     scores[[100, 500, 900, 901]] = 0
     verdict = sequential(scores)
@@ -69,8 +78,12 @@ def test_the_record_shows_the_looks() -> None:
     assert [round(look.value * look.items) for look in verdict.looks] == [1, 2, 4]
     assert [look.status for look in verdict.looks] == ["INCONCLUSIVE", "PASS", "PASS"]
     for look, lost in zip(verdict.looks, (1, 2, 4), strict=True):
-        assert (look.low, look.high) == pytest.approx(statistics.score_difference(lost, 0, look.items, 1 - look.error))
-    assert verdict.looks[-1].spent == pytest.approx(2 * stats.norm.sf(stats.norm.isf(0.025) / math.sqrt(0.6)))
+        assert (look.low, look.high) == pytest.approx(
+            statistics.score_difference(lost, 0, look.items, 1 - look.error)
+        )
+    assert verdict.looks[-1].spent == pytest.approx(
+        2 * stats.norm.sf(stats.norm.isf(0.025) / math.sqrt(0.6))
+    )
     assert verdict.status == "PASS"
     assert gate.decide(THEIRS, OURS, None, make.limits(items=ITEMS)).looks == []
 
@@ -82,7 +95,8 @@ def test_items_of_no_look_fail(count: int) -> None:
 
 
 def test_futile_looks_say_so() -> None:
-    """A drop of 2.4 points against a limit of 2: neither PASS nor FAIL is near, and 400 items more will not bring a PASS."""
+    """A drop of 2.4 points against a limit of 2: neither PASS nor FAIL is near, and 400 items more
+    will not bring a PASS."""
     scores = np.ones(1600)
     scores[::42] = 0
     verdict = sequential(scores)

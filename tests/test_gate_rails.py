@@ -1,4 +1,5 @@
-"""Guard-rails: no single task may be shown to drop beyond its limit, by Holm's correction over all of them."""
+"""Guard-rails: no single task may be shown to drop beyond its limit, by Holm's correction over all
+of them."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ pytestmark = pytest.mark.usefixtures("quick_gate")
 
 
 def holm(p_values: list[float], alpha: float) -> list[bool]:
-    """Step-down by hand: the smallest against alpha / k, the next against alpha / (k - 1), until one is not rejected."""
+    """Step-down by hand: the smallest against alpha / k, the next against alpha / (k - 1), until
+    one is not rejected."""
     order, rejected = np.argsort(p_values), [False] * len(p_values)
     for step, index in enumerate(order):
         if p_values[index] > alpha / (len(p_values) - step):
@@ -26,7 +28,15 @@ def holm(p_values: list[float], alpha: float) -> list[bool]:
 
 def test_guard_rails_with_holm() -> None:
     """Task by task: t test where many items flip, exact binomial where few do; Holm over all."""
-    flips = {"a": (60, 5), "b": (44, 4), "c": (40, 8), "d": (18, 0), "e": (0, 0), "f": (30, 30), "g": (23, 0)}
+    flips = {
+        "a": (60, 5),
+        "b": (44, 4),
+        "c": (40, 8),
+        "d": (18, 0),
+        "e": (0, 0),
+        "f": (30, 30),
+        "g": (23, 0),
+    }
     theirs = [make.draws(SCORES, name) for name in flips]
     ours = [make.draws(make.flipped(SCORES, *flip), name) for name, flip in flips.items()]
     found, p_values = checked(theirs, ours), []
@@ -40,19 +50,37 @@ def test_guard_rails_with_holm() -> None:
         assert found[f"task_drop {name}"].value == pytest.approx(difference.mean())
     beyond = dict(zip(flips, holm(p_values, 0.05), strict=True))
     # c alone would be rejected at 5 %, but not beside the others.
-    assert beyond == {"a": True, "b": True, "c": False, "d": False, "e": False, "f": False, "g": False}
+    assert beyond == {
+        "a": True,
+        "b": True,
+        "c": False,
+        "d": False,
+        "e": False,
+        "f": False,
+        "g": False,
+    }
     assert p_values[2] < 0.05
     statuses = {name: found[f"task_drop {name}"].status for name in flips}
-    assert statuses == {"a": "FAIL", "b": "FAIL", "c": "INCONCLUSIVE", "d": "PASS", "e": "PASS", "f": "PASS",
-                        "g": "INCONCLUSIVE"}  # fmt: skip
+    assert statuses == {
+        "a": "FAIL",
+        "b": "FAIL",
+        "c": "INCONCLUSIVE",
+        "d": "PASS",
+        "e": "PASS",
+        "f": "PASS",
+        "g": "INCONCLUSIVE",
+    }
 
 
 def rail(theirs: np.ndarray, ours: np.ndarray, clusters: object = None) -> Check:
-    return checked(make.draws(theirs, clusters=clusters), make.draws(ours, clusters=clusters))["task_drop t"]
+    return checked(make.draws(theirs, clusters=clusters), make.draws(ours, clusters=clusters))[
+        "task_drop t"
+    ]
 
 
 def test_a_guard_rail_on_few_changed_items() -> None:
-    """Two passages that happen to lose alike have no spread, and still prove nothing; a little lost is not an item lost."""
+    """Two passages that happen to lose alike have no spread, and still prove nothing; a little lost
+    is not an item lost."""
     one_of_each = np.resize([0.0, 1, 1, 1, 1], 10)
     assert rail(np.ones(10), one_of_each, np.arange(10) // 5).status == "INCONCLUSIVE"
     assert rail(np.ones(100), 1 - 0.01 * (np.arange(100) < 20)).status == "PASS"

@@ -1,4 +1,5 @@
-"""Checks on the evaluation texts: every number against an independent computation, the outcomes, and the noise floor."""
+"""Checks on the evaluation texts: every number against an independent computation, the outcomes,
+and the noise floor."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ def test_perplexity_ratio_and_its_paired_interval(view: str) -> None:
     tokens = make.TOKENS * len(scored)
     per_token = (other - NLL)[scored] / make.TOKENS
     _, low, high = linearized(per_token, np.ones(len(scored)), 0.95)
-    assert check.value == pytest.approx(math.exp(other[scored].sum() / tokens) / math.exp(NLL[scored].sum() / tokens))
+    assert check.value == pytest.approx(
+        math.exp(other[scored].sum() / tokens) / math.exp(NLL[scored].sum() / tokens)
+    )
     assert (check.low, check.high) == pytest.approx((math.exp(low), math.exp(high)))
     assert (check.n, check.limit) == (len(scored), 1.05)
 
@@ -44,14 +47,26 @@ def test_mean_kl_agreement_and_percentile() -> None:
     kl = rng.exponential(rng.uniform(0.005, 0.02, (N, 1)), make.SHAPE)
     same = rng.integers(26, make.TOKENS + 1, N)
     checks = found(make.candidate(NLL, TASKS, kl, same))
-    mean, agreement, tail = (checks[f"{kind} deployed x"] for kind in ("mean_kl", "top1_agreement", "p99_kl"))
-    assert (mean.value, mean.low, mean.high) == pytest.approx(linearized(kl.mean(1), np.ones(N), 0.95))
+    mean, agreement, tail = (
+        checks[f"{kind} deployed x"] for kind in ("mean_kl", "top1_agreement", "p99_kl")
+    )
+    assert (mean.value, mean.low, mean.high) == pytest.approx(
+        linearized(kl.mean(1), np.ones(N), 0.95)
+    )
     shares = same / make.TOKENS
-    assert (agreement.value, agreement.low, agreement.high) == pytest.approx(linearized(shares, np.ones(N), 0.95))
+    assert (agreement.value, agreement.low, agreement.high) == pytest.approx(
+        linearized(shares, np.ones(N), 0.95)
+    )
     assert tail.value == pytest.approx(np.quantile(kl, 0.99))
     assert tail.low < tail.value < tail.high
-    assert {name: check.value for name, check in checks.items() if "weights" in name} == pytest.approx(
-        {name.replace("deployed", "weights"): check.value for name, check in checks.items() if "deployed" in name}
+    assert {
+        name: check.value for name, check in checks.items() if "weights" in name
+    } == pytest.approx(
+        {
+            name.replace("deployed", "weights"): check.value
+            for name, check in checks.items()
+            if "deployed" in name
+        }
     )
 
 
@@ -72,7 +87,11 @@ OUTCOMES = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "change", "status"), OUTCOMES, ids=lambda value: str(value) if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("kind", "change", "status"),
+    OUTCOMES,
+    ids=lambda value: str(value) if isinstance(value, str) else "",
+)
 def test_three_outcomes(kind: str, change: dict[str, float], status: str) -> None:
     noise = np.resize([-0.4, 0.4], make.WINDOWS) * np.resize([1, 1, 0.5, 0.5], make.WINDOWS)
     same = make.TOKENS - change.get("misses", 0) - np.resize([0, 0, 0, 1], N)
@@ -89,7 +108,10 @@ def test_inconclusive_says_how_many_windows() -> None:
     check = found(make.candidate(NLL, TASKS, kl))["mean_kl deployed x"]
     reach = linearized(kl.mean(1), np.ones(N), 0.95)[2] - kl.mean()
     assert check.status == "INCONCLUSIVE"
-    assert f"About {math.ceil(N * (reach / 0.001) ** 2)} windows would decide it; {N} were scored" in check.reason
+    assert (
+        f"About {math.ceil(N * (reach / 0.001) ** 2)} windows would decide it; {N} were scored"
+        in check.reason
+    )
 
 
 def test_windows_too_few_to_show_rare_damage_are_no_pass() -> None:
@@ -99,7 +121,10 @@ def test_windows_too_few_to_show_rare_damage_are_no_pass() -> None:
     checks = found(ours, rare=0.02)
     assert {checks[f"{kind} weights x"].status for kind in METHODS} == {"INCONCLUSIVE"}
     reason = checks["mean_kl weights x"].reason
-    assert "16 windows can miss damage that sits in 17.1% of them, gate.rare asks for 2.0%: 149 windows would show it" in reason
+    assert (
+        "16 windows can miss damage that sits in 17.1% of them, gate.rare asks for 2.0%: 149"
+        " windows would show it" in reason
+    )
     bad = found(make.candidate(NLL + 10, TASKS, kl=1.0), rare=0.02)
     assert bad["perplexity_ratio weights x"].status == bad["mean_kl weights x"].status == "FAIL"
 
@@ -107,7 +132,10 @@ def test_windows_too_few_to_show_rare_damage_are_no_pass() -> None:
 def test_tails_of_the_true_tokens_probability() -> None:
     kl = np.random.default_rng(6).exponential(0.01, make.SHAPE)
     verdict = gate.decide(THEIRS, make.candidate(NLL, TASKS, kl), None, make.limits(items=ITEMS))
-    assert [(tails.view, tails.text) for tails in verdict.tails] == [("deployed", "x"), ("weights", "x")]
+    assert [(tails.view, tails.text) for tails in verdict.tails] == [
+        ("deployed", "x"),
+        ("weights", "x"),
+    ]
     assert verdict.tails[0].quantiles["0.01"] == pytest.approx(np.quantile(-kl / 2, 0.01))
     assert verdict.tails[0].quantiles["0.5"] == pytest.approx(np.median(-kl / 2))
 
@@ -117,7 +145,10 @@ def with_floor(ours: Evaluation, floor: Evaluation | None) -> dict[str, Check]:
 
 
 def test_a_low_noise_floor_changes_nothing() -> None:
-    ours, floor = make.candidate(NLL + 0.5, TASKS, 0.005), make.candidate(NLL, TASKS, 0.0001, variant="bf16")
+    ours, floor = (
+        make.candidate(NLL + 0.5, TASKS, 0.005),
+        make.candidate(NLL, TASKS, 0.0001, variant="bf16"),
+    )
     assert with_floor(ours, floor) == found(ours)
 
 
@@ -147,13 +178,19 @@ def test_an_unquantized_model_needs_no_floor() -> None:
 @pytest.mark.parametrize(
     ("kind", "floor", "remedy"),
     [
-        ("perplexity_ratio", {"shift": math.log(1.05) * make.TOKENS / 2.9}, f"Set the limit to {1.05 ** (3 / 2.9):.6g} or more"),
+        (
+            "perplexity_ratio",
+            {"shift": math.log(1.05) * make.TOKENS / 2.9},
+            f"Set the limit to {1.05 ** (3 / 2.9):.6g} or more",
+        ),
         ("mean_kl", {"kl": 0.007}, "Set the limit to 0.021 or more"),
         ("p99_kl", {"kl": 0.07}, "Set the limit to 0.21 or more"),
         ("top1_agreement", {"misses": 2}, "Set the limit to 0.8125 or less"),
     ],
-)  # fmt: skip
-def test_a_limit_closer_than_three_floors_is_not_decidable(kind: str, floor: dict[str, float], remedy: str) -> None:
+)
+def test_a_limit_closer_than_three_floors_is_not_decidable(
+    kind: str, floor: dict[str, float], remedy: str
+) -> None:
     def made(shift: float = 0, kl: float = 0.001, misses: int = 0) -> Evaluation:
         return make.candidate(NLL + shift, TASKS, kl, np.full(N, make.TOKENS - misses))
 
@@ -164,10 +201,22 @@ def test_a_limit_closer_than_three_floors_is_not_decidable(kind: str, floor: dic
     assert remedy in check.reason
     # An engine that scores better than the reference is as noisy as one that scores worse.
     if kind == "perplexity_ratio":
-        assert with_floor(made(), made(-floor["shift"]))[f"{kind} deployed x"].status == "INCONCLUSIVE"
+        assert (
+            with_floor(made(), made(-floor["shift"]))[f"{kind} deployed x"].status == "INCONCLUSIVE"
+        )
     # Beyond the limit but within the noise: still not decidable. Beyond both: FAIL.
-    steps = {"perplexity_ratio": "shift", "mean_kl": "kl", "p99_kl": "kl", "top1_agreement": "misses"}
-    size = {"perplexity_ratio": math.log(1.05) * make.TOKENS, "mean_kl": 0.02, "p99_kl": 0.2, "top1_agreement": 3.2}[kind]
+    steps = {
+        "perplexity_ratio": "shift",
+        "mean_kl": "kl",
+        "p99_kl": "kl",
+        "top1_agreement": "misses",
+    }
+    size = {
+        "perplexity_ratio": math.log(1.05) * make.TOKENS,
+        "mean_kl": 0.02,
+        "p99_kl": 0.2,
+        "top1_agreement": 3.2,
+    }[kind]
     for factor, status in ((1.5, "INCONCLUSIVE"), (3, "FAIL")):
         value = round(factor * size) if kind == "top1_agreement" else factor * size
         noisy = with_floor(made(**{steps[kind]: value}), noise)[f"{kind} deployed x"]

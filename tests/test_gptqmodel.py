@@ -1,4 +1,5 @@
-"""What is read from GPTQModel's own log: losses, layers without a searched scale, and silent fallbacks."""
+"""What is read from GPTQModel's own log: losses, layers without a searched scale, and silent
+fallbacks."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ def read(log: Path, *lines: str) -> dict[str, float | None]:
 
 
 def test_losses_by_layer_and_the_log_does_not_stay(log: Path) -> None:
-    found = read(log, f"{Q},0.25,4096,0.05,0.1", f"{D},0.5,4096,,0.1", f"{OUT},not applicable,4096,,0.1")
+    found = read(
+        log, f"{Q},0.25,4096,0.05,0.1", f"{D},0.5,4096,,0.1", f"{OUT},not applicable,4096,,0.1"
+    )
     assert found["model.layers.0.self_attn.q_proj"] == 0.25
     assert found["model.layers.0.self_attn.o_proj"] is None
     assert not log.exists()
@@ -37,11 +40,22 @@ def test_losses_by_layer_and_the_log_does_not_stay(log: Path) -> None:
     ("lines", "expected"),
     [
         ([f"{Q},0.25,4096,0.05,0.1"], r"left out model\.layers\.0\.mlp\.down_proj"),
-        ([f"{Q},fallback(rtn),4096,,0.1", f"{D},0.1,4096,,0.1"], r"q_proj but fell back \('fallback\(rtn\)'\)"),
-        ([f"{Q},not applicable,4096,,0.1", f"{D},0.1,4096,,0.1"], r"q_proj but fell back \('not applicable'\)"),
-        ([f"{Q},0.25,0,,0.1", f"{D},0.1,4096,,0.1"], "saw no calibration tokens at layer 0 self_attn.q_proj"),
+        (
+            [f"{Q},fallback(rtn),4096,,0.1", f"{D},0.1,4096,,0.1"],
+            r"q_proj but fell back \('fallback\(rtn\)'\)",
+        ),
+        (
+            [f"{Q},not applicable,4096,,0.1", f"{D},0.1,4096,,0.1"],
+            r"q_proj but fell back \('not applicable'\)",
+        ),
+        (
+            [f"{Q},0.25,0,,0.1", f"{D},0.1,4096,,0.1"],
+            "saw no calibration tokens at layer 0 self_attn.q_proj",
+        ),
     ],
-)  # fmt: skip
-def test_a_layer_that_was_not_calibrated_is_an_error(log: Path, lines: list[str], expected: str) -> None:
+)
+def test_a_layer_that_was_not_calibrated_is_an_error(
+    log: Path, lines: list[str], expected: str
+) -> None:
     with pytest.raises(QuantizeError, match=expected):
         read(log, *lines)

@@ -1,4 +1,5 @@
-"""`quantgate artifacts` and `quantgate clean`: what no recipe names goes, what a recipe or DVC has stays."""
+"""`quantgate artifacts` and `quantgate clean`: what no recipe names goes, what a recipe or DVC has
+stays."""
 
 from __future__ import annotations
 
@@ -14,18 +15,34 @@ from pipeline.planning import index
 from tests.conftest import commit_all
 
 KEPT = (
-    "models/tiny/ov-int8/openvino_model.bin", "manifests/tiny/ov-int8.json", "evaluations/tiny/reference.json",
-    "evaluations/tiny/ov-int8.json", "checkpoints/tiny.json", "sources/tiny/model.safetensors", "sources/tiny.lock",
-    "logprobs/tiny/tiny-text.npy", "reports/tiny.html", "reports/qwen2.5-0.5b-instruct.json", "cards/tiny/ov-int8.md",
-    "audits/gone/somebody/report.json", "models/.gitignore",
-)  # fmt: skip
+    "models/tiny/ov-int8/openvino_model.bin",
+    "manifests/tiny/ov-int8.json",
+    "evaluations/tiny/reference.json",
+    "evaluations/tiny/ov-int8.json",
+    "checkpoints/tiny.json",
+    "sources/tiny/model.safetensors",
+    "sources/tiny.lock",
+    "logprobs/tiny/tiny-text.npy",
+    "reports/tiny.html",
+    "reports/qwen2.5-0.5b-instruct.json",
+    "cards/tiny/ov-int8.md",
+    "audits/gone/somebody/report.json",
+    "models/.gitignore",
+)
 LEFT = (
-    "models/tiny/ov-int3/model.safetensors", "evaluations/tiny/ov-int3.json", "http/tiny/ov-int3.timings.json",
-    "rungs/tiny/ov-small/0a1b/model/openvino_model.bin", "models/gone/ov-int8/openvino_model.bin",
-    "evaluations/gone/reference.json", "checkpoints/gone.json", "sources/gone/model.safetensors", "sources/gone.lock",
+    "models/tiny/ov-int3/model.safetensors",
+    "evaluations/tiny/ov-int3.json",
+    "http/tiny/ov-int3.timings.json",
+    "rungs/tiny/ov-small/0a1b/model/openvino_model.bin",
+    "models/gone/ov-int8/openvino_model.bin",
+    "evaluations/gone/reference.json",
+    "checkpoints/gone.json",
+    "sources/gone/model.safetensors",
+    "sources/gone.lock",
     "calibration/gone/samples.json",
-    "reports/gone-2.5b.md", "cards/gone/ov-int8.md",
-)  # fmt: skip
+    "reports/gone-2.5b.md",
+    "cards/gone/ov-int8.md",
+)
 
 
 @pytest.fixture
@@ -42,7 +59,9 @@ def there(names: tuple[str, ...]) -> list[str]:
     return [name for name in names if (paths.ARTIFACTS / name).is_file()]
 
 
-def test_clean_removes_what_no_recipe_names(stocked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_clean_removes_what_no_recipe_names(
+    stocked: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["clean", "--yes"]) == 0
     said = capsys.readouterr().out
     assert there(KEPT) == list(KEPT)
@@ -55,7 +74,9 @@ def test_clean_removes_what_no_recipe_names(stocked: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(("answer", "stay"), [("n\n", True), ("y\n", False)])
-def test_clean_asks(stocked: Path, monkeypatch: pytest.MonkeyPatch, answer: str, stay: bool) -> None:
+def test_clean_asks(
+    stocked: Path, monkeypatch: pytest.MonkeyPatch, answer: str, stay: bool
+) -> None:
     terminal = io.StringIO(answer)
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stdin", terminal)
@@ -73,22 +94,30 @@ def test_where_nobody_can_be_asked_nothing_is_removed(
 
 
 def test_what_dvc_still_has_stays(stocked: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A recipe whose file is gone is DVC's until the index is in line; and no rule of ours goes before DVC's list."""
+    """A recipe whose file is gone is DVC's until the index is in line; and no rule of ours goes
+    before DVC's list."""
     paths.recipe("tiny").unlink()
     assert cli.main(["clean", "--yes"]) == 2
     assert "Run: quantgate index" in capsys.readouterr().err
     assert there((*KEPT, *LEFT)) == [*KEPT, *LEFT]
     index.write()
     assert cli.main(["clean", "--yes"]) == 0
-    assert there(("models/tiny/ov-int8/openvino_model.bin", "reports/qwen2.5-0.5b-instruct.json")) == [
-        "reports/qwen2.5-0.5b-instruct.json"
-    ]
+    assert there(
+        ("models/tiny/ov-int8/openvino_model.bin", "reports/qwen2.5-0.5b-instruct.json")
+    ) == ["reports/qwen2.5-0.5b-instruct.json"]
 
 
 def test_an_output_its_folder_and_its_files_are_dvcs(stocked: Path) -> None:
     tracked = clean._tracked()
-    assert {Path("artifacts/models/tiny/ov-int8").resolve(), Path("artifacts/reports/tiny.html").resolve()} <= tracked
-    for path in ("artifacts/models/tiny/ov-int8", "artifacts/models/tiny", "artifacts/models/tiny/ov-int8/openvino_model.bin"):
+    assert {
+        Path("artifacts/models/tiny/ov-int8").resolve(),
+        Path("artifacts/reports/tiny.html").resolve(),
+    } <= tracked
+    for path in (
+        "artifacts/models/tiny/ov-int8",
+        "artifacts/models/tiny",
+        "artifacts/models/tiny/ov-int8/openvino_model.bin",
+    ):
         assert clean._touches(Path(path), tracked)
     assert not clean._touches(Path("artifacts/models/tiny/ov-int3"), tracked)
 
@@ -112,7 +141,9 @@ def test_a_file_of_several_names_counts_once(tmp_path: Path) -> None:
     assert inventory.size_bytes(tmp_path) == 1000
 
 
-def test_without_dvcs_word_nothing_is_removed(stocked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_dvcs_word_nothing_is_removed(
+    stocked: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("dvc.yaml").write_text("stages: 7")
     assert cli.main(["clean", "--yes"]) == 2
     assert "DVC cannot say what it tracks" in capsys.readouterr().err

@@ -1,4 +1,5 @@
-"""What is kept of an item for people: the question and the right answer of lm-eval's kinds of tasks."""
+"""What is kept of an item for people: the question and the right answer of lm-eval's kinds of
+tasks."""
 
 from __future__ import annotations
 

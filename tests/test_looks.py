@@ -1,4 +1,5 @@
-"""The gate stage draws items look by look: when it goes on, what it asks for, what it keeps. The engine is a stand-in here."""
+"""The gate stage draws items look by look: when it goes on, what it asks for, what it keeps. The
+engine is a stand-in here."""
 
 from __future__ import annotations
 
@@ -24,13 +25,16 @@ Spans = dict[str, list[int]]
 
 
 class Engine:
-    """Answers with the items of the spans, of an artifact whose scores are given; dies at the question `dies_at`."""
+    """Answers with the items of the spans, of an artifact whose scores are given; dies at the
+    question `dies_at`."""
 
     asked: list[Spans]
     scores: np.ndarray
     dies_at: int | None
 
-    def __init__(self, environment: str, verb: str, job: dict[str, Any], request: Path, offline: bool) -> None:
+    def __init__(
+        self, environment: str, verb: str, job: dict[str, Any], request: Path, offline: bool
+    ) -> None:
         assert (environment, verb, job["spans"]) == ("openvino", "extend", {})
 
     def ask(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -64,7 +68,10 @@ def gate(**settings: str) -> None:
     text = paths.recipe("tiny").read_text()
     for key, value in settings.items():
         lines = [line for line in text.splitlines() if not line.startswith(f"  {key}:")]
-        text = "\n".join(line if line != "gate:" else f"gate:\n  {key}: {value}" for line in lines) + "\n"
+        text = (
+            "\n".join(line if line != "gate:" else f"gate:\n  {key}: {value}" for line in lines)
+            + "\n"
+        )
     paths.recipe("tiny").write_text(text)
 
 
@@ -72,7 +79,9 @@ def measure(count: int, scores: np.ndarray) -> None:
     """The evaluation as it is after its first look: `count` items of each task."""
     path = paths.evaluation("tiny", VARIANT)
     found = read(path, Evaluation)
-    found.model_copy(update={"tasks": [cut(task.name, scores, 0, count) for task in found.tasks]}).write(path)
+    found.model_copy(
+        update={"tasks": [cut(task.name, scores, 0, count) for task in found.tasks]}
+    ).write(path)
 
 
 def decided() -> Verdict:
@@ -81,14 +90,17 @@ def decided() -> Verdict:
 
 
 def test_looks_go_on_until_they_decide(engine: type[Engine]) -> None:
-    """400 items without a change: 80 and 160 of them cannot show less than 3 points, 240 can (bounds z^2 / (n + z^2))."""
+    """400 items without a change: 80 and 160 of them cannot show less than 3 points, 240 can
+    (bounds z^2 / (n + z^2))."""
     gate(sequential="true", accuracy_drop="{bf16: 0.03, int8: 0.03, int4: 0.03, int2: 0.03}")
     measure(20, np.ones(100))
     verdict = decided()
     assert verdict.status == "PASS"
     assert [look.items for look in verdict.looks] == [80, 160, 240]
-    assert engine.asked == [dict.fromkeys(measured.recipe.load("tiny").evaluate.tasks, (20, 40)),
-                            dict.fromkeys(measured.recipe.load("tiny").evaluate.tasks, (40, 60))]  # fmt: skip
+    assert engine.asked == [
+        dict.fromkeys(measured.recipe.load("tiny").evaluate.tasks, (20, 40)),
+        dict.fromkeys(measured.recipe.load("tiny").evaluate.tasks, (40, 60)),
+    ]
     kept = read(paths.extension("tiny", VARIANT), Extension)
     assert {len(task.items) for task in kept.tasks} == {40} and kept.wall_s == 2
     current.recheck("tiny", VARIANT)
@@ -127,7 +139,9 @@ def test_an_undecided_text_is_not_mended_by_items(engine: type[Engine]) -> None:
 def test_futile_looks_are_not_taken(engine: type[Engine]) -> None:
     gate(sequential="true")
     scores = np.ones(100)
-    scores[[3, 30]] = 0  # 4 of 80, then 8 of 160: 5 points against a limit of 1, and 3 in the guard-rail
+    scores[[3, 30]] = (
+        0  # 4 of 80, then 8 of 160: 5 points against a limit of 1, and 3 in the guard-rail
+    )
     engine.scores = scores
     measure(20, scores)
     verdict = decided()
@@ -136,7 +150,8 @@ def test_futile_looks_are_not_taken(engine: type[Engine]) -> None:
 
 
 def test_the_other_kind_of_gate_takes_what_was_measured(engine: type[Engine]) -> None:
-    """A sequential gate's evaluation is completed for a gate that is not; whole evaluations serve a sequential one as they are."""
+    """A sequential gate's evaluation is completed for a gate that is not; whole evaluations serve a
+    sequential one as they are."""
     gate(sequential="true")
     measure(20, np.ones(100))
     gate(sequential="false")

@@ -1,8 +1,7 @@
 """Malformed files: whatever users bring, a reader returns or raises an error of ours, soon.
 
-`make test` draws the same few hundred files each time, in seconds; `make test-all` draws others, for minutes
-(profiles of hypothesis, in tests/conftest.py).
-"""
+`make test` draws the same few hundred files each time, in seconds; `make test-all` draws others,
+for minutes (profiles of hypothesis, in tests/conftest.py)."""
 
 from __future__ import annotations
 
@@ -46,13 +45,20 @@ WEIGHTS = malformed.framed(ENTRIES, 0, 24)
 SLOW_S = 5.0  # of processor time, for a file of a few kB
 LONGEST = 20_000  # characters of a message
 ROWS: list[Any] = [
-    {"text": "a"}, {"text": [{"role": "user", "content": "b"}]}, {"text": [1, 2.5, None, True]},
-    {"text": [{"role": "assistant", "content": [{"type": "text", "text": "c"}], "tool_calls": [{}]}]},
-]  # fmt: skip
+    {"text": "a"},
+    {"text": [{"role": "user", "content": "b"}]},
+    {"text": [1, 2.5, None, True]},
+    {
+        "text": [
+            {"role": "assistant", "content": [{"type": "text", "text": "c"}], "tool_calls": [{}]}
+        ]
+    },
+]
 
 
 def refused(reader: Callable[[], object], *words: str) -> bool:
-    """Whether it was. Any other exception than ours, a message without `words`, or one that took long ends the test."""
+    """Whether it was. Any other exception than ours, a message without `words`, or one that took
+    long ends the test."""
     start, error = time.process_time(), None
     try:
         reader()
@@ -79,20 +85,28 @@ def test_recipes_of_any_values(tmp_path: Path, value: Any) -> None:
     refused(lambda: refusal.refuse(path, parsing.parse(path, Recipe)), "x.yaml")
 
 
-@given(data=malformed.values().map(malformed.written) | malformed.damaged((CHECKPOINT / "config.json").read_bytes()))
+@given(
+    data=malformed.values().map(malformed.written)
+    | malformed.damaged((CHECKPOINT / "config.json").read_bytes())
+)
 def test_json(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.json").write_bytes(data)
     refused(lambda: reading.json_object(tmp_path / "x.json", RecipeError), "x.json")
 
 
 @given(
-    name=st.sampled_from(["config.json", "tokenizer_config.json", "adapter_config.json", source.INDEX]),
-    value=malformed.replaced({**CONFIG, "rope_scaling": {"type": "linear", "factor": 2}}) | malformed.values(),
+    name=st.sampled_from(
+        ["config.json", "tokenizer_config.json", "adapter_config.json", source.INDEX]
+    ),
+    value=malformed.replaced({**CONFIG, "rope_scaling": {"type": "linear", "factor": 2}})
+    | malformed.values(),
 )
 def test_checkpoints_whose_files_say_anything(tmp_path: Path, name: str, value: Any) -> None:
     write_checkpoint(tmp_path)
     (tmp_path / name).write_bytes(malformed.written(value))
-    recipe = parsing.parse(ROOT / "recipes" / "tiny.yaml", Recipe).model_copy(update={"model": Model(path=str(tmp_path))})
+    recipe = parsing.parse(ROOT / "recipes" / "tiny.yaml", Recipe).model_copy(
+        update={"model": Model(path=str(tmp_path))}
+    )
 
     def plan() -> None:
         checkpoint.check(tmp_path)
@@ -104,7 +118,16 @@ def test_checkpoints_whose_files_say_anything(tmp_path: Path, name: str, value: 
     refused(plan)
 
 
-@given(config=malformed.replaced({"quant_method": "gptq", "bits": 4, "group_size": 128, "config_groups": {"a": {"weights": {}}}}))
+@given(
+    config=malformed.replaced(
+        {
+            "quant_method": "gptq",
+            "bits": 4,
+            "group_size": 128,
+            "config_groups": {"a": {"weights": {}}},
+        }
+    )
+)
 def test_artifacts_of_others_whose_configuration_says_anything(tmp_path: Path, config: Any) -> None:
     for method in (config, {**config, "quant_method": "compressed-tensors"}):
         (tmp_path / "config.json").write_bytes(malformed.written({"quantization_config": method}))
@@ -112,7 +135,12 @@ def test_artifacts_of_others_whose_configuration_says_anything(tmp_path: Path, c
 
 
 @given(
-    manifest=malformed.replaced({"artifactType": oci.ARTIFACT, "layers": [{"digest": "x", "annotations": {oci.FILE_PATH: "y"}}]})
+    manifest=malformed.replaced(
+        {
+            "artifactType": oci.ARTIFACT,
+            "layers": [{"digest": "x", "annotations": {oci.FILE_PATH: "y"}}],
+        }
+    )
 )
 def test_manifests_of_a_registry(manifest: Any) -> None:
     refused(lambda: oci._layers(malformed.written(manifest)))
@@ -136,13 +164,18 @@ def test_prompts(tmp_path: Path, name: str, data: st.DataObject) -> None:
     refused(lambda: prompts.documents("x", given))
 
 
-@pytest.mark.parametrize("kind", [records.Manifest, records.Evaluation, records.Verdict, records.Benchmark])
+@pytest.mark.parametrize(
+    "kind", [records.Manifest, records.Evaluation, records.Verdict, records.Benchmark]
+)
 @given(data=st.data())
-def test_records(tmp_path: Path, measured_once: Path, kind: type[records.Record], data: st.DataObject) -> None:
+def test_records(
+    tmp_path: Path, measured_once: Path, kind: type[records.Record], data: st.DataObject
+) -> None:
     stored = next(measured_once.rglob(f"artifacts/{kind.__name__.lower()}s/tiny/**/*ov-int8*.json"))
     (tmp_path / "x.json").write_bytes(
         data.draw(
-            malformed.replaced(json.loads(stored.read_text())).map(malformed.written) | malformed.damaged(stored.read_bytes())
+            malformed.replaced(json.loads(stored.read_text())).map(malformed.written)
+            | malformed.damaged(stored.read_bytes())
         )
     )
     refused(lambda: records.read(tmp_path / "x.json", kind), "x.json")
@@ -150,11 +183,19 @@ def test_records(tmp_path: Path, measured_once: Path, kind: type[records.Record]
 
 @given(data=st.data())
 def test_signed_statements(published_once: Path, data: st.DataObject) -> None:
-    lines = (published_once / "registry/tiny/ov-int8/1/quantgate/signoff.jsonl").read_text().splitlines()
+    lines = (
+        (published_once / "registry/tiny/ov-int8/1/quantgate/signoff.jsonl")
+        .read_text()
+        .splitlines()
+    )
     said = json.loads(data.draw(st.sampled_from(lines)))
     inside = json.loads(signing.opened(json.dumps(said), "x").envelope.payload)
-    changed = malformed.replaced(inside).map(lambda found: {**said, "payload": base64.b64encode(malformed.written(found)).decode()})
-    line = data.draw((changed | malformed.replaced(said) | malformed.values()).map(json.dumps) | st.text())
+    changed = malformed.replaced(inside).map(
+        lambda found: {**said, "payload": base64.b64encode(malformed.written(found)).decode()}
+    )
+    line = data.draw(
+        (changed | malformed.replaced(said) | malformed.values()).map(json.dumps) | st.text()
+    )
     refused(lambda: log.parse(line, "x"), "x")
 
 
@@ -172,7 +213,15 @@ def test_verify_calls_every_damaged_bundle_tampered(bundle: Path, data: st.DataO
 
 
 @pytest.mark.parametrize(
-    "value", ["2024-13-45", "!!int abc", "9" * 5000, "[" * 5000, "!!timestamp x", "!!python/object:os.system x"]
+    "value",
+    [
+        "2024-13-45",
+        "!!int abc",
+        "9" * 5000,
+        "[" * 5000,
+        "!!timestamp x",
+        "!!python/object:os.system x",
+    ],
 )
 def test_a_value_that_yaml_cannot_make_is_an_error_of_ours(tmp_path: Path, value: str) -> None:
     (tmp_path / "x.yaml").write_text(f"model: {value}\n")

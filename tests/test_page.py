@@ -1,4 +1,5 @@
-"""The page from a summary alone: complete, safe, the same bytes each time, and honest about what was not measured."""
+"""The page from a summary alone: complete, safe, the same bytes each time, and honest about what
+was not measured."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
 class Outline(HTMLParser):
-    """Elements with their attributes, ids and headings; raises if elements are not closed in order."""
+    """Elements with their attributes, ids and headings; raises if elements are not closed in
+    order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -73,7 +75,10 @@ def test_nothing_is_fetched_and_no_text_is_markup(html: str, outline: Outline) -
     assert len(outline.all("script")) == 1
     assert not outline.all("img", "iframe", "object", "embed", "base")
     links = [
-        value for attributes in outline.all("a", "link", "use", "image") for name, value in attributes.items() if "href" in name
+        value
+        for attributes in outline.all("a", "link", "use", "image")
+        for name, value in attributes.items()
+        if "href" in name
     ]
     assert links
     assert all(link and link.startswith(("#", "data:,")) for link in links)
@@ -97,33 +102,66 @@ def test_headings_go_down_one_level_at_a_time(outline: Outline) -> None:
 
 def test_charts_and_tables_are_labelled(outline: Outline) -> None:
     charts = outline.all("svg")
-    assert all(svg.get("role") == "img" and svg.get("aria-label") and svg.get("viewbox") for svg in charts)
+    assert all(
+        svg.get("role") == "img" and svg.get("aria-label") and svg.get("viewbox") for svg in charts
+    )
     assert not any("width" in svg or "height" in svg for svg in charts)
     assert len(outline.all("caption")) == len(outline.all("table"))
     assert len(outline.all("figcaption")) == len(outline.all("figure"))
     assert all(head.get("scope") in ("row", "col") for head in outline.all("th"))
     regions = [found for found in outline.all("div") if "scroll" in (found.get("class") or "")]
-    assert all(found["role"] == "region" and found["tabindex"] == "0" and found["aria-label"] for found in regions)
+    assert all(
+        found["role"] == "region" and found["tabindex"] == "0" and found["aria-label"]
+        for found in regions
+    )
 
 
 def test_every_chart_is_there(outline: Outline) -> None:
     keys = {found["id"] for found in outline.all("figure")}
-    latencies = {f"curve-{latency}-{profile}" for latency in ("tpot_ms", "ttft_ms") for profile in ("deployed", "matched")}
-    checks = {"perplexity_ratio", "mean_kl", "p99_kl", "top1_agreement", "accuracy_drop", "task_drop"}
-    expected = {"pareto-speed", "pareto-size", "divergence-0", "goodput", "bars-size", "bars-memory", "bars-load", "costs"}
+    latencies = {
+        f"curve-{latency}-{profile}"
+        for latency in ("tpot_ms", "ttft_ms")
+        for profile in ("deployed", "matched")
+    }
+    checks = {
+        "perplexity_ratio",
+        "mean_kl",
+        "p99_kl",
+        "top1_agreement",
+        "accuracy_drop",
+        "task_drop",
+    }
+    expected = {
+        "pareto-speed",
+        "pareto-size",
+        "divergence-0",
+        "goodput",
+        "bars-size",
+        "bars-memory",
+        "bars-load",
+        "costs",
+    }
     assert keys == expected | latencies | {f"forest-{check}" for check in checks}
 
 
 def test_verdicts_are_said_in_words(summary: Summary, html: str) -> None:
     headline, facts, verdict = first_card(summary)
-    assert (headline, verdict) == ("Ship ov-int4: 33% of the size, mean KL 0.00967, 377 tokens/s.", "pass")
+    assert (headline, verdict) == (
+        "Ship ov-int4: 33% of the size, mean KL 0.00967, 377 tokens/s.",
+        "pass",
+    )
     assert "Not to be shipped: rtn-int2 (its verdict is FAIL)." in facts
     assert "accurate but not faster" in html
     assert "not benchmarked: the gate says FAIL" in html
     failed = tables.missed({"rtn-int2": summary.variants["rtn-int2"]})
     assert failed is not None
-    assert any(row[1].text.startswith("mean_kl") and "beyond the limit" in row[3].text for row in failed.rows)
-    assert html.count("PASS, all 11 checks: ov-bf16, ov-int8, ov-int4, vllm-bf16 and gptq-int4.") == 1
+    assert any(
+        row[1].text.startswith("mean_kl") and "beyond the limit" in row[3].text
+        for row in failed.rows
+    )
+    assert (
+        html.count("PASS, all 11 checks: ov-bf16, ov-int8, ov-int4, vllm-bf16 and gptq-int4.") == 1
+    )
 
 
 def test_white_space_in_tokens_is_visible() -> None:
@@ -135,12 +173,35 @@ def test_white_space_in_tokens_is_visible() -> None:
 def bare(rows: dict[str, Any]) -> dict[str, Any]:
     """Nothing was measured of any variant: each could not even be loaded."""
     for row in rows.values():
-        check = {"name": "load", "status": "FAIL", "value": math.nan, "low": math.nan, "high": math.nan, "limit": math.nan, "n": 0,
-                 "method": "load check", "reason": "a weight is NaN"}  # fmt: skip
+        check = {
+            "name": "load",
+            "status": "FAIL",
+            "value": math.nan,
+            "low": math.nan,
+            "high": math.nan,
+            "limit": math.nan,
+            "n": 0,
+            "method": "load check",
+            "reason": "a weight is NaN",
+        }
         row["verdict"].update(status="FAIL", checks=[check], tasks=[], tails=[])
-        row["benchmark"].update(measured=False, reason="the gate says FAIL", profiles={}, costs=[], machine={}, notices=[])
+        row["benchmark"].update(
+            measured=False,
+            reason="the gate says FAIL",
+            profiles={},
+            costs=[],
+            machine={},
+            notices=[],
+        )
         row.update(
-            perplexity={}, bits_per_byte={}, tasks={}, kl_distribution={}, worst_tokens=[], flipped=[], http=None, size_ratio=None
+            perplexity={},
+            bits_per_byte={},
+            tasks={},
+            kl_distribution={},
+            worst_tokens=[],
+            flipped=[],
+            http=None,
+            size_ratio=None,
         )
     return rows
 
@@ -155,12 +216,16 @@ def broken(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("how", [bare, broken])
-def test_what_was_not_measured_is_said_and_never_shown_as_a_number(how: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+def test_what_was_not_measured_is_said_and_never_shown_as_a_number(
+    how: Callable[[dict[str, Any]], dict[str, Any]],
+) -> None:
     html = page.render(summaries.summary(how(summaries.rows())))
     text = re.sub(r"<style>.*?</style>|<script>.*?</script>|<[^>]+>", " ", html, flags=re.DOTALL)
     assert "not measured" in text
     assert not re.search(r"\b(None|nan|NaN|inf)\b", text.replace("a weight is NaN", ""))
-    assert not re.search(r"\b(?:NaN|undefined|Infinity)\b", " ".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL)))
+    assert not re.search(
+        r"\b(?:NaN|undefined|Infinity)\b", " ".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
+    )
     Outline(html)
 
 
@@ -177,9 +242,31 @@ def test_shares_of_the_margin() -> None:
     check = {"status": "PASS", "n": 1, "method": "", "reason": ""}
     row = summaries.rows()["ov-int4"]
     row["verdict"]["checks"] = [
-        {**check, "name": "mean_kl deployed x", "value": 0.01, "low": 0.008, "high": 0.012, "limit": 0.02},
-        {**check, "name": "mean_kl weights x", "value": 0.2, "low": 0.1, "high": 0.3, "limit": 0.02, "status": "FAIL"},
-        {**check, "name": "top1_agreement deployed x", "value": 0.95, "low": 0.94, "high": 0.96, "limit": 0.9},
+        {
+            **check,
+            "name": "mean_kl deployed x",
+            "value": 0.01,
+            "low": 0.008,
+            "high": 0.012,
+            "limit": 0.02,
+        },
+        {
+            **check,
+            "name": "mean_kl weights x",
+            "value": 0.2,
+            "low": 0.1,
+            "high": 0.3,
+            "limit": 0.02,
+            "status": "FAIL",
+        },
+        {
+            **check,
+            "name": "top1_agreement deployed x",
+            "value": 0.95,
+            "low": 0.94,
+            "high": 0.96,
+            "limit": 0.9,
+        },
     ]
     rows = {"v": VariantSummary.model_validate(row)}
     assert [cells[5].text for cells in tables.checks(rows).rows] == ["50%", "1000%", "50%"]
@@ -201,7 +288,15 @@ def test_a_busy_machine_is_said_beside_each_figure() -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast(scheme: str) -> None:
     colours = {name: getattr(colour, scheme) for name, colour in theme.COLOURS.items()}
-    texts = ("ink", "muted", "link", "pass", "fail", "open", *(f"c{place}" for place in range(1, 9)))
+    texts = (
+        "ink",
+        "muted",
+        "link",
+        "pass",
+        "fail",
+        "open",
+        *(f"c{place}" for place in range(1, 9)),
+    )
     for name in texts:
         for ground in ("paper", "panel"):
             assert contrast(colours[name], colours[ground]) >= 4.5, (name, ground)
@@ -215,7 +310,9 @@ def contrast(one: str, other: str) -> float:
 
 def luminance(colour: str) -> float:
     parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    )
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
@@ -229,7 +326,13 @@ def test_numbers() -> None:
     assert [number(value) for value in (1234.5, 0.012345, -0.5, 6.4e-6, 0, None, math.nan)] == [
         "1,230", "0.0123", "\u22120.5", "6.4\u00d710⁻⁶", "0", "not measured", "not measured",
     ]  # fmt: skip
-    assert [size(value) for value in (12, 834_000, 1.61e6, 16e9, None)] == ["12 B", "834 kB", "1.61 MB", "16 GB", "not measured"]
+    assert [size(value) for value in (12, 834_000, 1.61e6, 16e9, None)] == [
+        "12 B",
+        "834 kB",
+        "1.61 MB",
+        "16 GB",
+        "not measured",
+    ]
 
 
 def test_distribution_keeps_the_quantiles_that_the_positions_support() -> None:

@@ -1,4 +1,5 @@
-"""The page in a real browser: drawn, sortable, readable at every width and colour scheme, printable, and without a network."""
+"""The page in a real browser: drawn, sortable, readable at every width and colour scheme,
+printable, and without a network."""
 
 from __future__ import annotations
 
@@ -19,15 +20,24 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 
 BROWSERS = ("chromium", "google-chrome", "chromium-browser")
 # Marks of visible charts that have no extent, and charts that have no mark.
-DRAWN = """() => [...document.querySelectorAll('.chart svg')].filter(svg => svg.checkVisibility()).map(svg => {
-  const marks = [...svg.querySelectorAll('.role-mark [aria-label]')].map(mark => mark.getBoundingClientRect());
-  return {id: svg.closest('figure').id, marks: marks.length, empty: marks.filter(box => box.width + box.height === 0).length};
-})"""
-OUTSIDE = """() => [...document.querySelectorAll('.chart svg')].filter(svg => svg.checkVisibility()).flatMap(svg =>
-  [...svg.querySelectorAll('text')].map(text => text.getBoundingClientRect()).filter(box => box.width
-    && (box.left < -1 || box.right > document.documentElement.clientWidth + 1)).map(() => svg.closest('figure').id))"""
+DRAWN = """() => [...document.querySelectorAll('.chart svg')]
+  .filter(svg => svg.checkVisibility()).map(svg => {
+    const marks = [...svg.querySelectorAll('.role-mark [aria-label]')]
+      .map(mark => mark.getBoundingClientRect());
+    const empty = marks.filter(box => box.width + box.height === 0);
+    return {id: svg.closest('figure').id, marks: marks.length, empty: empty.length};
+  })"""
+OUTSIDE = """() => [...document.querySelectorAll('.chart svg')]
+  .filter(svg => svg.checkVisibility()).flatMap(svg => {
+    const boxes = [...svg.querySelectorAll('text')].map(text => text.getBoundingClientRect());
+    const most = document.documentElement.clientWidth + 1;
+    return boxes.filter(box => box.width && (box.left < -1 || box.right > most))
+      .map(() => svg.closest('figure').id);
+  })"""
 OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
-COLUMN = "(table, column) => [...table.tBodies[0].rows].map(row => row.cells[column].textContent.trim())"
+COLUMN = (
+    "(table, column) => [...table.tBodies[0].rows].map(row => row.cells[column].textContent.trim())"
+)
 
 
 def browser_path() -> str | None:
@@ -39,7 +49,9 @@ def browser_path() -> str | None:
 def browser() -> Iterator[Any]:
     path = browser_path()
     if path is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is on the PATH, and CHROMIUM names none")
+        pytest.skip(
+            f"no browser: none of {', '.join(BROWSERS)} is on the PATH, and CHROMIUM names none"
+        )
     with sync_api.sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield started
@@ -147,11 +159,13 @@ def test_the_page_is_whole_without_script(opened: Any) -> None:
 def test_text_has_contrast(opened: Any, scheme: str) -> None:
     """Of every text that is shown, charts included, as the browser computes its colour."""
     found = opened(color_scheme=scheme)
-    colours = found.evaluate("""() => [...document.querySelectorAll('body *')].filter(one => one.checkVisibility()
+    colours = found.evaluate(
+        """() => [...document.querySelectorAll('body *')].filter(one => one.checkVisibility()
       && [...one.childNodes].some(node => node.nodeType === 3 && node.data.trim())).map(one => {
         const style = getComputedStyle(one);
         return one.closest('svg') ? style.fill : style.color;
-      })""")
+      })"""
+    )
     ground = hexadecimal(found.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert len(colours) > 300
     assert all(contrast(hexadecimal(colour), ground) >= 4.5 for colour in set(colours))
@@ -164,35 +178,58 @@ def hexadecimal(colour: str) -> str:
 
 
 def test_names_and_landmarks(opened: Any) -> None:
-    """What axe would ask first: one main, a named navigation, a skip link, names for images, buttons and regions."""
+    """What axe would ask first: one main, a named navigation, a skip link, names for images,
+    buttons and regions."""
     found = opened()
-    assert [found.locator(tag).count() for tag in ("h1", "main", "nav[aria-label]", "header")] == [1, 1, 1, 1]
+    assert [found.locator(tag).count() for tag in ("h1", "main", "nav[aria-label]", "header")] == [
+        1,
+        1,
+        1,
+        1,
+    ]
     found.keyboard.press("Tab")
     assert found.evaluate("document.activeElement.textContent") == "Skip to content"
     found.keyboard.press("Enter")
     assert found.evaluate("document.activeElement.id") == "main"
     assert found.locator("svg:not([aria-label])").count() == 0
-    assert found.evaluate("[...document.querySelectorAll('button, summary')].every(one => one.textContent.trim())")
+    assert found.evaluate(
+        "[...document.querySelectorAll('button, summary')].every(one => one.textContent.trim())"
+    )
     assert found.evaluate("document.documentElement.lang") == "en"
 
 
 def test_on_a_phone_the_table_of_verdicts_scrolls_and_says_so(opened: Any) -> None:
     found = opened(390)
     frame = found.locator("#verdicts .scroll").first
-    assert frame.evaluate("frame => frame.scrollWidth > frame.clientWidth && getComputedStyle(frame).overflowX === 'auto'")
-    said = frame.locator("caption").evaluate("caption => getComputedStyle(caption, '::after').content")
+    assert frame.evaluate(
+        "frame => frame.scrollWidth > frame.clientWidth && getComputedStyle(frame).overflowX ==="
+        " 'auto'"
+    )
+    said = frame.locator("caption").evaluate(
+        "caption => getComputedStyle(caption, '::after').content"
+    )
     assert "more to the right" in said
     frame.evaluate("frame => frame.scrollLeft = 9999")
     first = frame.locator("tbody th").first.bounding_box()
     assert first["x"] >= 0  # the variant's name stays
-    assert "none" in opened(1280).locator("#verdicts caption").first.evaluate("one => getComputedStyle(one, '::after').content")
+    assert "none" in opened(1280).locator("#verdicts caption").first.evaluate(
+        "one => getComputedStyle(one, '::after').content"
+    )
 
 
-STRUCK = """() => [...document.querySelectorAll('#pareto-speed .wide svg, #pareto-size .wide svg')].flatMap(svg => {
-  const boxes = (marks) => [...svg.querySelectorAll(marks)].map(one => one.getBoundingClientRect());
-  const names = boxes('.mark-text.role-mark text').filter(box => box.width), lines = boxes('.mark-rule.role-mark line');
-  return names.filter(name => lines.some(line => line.left < name.right - 1 && name.left + 1 < line.right
-    && line.top < name.bottom - 3 && name.top + 3 < line.bottom)).map(() => svg.closest('figure').id)})"""
+STRUCK = """() => {
+  const charts = document.querySelectorAll('#pareto-speed .wide svg, #pareto-size .wide svg');
+  return [...charts].flatMap(svg => {
+    const boxes = (marks) =>
+      [...svg.querySelectorAll(marks)].map(one => one.getBoundingClientRect());
+    const names = boxes('.mark-text.role-mark text').filter(box => box.width);
+    const lines = boxes('.mark-rule.role-mark line');
+    const across = (name, line) => line.left < name.right - 1 && name.left + 1 < line.right
+      && line.top < name.bottom - 3 && name.top + 3 < line.bottom;
+    return names.filter(name => lines.some(line => across(name, line)))
+      .map(() => svg.closest('figure').id);
+  });
+}"""
 
 
 def test_no_label_of_a_trade_off_is_struck_by_an_interval(opened: Any) -> None:
@@ -211,4 +248,6 @@ def test_it_prints_on_a4_on_few_pages(opened: Any) -> None:
     assert found.locator("#pareto-speed .narrow").is_visible()
     assert not found.locator("#pareto-speed .wide").is_visible()  # several charts a row
     assert found.locator("#verdicts table").first.is_visible()
-    assert not found.locator("#margins details table").is_visible()  # what is drawn is not printed twice
+    assert not found.locator(
+        "#margins details table"
+    ).is_visible()  # what is drawn is not printed twice

@@ -1,4 +1,5 @@
-"""The policy: who is in it, what is said of one that names nobody or is none, and what a correction of it leaves of the log."""
+"""The policy: who is in it, what is said of one that names nobody or is none, and what a correction
+of it leaves of the log."""
 
 from __future__ import annotations
 
@@ -24,13 +25,17 @@ def edit(old: str, new: str) -> None:
     release.commit("policy")
 
 
-def test_a_corrected_name_or_role_leaves_a_next_step(measured: recipe.Recipe, capsys: pytest.CaptureFixture[str]) -> None:
-    """What was signed under the old one counts no more; the log can be read, and the same person approves again."""
+def test_a_corrected_name_or_role_leaves_a_next_step(
+    measured: recipe.Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was signed under the old one counts no more; the log can be read, and the same person
+    approves again."""
     release.approve()
     edit(ADA, "ada.l@example.org")
     assert cli.main(["signoff", "verify", *PASS]) == Rejected.exit_code
     said = (
-        "says it is by ada@example.org (reviewer); the key is that of ada.l@example.org (reviewer). If the policy was corrected, "
+        "says it is by ada@example.org (reviewer); the key is that of ada.l@example.org (reviewer)."
+        " If the policy was corrected, "
     )
     assert said + "let ada.l@example.org approve again" in capsys.readouterr().err
     assert cli.main(["signoff", "approve", *PASS, "--key", key(ADA)]) == 0
@@ -55,7 +60,9 @@ def test_nothing_is_appended_that_does_not_hold(measured: recipe.Recipe) -> None
     """As of a hardware token whose key is not the one that the policy has under that name."""
     verbs.request(*PASS, None)
     before = log.path(*PASS).read_text()
-    decision = log.read(*PASS)[-1][0].model_copy(update={"action": "approve", "by": ADA, "previous": log.last(before)})
+    decision = log.read(*PASS)[-1][0].model_copy(
+        update={"action": "approve", "by": ADA, "previous": log.last(before)}
+    )
     known = policy.load().holders("approvers", datetime.datetime.now(datetime.UTC))
     _, bobs = signing.signer(key(BOB), known)
     with pytest.raises(Tampered, match="nothing was added"):
@@ -63,21 +70,36 @@ def test_nothing_is_appended_that_does_not_hold(measured: recipe.Recipe) -> None
     assert log.path(*PASS).read_text() == before
 
 
-def test_an_approval_that_is_not_enough_is_no_success(measured: recipe.Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_approval_that_is_not_enough_is_no_success(
+    measured: recipe.Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
     release.write_policy("approvals: 2\n")
     assert cli.main(["signoff", "request", *PASS]) == 0
     assert cli.main(["signoff", "approve", *PASS, "--key", key(ADA)]) == Rejected.exit_code
-    assert "your approval is in the log, and is not enough: not signed off: 1 of 2 approvals" in capsys.readouterr().err
+    assert (
+        "your approval is in the log, and is not enough: not signed off: 1 of 2 approvals"
+        in capsys.readouterr().err
+    )
     assert cli.main(["signoff", "approve", *PASS, "--key", key(BOB)]) == 0
 
 
-@pytest.mark.parametrize("nobody", ["approvers: {}\npublishers: {}\n", "approvers:\npublishers:\n", ""])
+@pytest.mark.parametrize(
+    "nobody", ["approvers: {}\npublishers: {}\n", "approvers:\npublishers:\n", ""]
+)
 def test_a_policy_that_names_nobody_is_explained(measured: recipe.Recipe, nobody: str) -> None:
     policy.PATH.write_text(nobody or "{}\n")
     release.commit("nobody")
     verbs.request(*PASS, None)
-    for decide in (lambda: verbs.approve(*PASS, key(ADA), [], "", None), lambda: verbs.reject(*PASS, key(ADA), "no")):
-        with pytest.raises(SignoffError, match=r"approvers: names nobody, so nobody may approve.*printed line below `approvers:`"):
+    for decide in (
+        lambda: verbs.approve(*PASS, key(ADA), [], "", None),
+        lambda: verbs.reject(*PASS, key(ADA), "no"),
+    ):
+        with pytest.raises(
+            SignoffError,
+            match=(
+                r"approvers: names nobody, so nobody may approve.*printed line below `approvers:`"
+            ),
+        ):
             decide()
     with pytest.raises(SignoffError, match="publishers: names nobody, so nobody may publish"):
         release.published()
@@ -90,13 +112,16 @@ def test_a_policy_is_read_before_its_commit_is_asked_for(measured: recipe.Recipe
 
 
 def test_an_approver_goes_by_an_address_and_has_a_key_of_their_own(measured: recipe.Recipe) -> None:
-    """Under another name nobody would see that an approver is the recipe's author; with one key two approvals were one person's."""
+    """Under another name nobody would see that an approver is the recipe's author; with one key two
+    approvals were one person's."""
     edit(ADA, "Ada")
     with pytest.raises(RecipeError, match=r"approvers: found 'Ada', expected the e-mail address"):
         policy.load()
     edit("Ada", ADA)
     policy.PATH.write_text(
-        policy.PATH.read_text().replace("publishers:", release.person("zed@example.org", "x", public(key(ADA))) + "publishers:")
+        policy.PATH.read_text().replace(
+            "publishers:", release.person("zed@example.org", "x", public(key(ADA))) + "publishers:"
+        )
     )
     with pytest.raises(RecipeError, match=r"ada@example\.org: the key is another approver's too"):
         policy.load()
@@ -124,7 +149,9 @@ def test_authors_are_gits_whatever_an_approver_signed(measured: recipe.Recipe) -
     unnamed = [decision.model_copy(update={"authors": []}) for decision, _ in entries]
     where.unlink()
     known = policy.load().holders("approvers", datetime.datetime.now(datetime.UTC))
-    for decision, signer in zip(unnamed, (None, signing.signer(key(AUTHOR), known)[1]), strict=True):
+    for decision, signer in zip(
+        unnamed, (None, signing.signer(key(AUTHOR), known)[1]), strict=True
+    ):
         previous = log.last(where.read_text()) if where.is_file() else ""
         log.append(decision.model_copy(update={"previous": previous}), signer, known)
     release.commit("signed off")
@@ -140,13 +167,17 @@ def test_authors_are_gits_whatever_an_approver_signed(measured: recipe.Recipe) -
         (CI, "a b", "--role: found 'a b'"),
     ],
 )
-def test_a_line_that_the_policy_would_not_take_is_refused(measured: recipe.Recipe, name: str, role: str, words: str) -> None:
+def test_a_line_that_the_policy_would_not_take_is_refused(
+    measured: recipe.Recipe, name: str, role: str, words: str
+) -> None:
     with pytest.raises(SignoffError, match=words):
         verbs.make_key(Path("../new.pem"), name, role)
     assert not Path("../new.pem").exists()
 
 
-def test_the_printed_line_is_the_policys(measured: recipe.Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_printed_line_is_the_policys(
+    measured: recipe.Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
     verbs.make_key(Path(key("dan@example.org")), "dan@example.org", "reviewer")
     line = capsys.readouterr().out.splitlines()[-1]
     policy.PATH.write_text(f"approvers:\n{line}\n")

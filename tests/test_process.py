@@ -55,10 +55,25 @@ def fork(job):
 @pytest.fixture
 def folder(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (project / "pipeline" / "jobs_of_tests.py").write_text(JOBS)
-    names = ("echo", "refuse", "die", "crash", "leave", "quit", "talk", "fill", "grow", "fork", "chatter", "work")
+    names = (
+        "echo",
+        "refuse",
+        "die",
+        "crash",
+        "leave",
+        "quit",
+        "talk",
+        "fill",
+        "grow",
+        "fork",
+        "chatter",
+        "work",
+    )
     text = (project / "pipeline" / "runtime" / "worker.py").read_text()
     rows = "".join(f'    "{name}": "pipeline.jobs_of_tests:{name}",\n' for name in names)
-    (project / "pipeline" / "runtime" / "worker.py").write_text(text.replace("VERBS = {\n", "VERBS = {\n" + rows))
+    (project / "pipeline" / "runtime" / "worker.py").write_text(
+        text.replace("VERBS = {\n", "VERBS = {\n" + rows)
+    )
     monkeypatch.setattr(environments, "python", lambda name: Path(sys.executable))
     return project
 
@@ -108,7 +123,9 @@ def test_a_session_that_fails_says_so_too(folder: Path) -> None:
             session.ask()
 
 
-def test_what_a_tool_prints_goes_to_the_log(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_a_tool_prints_goes_to_the_log(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     process.run("control", "chatter", {}, folder)
     said = capfd.readouterr()
     assert (said.out.count("\n"), said.err) == (1, "")
@@ -125,27 +142,34 @@ def test_every_verb_leads_to_a_function() -> None:
     for target in worker.VERBS.values():
         module, _, function = target.partition(":")
         source = Path(*module.split("."))
-        text = (source / "__init__.py" if source.is_dir() else source.with_suffix(".py")).read_text()
+        text = (
+            source / "__init__.py" if source.is_dir() else source.with_suffix(".py")
+        ).read_text()
         assert f"def {function}(job" in text
 
 
 def test_the_last_line_of_a_log_is_its_progress(tmp_path: Path) -> None:
     log = tmp_path / "x.log"
-    log.write_bytes(b"a warning\n" * 2000 + b"\r  0%| 0/16 [00:00<?]\r\x1b[32m 50%| 8/16 [00:04<00:04]\x1b[0m\r")
+    log.write_bytes(
+        b"a warning\n" * 2000 + b"\r  0%| 0/16 [00:00<?]\r\x1b[32m 50%| 8/16 [00:04<00:04]\x1b[0m\r"
+    )
     assert progress.last_line(log) == "50%| 8/16 [00:04<00:04]"
     log.write_bytes(b"")
     assert progress.last_line(log) == ""
 
 
 def test_progress_on_a_terminal_is_one_line_that_goes_away(folder: Path) -> None:
-    """As a user sees it: a pseudo-terminal, a worker that prints a bar, nothing left of it at the end."""
+    """As a user sees it: a pseudo-terminal, a worker that prints a bar, nothing left of it at the
+    end."""
     parent, child = pty.openpty()
     code = (
         "import pathlib, sys; from pipeline.runtime import environments, process;"
         "environments.python = lambda name: sys.executable;"
         "process.run('control', 'work', {}, pathlib.Path.cwd())"
     )
-    subprocess.run([sys.executable, "-c", code], stderr=child, stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(
+        [sys.executable, "-c", code], stderr=child, stdout=subprocess.DEVNULL, check=True
+    )
     os.close(child)
     shown = os.read(parent, 65536).decode()
     os.close(parent)

@@ -12,10 +12,18 @@ WINDOWS, POSITIONS = 64, 255
 def contender(bits: float, shift: float, seed: int, loss: float = 0.0) -> Contender:
     """Windows differ far more from each other than the two artifacts do in any one of them."""
     windows, own = random.Random(0), random.Random(seed)
-    kl = [POSITIONS * (windows.uniform(0.001, 0.05) + shift + own.gauss(0, 0.0005)) for _ in range(WINDOWS)]
-    losses = [POSITIONS * (windows.uniform(-0.05, 0.05) + loss + own.gauss(0, 0.0005)) for _ in range(WINDOWS)]
+    kl = [
+        POSITIONS * (windows.uniform(0.001, 0.05) + shift + own.gauss(0, 0.0005))
+        for _ in range(WINDOWS)
+    ]
+    losses = [
+        POSITIONS * (windows.uniform(-0.05, 0.05) + loss + own.gauss(0, 0.0005))
+        for _ in range(WINDOWS)
+    ]
     counts = [float(POSITIONS)] * WINDOWS
-    return Contender("x", "openvino", ours=False, bits=bits, kl=kl, positions=counts, loss=losses, tokens=counts)
+    return Contender(
+        "x", "openvino", ours=False, bits=bits, kl=kl, positions=counts, loss=losses, tokens=counts
+    )
 
 
 def test_better_is_no_larger_and_surely_closer_window_by_window() -> None:

@@ -11,9 +11,26 @@ from pipeline.records import Check, Perplexity, Verdict, Window, read
 
 def test_a_verdict_with_nan_survives_the_file(tmp_path: Path) -> None:
     nan = math.nan
-    check = Check(kind="c", status="FAIL", value=nan, low=-math.inf, high=math.inf, limit=1, n=0, method="m", reason="ä")
+    check = Check(
+        kind="c",
+        status="FAIL",
+        value=nan,
+        low=-math.inf,
+        high=math.inf,
+        limit=1,
+        n=0,
+        method="m",
+        reason="ä",
+    )
     Verdict(
-        recipe="r", variant="v", status="FAIL", checks=[check], tasks=[], tails=[], reference_sha256="a", candidate_sha256="b"
+        recipe="r",
+        variant="v",
+        status="FAIL",
+        checks=[check],
+        tasks=[],
+        tails=[],
+        reference_sha256="a",
+        candidate_sha256="b",
     ).write(tmp_path / "v")
     again = read(tmp_path / "v", Verdict).checks[0]
     assert math.isnan(again.value)
@@ -35,7 +52,9 @@ def window(nll: float, tokens: int, size: int = 1) -> Window:
 
 
 def test_perplexity_is_the_exponential_of_the_mean() -> None:
-    assert Perplexity(text="t", text_sha256="", windows=[window(10, 5), window(2, 1)]).value == pytest.approx(math.exp(2))
+    assert Perplexity(
+        text="t", text_sha256="", windows=[window(10, 5), window(2, 1)]
+    ).value == pytest.approx(math.exp(2))
     assert math.isnan(Perplexity(text="t", text_sha256="", windows=[]).value)
     assert Perplexity(text="t", text_sha256="", windows=[window(1e6, 1)]).value == math.inf
 
@@ -61,5 +80,7 @@ def test_a_check_has_fields_and_its_file_the_name(name: str, kind: str, view: st
     stored = {"name": name, "status": "PASS", **numbers, "method": "m", "reason": "r"}
     check = Check.model_validate(stored)
     assert (check.kind, check.view, check.of, check.name) == (kind, view, of, name)
-    assert check == Check(kind=kind, view=view, of=of, status="PASS", **numbers, method="m", reason="r")
+    assert check == Check(
+        kind=kind, view=view, of=of, status="PASS", **numbers, method="m", reason="r"
+    )
     assert list(check.model_dump(mode="json").items()) == list(stored.items())

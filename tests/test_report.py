@@ -1,4 +1,5 @@
-"""The report from records alone: every variant shown, the damaged one too, and nothing joined that does not belong together."""
+"""The report from records alone: every variant shown, the damaged one too, and nothing joined that
+does not belong together."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ def page() -> str:
 def test_page_and_metrics(measured: recipe.Recipe) -> None:
     report.write("tiny", measured)
     assert "| ov-int8 | **PASS** | 1 kB | 50% |" in page()
-    assert "| ov-int8 | deployed | 1 at once | 150 (148 to 153) | 1.5\u00d7 (1.49 to 1.51) |" in page()
+    assert (
+        "| ov-int8 | deployed | 1 at once | 150 (148 to 153) | 1.5\u00d7 (1.49 to 1.51) |" in page()
+    )
     assert "| 0 of 24 |" in page()
     assert "| ov-int8 | `mean_kl deployed x` | 0.0001 | 0.0001 to 0.0001 |" in page()
     assert "| ov-int8 | world_facts | 100 | 0 | 0 | 100.0% | 1 | \u2013 |" in page()
@@ -44,7 +47,13 @@ def test_an_artifact_that_could_not_be_measured_is_shown_as_failed(measured: rec
     found = records.read(path, records.Evaluation)
     found.model_copy(update={"failure": "weights are NaN", "views": {}, "tasks": []}).write(path)
     gate_stage.run("tiny", "ov-int8")
-    unmeasured = {"measured": False, "reason": "the gate says FAIL", "profiles": {}, "machine": {}, "device": None}
+    unmeasured = {
+        "measured": False,
+        "reason": "the gate says FAIL",
+        "profiles": {},
+        "machine": {},
+        "device": None,
+    }
     benchmark = records.read(paths.benchmark("tiny", "ov-int8"), records.Benchmark)
     benchmark.model_copy(update=unmeasured).write(paths.benchmark("tiny", "ov-int8"))
     release.seal_again()
@@ -59,7 +68,9 @@ def test_an_artifact_that_could_not_be_measured_is_shown_as_failed(measured: rec
 
 def test_records_of_different_artifacts_are_not_joined(measured: recipe.Recipe) -> None:
     benchmark = records.read(paths.benchmark("tiny", "ov-int8"), records.Benchmark)
-    benchmark.model_copy(update={"artifact_sha256": "other"}).write(paths.benchmark("tiny", "ov-int8"))
+    benchmark.model_copy(update={"artifact_sha256": "other"}).write(
+        paths.benchmark("tiny", "ov-int8")
+    )
     with pytest.raises(ArtifactError, match="of another artifact"):
         report.write("tiny", measured)
 
@@ -83,12 +94,14 @@ def test_records_of_different_artifacts_are_not_joined(measured: recipe.Recipe) 
         "samples",
     ],
 )
-def test_a_verdict_that_is_out_of_date_is_no_pass(measured: recipe.Recipe, record: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_verdict_that_is_out_of_date_is_no_pass(
+    measured: recipe.Recipe, record: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["require", "tiny", "ov-int8"]) == 0
     if record == "manifest":
-        manifest("ov-int8", "openvino", 1000).model_copy(update={"files": [FILE.model_copy(update={"sha256": "x"})]}).write(
-            paths.manifest("tiny", "ov-int8")
-        )
+        manifest("ov-int8", "openvino", 1000).model_copy(
+            update={"files": [FILE.model_copy(update={"sha256": "x"})]}
+        ).write(paths.manifest("tiny", "ov-int8"))
     elif record == "checkpoint":
         pinned = records.read(paths.checkpoint("tiny"), records.Checkpoint)
         pinned.model_copy(update={"files": []}).write(paths.checkpoint("tiny"))
@@ -99,10 +112,14 @@ def test_a_verdict_that_is_out_of_date_is_no_pass(measured: recipe.Recipe, recor
         (paths.logprobs("tiny") / "x.npy").write_bytes(b"others")
     elif record == "texts":
         found = records.read(paths.texts("tiny"), records.Texts).texts[0]
-        records.Texts(texts=[found.model_copy(update={"sha256": "other"})]).write(paths.texts("tiny"))
+        records.Texts(texts=[found.model_copy(update={"sha256": "other"})]).write(
+            paths.texts("tiny")
+        )
     elif record == "benchmark":
         found = records.read(paths.benchmark("tiny", "ov-int8"), records.Benchmark)
-        found.model_copy(update={"artifact_sha256": "other"}).write(paths.benchmark("tiny", "ov-int8"))
+        found.model_copy(update={"artifact_sha256": "other"}).write(
+            paths.benchmark("tiny", "ov-int8")
+        )
     elif record == "word":
         paths.gate("tiny", "ov-int8").write_text("FAIL\n")
     elif record == "extension":
@@ -121,22 +138,35 @@ def test_a_verdict_that_is_out_of_date_is_no_pass(measured: recipe.Recipe, recor
         paths.recipe("tiny").write_text(text.replace(old, new))
     assert cli.main(["require", "tiny", "ov-int8"]) == 2
     said = capsys.readouterr().err
-    expected = ("out of date", "not the artifact that its manifest describes", "not those of the recipe now", "SHA-256 over",
-                "extensions/tiny/ov-int8.json: missing")  # fmt: skip
+    expected = (
+        "out of date",
+        "not the artifact that its manifest describes",
+        "not those of the recipe now",
+        "SHA-256 over",
+        "extensions/tiny/ov-int8.json: missing",
+    )
     assert any(words in said for words in expected), said
 
 
-def test_an_accurate_artifact_that_is_not_faster_is_no_pass(measured: recipe.Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_accurate_artifact_that_is_not_faster_is_no_pass(
+    measured: recipe.Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = paths.recipe("tiny")
     path.write_text(path.read_text().replace("  p99_kl:", "  speedup: {int8: 1.4}\n  p99_kl:"))
     assert cli.main(["require", "tiny"]) == 0
     path.write_text(path.read_text().replace("int8: 1.4}", "int8: 1.6}"))
     assert cli.main(["require", "tiny"]) == 1
-    assert "ov-int8 (accurate but not faster: 1.50 times ov-bf16's output tokens/s at concurrency 1" in capsys.readouterr().err
+    assert (
+        "ov-int8 (accurate but not faster: 1.50 times ov-bf16's output tokens/s at concurrency 1"
+        in capsys.readouterr().err
+    )
     assert cli.main(["require", "tiny", "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert (told["recipe"], told["passed"]) == ("tiny", False)
-    assert (told["variants"]["ov-int8"]["verdict"], told["variants"]["ov-int8"]["performance"]) == ("PASS", "NOT FASTER")
+    assert (told["variants"]["ov-int8"]["verdict"], told["variants"]["ov-int8"]["performance"]) == (
+        "PASS",
+        "NOT FASTER",
+    )
     assert told["variants"]["ov-int8"]["reasons"][0].startswith("speed: accurate but not faster")
     assert cli.main(["require", "tiny", "ov-bf16", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["variants"] == {
@@ -144,13 +174,17 @@ def test_an_accurate_artifact_that_is_not_faster_is_no_pass(measured: recipe.Rec
     }
 
 
-def test_an_artifact_whose_weights_changed_is_no_pass(measured: recipe.Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_artifact_whose_weights_changed_is_no_pass(
+    measured: recipe.Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
     (paths.model("tiny", "ov-int8") / "w").unlink()
     assert cli.main(["require", "tiny", "ov-int8"]) == 2
     assert "w: missing" in capsys.readouterr().err
 
 
-def test_dvc_shows_metrics_a_row_a_variant_and_plots_without_a_network(measured: recipe.Recipe, tmp_path: Path) -> None:
+def test_dvc_shows_metrics_a_row_a_variant_and_plots_without_a_network(
+    measured: recipe.Recipe, tmp_path: Path
+) -> None:
     shown = command("dvc", "metrics", "show", "artifacts/metrics/tiny")
     rows = shown.stdout.splitlines()
     assert len(rows) == 1 + len(measured.variants), shown.stderr

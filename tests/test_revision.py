@@ -68,11 +68,15 @@ def replaced() -> None:
     git("replace", first, second)
 
 
-@pytest.mark.parametrize("change", [changed, assumed_unchanged, skipped, excluded, ignored, removed, replaced])
+@pytest.mark.parametrize(
+    "change", [changed, assumed_unchanged, skipped, excluded, ignored, removed, replaced]
+)
 def test_what_differs_is_found_whatever_the_index_says(change: Callable[[], None]) -> None:
     assert revision.now(WATCHED).changed == []
     change()
-    assert revision.now(WATCHED).changed == ["code/more.py" if change in (excluded, ignored) else "code/gate.py"]
+    assert revision.now(WATCHED).changed == [
+        "code/more.py" if change in (excluded, ignored) else "code/gate.py"
+    ]
 
 
 def test_what_is_committed_is_compared_with_the_commit() -> None:
@@ -109,12 +113,18 @@ def test_without_git_nothing_is_committed(monkeypatch: pytest.MonkeyPatch) -> No
     assert revision.versions(Path("recipe.yaml")) == []
 
 
-def test_authors_are_known_as_they_committed_and_by_mailmap_and_not_in_a_shallow_clone(repository: Path) -> None:
+def test_authors_are_known_as_they_committed_and_by_mailmap_and_not_in_a_shallow_clone(
+    repository: Path,
+) -> None:
     Path("recipe.yaml").write_text("a: 2\n")
     git("commit", "-aqm", "two", "--author", "Zed <ZED@old.example>")
     Path("../.mailmap").write_text("Zed <zed@new.example> <zed@old.example>\n")
     commit("map")
-    assert revision.authors(Path("recipe.yaml")) == {"eve@example.org", "zed@old.example", "zed@new.example"}
+    assert revision.authors(Path("recipe.yaml")) == {
+        "eve@example.org",
+        "zed@old.example",
+        "zed@new.example",
+    }
     assert revision.canonical("zed@old.example") == "zed@new.example"
     assert revision.canonical("ada@example.org") == "ada@example.org"
     clone = ["git", "clone", "-q", "--depth", "1", f"file://{repository}", "../shallow"]

@@ -1,4 +1,5 @@
-"""What is edited, exchanged or taken away after its stage wrote it shows, by `require`, by sign-off and in a bundle."""
+"""What is edited, exchanged or taken away after its stage wrote it shows, by `require`, by sign-off
+and in a bundle."""
 
 from __future__ import annotations
 
@@ -47,7 +48,10 @@ def better_items() -> None:
 
 
 def worse_reference() -> None:
-    rewrite(paths.evaluation(RECIPE, "reference"), lambda said: said["tasks"][0]["items"][0].update(score=0.0))
+    rewrite(
+        paths.evaluation(RECIPE, "reference"),
+        lambda said: said["tasks"][0]["items"][0].update(score=0.0),
+    )
     gate_stage.run(*PASS)
 
 
@@ -60,7 +64,10 @@ def emptied_load_check() -> None:
 
 
 def other_timings() -> None:
-    rewrite(paths.timings(*PASS), lambda said: said["replays"]["deployed"][0]["requests"][0].update(prompt_tokens=3))
+    rewrite(
+        paths.timings(*PASS),
+        lambda said: said["replays"]["deployed"][0]["requests"][0].update(prompt_tokens=3),
+    )
 
 
 def deleted_timings() -> None:
@@ -69,7 +76,10 @@ def deleted_timings() -> None:
 
 def quieter_benchmark() -> None:
     """What no raw timing gives."""
-    rewrite(paths.benchmark(*PASS), lambda said: said["profiles"]["deployed"].update(peak_memory_bytes=1))
+    rewrite(
+        paths.benchmark(*PASS),
+        lambda said: said["profiles"]["deployed"].update(peak_memory_bytes=1),
+    )
 
 
 def no_seal() -> None:
@@ -109,7 +119,12 @@ def test_what_was_changed_after_its_stage_is_refused(
 ) -> None:
     forge()
     ask = ["signoff", "request", *PASS]
-    for words in (["require", *PASS], ask, ["signoff", "approve", *PASS, "--key", key(ADA)], ["signoff", "verify", *PASS]):
+    for words in (
+        ["require", *PASS],
+        ask,
+        ["signoff", "approve", *PASS, "--key", key(ADA)],
+        ["signoff", "verify", *PASS],
+    ):
         assert cli.main(words) == ArtifactError.exit_code
         assert FORGERIES[forge] in capsys.readouterr().err
     assert not log.path(*PASS).exists()
@@ -129,9 +144,15 @@ def test_whoever_seals_everything_again_is_believed(measured: Recipe) -> None:
 
 
 def test_a_seal_is_of_what_is_written(measured: Recipe) -> None:
-    """In a file that was read and written anew it still holds, whatever its spelling; numbers that are no numbers included."""
+    """In a file that was read and written anew it still holds, whatever its spelling; numbers that
+    are no numbers included."""
     path = paths.evaluation(*PASS)
-    rewrite(path, lambda said: said["views"]["deployed"]["perplexity"][0]["windows"][0].update(nll_nats=float("nan")))
+    rewrite(
+        path,
+        lambda said: said["views"]["deployed"]["perplexity"][0]["windows"][0].update(
+            nll_nats=float("nan")
+        ),
+    )
     release.seal_again()
     records.read(path, records.Evaluation).write(path)
     path.write_text(json.dumps(json.loads(path.read_text())))
@@ -140,6 +161,11 @@ def test_a_seal_is_of_what_is_written(measured: Recipe) -> None:
 
 def test_an_unsealed_rung_says_what_makes_it_again(measured: Recipe) -> None:
     path = paths.rungs(RECIPE, "fastest") / "0123" / "manifest.json"
-    records.read(paths.manifest(*PASS), records.Manifest).model_copy(update={"seal": None}).write(path)
+    records.read(paths.manifest(*PASS), records.Manifest).model_copy(update={"seal": None}).write(
+        path
+    )
     (said,) = seals.broken({"manifest.json": path})
-    assert said.endswith("not sealed: written by an earlier version, or by hand. Make it again: dvc repro -f climb@tiny--fastest")
+    assert said.endswith(
+        "not sealed: written by an earlier version, or by hand. Make it again: dvc repro -f"
+        " climb@tiny--fastest"
+    )

@@ -18,21 +18,35 @@ from pipeline.runtime import environments
 from pipeline.stages import benchmark_http
 from tests.http_server import Behaviour, running
 
-SERVE = Serve(max_model_len=256, max_num_seqs=8, max_num_batched_tokens=64, kv_cache_gib=2, threads=1)
+SERVE = Serve(
+    max_model_len=256, max_num_seqs=8, max_num_batched_tokens=64, kv_cache_gib=2, threads=1
+)
 
 
-def test_the_command_has_every_setting_of_the_engine_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_has_every_setting_of_the_engine_in_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(environments, "python", lambda name: Path("/e/bin/python"))
     words = serving.command(Path("model"), SERVE, "name", 8000)
-    assert words[words.index("/e/bin/python") :][:4] == ["/e/bin/python", "/e/bin/vllm", "serve", "model"]
+    assert words[words.index("/e/bin/python") :][:4] == [
+        "/e/bin/python",
+        "/e/bin/vllm",
+        "serve",
+        "model",
+    ]
     pairs = dict(itertools.pairwise(words))
     assert (pairs["--host"], pairs["--served-model-name"]) == ("127.0.0.1", "name")
     assert pairs["--max-num-batched-tokens"] == "256"
     assert {"--no-enable-prefix-caching", "--no-enforce-eager"} <= set(words)
-    assert all(f"--{key.replace('_', '-')}" in words or f"--no-{key.replace('_', '-')}" in words for key in vllm.arguments(SERVE))
+    assert all(
+        f"--{key.replace('_', '-')}" in words or f"--no-{key.replace('_', '-')}" in words
+        for key in vllm.arguments(SERVE)
+    )
 
 
-def test_a_server_of_our_own_gets_the_engines_variables_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_of_our_own_gets_the_engines_variables_and_no_secret(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for secret in serving.SECRETS:
         monkeypatch.setenv(secret, "a-secret")
     given = serving.surroundings(SERVE)
@@ -53,8 +67,19 @@ def test_an_address_reaches_up_to_the_version(url: str, base: str) -> None:
     assert benchmark_http._base(url) == base
 
 
-@pytest.mark.parametrize("url", ["host:8000", "ftp://host", "http://user:key@host", "http://key@host/v1", "http://host/v1?key=key"])
-def test_an_address_that_is_none_or_holds_a_secret_is_refused_without_repeating_it(url: str) -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "host:8000",
+        "ftp://host",
+        "http://user:key@host",
+        "http://key@host/v1",
+        "http://host/v1?key=key",
+    ],
+)
+def test_an_address_that_is_none_or_holds_a_secret_is_refused_without_repeating_it(
+    url: str,
+) -> None:
     with pytest.raises(EvaluationError, match="--url") as refused:
         benchmark_http._base(url)
     assert "key" not in str(refused.value)
@@ -63,7 +88,10 @@ def test_an_address_that_is_none_or_holds_a_secret_is_refused_without_repeating_
 def test_the_one_model_of_a_server_needs_no_name() -> None:
     with running(Behaviour(models=("one",))) as server:
         assert benchmark_http._only_model(server.url) == "one"
-    with running(Behaviour(models=("one", "two"))) as server, pytest.raises(EvaluationError, match=r"one, two.*--model"):
+    with (
+        running(Behaviour(models=("one", "two"))) as server,
+        pytest.raises(EvaluationError, match=r"one, two.*--model"),
+    ):
         benchmark_http._only_model(server.url)
 
 
@@ -81,16 +109,24 @@ def test_of_a_traceback_the_last_line_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "open_door"), [("0.0.0.0", True), ("::", True), ("a.host", True), ("127.0.0.2", False), ("::1", False)]
+    ("host", "open_door"),
+    [("0.0.0.0", True), ("::", True), ("a.host", True), ("127.0.0.2", False), ("::1", False)],
 )
-def test_a_server_that_others_reach_needs_a_key(host: str, open_door: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_others_reach_needs_a_key(
+    host: str, open_door: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VLLM_API_KEY", "somebody's")
     monkeypatch.delenv(deploy.KEY, raising=False)
     settings = served.Settings(engine="vllm", device="cpu", serve=SERVE, measured={})
     monkeypatch.setattr(environments, "python", lambda name: Path("/e/bin/python"))
     monkeypatch.setattr(deploy, "_require_free", lambda host, port: None)
     if open_door:
-        with pytest.raises(SetupError, match=f"--host {host}: whoever reaches this machine could use the model. Set {deploy.KEY}"):
+        with pytest.raises(
+            SetupError,
+            match=(
+                f"--host {host}: whoever reaches this machine could use the model. Set {deploy.KEY}"
+            ),
+        ):
             deploy._command(Path("b"), settings, "name", host, None)
     else:
         assert "VLLM_API_KEY" not in deploy._command(Path("b"), settings, "name", host, None)[1]

@@ -1,4 +1,5 @@
-"""A worker that stays and answers: the real process, on the fake engine in the control environment."""
+"""A worker that stays and answers: the real process, on the fake engine in the control
+environment."""
 
 from __future__ import annotations
 
@@ -20,14 +21,22 @@ from pipeline.records import Replay
 from pipeline.runtime import environments
 from pipeline.runtime.process import Session
 
-pytestmark = pytest.mark.skipif(not environments.is_complete("control"), reason="the control environment is not installed")
+pytestmark = pytest.mark.skipif(
+    not environments.is_complete("control"), reason="the control environment is not installed"
+)
 PLAN = Benchmark(concurrency=[1, 2], prompt_tokens=4, output_tokens=3, requests=4)
 
 
 def job(folder: Path, **changes: Any) -> dict[str, Any]:
     trace = folder / "trace.json"
     build([[token % 30 + 2 for token in range(50)]], PLAN, "x").write(trace)
-    return {"engine": "fake", "artifact": ".", "serve": Serve(max_model_len=64).model_dump(), "trace": str(trace), **changes}
+    return {
+        "engine": "fake",
+        "artifact": ".",
+        "serve": Serve(max_model_len=64).model_dump(),
+        "trace": str(trace),
+        **changes,
+    }
 
 
 STARTS_A_REAPER = """
@@ -40,13 +49,18 @@ time.sleep(600)
 
 @pytest.fixture
 def others() -> set[psutil.Process]:
-    """What ran before: servers, and the reapers of them, that other tests left running for the next."""
+    """What ran before: servers, and the reapers of them, that other tests left running for the
+    next."""
     return set(psutil.Process().children())
 
 
 def processes_of_the_session(others: set[psutil.Process]) -> dict[str, psutil.Process]:
     """By the module that each runs."""
-    return {process.cmdline()[2]: process for process in psutil.Process().children() if process not in others}
+    return {
+        process.cmdline()[2]: process
+        for process in psutil.Process().children()
+        if process not in others
+    }
 
 
 @pytest.fixture
@@ -59,7 +73,12 @@ def session(project: Path, tmp_path: Path, others: set[psutil.Process]) -> Itera
 def test_it_answers_until_it_is_told_that_it_is_over(session: Session) -> None:
     assert session.ask()["load_s"] > 0
     for repeat in range(2):
-        answer = session.ask({"loads": [{"concurrency": 2}, {"rate_per_s": 1000.0, "fraction": 0.5}], "repeat": repeat})
+        answer = session.ask(
+            {
+                "loads": [{"concurrency": 2}, {"rate_per_s": 1000.0, "fraction": 0.5}],
+                "repeat": repeat,
+            }
+        )
         closed, opened = (Replay.model_validate(replay) for replay in answer["replays"])
         assert (closed.loop, closed.concurrency, closed.repeat) == ("closed", 2, repeat)
         assert (opened.loop, opened.rate_per_s, opened.fraction) == ("open", 1000.0, 0.5)
@@ -74,7 +93,11 @@ def test_it_answers_until_it_is_told_that_it_is_over(session: Session) -> None:
 def test_its_own_error_comes_over(project: Path, tmp_path: Path) -> None:
     session = Session("control", "session", job(tmp_path, engine="nope"), tmp_path / "request.json")
     with pytest.raises(
-        WorkerCrashed, match=r"KeyError: 'nope' \(at pipeline/engines/__init__.py:\d+\). The traceback is in artifacts/.tmp/errors/"
+        WorkerCrashed,
+        match=(
+            r"KeyError: 'nope' \(at pipeline/engines/__init__.py:\d+\). The traceback is in"
+            r" artifacts/.tmp/errors/"
+        ),
     ):
         session.ask()
     session.close()
@@ -87,7 +110,9 @@ def test_a_killed_worker_is_said(session: Session, others: set[psutil.Process]) 
         session.ask({"loads": [], "repeat": 0})
 
 
-def test_closing_leaves_nothing_running(project: Path, tmp_path: Path, others: set[psutil.Process]) -> None:
+def test_closing_leaves_nothing_running(
+    project: Path, tmp_path: Path, others: set[psutil.Process]
+) -> None:
     session = Session("control", "session", job(tmp_path), tmp_path / "request.json")
     session.ask()
     processes = processes_of_the_session(others)
@@ -97,10 +122,17 @@ def test_closing_leaves_nothing_running(project: Path, tmp_path: Path, others: s
 
 
 def test_what_a_worker_started_dies_with_quantgate_too(tmp_path: Path) -> None:
-    left = subprocess.Popen(["sh", "-c", "sleep 600 & echo $! && wait"], process_group=0, stdout=subprocess.PIPE, text=True)
+    left = subprocess.Popen(
+        ["sh", "-c", "sleep 600 & echo $! && wait"],
+        process_group=0,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert left.stdout is not None
     grandchild = psutil.Process(int(left.stdout.readline()))
-    quantgate = subprocess.Popen([sys.executable, "-c", STARTS_A_REAPER, str(left.pid)], stdout=subprocess.PIPE)
+    quantgate = subprocess.Popen(
+        [sys.executable, "-c", STARTS_A_REAPER, str(left.pid)], stdout=subprocess.PIPE
+    )
     assert quantgate.stdout is not None
     quantgate.stdout.readline()
     quantgate.kill()

@@ -22,18 +22,35 @@ SAID = signing.statement({"weights": "a" * 64}, "urn:test:v1", {"n": 1})
 def pae(payload_type: str, payload: bytes) -> bytes:
     """DSSE's pre-authentication encoding, written down from its specification (protocol.md)."""
     kind = payload_type.encode()
-    return b"DSSEv1 " + str(len(kind)).encode() + b" " + kind + b" " + str(len(payload)).encode() + b" " + payload
+    return (
+        b"DSSEv1 "
+        + str(len(kind)).encode()
+        + b" "
+        + kind
+        + b" "
+        + str(len(payload)).encode()
+        + b" "
+        + payload
+    )
 
 
 def write(path: Path, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> str:
     none = serialization.NoEncryption()
-    path.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, none))
-    return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
+    path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, none)
+    )
+    return (
+        key.public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        .decode()
+    )
 
 
 def test_an_envelope_is_dsses(tmp_path: Path) -> None:
     public = serialization.load_pem_public_key(signing.make_key(tmp_path / "k.pem").encode())
-    _, signer = signing.signer(str(tmp_path / "k.pem"), {"ada": signing.public_key(_pem(public), "k")})
+    _, signer = signing.signer(
+        str(tmp_path / "k.pem"), {"ada": signing.public_key(_pem(public), "k")}
+    )
     envelope = json.loads(signing.sign(SAID, signer))
     payload = base64.b64decode(envelope["payload"])
     assert envelope["payloadType"] == "application/vnd.in-toto+json"
@@ -53,7 +70,11 @@ def _pem(public: object) -> str:
 
 @pytest.mark.parametrize("kind", ["ec", "rsa"])
 def test_other_kinds_of_keys_sign(tmp_path: Path, kind: str) -> None:
-    key = ec.generate_private_key(ec.SECP256R1()) if kind == "ec" else rsa.generate_private_key(65537, 2048)
+    key = (
+        ec.generate_private_key(ec.SECP256R1())
+        if kind == "ec"
+        else rsa.generate_private_key(65537, 2048)
+    )
     known = {"ada": signing.public_key(write(tmp_path / "k.pem", key), "k")}
     name, signer = signing.signer(str(tmp_path / "k.pem"), known)
     opened = signing.opened(signing.sign(SAID, signer), "log")
@@ -62,7 +83,9 @@ def test_other_kinds_of_keys_sign(tmp_path: Path, kind: str) -> None:
 
 def test_a_weak_key_is_refused(tmp_path: Path) -> None:
     weak = rsa.generate_private_key(65537, 1024)
-    with pytest.raises(SignoffError, match="policy: key of ada: found RSA of 1024 bits, expected 2048 at least"):
+    with pytest.raises(
+        SignoffError, match="policy: key of ada: found RSA of 1024 bits, expected 2048 at least"
+    ):
         signing.public_key(write(tmp_path / "k.pem", weak), "policy: key of ada")
 
 
@@ -73,7 +96,16 @@ def test_nobody_signed_what_is_unsigned(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[" * 100_000, "[]", "null", '{"payload": 1}', '{"payload": "e30=", "payloadType": "x", "signatures": []}']
+    "text",
+    [
+        "",
+        "{",
+        "[" * 100_000,
+        "[]",
+        "null",
+        '{"payload": 1}',
+        '{"payload": "e30=", "payloadType": "x", "signatures": []}',
+    ],
 )
 def test_what_is_no_envelope_is_refused(text: str) -> None:
     with pytest.raises(Tampered):
@@ -102,7 +134,17 @@ def test_a_pkcs11_token_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "softhsm.conf").write_text(f"directories.tokendir = {tmp_path / 'tokens'}\n")
     monkeypatch.setenv("SOFTHSM2_CONF", str(tmp_path / "softhsm.conf"))
     monkeypatch.setenv("PYKCS11LIB", str(module))
-    init = ["softhsm2-util", "--init-token", "--free", "--label", "tests", "--pin", "1234", "--so-pin", "1234"]
+    init = [
+        "softhsm2-util",
+        "--init-token",
+        "--free",
+        "--label",
+        "tests",
+        "--pin",
+        "1234",
+        "--so-pin",
+        "1234",
+    ]
     subprocess.run(init, check=True, capture_output=True)
     token = pkcs11.lib(str(module)).get_token(token_label="tests")
     with token.open(user_pin="1234", rw=True) as session:

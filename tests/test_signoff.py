@@ -26,11 +26,21 @@ pytestmark = pytest.mark.usefixtures("quick_gate")
 def fails() -> None:
     """Tightens the recipe's limit until the variant fails that check alone, and commits."""
     path = paths.recipe(RECIPE)
-    path.write_text(path.read_text().replace("mean_kl: {bf16: 0.001, int8: 0.001", "mean_kl: {bf16: 0.001, int8: 0.00005"))
+    path.write_text(
+        path.read_text().replace(
+            "mean_kl: {bf16: 0.001, int8: 0.001", "mean_kl: {bf16: 0.001, int8: 0.00005"
+        )
+    )
     release.commit("a stricter limit")
     gate_stage.run(*PASS)
     found = records.read(paths.benchmark(*PASS), records.Benchmark)
-    unmeasured = {"measured": False, "reason": "the gate says FAIL", "profiles": {}, "machine": {}, "device": None}
+    unmeasured = {
+        "measured": False,
+        "reason": "the gate says FAIL",
+        "profiles": {},
+        "machine": {},
+        "device": None,
+    }
     found.model_copy(update=unmeasured).write(paths.benchmark(*PASS))
     release.seal_again()
 
@@ -48,13 +58,19 @@ def test_requested_approved_verified_rejected_and_approved_again(
     assert cli.main(["signoff", "approve", *PASS, "--key", key(ADA)]) == 0
     assert cli.main(["signoff", "verify", *PASS]) == 0
     assert "PASS; approved by ada@example.org (reviewer) until" in capsys.readouterr().out
-    assert cli.main(["signoff", "reject", *PASS, "--key", key(BOB), "--reason", "wrong licence"]) == 0
+    assert (
+        cli.main(["signoff", "reject", *PASS, "--key", key(BOB), "--reason", "wrong licence"]) == 0
+    )
     assert cli.main(["signoff", "verify", *PASS]) == 1
     assert "rejected by bob@example.org: wrong licence" in capsys.readouterr().err
     assert cli.main(["signoff", "approve", *PASS, "--key", key(BOB)]) == 0
     assert cli.main(["signoff", "show", *PASS]) == 0
     shown = capsys.readouterr().out
-    assert [word for word in ("request", "approve until", "reject") if word in shown] == ["request", "approve until", "reject"]
+    assert [word for word in ("request", "approve until", "reject") if word in shown] == [
+        "request",
+        "approve until",
+        "reject",
+    ]
     assert len(log.path(*PASS).read_text().splitlines()) == 4
 
 
@@ -80,7 +96,9 @@ def test_a_key_is_never_overwritten_and_is_its_owners_alone(measured: recipe.Rec
     assert Path(key(ADA)).read_bytes() == before
 
 
-def test_an_encrypted_key_needs_its_password(measured: recipe.Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_encrypted_key_needs_its_password(
+    measured: recipe.Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(signing.PASSWORD, "correct horse")
     signing.make_key(Path("../carol.pem"))
     monkeypatch.delenv(signing.PASSWORD)
@@ -90,7 +108,9 @@ def test_an_encrypted_key_needs_its_password(measured: recipe.Recipe, monkeypatc
 
 def test_the_author_may_not_approve_alone(measured: recipe.Recipe) -> None:
     release.write_policy(people=(ADA, AUTHOR))
-    with pytest.raises(Rejected, match=r"is not enough: .*approved by its author, or who asked, alone"):
+    with pytest.raises(
+        Rejected, match=r"is not enough: .*approved by its author, or who asked, alone"
+    ):
         release.approve(by=AUTHOR)
     with pytest.raises(Rejected, match="approved by its author, or who asked, alone"):
         verbs.verify(*PASS)
@@ -113,7 +133,9 @@ def test_as_many_approve_as_the_policy_says_and_in_its_roles(measured: recipe.Re
 def test_an_approval_ends(measured: recipe.Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     release.approve()
     later(monkeypatch, 91)
-    with pytest.raises(Rejected, match=r"the approval of ada@example\.org does not count: it ended"):
+    with pytest.raises(
+        Rejected, match=r"the approval of ada@example\.org does not count: it ended"
+    ):
         verbs.verify(*PASS)
 
 
@@ -126,9 +148,14 @@ def test_a_key_ends_with_all_that_it_signed(measured: recipe.Recipe) -> None:
 
 @pytest.mark.parametrize(
     ("record", "old", "new"),
-    [("evaluation", '"tokenizer_probes": 8', '"tokenizer_probes": 9'), ("benchmark", "the gate says PASS", "the gate said PASS")],
+    [
+        ("evaluation", '"tokenizer_probes": 8', '"tokenizer_probes": 9'),
+        ("benchmark", "the gate says PASS", "the gate said PASS"),
+    ],
 )
-def test_an_approval_is_of_the_records_it_was_given_for(measured: recipe.Recipe, record: str, old: str, new: str) -> None:
+def test_an_approval_is_of_the_records_it_was_given_for(
+    measured: recipe.Recipe, record: str, old: str, new: str
+) -> None:
     release.approve()
     path = getattr(paths, record)(*PASS)
     assert old in path.read_text()
@@ -136,22 +163,33 @@ def test_an_approval_is_of_the_records_it_was_given_for(measured: recipe.Recipe,
     release.seal_again()
     with pytest.raises(Rejected, match=f"it is of other records: {record}.json.* changed since"):
         verbs.verify(*PASS)
-    with pytest.raises(SignoffError, match=r"no sign-off was requested of the artifact as it is now \(it changed since\)"):
+    with pytest.raises(
+        SignoffError,
+        match=r"no sign-off was requested of the artifact as it is now \(it changed since\)",
+    ):
         verbs.approve(*PASS, key(BOB), [], "", None)
 
 
 def test_who_makes_the_same_again_keeps_its_approval(measured: recipe.Recipe) -> None:
-    """At another time, in another time, and after the sign-off was committed: none of it is what was approved."""
+    """At another time, in another time, and after the sign-off was committed: none of it is what
+    was approved."""
     release.approve()
     origin = provenance.now(RECIPE, "openvino")
-    for path, kind in ((paths.manifest(*PASS), records.Manifest), (paths.evaluation(*PASS), records.Evaluation)):
+    for path, kind in (
+        (paths.manifest(*PASS), records.Manifest),
+        (paths.evaluation(*PASS), records.Evaluation),
+    ):
         found = records.read(path, kind)
         assert found.origin == origin
-        found.model_copy(update={"wall_s": 99.0, "peak_memory_bytes": 5, "origin": origin}).write(path)
+        found.model_copy(update={"wall_s": 99.0, "peak_memory_bytes": 5, "origin": origin}).write(
+            path
+        )
     verbs.verify(*PASS)
     release.published()
     verbs.reject(*PASS, key(BOB), "unsafe")  # nor does making it again take a rejection back
-    records.read(paths.manifest(*PASS), records.Manifest).model_copy(update={"wall_s": 98.0}).write(paths.manifest(*PASS))
+    records.read(paths.manifest(*PASS), records.Manifest).model_copy(update={"wall_s": 98.0}).write(
+        paths.manifest(*PASS)
+    )
     with pytest.raises(Rejected, match=r"rejected by bob@example\.org"):
         verbs.verify(*PASS)
 
@@ -179,16 +217,24 @@ def measured_dirty() -> None:
     _origin(paths.evaluation(*PASS), records.Evaluation)
 
 
-def _origin(path: Path, record: type[records.Manifest] | type[records.Evaluation], changed: Sequence[str] = DIRTY) -> None:
+def _origin(
+    path: Path,
+    record: type[records.Manifest] | type[records.Evaluation],
+    changed: Sequence[str] = DIRTY,
+) -> None:
     found = records.read(path, record)
     revision = records.Revision(commit="c" * 40, changed=list(changed))
-    found.model_copy(update={"origin": found.origin.model_copy(update={"revision": revision})}).write(path)
+    found.model_copy(
+        update={"origin": found.origin.model_copy(update={"revision": revision})}
+    ).write(path)
     release.seal_again()
 
 
 def floating() -> None:
     found = records.read(paths.checkpoint(RECIPE), records.Checkpoint)
-    found.model_copy(update={"path": None, "repo": "a/b", "revision": "main"}).write(paths.checkpoint(RECIPE))
+    found.model_copy(update={"path": None, "repo": "a/b", "revision": "main"}).write(
+        paths.checkpoint(RECIPE)
+    )
     text = paths.recipe(RECIPE).read_text()
     assert "revision" not in text
 
@@ -269,7 +315,9 @@ def _edit(path: Path, old: str, new: str) -> None:
         (partial, "partial evaluation: 0 items of world_facts, the recipe asks for all"),
     ],
 )
-def test_what_is_never_signed_off(measured: recipe.Recipe, capsys: pytest.CaptureFixture[str], spoil: object, words: str) -> None:
+def test_what_is_never_signed_off(
+    measured: recipe.Recipe, capsys: pytest.CaptureFixture[str], spoil: object, words: str
+) -> None:
     verbs.request(*PASS, None)
     assert callable(spoil)
     spoil()
@@ -316,10 +364,16 @@ def test_a_failed_check_needs_a_waiver_and_stays_failed(
         ("length_ratio", "ties", 10, "no check of that name failed"),
     ],
 )
-def test_a_waiver_says_why_and_how_long(measured: recipe.Recipe, waive: str, reason: str, days: int | None, words: str) -> None:
+def test_a_waiver_says_why_and_how_long(
+    measured: recipe.Recipe, waive: str, reason: str, days: int | None, words: str
+) -> None:
     fails()
     verbs.request(*PASS, None)
-    until = None if days is None else datetime.datetime.now(datetime.UTC).date() + datetime.timedelta(days=days)
+    until = (
+        None
+        if days is None
+        else datetime.datetime.now(datetime.UTC).date() + datetime.timedelta(days=days)
+    )
     with pytest.raises(SignoffError, match=words):
         verbs.approve(*PASS, key(ADA), [waive], reason, until)
 
@@ -350,13 +404,20 @@ def test_an_end_without_a_waiver_is_refused(measured: recipe.Recipe) -> None:
 
 
 @pytest.mark.parametrize("where", ["..", "../none/ada.pem"])
-def test_a_key_that_cannot_be_read_or_written_is_one_error(measured: recipe.Recipe, where: str) -> None:
+def test_a_key_that_cannot_be_read_or_written_is_one_error(
+    measured: recipe.Recipe, where: str
+) -> None:
     assert cli.main(["signoff", "approve", *PASS, "--key", where]) == SignoffError.exit_code
-    assert cli.main(["signoff", "key", where, "--name", ADA, "--role", "reviewer"]) == SignoffError.exit_code
+    assert (
+        cli.main(["signoff", "key", where, "--name", ADA, "--role", "reviewer"])
+        == SignoffError.exit_code
+    )
 
 
 def test_the_policy_can_name_each_kind_of_check_and_no_other(measured: recipe.Recipe) -> None:
-    assert set(get_args(policy.Waivable)) == {kind.name for kind in chart_forest.KINDS} | {"speedup"}
+    assert set(get_args(policy.Waivable)) == {kind.name for kind in chart_forest.KINDS} | {
+        "speedup"
+    }
     policy.PATH.write_text("waivable: [mean_lk]\n")
     with pytest.raises(RecipeError, match="waivable"):
         policy.load()

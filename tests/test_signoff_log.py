@@ -25,7 +25,9 @@ def reworded(text: str) -> str:
 
     lines = text.splitlines(keepends=True)
     envelope = json.loads(lines[1])
-    payload = base64.b64decode(envelope["payload"]).replace(b'"verdict":"PASS"', b'"verdict":"FAIL"')
+    payload = base64.b64decode(envelope["payload"]).replace(
+        b'"verdict":"PASS"', b'"verdict":"FAIL"'
+    )
     envelope["payload"] = base64.b64encode(payload).decode()
     return lines[0] + json.dumps(envelope, sort_keys=True) + "\n"
 
@@ -41,14 +43,19 @@ def test_a_log_that_is_no_text_is_refused(measured: recipe.Recipe) -> None:
 @pytest.mark.parametrize(
     ("tamper", "words"),
     [
-        (lambda text: text.splitlines(keepends=True)[1], "entry 1: it does not follow the entry before it"),
+        (
+            lambda text: text.splitlines(keepends=True)[1],
+            "entry 1: it does not follow the entry before it",
+        ),
         (lambda text: text + text, "entry 3: it does not follow"),
         (lambda text: text[:-40] + "\n", "entry 2: not a DSSE envelope"),
         (changed, "the signature of ada@example.org does not hold"),
         (reworded, "the signature of ada@example.org does not hold"),
     ],
 )
-def test_a_log_that_was_tampered_with_is_refused(measured: recipe.Recipe, tamper: object, words: str) -> None:
+def test_a_log_that_was_tampered_with_is_refused(
+    measured: recipe.Recipe, tamper: object, words: str
+) -> None:
     verbs.request(*PASS, None)
     verbs.approve(*PASS, key(ADA), [], "", None)
     assert callable(tamper)
@@ -64,7 +71,9 @@ def test_a_committed_log_cannot_lose_its_end(measured: recipe.Recipe) -> None:
     release.commit("rejected")
     log.path(*PASS).write_text(approved)
     release.commit("tidied")  # nor by a commit
-    with pytest.raises(Tampered, match="3 entries were committed, and are not what it begins with now"):
+    with pytest.raises(
+        Tampered, match="3 entries were committed, and are not what it begins with now"
+    ):
         verbs.verify(*PASS)
 
 
@@ -72,7 +81,10 @@ def test_a_rejection_outlives_its_key(measured: recipe.Recipe) -> None:
     release.approve()
     verbs.reject(*PASS, key(BOB), "unsafe")
     path = Path("signoff/policy.yaml")
-    lines = [line.replace("2999-12-31", "2026-01-01") if BOB in line else line for line in path.read_text().splitlines()]
+    lines = [
+        line.replace("2999-12-31", "2026-01-01") if BOB in line else line
+        for line in path.read_text().splitlines()
+    ]
     path.write_text("\n".join(lines) + "\n")
     release.commit("Bob left")
     with pytest.raises(Rejected, match=r"rejected by bob@example\.org: unsafe"):
@@ -91,7 +103,10 @@ def test_an_artifact_that_was_made_anew_is_rejected_by_its_manifest(
     release.seal_again()
     refused = ["signoff", "reject", *PASS, "--key", key(BOB), "--reason", "unsafe", "--manifest"]
     assert cli.main([*refused, "0" * 12]) == SignoffError.exit_code
-    assert f"0 artifacts of that manifest in the log. It has: {before[:12]}." in capsys.readouterr().err
+    assert (
+        f"0 artifacts of that manifest in the log. It has: {before[:12]}."
+        in capsys.readouterr().err
+    )
     assert cli.main([*refused, before[:12]]) == 0
     with pytest.raises(Rejected, match=r"rejected by bob@example\.org: unsafe"):
         release.verify(bundle)

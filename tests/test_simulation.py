@@ -46,7 +46,8 @@ def pairs(lost: int, won: int, n: int) -> Pairs:
 
 @cache
 def most_lost(won: int, n: int, margin: float, confidence: float = CONFIDENCE) -> int:
-    """The most items lost that still pass, -1 if none do: by bisection, since the bound rises with every item lost."""
+    """The most items lost that still pass, -1 if none do: by bisection, since the bound rises with
+    every item lost."""
     passing, failing = -1, n - won
     while failing - passing > 1:
         lost = (passing + failing) // 2
@@ -57,16 +58,23 @@ def most_lost(won: int, n: int, margin: float, confidence: float = CONFIDENCE) -
     return passing
 
 
-def pass_rate(n: int, rate: float, true_drop: float, margin: float, confidence: float = CONFIDENCE) -> float:
-    """How often n items pass of which this share changes: the sum over all counts of items won and lost that pass."""
+def pass_rate(
+    n: int, rate: float, true_drop: float, margin: float, confidence: float = CONFIDENCE
+) -> float:
+    """How often n items pass of which this share changes: the sum over all counts of items won and
+    lost that pass."""
     lost, won = (rate + true_drop) / 2, (rate - true_drop) / 2
     likely = range(int(binom.ppf(1e-9, n, won)), int(binom.ppf(1 - 1e-9, n, won)) + 1)
     return sum(
-        binom.pmf(k, n, won) * binom.cdf(most_lost(k, n, margin, confidence), n - k, min(lost / (1 - won), 1)) for k in likely
+        binom.pmf(k, n, won)
+        * binom.cdf(most_lost(k, n, margin, confidence), n - k, min(lost / (1 - won), 1))
+        for k in likely
     )
 
 
-def flips(rng: np.random.Generator, n: int, rate: float, true_drop: float, draws: int = DRAWS) -> np.ndarray:
+def flips(
+    rng: np.random.Generator, n: int, rate: float, true_drop: float, draws: int = DRAWS
+) -> np.ndarray:
     """Items lost and won of n, in each draw."""
     lost, won = (rate + true_drop) / 2, (rate - true_drop) / 2
     return rng.multinomial(n, [lost, won, 1 - lost - won], draws)[:, :2]
@@ -82,13 +90,24 @@ def allowed(draws: int, rate: float = 0.05) -> float:
     return rate + 3 * math.sqrt(rate * (1 - rate) / draws)
 
 
-MARGINS = [(0.02, 0.01), (0.02, 0.02), (0.04, 0.01), (0.04, 0.02), (0.06, 0.02), (0.10, 0.01), (0.10, 0.04)]
+MARGINS = [
+    (0.02, 0.01),
+    (0.02, 0.02),
+    (0.04, 0.01),
+    (0.04, 0.02),
+    (0.06, 0.02),
+    (0.10, 0.01),
+    (0.10, 0.04),
+]
 
 
 @pytest.mark.parametrize("n", [500, 2500])
 @pytest.mark.parametrize(("rate", "margin"), MARGINS)
-def test_a_drop_at_the_margin_passes_in_one_of_twenty_at_most(n: int, rate: float, margin: float) -> None:
-    """Exact: a score test is off by the steps of small counts, here by 0.1 points at most. Its simulation must agree."""
+def test_a_drop_at_the_margin_passes_in_one_of_twenty_at_most(
+    n: int, rate: float, margin: float
+) -> None:
+    """Exact: a score test is off by the steps of small counts, here by 0.1 points at most. Its
+    simulation must agree."""
     exact = pass_rate(n, rate, margin, margin)
     assert exact <= 0.051
     found = passes(flips(np.random.default_rng(int(n * rate)), n, rate, margin), n, margin).mean()
@@ -100,14 +119,21 @@ def test_counts_alone_decide_as_the_gate_does() -> None:
     """What this file takes from statistics.score_difference is the gate's own decision on items."""
     for n, rate, margin in ((500, 0.04, 0.02), (500, 0.10, 0.02), (2500, 0.02, 0.01)):
         found = flips(np.random.default_rng(n), n, rate, margin / 2, 25)
-        for (lost, won), passed in zip(found.tolist(), passes(found, n, margin).tolist(), strict=True):
+        for (lost, won), passed in zip(
+            found.tolist(), passes(found, n, margin).tolist(), strict=True
+        ):
             estimate, _ = items.difference(pairs(lost, won, n), CONFIDENCE)
             assert passed == (status(estimate.low, estimate.high, margin) == "PASS"), (lost, won)
 
 
 def test_a_drop_at_the_margin_fails_in_one_of_twenty_at_most() -> None:
-    found, counts = np.unique(flips(np.random.default_rng(5), 500, 0.06, 0.02, 4000), axis=0, return_counts=True)
-    failed = [statistics.score_difference(lost, won, 500, CONFIDENCE)[0] > 0.02 for lost, won in found.tolist()]
+    found, counts = np.unique(
+        flips(np.random.default_rng(5), 500, 0.06, 0.02, 4000), axis=0, return_counts=True
+    )
+    failed = [
+        statistics.score_difference(lost, won, 500, CONFIDENCE)[0] > 0.02
+        for lost, won in found.tolist()
+    ]
     assert counts[failed].sum() / 4000 <= allowed(4000)
 
 
@@ -129,9 +155,13 @@ class Passages(NamedTuple):
 
 SIZE = 10
 PASSAGES = {
-    "half lose, half win": Passages(lambda rng, size: np.where(rng.random(size) < 0.5, 0.2, -0.1), 0.05),
+    "half lose, half win": Passages(
+        lambda rng, size: np.where(rng.random(size) < 0.5, 0.2, -0.1), 0.05
+    ),
     "exponential": Passages(lambda rng, size: np.minimum(rng.exponential(0.04, size), 1), 0.04),
-    "lognormal 1": Passages(lambda rng, size: np.minimum(rng.lognormal(-4, 1, size), 1), math.exp(-3.5)),
+    "lognormal 1": Passages(
+        lambda rng, size: np.minimum(rng.lognormal(-4, 1, size), 1), math.exp(-3.5)
+    ),
     "2 % lost as a whole": Passages(lambda rng, size: 1.0 * (rng.random(size) < 0.02), 0.02),
     "5 % lost by half": Passages(lambda rng, size: 0.5 * (rng.random(size) < 0.05), 0.025),
 }
@@ -155,7 +185,9 @@ def highest(changes: np.ndarray, confidence: float = CONFIDENCE) -> np.ndarray:
     """Upper bounds of each draw's drop, as items.difference gives them."""
     values, n = changes / SIZE, changes.shape[1]
     reach, errors = t.ppf(confidence, n - 1), values.std(1, ddof=1) / math.sqrt(n)
-    skewed = np.where(errors > 0, skew(values + (errors == 0)[:, None] * np.arange(n), axis=1, bias=False), 0)
+    skewed = np.where(
+        errors > 0, skew(values + (errors == 0)[:, None] * np.arange(n), axis=1, bias=False), 0
+    )
     further = np.array([statistics.tail(found, n, reach) for found in skewed])
     return values.mean(1) + np.maximum((reach + further) * errors, unseen(n, confidence))
 
@@ -163,7 +195,8 @@ def highest(changes: np.ndarray, confidence: float = CONFIDENCE) -> np.ndarray:
 @pytest.mark.parametrize("passages", [16, 64, 256])
 @pytest.mark.parametrize("shape", PASSAGES)
 def test_items_that_depend_on_each_other(shape: str, passages: int) -> None:
-    """As clusters they pass at the margin in one of twenty at most; taken for independent ones, far more often."""
+    """As clusters they pass at the margin in one of twenty at most; taken for independent ones, far
+    more often."""
     rng, draws = np.random.default_rng(passages), 4000
     found = losses(rng, PASSAGES[shape], passages, draws)
     own = [items.difference(clustered(row), CONFIDENCE)[0].high for row in found[:5]]
@@ -171,7 +204,10 @@ def test_items_that_depend_on_each_other(shape: str, passages: int) -> None:
     assert np.mean(highest(found) <= PASSAGES[shape].drop) <= allowed(draws)
     if shape == "2 % lost as a whole" and passages == 64:
         counts = [(int(row[row > 0].sum()), int(-row[row < 0].sum())) for row in found]
-        most = {pair: statistics.score_difference(*pair, passages * SIZE, CONFIDENCE)[1] for pair in set(counts)}
+        most = {
+            pair: statistics.score_difference(*pair, passages * SIZE, CONFIDENCE)[1]
+            for pair in set(counts)
+        }
         assert np.mean([most[pair] <= PASSAGES[shape].drop for pair in counts]) > 0.25
 
 
@@ -181,21 +217,34 @@ def test_looks_at_passages_pass_in_one_of_twenty_at_most(shape: str) -> None:
     found = losses(np.random.default_rng(7), PASSAGES[shape], 300, 4000)
     passed = np.zeros(len(found), bool)
     for look, fraction in enumerate(SEQUENTIAL.fractions):
-        passed |= highest(found[:, : round(300 * fraction)], SEQUENTIAL.confidence_at(look)) <= PASSAGES[shape].drop
+        passed |= (
+            highest(found[:, : round(300 * fraction)], SEQUENTIAL.confidence_at(look))
+            <= PASSAGES[shape].drop
+        )
     assert passed.mean() <= allowed(len(found))
 
 
-def at_looks(sizes: list[int], held_to: Limits, rate: float, true_drop: float, draws: int) -> tuple[np.ndarray, np.ndarray]:
-    """Status at each look [looks, draws] (1 PASS, -1 FAIL, 0 neither) at its own share of the error; items lost and won so far."""
+def at_looks(
+    sizes: list[int], held_to: Limits, rate: float, true_drop: float, draws: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Status at each look [looks, draws] (1 PASS, -1 FAIL, 0 neither) at its own share of the
+    error; items lost and won so far."""
     rng, margin = np.random.default_rng(len(sizes)), held_to.accuracy_drop
-    totals = np.cumsum([flips(rng, size, rate, true_drop, draws) for size in np.diff([0, *sizes])], axis=0)
+    totals = np.cumsum(
+        [flips(rng, size, rate, true_drop, draws) for size in np.diff([0, *sizes])], axis=0
+    )
     found = np.zeros(totals.shape[:2])
     for look, n in enumerate(sizes):
         bounds = {
-            tuple(pair): statistics.score_difference(int(pair[0]), int(pair[1]), n, held_to.confidence_at(look))
+            tuple(pair): statistics.score_difference(
+                int(pair[0]), int(pair[1]), n, held_to.confidence_at(look)
+            )
             for pair in np.unique(totals[look], axis=0)
         }
-        found[look] = [(bounds[tuple(pair)][1] <= margin) - (bounds[tuple(pair)][0] > margin) for pair in totals[look]]
+        found[look] = [
+            (bounds[tuple(pair)][1] <= margin) - (bounds[tuple(pair)][0] > margin)
+            for pair in totals[look]
+        ]
     return found, totals
 
 
@@ -204,8 +253,11 @@ DOUBLING = make.limits(items={"t": (200, 1600)}, accuracy_drop=0.02)
 
 @pytest.mark.parametrize("held_to", [SEQUENTIAL, DOUBLING], ids=["five equal parts", "doubling"])
 @pytest.mark.parametrize("rate", [0.03, 0.06, 0.12])
-def test_looks_together_pass_and_fail_at_the_margin_in_one_of_twenty_at_most(held_to: Limits, rate: float) -> None:
-    """Whoever stops at any look that passes, or at any that fails: without sharing the error it is more than twice that."""
+def test_looks_together_pass_and_fail_at_the_margin_in_one_of_twenty_at_most(
+    held_to: Limits, rate: float
+) -> None:
+    """Whoever stops at any look that passes, or at any that fails: without sharing the error it is
+    more than twice that."""
     sizes = [held_to.size("t", 10**6, look) for look in range(len(held_to.fractions))]
     found, totals = at_looks(sizes, held_to, rate, 0.02, 4000)
     assert (found == 1).any(axis=0).mean() <= allowed(4000)
@@ -223,7 +275,9 @@ def test_looks_together_pass_and_fail_at_the_margin_in_one_of_twenty_at_most(hel
         pytest.param(0.5, 0.45, -1, 0.2001, id="broken"),
     ],
 )
-def test_clearly_good_and_bad_artifacts_need_half_of_the_items(rate: float, drop: float, status: int, share: float) -> None:
+def test_clearly_good_and_bad_artifacts_need_half_of_the_items(
+    rate: float, drop: float, status: int, share: float
+) -> None:
     sizes = [SEQUENTIAL.size("t", 2000, look) for look in range(5)]
     found, _ = at_looks(sizes, SEQUENTIAL, rate, drop, 2000)
     decided = found != 0
@@ -233,7 +287,8 @@ def test_clearly_good_and_bad_artifacts_need_half_of_the_items(rate: float, drop
 
 
 def test_giving_up_costs_little_power() -> None:
-    """With 80 % power in one look: the looks cost 1 point, giving up where a PASS is unlikely about 2 more."""
+    """With 80 % power in one look: the looks cost 1 point, giving up where a PASS is unlikely about
+    2 more."""
     rng, draws, limits = np.random.default_rng(9), 20_000, SEQUENTIAL
     distance, fractions = norm.isf(0.05) + norm.ppf(0.8), np.array(limits.fractions)
     way = np.cumsum(rng.normal(size=(draws, 5)) / math.sqrt(5), axis=1) + distance * fractions
@@ -242,8 +297,12 @@ def test_giving_up_costs_little_power() -> None:
     for look, fraction in enumerate(fractions):
         passed |= (way[:, look] >= bounds[look] * math.sqrt(fraction)) & ~given_up
         if fraction < 1:
-            power = [spending.conditional_power(x, math.sqrt(fraction), fraction, norm.sf(bounds[-1]), looks.FAVOUR)
-                     for x in way[:, look]]  # fmt: skip
+            power = [
+                spending.conditional_power(
+                    x, math.sqrt(fraction), fraction, norm.sf(bounds[-1]), looks.FAVOUR
+                )
+                for x in way[:, look]
+            ]
             given_up |= ~passed & (np.array(power) < looks.UNLIKELY)
     assert 0.75 <= passed.mean() <= 0.79
 
@@ -273,11 +332,16 @@ def test_guard_rails_fail_none_of_five_tasks_at_their_limit(
 
 @pytest.mark.parametrize("size", [5, 10])
 def test_guard_rails_on_few_passages(size: int) -> None:
-    """Items that change together, few of them: a task at its limit fails in one of twenty at most."""
+    """Items that change together, few of them: a task at its limit fails in one of twenty at
+    most."""
     rng, draws, limits, passages = np.random.default_rng(size), 300, make.limits(task_drop=0.05), 12
     failed = 0
     for _ in range(draws):
         lost = (rng.random((passages, 1)) < 0.25) & (rng.random((passages, size)) < 0.2)
-        found = Pairs((Scored(1.0, str(p)), Scored(1.0 - gone, str(p))) for p, row in enumerate(lost.tolist()) for gone in row)
+        found = Pairs(
+            (Scored(1.0, str(p)), Scored(1.0 - gone, str(p)))
+            for p, row in enumerate(lost.tolist())
+            for gone in row
+        )
         failed += items._guard_rails({"t": found}, limits, CONFIDENCE, {"t"})[0].status == "FAIL"
     assert failed / draws <= allowed(draws)

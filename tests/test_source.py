@@ -35,7 +35,10 @@ def pin(folder: Path) -> Any:
 def write_adapter(folder: Path, **config: Any) -> None:
     said = {"base_model_name_or_path": "some/base", "peft_type": "LORA", **config}
     (folder / "adapter_config.json").write_text(json.dumps(said))
-    write_safetensors(folder / "adapter_model.safetensors", {"base_model.q_proj.lora_A.weight": ("F32", np.zeros((8, 64)))})
+    write_safetensors(
+        folder / "adapter_model.safetensors",
+        {"base_model.q_proj.lora_A.weight": ("F32", np.zeros((8, 64)))},
+    )
 
 
 def change_config(folder: Path, **more: Any) -> None:
@@ -44,7 +47,13 @@ def change_config(folder: Path, **more: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "twin", ["consolidated.safetensors", "model.fp16.safetensors", "adapter_model.safetensors", "other.safetensors"]
+    "twin",
+    [
+        "consolidated.safetensors",
+        "model.fp16.safetensors",
+        "adapter_model.safetensors",
+        "other.safetensors",
+    ],
 )
 def test_only_what_transformers_loads_is_the_model(folder: Path, twin: str) -> None:
     expected = pin(folder)
@@ -57,7 +66,9 @@ def test_only_what_transformers_loads_is_the_model(folder: Path, twin: str) -> N
 def test_shards_are_those_of_the_index(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     expected = pin(tmp_path)
-    (tmp_path / "consolidated.00.safetensors").write_bytes((tmp_path / "model-00001-of-00002.safetensors").read_bytes())
+    (tmp_path / "consolidated.00.safetensors").write_bytes(
+        (tmp_path / "model-00001-of-00002.safetensors").read_bytes()
+    )
     assert pin(tmp_path).parameters == expected.parameters
 
 
@@ -69,12 +80,17 @@ def test_a_whole_file_goes_before_shards_as_in_transformers(tmp_path: Path) -> N
     names = {file.path for file in found.files}
     assert "model.safetensors" in names
     assert not {source.INDEX, "model-00001-of-00002.safetensors"} & names
-    assert found.left_out == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    assert found.left_out == [
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    ]
 
 
 def test_config_may_name_the_weights_file(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "mine.safetensors")
-    with pytest.raises(CheckpointError, match=r"mine\.safetensors, which transformers does not take"):
+    with pytest.raises(
+        CheckpointError, match=r"mine\.safetensors, which transformers does not take"
+    ):
         pin(folder)
     change_config(folder, transformers_weights="mine.safetensors")
     assert "mine.safetensors" in {file.path for file in pin(folder).files}
@@ -86,7 +102,9 @@ def test_config_may_name_the_weights_file(folder: Path) -> None:
 def test_weights_under_another_name_beside_a_pickle(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "weights.safetensors")
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
-    with pytest.raises(CheckpointError, match=r"weights\.safetensors, which transformers does not take for a model"):
+    with pytest.raises(
+        CheckpointError, match=r"weights\.safetensors, which transformers does not take for a model"
+    ):
         pin(folder)
 
 
@@ -108,10 +126,15 @@ def test_an_adapter_beside_is_left_out_and_said(folder: Path) -> None:
     assert found.left_out == ["adapter_config.json", "adapter_model.safetensors"]
 
 
-@pytest.mark.parametrize("method", ["fp8", "gptq", "awq", "compressed-tensors", "bitsandbytes", "mxfp4", "quanto", "torchao"])
+@pytest.mark.parametrize(
+    "method",
+    ["fp8", "gptq", "awq", "compressed-tensors", "bitsandbytes", "mxfp4", "quanto", "torchao"],
+)
 def test_a_model_that_is_quantized_already(folder: Path, method: str) -> None:
     change_config(folder, quantization_config={"quant_method": method})
-    with pytest.raises(CheckpointError, match=f"already quantized by {method} .config.json: quantization_config"):
+    with pytest.raises(
+        CheckpointError, match=f"already quantized by {method} .config.json: quantization_config"
+    ):
         pin(folder)
 
 
@@ -122,26 +145,47 @@ def test_quantized_as_a_file_beside_says(folder: Path, name: str) -> None:
         pin(folder)
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("q_proj.qweight", "I32"), ("q_proj.weight", "I8"), ("q_proj.weight", "F8_E4M3")])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("q_proj.qweight", "I32"), ("q_proj.weight", "I8"), ("q_proj.weight", "F8_E4M3")],
+)
 def test_quantized_as_the_tensors_say(folder: Path, name: str, dtype: str) -> None:
-    tensors = {f"model.layers.0.{name}": (dtype, np.ones((64, 64))), LINEAR: ("F32", np.ones((64, 64)))}
+    tensors = {
+        f"model.layers.0.{name}": (dtype, np.ones((64, 64))),
+        LINEAR: ("F32", np.ones((64, 64))),
+    }
     write_safetensors(folder / "model.safetensors", tensors)
-    with pytest.raises(CheckpointError, match=f"already quantized by a quantizer .*{name} as {dtype}"):
+    with pytest.raises(
+        CheckpointError, match=f"already quantized by a quantizer .*{name} as {dtype}"
+    ):
         pin(folder)
 
 
 def test_stored_masks_are_not_quantized_weights(folder: Path) -> None:
-    tensors = {"gpt_neox.layers.0.attention.bias": ("U8", np.ones((1, 1, 8, 8))), LINEAR: ("F32", np.ones((64, 64)))}
+    tensors = {
+        "gpt_neox.layers.0.attention.bias": ("U8", np.ones((1, 1, 8, 8))),
+        LINEAR: ("F32", np.ones((64, 64))),
+    }
     write_safetensors(folder / "model.safetensors", tensors)
     pin(folder)
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("architectures", [1]), ("architectures", "Llama"), ("model_type", []), ("vocab_size", "x"), ("vocab_size", 0),
-     ("hidden_size", 1.5), ("hidden_size", 10**400), ("tie_word_embeddings", "yes")],
-)  # fmt: skip
-def test_a_configuration_whose_values_are_of_another_kind(folder: Path, key: str, value: Any) -> None:
+    [
+        ("architectures", [1]),
+        ("architectures", "Llama"),
+        ("model_type", []),
+        ("vocab_size", "x"),
+        ("vocab_size", 0),
+        ("hidden_size", 1.5),
+        ("hidden_size", 10**400),
+        ("tie_word_embeddings", "yes"),
+    ],
+)
+def test_a_configuration_whose_values_are_of_another_kind(
+    folder: Path, key: str, value: Any
+) -> None:
     change_config(folder, **{key: value})
     with pytest.raises(CheckpointError, match=rf"config\.json: {key}(\.0)?: found .*Expected"):
         pin(folder)
@@ -172,7 +216,9 @@ def test_tools_get_the_hashed_files_and_nothing_else(project: Path, folder: Path
     assert (given / "config.json").read_bytes() == (folder / "config.json").read_bytes()
 
 
-def test_files_are_copied_where_they_cannot_be_linked(project: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_copied_where_they_cannot_be_linked(
+    project: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
         raise OSError(18, "Invalid cross-device link")
 

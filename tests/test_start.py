@@ -1,4 +1,5 @@
-"""`quantgate init`: the recipe that it writes is possible, right for the model, and tells of the commit that it found."""
+"""`quantgate init`: the recipe that it writes is possible, right for the model, and tells of the
+commit that it found."""
 
 from __future__ import annotations
 
@@ -38,13 +39,30 @@ def test_of_a_folder(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, text.splitlines())) <= 132
 
 
-def test_nothing_is_written_over_and_a_wrong_word_is_one_sentence(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_written_over_and_a_wrong_word_is_one_sentence(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = paths.recipe("tiny").read_text()
     for words, said in (
-        (["recipes/tiny/checkpoint", "--name", "tiny"], "recipes/tiny.yaml: is there already. Edit it, or give another --name."),
-        (["nowhere"], "MODEL: found 'nowhere'. Expected a folder that is there, or a hub repository: OWNER/NAME."),
-        (["recipes/tiny/checkpoint", "--name", "A--b"], "--name: found 'A--b', expected lower-case letters"),
-        (["recipes/tiny/checkpoint", "--revision", "v1"], "--revision: found 'v1', which a folder has none of."),
+        (
+            ["recipes/tiny/checkpoint", "--name", "tiny"],
+            "recipes/tiny.yaml: is there already. Edit it, or give another --name.",
+        ),
+        (
+            ["nowhere"],
+            (
+                "MODEL: found 'nowhere'. Expected a folder that is there, or a hub repository:"
+                " OWNER/NAME."
+            ),
+        ),
+        (
+            ["recipes/tiny/checkpoint", "--name", "A--b"],
+            "--name: found 'A--b', expected lower-case letters",
+        ),
+        (
+            ["recipes/tiny/checkpoint", "--revision", "v1"],
+            "--revision: found 'v1', which a folder has none of.",
+        ),
         (["owner/name", "--path", "nowhere"], "--path: found 'nowhere', which is no folder."),
     ):
         assert cli.main(["init", *words]) == 2
@@ -61,9 +79,14 @@ def test_nothing_is_written_over_and_a_wrong_word_is_one_sentence(project: Path,
     ],
 )
 def test_a_model_that_the_usual_does_not_fit(
-    project: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, changes: dict[str, int], said: str
+    project: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    changes: dict[str, int],
+    said: str,
 ) -> None:
-    """What cannot be is left out; where nothing usual can be, no recipe is left that stops every other."""
+    """What cannot be is left out; where nothing usual can be, no recipe is left that stops every
+    other."""
     source = tmp_path / "odd"
     shutil.copytree(CHECKPOINT, source)
     config = json.loads((source / "config.json").read_text())
@@ -75,14 +98,23 @@ def test_a_model_that_the_usual_does_not_fit(
         assert (code, told.count("\n"), paths.recipe("odd").exists()) == (2, 1, False)
         assert told.startswith(said)
     else:
-        assert (code, list(recipe.load("odd").variants)) == (0, ["ov-bf16", "ov-int8", "ov-int4", "vllm-bf16"])
+        assert (code, list(recipe.load("odd").variants)) == (
+            0,
+            ["ov-bf16", "ov-int8", "ov-int4", "vllm-bf16"],
+        )
 
 
 def on_hub(surroundings: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
     """Where the hub is, its library reads when it is imported."""
     script = "import sys; from pipeline.cli import main; sys.exit(main())"
     env = {**os.environ, "HF_HUB_DISABLE_XET": "1", **surroundings}
-    return subprocess.run([sys.executable, "-c", script, "init", *words], env=env, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", script, "init", *words],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_of_the_hub_the_commit_is_looked_up(project: Path, tmp_path: Path) -> None:
@@ -97,13 +129,24 @@ def test_of_the_hub_the_commit_is_looked_up(project: Path, tmp_path: Path) -> No
     assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1)
     assert unknown.stderr.startswith("quantgate: model.repo: owner/other at main")
     loaded = recipe.load("small-model")
-    assert (loaded.model.repo, loaded.model.revision, loaded.model.parameters) == ("owner/Small-Model", COMMIT, 623488)
+    assert (loaded.model.repo, loaded.model.revision, loaded.model.parameters) == (
+        "owner/Small-Model",
+        COMMIT,
+        623488,
+    )
     assert loaded.gate.mean_kl["int4"] == 0.3
-    assert not list(Path(home).rglob("*.safetensors"))  # the weights are not needed to say how large they are
-    offline = on_hub({"HF_HUB_OFFLINE": "1", "HF_HOME": home}, "owner/Small-Model", "--name", "again")
+    assert not list(
+        Path(home).rglob("*.safetensors")
+    )  # the weights are not needed to say how large they are
+    offline = on_hub(
+        {"HF_HUB_OFFLINE": "1", "HF_HOME": home}, "owner/Small-Model", "--name", "again"
+    )
     assert offline.returncode == 0, offline.stderr
     assert "the limits are the strictest" in offline.stdout
-    assert (recipe.load("again").model.revision, recipe.load("again").gate.mean_kl["int4"]) == (COMMIT, 0.08)
+    assert (recipe.load("again").model.revision, recipe.load("again").gate.mean_kl["int4"]) == (
+        COMMIT,
+        0.08,
+    )
 
 
 def test_a_repository_of_no_model(project: Path, tmp_path: Path) -> None:
@@ -114,4 +157,7 @@ def test_a_repository_of_no_model(project: Path, tmp_path: Path) -> None:
         hub.add("owner/nothing", COMMIT, source)
         done = on_hub({"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}, "owner/nothing")
     assert done.returncode == 2
-    assert f"owner/nothing at {COMMIT}: no config.json. Expected a model in transformers' layout." in done.stderr
+    assert (
+        f"owner/nothing at {COMMIT}: no config.json. Expected a model in transformers' layout."
+        in done.stderr
+    )

@@ -1,4 +1,5 @@
-"""A sequential gate looks at the texts' windows in parts: a FAIL may come early, a PASS takes all of them."""
+"""A sequential gate looks at the texts' windows in parts: a FAIL may come early, a PASS takes all
+of them."""
 
 from __future__ import annotations
 
@@ -39,11 +40,17 @@ def test_every_window_is_scored_once_and_in_the_end_all_are(tmp_path: Path) -> N
     found = list(text.grown(part, LOOKS, seed=3))
     assert sorted(window for windows in scored for window in windows) == list(range(48))
     for fraction, seen in zip(LOOKS, found, strict=True):
-        assert [window.index for window in seen.perplexity[0].windows] == first_windows(48, fraction, 3)
-    whole = text.measure(Tabled(OURS), TEXTS, PLAN, tmp_path, decode, "test", lambda count: list(range(count)))
+        assert [window.index for window in seen.perplexity[0].windows] == first_windows(
+            48, fraction, 3
+        )
+    whole = text.measure(
+        Tabled(OURS), TEXTS, PLAN, tmp_path, decode, "test", lambda count: list(range(count))
+    )
     assert found[-1].perplexity == whole.perplexity
     assert found[-1].divergence[0].windows == whole.divergence[0].windows
-    assert [worst.kl_nats for worst in found[-1].divergence[0].worst] == [worst.kl_nats for worst in whole.divergence[0].worst]
+    assert [worst.kl_nats for worst in found[-1].divergence[0].worst] == [
+        worst.kl_nats for worst in whole.divergence[0].worst
+    ]
 
 
 def limits(**change: Any) -> gate.Limits:
@@ -53,12 +60,18 @@ def limits(**change: Any) -> gate.Limits:
 def looked(nll: np.ndarray, kl: np.ndarray, fraction: float) -> Evaluation:
     """Measured as served at the first windows and nothing else."""
     indices = first_windows(WINDOWS, fraction, 0)
-    view = View(settings={}, perplexity=[make.perplexity(nll, indices)], divergence=[make.divergence(kl[indices], indices)])
+    view = View(
+        settings={},
+        perplexity=[make.perplexity(nll, indices)],
+        divergence=[make.divergence(kl[indices], indices)],
+    )
     return make.evaluation({"deployed": view}, [])
 
 
 def outcome(nll: np.ndarray, kl: np.ndarray, fraction: float) -> gate.Verdict:
-    return gate.decide(make.reference(NLL, [make.draws(SCORES)]), looked(nll, kl, fraction), None, limits())
+    return gate.decide(
+        make.reference(NLL, [make.draws(SCORES)]), looked(nll, kl, fraction), None, limits()
+    )
 
 
 def small(size: float) -> np.ndarray:
@@ -79,7 +92,9 @@ def test_a_part_of_the_windows_is_never_a_pass(fraction: float) -> None:
     verdict = outcome(NLL, small(1e-6), fraction)
     assert verdict.status == "INCONCLUSIVE"
     assert "a PASS takes all windows" in verdict.checks[0].reason
-    assert not texts.beyond(make.reference(NLL, []), looked(NLL, small(1e-6), fraction).views, limits())
+    assert not texts.beyond(
+        make.reference(NLL, []), looked(NLL, small(1e-6), fraction).views, limits()
+    )
 
 
 @pytest.mark.parametrize("change", ["one window less", "other windows", "not sequential"])
@@ -88,14 +103,25 @@ def test_windows_of_no_look_fail(change: str) -> None:
     view, held_to = found.views["deployed"], limits()
     windows = view.perplexity[0].windows
     if change == "one window less":
-        found = make.with_view(found, "deployed", perplexity=[view.perplexity[0].model_copy(update={"windows": windows[1:]})])
+        found = make.with_view(
+            found,
+            "deployed",
+            perplexity=[view.perplexity[0].model_copy(update={"windows": windows[1:]})],
+        )
     elif change == "other windows":
         indices = list(range(12))
-        found = make.with_view(found, "deployed", perplexity=[make.perplexity(NLL, indices)],
-                               divergence=[make.divergence(small(1e-6)[indices], indices)])  # fmt: skip
+        found = make.with_view(
+            found,
+            "deployed",
+            perplexity=[make.perplexity(NLL, indices)],
+            divergence=[make.divergence(small(1e-6)[indices], indices)],
+        )
     else:
         held_to = make.limits(divergence=PLAN_60)
-    assert gate.decide(make.reference(NLL, [make.draws(SCORES)]), found, None, held_to).status == "FAIL"
+    assert (
+        gate.decide(make.reference(NLL, [make.draws(SCORES)]), found, None, held_to).status
+        == "FAIL"
+    )
 
 
 def test_all_windows_pass_as_without_looks_and_what_is_not_finite_ends_at_once() -> None:
@@ -111,16 +137,24 @@ def test_all_windows_pass_as_without_looks_and_what_is_not_finite_ends_at_once()
     assert outcome(bad, kl, 0.2).status == "FAIL"
 
 
-@pytest.mark.parametrize(("over", "most", "share"), [(0.0, 0.05, 1.0), (0.5, 1.0, 0.75), (1.5, 1.0, 0.45)])
-def test_false_fails_stay_at_the_confidence_and_bad_artifacts_end_early(over: float, most: float, share: float) -> None:
-    """`over`: standard deviations of a window's difference by which the artifact is worse than the limit allows."""
+@pytest.mark.parametrize(
+    ("over", "most", "share"), [(0.0, 0.05, 1.0), (0.5, 1.0, 0.75), (1.5, 1.0, 0.45)]
+)
+def test_false_fails_stay_at_the_confidence_and_bad_artifacts_end_early(
+    over: float, most: float, share: float
+) -> None:
+    """`over`: standard deviations of a window's difference by which the artifact is worse than the
+    limit allows."""
     rng, held_to, draws, spread = np.random.default_rng(7), limits(), 150, 3.0
     theirs, kl = make.reference(NLL, []), small(1e-6)
     at_limit = np.log(held_to.perplexity_ratio) * make.TOKENS
     failed, used = 0, 0.0
     for _ in range(draws):
         nll = NLL + at_limit + over * spread + rng.normal(0, spread, WINDOWS)
-        ended = next((part for part in LOOKS if texts.beyond(theirs, looked(nll, kl, part).views, held_to)), None)
+        ended = next(
+            (part for part in LOOKS if texts.beyond(theirs, looked(nll, kl, part).views, held_to)),
+            None,
+        )
         failed += ended is not None
         used += ended or 1.0
     assert failed / draws <= most + 2 * np.sqrt(most * (1 - most) / draws)
@@ -134,7 +168,9 @@ class Engine:
     answers: list[dict[str, Any]]
     anonymous_bytes, processor_s = 1, 1.0
 
-    def __init__(self, environment: str, verb: str, job: dict[str, Any], request: Path, offline: bool) -> None:
+    def __init__(
+        self, environment: str, verb: str, job: dict[str, Any], request: Path, offline: bool
+    ) -> None:
         assert (environment, verb) == ("openvino", "evaluate")
         self.asked.append(len(job["looks"]))
 
@@ -147,11 +183,16 @@ class Engine:
 
 
 @pytest.mark.parametrize(("worse", "answers"), [(0.0, 5), (40.0, 1)])
-def test_the_stage_stops_at_a_look_that_fails(project: Path, monkeypatch: pytest.MonkeyPatch, worse: float, answers: int) -> None:
+def test_the_stage_stops_at_a_look_that_fails(
+    project: Path, monkeypatch: pytest.MonkeyPatch, worse: float, answers: int
+) -> None:
     recipe = measured.build()
     path = paths.recipe("tiny")
     path.write_text(path.read_text().replace("gate:\n", "gate:\n  sequential: true\n", 1))
-    stored, theirs = read(paths.evaluation("tiny", "ov-int8"), Evaluation), read(paths.evaluation("tiny", "reference"), Evaluation)
+    stored, theirs = (
+        read(paths.evaluation("tiny", "ov-int8"), Evaluation),
+        read(paths.evaluation("tiny", "reference"), Evaluation),
+    )
     nll = np.array([window.nll_nats for window in theirs.views["reference"].perplexity[0].windows])
     compared = recipe.evaluate.divergence.chosen(20)
     places = len(recipe.evaluate.divergence.places(20, make.TOKENS, 1))
@@ -161,15 +202,25 @@ def test_the_stage_stops_at_a_look_that_fails(project: Path, monkeypatch: pytest
         kept = [window for window in compared if window in indices]
         own = {"text_sha256": theirs.views["reference"].perplexity[0].text_sha256}
         perplexity = make.perplexity(nll + worse, indices).model_copy(update=own)
-        divergence = make.divergence(np.full((len(kept), places), 1e-4), kept).model_copy(update=own)
-        views = {"deployed": View(settings=make.OPENVINO_SETTINGS, perplexity=[perplexity], divergence=[divergence])}
+        divergence = make.divergence(np.full((len(kept), places), 1e-4), kept).model_copy(
+            update=own
+        )
+        views = {
+            "deployed": View(
+                settings=make.OPENVINO_SETTINGS, perplexity=[perplexity], divergence=[divergence]
+            )
+        }
         found = stored if fraction == 1 else make.evaluation(views, [])
         return found.model_dump(include={"versions", "load_check", "views", "tasks"})
 
     monkeypatch.setattr(Engine, "asked", [], raising=False)
     monkeypatch.setattr(Engine, "answers", [answer(fraction) for fraction in LOOKS], raising=False)
     monkeypatch.setattr(process, "Session", Engine)
-    monkeypatch.setattr(evaluate.checkpoint, "open_pinned", lambda *_: (Path("source"), read(paths.checkpoint("tiny"), Checkpoint)))
+    monkeypatch.setattr(
+        evaluate.checkpoint,
+        "open_pinned",
+        lambda *_: (Path("source"), read(paths.checkpoint("tiny"), Checkpoint)),
+    )
     evaluate.run("tiny", "ov-int8")
     assert Engine.asked == [5, *[0] * answers]
     found = read(paths.evaluation("tiny", "ov-int8"), Evaluation)

@@ -26,7 +26,8 @@ PLAN = Plan(positions=1024, windows=16)
 
 
 class Tabled(FakeEngine):
-    """The fake engine with another table, and its windows handed over in pieces of at most `piece` positions."""
+    """The fake engine with another table, and its windows handed over in pieces of at most `piece`
+    positions."""
 
     def __init__(self, table: np.ndarray, piece: int = 10**9) -> None:
         super().__init__(Path(), SERVE)
@@ -57,17 +58,37 @@ def made(count: int, names: str = "x", tokens: int = 65) -> Texts:
     """Texts of random tokens, `tokens` - 1 of each window scored."""
     rng = np.random.default_rng(9)
     windows = {name: rng.integers(0, VOCABULARY, (count, tokens)).tolist() for name in names}
-    return Texts(texts=[Text(name=name, bos="first", characters=0, tokens_dropped=0, sha256=f"of {name}", windows=rows,
-                             bytes=[3 * index for index in range(count)]) for name, rows in windows.items()])  # fmt: skip
+    return Texts(
+        texts=[
+            Text(
+                name=name,
+                bos="first",
+                characters=0,
+                tokens_dropped=0,
+                sha256=f"of {name}",
+                windows=rows,
+                bytes=[3 * index for index in range(count)],
+            )
+            for name, rows in windows.items()
+        ]
+    )
 
 
 def decode(ids: list[int]) -> str:
     return " ".join(map(str, ids))
 
 
-def compared(ours: FakeEngine, texts: Texts, folder: Path, everything: bool = True, plan: Plan = PLAN) -> text.Measured:
+def compared(
+    ours: FakeEngine, texts: Texts, folder: Path, everything: bool = True, plan: Plan = PLAN
+) -> text.Measured:
     return text.measure(
-        ours, texts, plan, folder, decode, "test", lambda count: list(range(count)) if everything else plan.chosen(count)
+        ours,
+        texts,
+        plan,
+        folder,
+        decode,
+        "test",
+        lambda count: list(range(count)) if everything else plan.chosen(count),
     )
 
 
@@ -82,7 +103,9 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Perplex
     return folder, text.write_reference(Tabled(THEIRS), TEXTS, PLAN, folder)
 
 
-def test_the_reference_is_scored_whole_and_stored_in_part(stored: tuple[Path, list[Perplexity]]) -> None:
+def test_the_reference_is_scored_whole_and_stored_in_part(
+    stored: tuple[Path, list[Perplexity]],
+) -> None:
     folder, (found,) = stored
     exact = log_softmax(THEIRS, axis=1)
     for window, ids in zip(found.windows, TEXTS.texts[0].windows, strict=True):
@@ -93,7 +116,9 @@ def test_the_reference_is_scored_whole_and_stored_in_part(stored: tuple[Path, li
     array = np.load(folder / "x.npy")
     assert (array.shape, array.dtype) == ((16, 64, VOCABULARY), np.float32)
     for place, index in enumerate(CHOSEN):
-        np.testing.assert_allclose(array[place], exact[TEXTS.texts[0].windows[index][:-1]], rtol=1e-6)
+        np.testing.assert_allclose(
+            array[place], exact[TEXTS.texts[0].windows[index][:-1]], rtol=1e-6
+        )
 
 
 def test_an_engine_compared_with_itself(stored: tuple[Path, list[Perplexity]]) -> None:
@@ -114,8 +139,15 @@ def test_divergence_against_float64(stored: tuple[Path, list[Perplexity]]) -> No
     for window in found.windows:
         ids = np.array(TEXTS.texts[0].windows[window.index])
         given, target = ids[:-1], ids[1:]
-        np.testing.assert_allclose(window.kl_nats, entropy(theirs[given], ours[given], axis=1), rtol=2e-5, atol=1e-6)
-        np.testing.assert_allclose(window.probability_change, ours[given, target] - theirs[given, target], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            window.kl_nats, entropy(theirs[given], ours[given], axis=1), rtol=2e-5, atol=1e-6
+        )
+        np.testing.assert_allclose(
+            window.probability_change,
+            ours[given, target] - theirs[given, target],
+            rtol=1e-4,
+            atol=1e-6,
+        )
         assert window.same_top == (theirs[given].argmax(1) == ours[given].argmax(1)).sum()
     assert 0 < sum(window.same_top for window in found.windows) < 16 * 64
 
@@ -130,29 +162,44 @@ def test_the_worst_tokens_are_the_worst(stored: tuple[Path, list[Perplexity]]) -
         if index in CHOSEN
         for place in range(64)
     }
-    assert [worst.kl_nats for worst in found.worst] == pytest.approx(sorted(exact.values(), reverse=True)[: text.WORST], rel=1e-4)
+    assert [worst.kl_nats for worst in found.worst] == pytest.approx(
+        sorted(exact.values(), reverse=True)[: text.WORST], rel=1e-4
+    )
     assert len({(worst.window, worst.position) for worst in found.worst}) == text.WORST
     for worst in found.worst:
         ids = TEXTS.texts[0].windows[worst.window]
         given, target = ids[worst.position], ids[worst.position + 1]
         assert worst.kl_nats == pytest.approx(exact[worst.window, worst.position], rel=1e-4)
         assert worst.token == str(target)
-        assert worst.context == decode(ids[max(0, worst.position - text.CONTEXT + 1) : worst.position + 1])
-        assert (worst.reference_top, worst.top) == (str(theirs[given].argmax()), str(ours[given].argmax()))
+        assert worst.context == decode(
+            ids[max(0, worst.position - text.CONTEXT + 1) : worst.position + 1]
+        )
+        assert (worst.reference_top, worst.top) == (
+            str(theirs[given].argmax()),
+            str(ours[given].argmax()),
+        )
         assert worst.probability == pytest.approx(ours[given, target], rel=1e-4)
         assert worst.reference_probability == pytest.approx(theirs[given, target], rel=1e-4)
 
 
 @pytest.mark.parametrize("piece", [1, 7, 63, 64])
 def test_pieces_change_nothing(
-    stored: tuple[Path, list[Perplexity]], tmp_path: Path, piece: int, monkeypatch: pytest.MonkeyPatch
+    stored: tuple[Path, list[Perplexity]],
+    tmp_path: Path,
+    piece: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder, reference = stored
     again = text.write_reference(Tabled(THEIRS, piece), TEXTS, PLAN, tmp_path)
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), np.load(folder / "x.npy"))
-    whole, parts = compared(Tabled(OURS), TEXTS, folder), compared(Tabled(OURS, piece), TEXTS, folder)
+    whole, parts = (
+        compared(Tabled(OURS), TEXTS, folder),
+        compared(Tabled(OURS, piece), TEXTS, folder),
+    )
     for one, other in ((reference, again), (whole[0], parts[0])):
-        assert [w.nll_nats for w in one[0].windows] == pytest.approx([w.nll_nats for w in other[0].windows], rel=1e-12)
+        assert [w.nll_nats for w in one[0].windows] == pytest.approx(
+            [w.nll_nats for w in other[0].windows], rel=1e-12
+        )
     # Rows worked on in blocks, as with a large vocabulary.
     monkeypatch.setattr(text, "BLOCK", 5 * VOCABULARY)
     blocks = compared(Tabled(OURS, piece), TEXTS, folder)
@@ -164,7 +211,9 @@ def test_pieces_change_nothing(
         assert [w.kl_nats for w in found[1][0].worst] == [w.kl_nats for w in whole[1][0].worst]
 
 
-def test_the_weights_view_scores_the_chosen_windows_alone(stored: tuple[Path, list[Perplexity]]) -> None:
+def test_the_weights_view_scores_the_chosen_windows_alone(
+    stored: tuple[Path, list[Perplexity]],
+) -> None:
     folder, _ = stored
     (every,), whole = compared(Tabled(OURS), TEXTS, folder)
     (few,), part = compared(Tabled(OURS), TEXTS, folder, everything=False)
@@ -176,13 +225,17 @@ def test_several_texts_keep_apart(tmp_path: Path) -> None:
     texts = made(48, "xyz")
     text.write_reference(Tabled(THEIRS), texts, PLAN, tmp_path)
     perplexities, divergences = compared(Tabled(THEIRS), texts, tmp_path)
-    assert [(p.text, p.text_sha256) for p in perplexities] == [(name, f"of {name}") for name in "xyz"]
+    assert [(p.text, p.text_sha256) for p in perplexities] == [
+        (name, f"of {name}") for name in "xyz"
+    ]
     assert [[window.index for window in found.windows] for found in divergences] == [CHOSEN] * 3
     # 1024 positions of 3 x 16 windows of 64: every third of them.
     assert {window.same_top for found in divergences for window in found.windows} == {22}
 
 
-def test_every_nth_position_is_that_position(stored: tuple[Path, list[Perplexity]], tmp_path: Path) -> None:
+def test_every_nth_position_is_that_position(
+    stored: tuple[Path, list[Perplexity]], tmp_path: Path
+) -> None:
     folder, _ = stored
     fewer = Plan(positions=512, windows=16)
     text.write_reference(Tabled(THEIRS), TEXTS, fewer, tmp_path)
@@ -210,7 +263,9 @@ def test_what_is_not_finite_is_kept(stored: tuple[Path, list[Perplexity]], value
 
 
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
-def test_what_is_not_finite_is_the_worst(stored: tuple[Path, list[Perplexity]], value: float) -> None:
+def test_what_is_not_finite_is_the_worst(
+    stored: tuple[Path, list[Perplexity]], value: float
+) -> None:
     folder, _ = stored
     table = log_softmax(OURS, axis=1)
     table[TEXTS.texts[0].windows[3][10], 0] = value
@@ -221,7 +276,9 @@ def test_what_is_not_finite_is_the_worst(stored: tuple[Path, list[Perplexity]], 
 @pytest.mark.parametrize("size", [VOCABULARY + 1, VOCABULARY + 64])
 def test_another_vocabulary(stored: tuple[Path, list[Perplexity]], size: int) -> None:
     folder, _ = stored
-    with pytest.raises(EvaluationError, match=rf"vocabulary of {size} tokens, the reference .*\s{VOCABULARY}\."):
+    with pytest.raises(
+        EvaluationError, match=rf"vocabulary of {size} tokens, the reference .*\s{VOCABULARY}\."
+    ):
         compared(Tabled(logits(1, size)), TEXTS, folder)
 
 
@@ -243,10 +300,19 @@ def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("plan", "count", "scored", "texts"),
-    [((512, 16), 12, 64, 1), ((8192, 32), 141, 2047, 1), ((8192, 32), 141, 2047, 3), ((16384, 64), 135, 255, 1),
-     ((600, 16), 3, 64, 1), ((512, 16), 1, 2047, 4), ((100_000, 16), 20, 255, 1)],
-)  # fmt: skip
-def test_what_is_compared_is_spread_and_enough(plan: tuple[int, int], count: int, scored: int, texts: int) -> None:
+    [
+        ((512, 16), 12, 64, 1),
+        ((8192, 32), 141, 2047, 1),
+        ((8192, 32), 141, 2047, 3),
+        ((16384, 64), 135, 255, 1),
+        ((600, 16), 3, 64, 1),
+        ((512, 16), 1, 2047, 4),
+        ((100_000, 16), 20, 255, 1),
+    ],
+)
+def test_what_is_compared_is_spread_and_enough(
+    plan: tuple[int, int], count: int, scored: int, texts: int
+) -> None:
     planned = Plan(positions=plan[0], windows=plan[1])
     windows, places = planned.chosen(count), planned.places(count, scored, texts)
     assert windows == sorted(set(windows))

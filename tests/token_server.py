@@ -1,6 +1,6 @@
-"""Gives out the tokens of an OCI registry with a login (https://distribution.github.io/distribution/spec/auth/token/), as GitHub's
-and Docker's do: to whoever shows user and password, for exactly what was asked for, no more.
-"""
+"""Gives out the tokens of an OCI registry with a login
+(https://distribution.github.io/distribution/spec/auth/token/), as GitHub's and Docker's do: to
+whoever shows user and password, for exactly what was asked for, no more."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ SERVICE = ISSUER = "tests"
 
 @dataclass
 class Tokens:
-    """`settings`: what the registry's configuration has to say. `asked`: the scope of each token that was given out."""
+    """`settings`: what the registry's configuration has to say. `asked`: the scope of each token
+    that was given out."""
 
     settings: str
     asked: list[str] = field(default_factory=list)
@@ -44,10 +45,16 @@ def running(folder: Path, login: str) -> Iterator[Tokens]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            shown = base64.b64decode(self.headers.get("Authorization", "").removeprefix("Basic ")).decode()
+            shown = base64.b64decode(
+                self.headers.get("Authorization", "").removeprefix("Basic ")
+            ).decode()
             scopes = parse_qs(urlsplit(self.path).query).get("scope", [])
             tokens.asked += scopes
-            answer = {"token": _token(key, chain, scopes)} if shown == login else {"error": "unknown user"}
+            answer = (
+                {"token": _token(key, chain, scopes)}
+                if shown == login
+                else {"error": "unknown user"}
+            )
             self.send_response(200 if shown == login else 401)
             self.end_headers()
             self.wfile.write(json.dumps(answer).encode())
@@ -56,8 +63,10 @@ def running(folder: Path, login: str) -> Iterator[Tokens]:
             del args
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    tokens.settings = (f"auth: {{token: {{realm: 'http://127.0.0.1:{server.server_port}/token', service: {SERVICE}, "
-                       f"issuer: {ISSUER}, rootcertbundle: {folder / 'certificate.pem'}}}}}\n")  # fmt: skip
+    tokens.settings = (
+        f"auth: {{token: {{realm: 'http://127.0.0.1:{server.server_port}/token', service:"
+        f" {SERVICE}, issuer: {ISSUER}, rootcertbundle: {folder / 'certificate.pem'}}}}}\n"
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield tokens
@@ -69,9 +78,13 @@ def running(folder: Path, login: str) -> Iterator[Tokens]:
 def _certificate(key: rsa.RSAPrivateKey) -> x509.Certificate:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, ISSUER)])
     now = datetime.datetime.now(datetime.UTC)
-    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
     made = (
-        made.serial_number(1).not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    )
+    made = (
+        made.serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
     )
     return made.sign(key, hashes.SHA256())
 

@@ -1,1 +1,2 @@
-"""Speed, memory and cost of the artifacts that passed: one trace, replayed on every engine, the variants taking turns."""
+"""Speed, memory and cost of the artifacts that passed: one trace, replayed on every engine, the
+variants taking turns."""

@@ -1,9 +1,10 @@
-"""Replays a trace on an engine: a fixed number of requests in flight (closed loop), or each at its arrival (open loop).
+"""Replays a trace on an engine: a fixed number of requests in flight (closed loop), or each at its
+arrival (open loop).
 
-An engine in process admits requests between two of its steps, as a server does between two batches. A request of the open
-loop that arrives during a step waits until it ends, and that wait counts: TTFT runs from the arrival, not from the
-submission, so that a slow engine cannot hide its queue (coordinated omission).
-"""
+An engine in process admits requests between two of its steps, as a server does between two batches.
+A request of the open loop that arrives during a step waits until it ends, and that wait counts:
+TTFT runs from the arrival, not from the submission, so that a slow engine cannot hide its queue
+(coordinated omission)."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ class _Open:
 
 
 def closed(engine: Engine, trace: list[TracedRequest], concurrency: int, clock: Clock) -> Replayed:
-    """The next request is sent when one ends. Greedy, exact output lengths; a failed request is kept as one."""
+    """The next request is sent when one ends. Greedy, exact output lengths; a failed request is
+    kept as one."""
     start = clock.now()
     sent: list[_Open] = []
     in_flight = 0
@@ -53,7 +55,8 @@ def closed(engine: Engine, trace: list[TracedRequest], concurrency: int, clock: 
 
 
 def open_(engine: Engine, trace: list[TracedRequest], rate_per_s: float, clock: Clock) -> Replayed:
-    """Each request is due at its arrival / rate, whatever the engine is doing. The wall time runs from the first arrival."""
+    """Each request is due at its arrival / rate, whatever the engine is doing. The wall time runs
+    from the first arrival."""
     start = clock.now()
     due = [request.arrival / rate_per_s for request in trace]
     sent: list[_Open] = []

@@ -1,8 +1,8 @@
-"""Is a quantized variant as much faster than the unquantized model on its engine as the recipe asks? Pure.
+"""Is a quantized variant as much faster than the unquantized model on its engine as the recipe
+asks? Pure.
 
-The ratio of throughputs is taken round by round, since the variants of one round ran close together in time; Student's
-one-sided bound of the mean log ratio must reach the limit.
-"""
+The ratio of throughputs is taken round by round, since the variants of one round ran close together
+in time; Student's one-sided bound of the mean log ratio must reach the limit."""
 
 from __future__ import annotations
 
@@ -20,27 +20,43 @@ REJECTED = ("NOT FASTER", "FAILED")
 
 
 def of(name: str, recipe: Recipe, variant_name: str) -> Performance:
-    """The verdict on a variant's speed from the stored benchmarks. Raises ArtifactError if one is missing."""
+    """The verdict on a variant's speed from the stored benchmarks. Raises ArtifactError if one is
+    missing."""
     variant = recipe.variants[variant_name]
     baseline = recipe.baseline(variant)
     own = read(paths.benchmark(name, variant_name), Benchmark)
-    return performance(recipe, variant, own, read(paths.benchmark(name, baseline), Benchmark) if baseline else None)
+    return performance(
+        recipe, variant, own, read(paths.benchmark(name, baseline), Benchmark) if baseline else None
+    )
 
 
-def performance(recipe: Recipe, variant: Variant, own: Benchmark, baseline: Benchmark | None) -> Performance:
-    """`baseline` is the benchmark of the unquantized variant on the same engine; None for that variant itself."""
+def performance(
+    recipe: Recipe, variant: Variant, own: Benchmark, baseline: Benchmark | None
+) -> Performance:
+    """`baseline` is the benchmark of the unquantized variant on the same engine; None for that
+    variant itself."""
     limit = recipe.gate.speedup.get(variant.weights)
     if not own.measured:
         return Performance(status="NOT MEASURED", reason=own.reason)
     if own.device != variant.target:
-        reason = f"not measured on its target: measured on {own.device}, made for {variant.target}; neither pass nor fail"
+        reason = (
+            f"not measured on its target: measured on {own.device}, made for {variant.target};"
+            " neither pass nor fail"
+        )
         return Performance(status="OFF TARGET", reason=reason)
     if baseline is None:
-        return Performance(status="BASELINE", reason="unquantized: the speed that others are compared with")
+        return Performance(
+            status="BASELINE", reason="unquantized: the speed that others are compared with"
+        )
     if limit is None:
-        return Performance(status="NOT ASKED", reason="the recipe asks for no speedup (gate.speedup)")
+        return Performance(
+            status="NOT ASKED", reason="the recipe asks for no speedup (gate.speedup)"
+        )
     if not baseline.measured:
-        return Performance(status="FAILED", reason=f"nothing to compare with: {baseline.variant}: {baseline.reason}")
+        return Performance(
+            status="FAILED",
+            reason=f"nothing to compare with: {baseline.variant}: {baseline.reason}",
+        )
     return _compare(own, baseline, limit, recipe.gate.confidence)
 
 
@@ -50,36 +66,55 @@ def speedup(ours: list[float], theirs: list[float]) -> float:
 
 
 def _compare(own: Benchmark, baseline: Benchmark, limit: float, confidence: float) -> Performance:
-    ours, theirs = (closed_levels(benchmark.profiles["deployed"])[0] for benchmark in (own, baseline))
+    ours, theirs = (
+        closed_levels(benchmark.profiles["deployed"])[0] for benchmark in (own, baseline)
+    )
     if own.trace_sha256 != baseline.trace_sha256 or ours.concurrency != theirs.concurrency:
-        return Performance(status="FAILED", reason="not comparable: the two were not put to the same requests")
+        return Performance(
+            status="FAILED", reason="not comparable: the two were not put to the same requests"
+        )
     if own.machine.get("cpu") != baseline.machine.get("cpu") or own.device != baseline.device:
-        return Performance(status="FAILED", reason="not comparable: the two were measured on different machines")
+        return Performance(
+            status="FAILED", reason="not comparable: the two were measured on different machines"
+        )
     for name, level in ((own.variant, ours), (baseline.variant, theirs)):
         if level.failed or 0 in level.output_tokens_per_s.values:
-            return Performance(status="FAILED", reason=f"{name}: {level.failed} of {level.requests} requests failed")
+            return Performance(
+                status="FAILED",
+                reason=f"{name}: {level.failed} of {level.requests} requests failed",
+            )
     rounds = zip(ours.output_tokens_per_s.values, theirs.output_tokens_per_s.values, strict=True)
     ratios = [math.log(a / b) for a, b in rounds]
     if len(ratios) < 2:
-        return Performance(status="FAILED", reason="one repeat has no spread: set benchmark.repeats to 2 or more")
+        return Performance(
+            status="FAILED", reason="one repeat has no spread: set benchmark.repeats to 2 or more"
+        )
     half = float(student.ppf(confidence, len(ratios) - 1)) * stdev(ratios) / math.sqrt(len(ratios))
     found = [math.exp(fmean(ratios) + offset) for offset in (0, -half, half)]
     return _decided(found, limit, ours, baseline.variant, confidence)
 
 
-def _decided(found: list[float], limit: float, level: Level, baseline: str, confidence: float) -> Performance:
+def _decided(
+    found: list[float], limit: float, level: Level, baseline: str, confidence: float
+) -> Performance:
     speedup, low, high = found
     measured = (
-        f"{speedup:.2f} times {baseline}'s output tokens/s at concurrency {level.concurrency} "
-        f"({confidence:.0%} bounds {low:.2f} to {high:.2f}, {len(level.output_tokens_per_s.values)} rounds)"
+        f"{speedup:.2f} times {baseline}'s output tokens/s at concurrency {level.concurrency}"
+        f" ({confidence:.0%} bounds {low:.2f} to {high:.2f},"
+        f" {len(level.output_tokens_per_s.values)} rounds)"
     )
     faster = low >= limit
     if faster:
         reason = f"{measured}: at least the {limit:g} that the recipe asks for"
     elif high < limit:
-        reason = f"accurate but not faster: {measured}, below the {limit:g} that the recipe asks for"
+        reason = (
+            f"accurate but not faster: {measured}, below the {limit:g} that the recipe asks for"
+        )
     else:
-        reason = f"accurate but not shown to be faster: {measured}, the recipe asks for {limit:g}; more repeats could decide"
+        reason = (
+            f"accurate but not shown to be faster: {measured}, the recipe asks for {limit:g}; more"
+            " repeats could decide"
+        )
     return Performance(
         status="FASTER" if faster else "NOT FASTER",
         reason=reason,

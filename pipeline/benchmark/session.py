@@ -1,7 +1,7 @@
 """One artifact on its engine, loaded once and replayed when asked. Worker side.
 
-Asked for {"loads": [...], "repeat": n}, it answers {"replays": [...]}. When nothing more is asked it tells the settings
-that the engine ran under; OpenVINO's has to drop the model to be able to say.
+Asked for {"loads": [...], "repeat": n}, it answers {"replays": [...]}. When nothing more is asked
+it tells the settings that the engine ran under; OpenVINO's has to drop the model to be able to say.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ WARM_UP_ROUNDS = 2  # of each load before it is first timed; one request before 
 
 
 def converse(job: dict[str, Any], asked: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Worker verb: first the seconds from opening the engine to the first token, then the answers, then the settings."""
+    """Worker verb: first the seconds from opening the engine to the first token, then the answers,
+    then the settings."""
     serve, trace = Serve.model_validate(job["serve"]), read(Path(job["trace"]), Trace).requests
     os.sched_setaffinity(0, engines.cores(serve))
     start = time.perf_counter()
@@ -32,9 +33,17 @@ def converse(job: dict[str, Any], asked: Iterator[dict[str, Any]]) -> Iterator[d
         engines.generate(engine, [trace[0].prompt], [1], stop_at_eos=False)
         yield {"load_s": time.perf_counter() - start}
         for order in asked:
-            yield {"replays": [replay(engine, trace, load, order["repeat"]).model_dump() for load in order["loads"]]}
+            yield {
+                "replays": [
+                    replay(engine, trace, load, order["repeat"]).model_dump()
+                    for load in order["loads"]
+                ]
+            }
         packages = engines.ENGINES[job["engine"]].packages
-        yield {"settings": engine.settings(), "versions": {name: version(name) for name in packages}}
+        yield {
+            "settings": engine.settings(),
+            "versions": {name: version(name) for name in packages},
+        }
 
 
 def replay(engine: Engine, trace: list[TracedRequest], load: dict[str, Any], repeat: int) -> Replay:
@@ -44,7 +53,11 @@ def replay(engine: Engine, trace: list[TracedRequest], load: dict[str, Any], rep
     warm_up = trace[: WARM_UP_ROUNDS * (concurrency or 1)] if repeat == 0 else trace[:1]
     loop.closed(engine, warm_up, concurrency or 1, clock)
     before = machine.processor()
-    done = loop.closed(engine, trace, concurrency, clock) if concurrency else loop.open_(engine, trace, load["rate_per_s"], clock)
+    done = (
+        loop.closed(engine, trace, concurrency, clock)
+        if concurrency
+        else loop.open_(engine, trace, load["rate_per_s"], clock)
+    )
     return Replay(
         loop="closed" if concurrency else "open",
         repeat=repeat,

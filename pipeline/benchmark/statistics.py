@@ -1,4 +1,5 @@
-"""Replays -> levels: estimates over repeats with their uncertainty; failures counted, never dropped. Pure."""
+"""Replays -> levels: estimates over repeats with their uncertainty; failures counted, never
+dropped. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from pipeline.recipe import Price, Slo
 from pipeline.records import Cost, Estimate, Latency, Level, Profile, Replay, RequestTiming
 
 CONFIDENCE = 0.95
-# The least number of values whose highest is beyond the percentile with 95 % confidence: 1 - p**n >= 0.95.
+# The least number of values whose highest is beyond the percentile with 95 % confidence: 1 - p**n
+# >= 0.95.
 SUPPORT = {"p50": 5, "p90": 29, "p95": 59, "p99": 299}
 STEADY_CV = 0.05
 QUIET_SHARE = 0.05
@@ -33,7 +35,12 @@ def _level(repeats: list[Replay], slo: Slo | None) -> Level:
     good = [[request for request in replay.requests if not request.failed] for replay in repeats]
 
     def rates(count: Callable[[RequestTiming], float]) -> Estimate:
-        return estimate([sum(map(count, kept)) / replay.wall_s for replay, kept in zip(repeats, good, strict=True)])
+        return estimate(
+            [
+                sum(map(count, kept)) / replay.wall_s
+                for replay, kept in zip(repeats, good, strict=True)
+            ]
+        )
 
     return Level(
         loop=repeats[0].loop,
@@ -61,15 +68,20 @@ def _error(request: RequestTiming) -> str:
 
 def meets(request: RequestTiming, slo: Slo) -> bool:
     """Whether a request that succeeded is inside every SLO."""
-    found = ((request.ttft_s, slo.ttft_ms), (request.tpot_s, slo.tpot_ms), (request.e2e_s, slo.e2e_ms))
+    found = (
+        (request.ttft_s, slo.ttft_ms),
+        (request.tpot_s, slo.tpot_ms),
+        (request.e2e_s, slo.e2e_ms),
+    )
     return all(limit is None or 1000 * seconds <= limit for seconds, limit in found)
 
 
 def estimate(values: Iterable[float]) -> Estimate:
-    """Of one value a repeat. Student's interval of the mean logarithm: times and rates are positive and skewed to the right.
+    """Of one value a repeat. Student's interval of the mean logarithm: times and rates are positive
+    and skewed to the right.
 
-    Where a repeat has a rate of zero (every request failed, or missed its SLO) there is no logarithm: of the plain mean then.
-    """
+    Where a repeat has a rate of zero (every request failed, or missed its SLO) there is no
+    logarithm: of the plain mean then."""
     values = list(values)
     n, mean = len(values), fmean(values)
     if n < 2:
@@ -84,22 +96,32 @@ def estimate(values: Iterable[float]) -> Estimate:
     return Estimate(median=median(values), low=max(0.0, low), high=high, cv=cv, values=values)
 
 
-def _latency(repeats: list[list[RequestTiming]], of: Callable[[RequestTiming], list[float]]) -> Latency | None:
-    """Milliseconds; None where no request succeeded in some repeat, since that repeat then has no median."""
+def _latency(
+    repeats: list[list[RequestTiming]], of: Callable[[RequestTiming], list[float]]
+) -> Latency | None:
+    """Milliseconds; None where no request succeeded in some repeat, since that repeat then has no
+    median."""
     each = [[1000 * value for request in kept for value in of(request)] for kept in repeats]
     if not all(each):
         return None
     values = sorted(itertools.chain.from_iterable(each))
-    return Latency(estimate=estimate(map(median, each)), percentiles=percentiles(values), n=len(values))
+    return Latency(
+        estimate=estimate(map(median, each)), percentiles=percentiles(values), n=len(values)
+    )
 
 
 def percentiles(values: list[float]) -> dict[str, float]:
     """Nearest-rank percentiles of sorted values, those that so many values can support."""
-    return {name: values[math.ceil(int(name[1:]) / 100 * len(values)) - 1] for name, n in SUPPORT.items() if len(values) >= n}
+    return {
+        name: values[math.ceil(int(name[1:]) / 100 * len(values)) - 1]
+        for name, n in SUPPORT.items()
+        if len(values) >= n
+    }
 
 
 def costs(profile: Profile, price: Price | None) -> list[Cost]:
-    """Price / tokens of an hour, at the closed-loop level of the highest throughput; none without a price or a token."""
+    """Price / tokens of an hour, at the closed-loop level of the highest throughput; none without a
+    price or a token."""
     best = max(closed_levels(profile), key=lambda level: level.output_tokens_per_s.median)
     if price is None or not best.output_tokens_per_s.median:
         return []
@@ -120,7 +142,8 @@ def _per_million(price: Price, utilisation: float, rate: Estimate) -> float:
 
 
 def highest_rate(closed: list[Replay]) -> float:
-    """Requests per second that succeeded, at the load that served most of them. Raises EvaluationError if none did."""
+    """Requests per second that succeeded, at the load that served most of them. Raises
+    EvaluationError if none did."""
     found = levels(closed, None)
     rate = max(level.requests_per_s.median for level in found)
     if not rate:
@@ -133,22 +156,33 @@ def closed_levels(profile: Profile) -> list[Level]:
 
 
 def notices(profiles: dict[str, Profile]) -> list[str]:
-    """What a reader must know: a machine that was busy, repeats that scatter, requests that failed."""
+    """What a reader must know: a machine that was busy, repeats that scatter, requests that
+    failed."""
     found = []
     for name, profile in profiles.items():
         for level in profile.levels:
             place = f"{name}, {label(level)}"
             if level.others_share > QUIET_SHARE:
-                found.append(f"{place}: other processes took {level.others_share:.0%} of the machine's processor time")
+                found.append(
+                    f"{place}: other processes took {level.others_share:.0%} of the machine's"
+                    " processor time"
+                )
             if (level.output_tokens_per_s.cv or 0) > STEADY_CV:
                 cv = f"{level.output_tokens_per_s.cv:.0%}"
-                found.append(f"{place}: throughput scatters between repeats (coefficient of variation {cv})")
+                found.append(
+                    f"{place}: throughput scatters between repeats (coefficient of variation {cv})"
+                )
             if level.failed:
-                found.append(f"{place}: {level.failed} of {level.requests} requests failed: {'; '.join(level.errors)}")
+                found.append(
+                    f"{place}: {level.failed} of {level.requests} requests failed:"
+                    f" {'; '.join(level.errors)}"
+                )
     return found
 
 
 def label(level: Level) -> str:
     if level.loop == "closed":
         return f"concurrency {level.concurrency}"
-    return f"Poisson arrivals, {level.rate_per_s:.3g} requests/s ({level.fraction:.0%} of the maximum)"
+    return (
+        f"Poisson arrivals, {level.rate_per_s:.3g} requests/s ({level.fraction:.0%} of the maximum)"
+    )

@@ -1,10 +1,9 @@
 """Engines: what scores, what serves. One file each; this is the protocol and the table.
 
-An engine is a context manager over one artifact folder. It hands over next-token distributions where they are asked for,
-and it decodes through its own continuous batching: `submit` requests, then `step` until all are done. Every caller
-(texts, lm-eval by `scoring.score`, load check, benchmark) goes through these verbs, so an artifact is measured the way it is
-served.
-"""
+An engine is a context manager over one artifact folder. It hands over next-token distributions
+where they are asked for, and it decodes through its own continuous batching: `submit` requests,
+then `step` until all are done. Every caller (texts, lm-eval by `scoring.score`, load check,
+benchmark) goes through these verbs, so an artifact is measured the way it is served."""
 
 from __future__ import annotations
 
@@ -22,7 +21,8 @@ from pipeline.recipe import Serve
 
 
 class Prompt(NamedTuple):
-    """Token ids put to the model, and the first position whose next-token distribution is asked for; so are all that follow."""
+    """Token ids put to the model, and the first position whose next-token distribution is asked
+    for; so are all that follow."""
 
     ids: list[int]
     first: int = 0
@@ -37,8 +37,9 @@ class Step(NamedTuple):
     error: str | None = None
 
 
-# (number of the prompt, position of the first row's token, log-probabilities [rows, vocabulary] in float32 nats).
-# Row k is the distribution of token position + k + 1. The array is only valid during the call: keep no reference.
+# (number of the prompt, position of the first row's token, log-probabilities [rows, vocabulary] in
+# float32 nats). Row k is the distribution of token position + k + 1. The array is only valid during
+# the call: keep no reference.
 Visit = Callable[[int, int, Any], None]
 
 PIECE_BYTES = 1 << 26  # of one array that a Visit gets; the largest temporary beside it is as large
@@ -55,16 +56,17 @@ class Distributions(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
     def distributions(self, prompts: list[Prompt], visit: Visit) -> None:
-        """Hands over the full next-token distribution at every position asked for, in pieces of at most `piece_rows`.
+        """Hands over the full next-token distribution at every position asked for, in pieces of at
+        most `piece_rows`.
 
-        Pieces of one prompt come in order, prompts in any. What prompts share may be computed once; what is not asked for
-        is not projected onto the vocabulary.
-        """
+        Pieces of one prompt come in order, prompts in any. What prompts share may be computed once;
+        what is not asked for is not projected onto the vocabulary."""
 
 
 class Engine(Distributions, Protocol):
     def echo(self, ids: list[int]) -> list[float]:
-        """Log-probabilities in nats of tokens 1.. as the engine itself tells them: what `distributions` is held against."""
+        """Log-probabilities in nats of tokens 1.. as the engine itself tells them: what
+        `distributions` is held against."""
 
     def submit(self, key: int, prompt: list[int], max_tokens: int, stop_at_eos: bool) -> None:
         """Queues a greedy request."""
@@ -116,7 +118,8 @@ def cores(serve: Serve) -> list[int]:
 
 
 def eos_ids(artifact: Path) -> list[int]:
-    """All token ids that end a generation, from the checkpoint's own generation settings, else its config."""
+    """All token ids that end a generation, from the checkpoint's own generation settings, else its
+    config."""
     for name in ("generation_config.json", "config.json"):
         file = artifact / name
         found = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
@@ -125,7 +128,9 @@ def eos_ids(artifact: Path) -> list[int]:
     return []
 
 
-def generate(engine: Engine, prompts: list[list[int]], max_tokens: list[int], stop_at_eos: bool) -> list[list[int]]:
+def generate(
+    engine: Engine, prompts: list[list[int]], max_tokens: list[int], stop_at_eos: bool
+) -> list[list[int]]:
     """Greedy continuation of every prompt. Raises EvaluationError if the engine fails one."""
     answers: list[list[int]] = [[] for _ in prompts]
     open_keys = set(range(len(prompts)))
@@ -134,7 +139,10 @@ def generate(engine: Engine, prompts: list[list[int]], max_tokens: list[int], st
     while open_keys:
         for step in engine.step():
             if step.error:
-                raise EvaluationError(f"the engine failed on a prompt of {len(prompts[step.key])} tokens: {step.error}")
+                raise EvaluationError(
+                    f"the engine failed on a prompt of {len(prompts[step.key])} tokens:"
+                    f" {step.error}"
+                )
             answers[step.key].extend(step.token_ids)
             if step.done:
                 open_keys.discard(step.key)

@@ -1,9 +1,9 @@
-"""An engine with known scores and known delays: what the contract suite and the benchmark's own tests measure against.
+"""An engine with known scores and known delays: what the contract suite and the benchmark's own
+tests measure against.
 
-Scoring: the log-probability of token t after token s is that of a fixed table, softmax of a seeded matrix. Decoding:
-every step takes `step_s` and gives each running request its next token, the arg-max of the same table; the step with a
-request's first token takes `stall_s[key]` longer.
-"""
+Scoring: the log-probability of token t after token s is that of a fixed table, softmax of a seeded
+matrix. Decoding: every step takes `step_s` and gives each running request its next token, the
+arg-max of the same table; the step with a request's first token takes `stall_s[key]` longer."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ class FakeEngine:
 
     def echo(self, ids: list[int]) -> list[float]:
         rows = [self._logits[previous] for previous in ids[:-1]]
-        return [row[token] - math.log(sum(map(math.exp, row))) for row, token in zip(rows, ids[1:], strict=True)]
+        return [
+            row[token] - math.log(sum(map(math.exp, row)))
+            for row, token in zip(rows, ids[1:], strict=True)
+        ]
 
     def distributions(self, prompts: list[Prompt], visit: Visit) -> None:
         import numpy

@@ -1,9 +1,10 @@
-"""OpenVINO GenAI, exactly as it serves: ContinuousBatchingPipeline with the plug-in's own precision defaults.
+"""OpenVINO GenAI, exactly as it serves: ContinuousBatchingPipeline with the plug-in's own precision
+defaults.
 
-Distributions, and with them the tasks' log-likelihoods, come from GenAI's own paged-attention model run by us
-(pipeline/engines/paged.py). GenAI's echo requests, which that is held against, have a pipeline of their own, prefix caching
-off: mixed with decoding, or with a cached prefix, GenAI returns wrong or no log-probabilities without saying so.
-"""
+Distributions, and with them the tasks' log-likelihoods, come from GenAI's own paged-attention model
+run by us (pipeline/engines/paged.py). GenAI's echo requests, which that is held against, have a
+pipeline of their own, prefix caching off: mixed with decoding, or with a cached prefix, GenAI
+returns wrong or no log-probabilities without saying so."""
 
 from __future__ import annotations
 
@@ -15,11 +16,20 @@ from pipeline.engines.paged import DEVICE, PagedModel
 from pipeline.errors import EvaluationError
 from pipeline.recipe import Serve
 
-RESOLVED = ("INFERENCE_PRECISION_HINT", "KV_CACHE_PRECISION", "DYNAMIC_QUANTIZATION_GROUP_SIZE", "INFERENCE_NUM_THREADS")
+RESOLVED = (
+    "INFERENCE_PRECISION_HINT",
+    "KV_CACHE_PRECISION",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE",
+    "INFERENCE_NUM_THREADS",
+)
 # What the plug-in adds to the artifact's own precision: its defaults, or what vLLM computes in.
 PRECISIONS: dict[str, dict[str, Any]] = {
     "engine": {},
-    "bf16": {"INFERENCE_PRECISION_HINT": "bf16", "KV_CACHE_PRECISION": "bf16", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0},
+    "bf16": {
+        "INFERENCE_PRECISION_HINT": "bf16",
+        "KV_CACHE_PRECISION": "bf16",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+    },
 }
 
 
@@ -52,8 +62,8 @@ class OpenVinoEngine:
         logprobs = list(handle.read_all()[0].generated_log_probs)
         if len(logprobs) != len(ids):
             raise EvaluationError(
-                f"OpenVINO GenAI returned {len(logprobs)} log-probabilities for a prompt of {len(ids)} tokens: it scored "
-                "another prompt than it was given."
+                f"OpenVINO GenAI returned {len(logprobs)} log-probabilities for a prompt of"
+                f" {len(ids)} tokens: it scored another prompt than it was given."
             )
         return logprobs[1:]  # the first value is a constant: nothing precedes the first token
 
@@ -62,7 +72,11 @@ class OpenVinoEngine:
 
     def submit(self, key: int, prompt: list[int], max_tokens: int, stop_at_eos: bool) -> None:
         config = self._genai.GenerationConfig()
-        config.max_new_tokens, config.ignore_eos, config.do_sample = max_tokens, not stop_at_eos, False
+        config.max_new_tokens, config.ignore_eos, config.do_sample = (
+            max_tokens,
+            not stop_at_eos,
+            False,
+        )
         if stop_at_eos:
             config.stop_token_ids = set(eos_ids(self._artifact))
         self._handles[key] = self._open("decoding").add_request(key, self._tensor(prompt), config)
@@ -71,12 +85,16 @@ class OpenVinoEngine:
         if not self._handles:
             return []
         self._opened.step()
-        return [step for key, handle in list(self._handles.items()) if (step := self._read(key, handle))]
+        return [
+            step for key, handle in list(self._handles.items()) if (step := self._read(key, handle))
+        ]
 
     def _read(self, key: int, handle: Any) -> Step | None:
         if handle.get_status() == self._genai.GenerationStatus.IGNORED:
             del self._handles[key]
-            return Step(key, [], True, "the request does not fit into the KV cache (serve.kv_cache_gib)")
+            return Step(
+                key, [], True, "the request does not fit into the KV cache (serve.kv_cache_gib)"
+            )
         if not handle.can_read():
             return None
         output = next(iter(handle.read().values()))
@@ -88,7 +106,9 @@ class OpenVinoEngine:
     def settings(self) -> dict[str, Any]:
         """What the plug-in resolved for this model; it has to be compiled once more to be asked."""
         self._close()
-        compiled = self._ov.Core().compile_model(self._artifact / "openvino_model.xml", DEVICE, self._properties())
+        compiled = self._ov.Core().compile_model(
+            self._artifact / "openvino_model.xml", DEVICE, self._properties()
+        )
         read = {name.lower(): str(compiled.get_property(name)) for name in RESOLVED}
         return {"device": DEVICE.lower(), **read, **self._scheduler_settings()}
 
@@ -108,16 +128,21 @@ class OpenVinoEngine:
         return PRECISIONS[self._serve.precision] | cache
 
     def _open(self, purpose: str) -> Any:
-        """What decodes, echoes or gives distributions; one at a time, so that memory holds one model and one cache."""
+        """What decodes, echoes or gives distributions; one at a time, so that memory holds one
+        model and one cache."""
         if self._purpose != purpose:
             self._close()
             if purpose == "distributions":
-                self._opened = PagedModel(self._artifact, self._serve, self._precision()).__enter__()
+                self._opened = PagedModel(
+                    self._artifact, self._serve, self._precision()
+                ).__enter__()
             else:
                 scheduler = self._genai.SchedulerConfig()
                 for name, value in self._scheduler_settings().items():
                     setattr(scheduler, name, value)
-                self._opened = self._genai.ContinuousBatchingPipeline(str(self._artifact), scheduler, DEVICE, self._properties())
+                self._opened = self._genai.ContinuousBatchingPipeline(
+                    str(self._artifact), scheduler, DEVICE, self._properties()
+                )
             self._purpose = purpose
         return self._opened
 

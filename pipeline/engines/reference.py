@@ -18,12 +18,15 @@ from pipeline.errors import CheckpointError
 from pipeline.recipe import Serve
 from pipeline.source import architecture
 
-BATCH_TOKENS = 1024  # enough for the products; twice as many no longer stay in the caches and took twice the processor time
+# enough for the products; twice as many no longer stay in the caches and took twice the processor
+# time
+BATCH_TOKENS = 1024
 BATCH_BYTES = 1 << 28  # of the activations of one batch
 
 
 class Place(NamedTuple):
-    """A position of a prompt that is asked for, and the row of the batch's flat hidden states [rows * length] that it is."""
+    """A position of a prompt that is asked for, and the row of the batch's flat hidden states [rows
+    * length] that it is."""
 
     prompt: int
     position: int
@@ -43,15 +46,19 @@ class ReferenceEngine:
         self._torch = torch
         self._model = self._load().eval()
         self._head = _head(self._model)
-        # Greedy and nothing else: penalties that the checkpoint suggests for chatting are no part of the comparison.
-        self._model.generation_config = GenerationConfig(do_sample=False, eos_token_id=eos_ids(self._artifact) or None)
+        # Greedy and nothing else: penalties that the checkpoint suggests for chatting are no part
+        # of the comparison.
+        self._model.generation_config = GenerationConfig(
+            do_sample=False, eos_token_id=eos_ids(self._artifact) or None
+        )
         return self
 
     def __exit__(self, *exc: object) -> None:
         del self._model, self._head
 
     def _load(self) -> Any:
-        """The source in float32. Raises CheckpointError for missing weights, which transformers fills with random numbers."""
+        """The source in float32. Raises CheckpointError for missing weights, which transformers
+        fills with random numbers."""
         from transformers import AutoModelForCausalLM
 
         model, found = AutoModelForCausalLM.from_pretrained(
@@ -63,11 +70,14 @@ class ReferenceEngine:
             output_loading_info=True,
         )
         if wrong := architecture.differences(found):
-            raise CheckpointError(f"{self._artifact}: its weights are not those of {type(model).__name__}: {wrong}.")
+            raise CheckpointError(
+                f"{self._artifact}: its weights are not those of {type(model).__name__}: {wrong}."
+            )
         return model
 
     def distributions(self, prompts: list[Prompt], visit: Visit) -> None:
-        """Trees of what prompts share, in right-padded batches of similar length; the rows asked for through the projection."""
+        """Trees of what prompts share, in right-padded batches of similar length; the rows asked
+        for through the projection."""
         longest = max((len(prompt.ids) for prompt in prompts), default=0)
         made = trees(prompts, shared=_bears_trees(self._model, longest))
         size = piece_rows(self._model.get_output_embeddings().weight.shape[0])
@@ -79,21 +89,30 @@ class ReferenceEngine:
                     self._visit(hidden.flatten(0, 1), piece, visit)
 
     def _batch_tokens(self) -> int:
-        """The widest activations of a decoder layer, all in memory at once: three of the MLP's, about eight of the rest."""
+        """The widest activations of a decoder layer, all in memory at once: three of the MLP's,
+        about eight of the rest."""
         config = self._model.config
-        width = 3 * getattr(config, "intermediate_size", 4 * config.hidden_size) + 8 * config.hidden_size
+        width = (
+            3 * getattr(config, "intermediate_size", 4 * config.hidden_size)
+            + 8 * config.hidden_size
+        )
         return min(BATCH_TOKENS, BATCH_BYTES // (4 * int(width)))
 
     def _hidden(self, batch: list[Tree]) -> Any:
-        """Last hidden states [rows, length, hidden]. Without branches, causal attention alone keeps the padding out of sight."""
+        """Last hidden states [rows, length, hidden]. Without branches, causal attention alone keeps
+        the padding out of sight."""
         torch, length = self._torch, max(len(tree.tokens) for tree in batch)
         ids = torch.tensor([tree.tokens + [0] * (length - len(tree.tokens)) for tree in batch])
         if not any(tree.branches for tree in batch):
             return self._model.base_model(ids, use_cache=False).last_hidden_state
-        positions = torch.tensor([tree.positions + [0] * (length - len(tree.positions)) for tree in batch])
+        positions = torch.tensor(
+            [tree.positions + [0] * (length - len(tree.positions)) for tree in batch]
+        )
         sees = torch.from_numpy(np.stack([tree.sees(length) for tree in batch])[:, None])
         mask = torch.zeros(sees.shape).masked_fill_(~sees, torch.finfo(torch.float32).min)
-        return self._model.base_model(ids, attention_mask=mask, position_ids=positions, use_cache=False).last_hidden_state
+        return self._model.base_model(
+            ids, attention_mask=mask, position_ids=positions, use_cache=False
+        ).last_hidden_state
 
     def _visit(self, hidden: Any, piece: list[Place], visit: Visit) -> None:
         rows = self._torch.tensor([place.row for place in piece])
@@ -108,7 +127,9 @@ class ReferenceEngine:
     def echo(self, ids: list[int]) -> list[float]:
         """Straight from transformers."""
         with self._torch.inference_mode():
-            logprobs = self._model(self._torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1)
+            logprobs = (
+                self._model(self._torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1)
+            )
         return [float(logprobs[place, token]) for place, token in enumerate(ids[1:])]
 
     def submit(self, key: int, prompt: list[int], max_tokens: int, stop_at_eos: bool) -> None:
@@ -141,7 +162,8 @@ def _places(batch: list[Tree], prompts: list[Prompt], length: int) -> Iterator[P
 
 
 def _head(model: Any) -> Any:
-    """The model from its last hidden states on, given as `inputs_embeds`: output projection, and what its family does behind it."""
+    """The model from its last hidden states on, given as `inputs_embeds`: output projection, and
+    what its family does behind it."""
     import torch
     from transformers.modeling_outputs import MoeModelOutputWithPast
 
@@ -155,7 +177,8 @@ def _head(model: Any) -> Any:
 
 
 def _bears_trees(model: Any, longest: int) -> bool:
-    """A mask of our own says all only where attention is full: no window shorter than a prompt, no state, no ALiBi."""
+    """A mask of our own says all only where attention is full: no window shorter than a prompt, no
+    state, no ALiBi."""
     config = model.config
     kinds = set(getattr(config, "layer_types", None) or ())
     window = getattr(config, "sliding_window", None)

@@ -1,8 +1,9 @@
-"""Log-likelihoods of continuations, on any engine: what is put to the model, and what is read off its distributions.
+"""Log-likelihoods of continuations, on any engine: what is put to the model, and what is read off
+its distributions.
 
-Put to the model is a context with all but the last token of its continuation, since nothing follows that one. So requests
-that are equal, and choices of one token after the same context, are one prompt.
-"""
+Put to the model is a context with all but the last token of its continuation, since nothing follows
+that one. So requests that are equal, and choices of one token after the same context, are one
+prompt."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from pipeline.engines import Distributions, Prompt
 
 
 class Request(NamedTuple):
-    """Token ids, at least one of each. `greedy` asks whether the continuation is what greedy decoding would give."""
+    """Token ids, at least one of each. `greedy` asks whether the continuation is what greedy
+    decoding would give."""
 
     context: list[int]
     continuation: list[int]
@@ -22,7 +24,8 @@ class Request(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """Log-probabilities in nats of the continuation's tokens; `greedy` is None where it was not asked for."""
+    """Log-probabilities in nats of the continuation's tokens; `greedy` is None where it was not
+    asked for."""
 
     logprobs: list[float]
     greedy: bool | None
@@ -45,7 +48,8 @@ def score(model: Distributions, requests: list[Request]) -> list[Scored]:
 
     model.distributions(prompts, visit)
     return [
-        Scored(values, flag if request.greedy else None) for request, values, flag in zip(requests, logprobs, greedy, strict=True)
+        Scored(values, flag if request.greedy else None)
+        for request, values, flag in zip(requests, logprobs, greedy, strict=True)
     ]
 
 
@@ -60,7 +64,8 @@ def _prompts(requests: list[Request]) -> tuple[list[Prompt], list[list[int]]]:
 
 
 def families(prompts: list[Prompt]) -> list[list[int]]:
-    """Numbers of the prompts in families, whose members share at least half of their tokens with the first of them."""
+    """Numbers of the prompts in families, whose members share at least half of their tokens with
+    the first of them."""
     found: list[list[int]] = []
     for number in sorted(range(len(prompts)), key=lambda number: prompts[number].ids):
         ids = prompts[number].ids
@@ -73,4 +78,7 @@ def families(prompts: list[Prompt]) -> list[list[int]]:
 
 def common(one: list[int], other: list[int]) -> int:
     """How many tokens two prompts begin with alike."""
-    return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return next(
+        (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+        min(len(one), len(other)),
+    )

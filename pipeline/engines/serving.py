@@ -1,6 +1,6 @@
-"""`vllm serve` on one artifact, started and stopped by quantgate: on the loopback interface only, in a process group of its
-own, told to stop when quantgate dies, under the settings of the engine in process (pipeline/engines/vllm).
-"""
+"""`vllm serve` on one artifact, started and stopped by quantgate: on the loopback interface only,
+in a process group of its own, told to stop when quantgate dies, under the settings of the engine in
+process (pipeline/engines/vllm)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ SECRETS = ("QUANTGATE_API_KEY", "VLLM_API_KEY", "OPENAI_API_KEY", "HF_TOKEN")
 
 @dataclass(frozen=True)
 class Server:
-    """`url` ends in /v1. `load_s` runs from the start of the process to the first answer that it is healthy."""
+    """`url` ends in /v1. `load_s` runs from the start of the process to the first answer that it is
+    healthy."""
 
     url: str
     model: str
@@ -44,8 +45,11 @@ class Server:
 
 
 @contextlib.contextmanager
-def served(artifact: Path, serve: Serve, name: str, folder: Path, timeout_s: float = START_TIMEOUT_S) -> Iterator[Server]:
-    """A server of the artifact under the name; its log goes to the folder. Raises EvaluationError if it does not start."""
+def served(
+    artifact: Path, serve: Serve, name: str, folder: Path, timeout_s: float = START_TIMEOUT_S
+) -> Iterator[Server]:
+    """A server of the artifact under the name; its log goes to the folder. Raises EvaluationError
+    if it does not start."""
     port, log, start = _free_port(), folder / "server.log", time.monotonic()
     with log.open("w") as output:
         server = subprocess.Popen(
@@ -71,16 +75,37 @@ def command(artifact: Path, serve: Serve, name: str, port: int, host: str = HOST
     python = environments.python("vllm")
     cores = ",".join(map(str, engines.cores(serve)))
     leash = [sys.executable, "-m", "pipeline.runtime.leash", str(os.getpid()), cores]
-    where = ["--host", host, "--port", str(port), "--served-model-name", name, "--disable-uvicorn-access-log"]
-    return [*leash, str(python), str(python.with_name("vllm")), "serve", str(artifact), *where, *options(vllm.arguments(serve))]
+    where = [
+        "--host",
+        host,
+        "--port",
+        str(port),
+        "--served-model-name",
+        name,
+        "--disable-uvicorn-access-log",
+    ]
+    return [
+        *leash,
+        str(python),
+        str(python.with_name("vllm")),
+        "serve",
+        str(artifact),
+        *where,
+        *options(vllm.arguments(serve)),
+    ]
 
 
 def options(arguments: dict[str, Any]) -> list[str]:
-    """LLM()'s arguments as options of the command: max_num_seqs=8 is --max-num-seqs 8, eager=False is --no-eager."""
+    """LLM()'s arguments as options of the command: max_num_seqs=8 is --max-num-seqs 8, eager=False
+    is --no-eager."""
     words: list[str] = []
     for key, value in arguments.items():
         name = key.replace("_", "-")
-        words += [f"--{name}" if value else f"--no-{name}"] if isinstance(value, bool) else [f"--{name}", str(value)]
+        words += (
+            [f"--{name}" if value else f"--no-{name}"]
+            if isinstance(value, bool)
+            else [f"--{name}", str(value)]
+        )
     return words
 
 
@@ -100,7 +125,8 @@ def _wait(server: subprocess.Popen[bytes], port: int, log: Path, deadline: float
     while not _healthy(port):
         if server.poll() is not None:
             raise EvaluationError(
-                f"vllm serve ended with exit code {server.returncode} before it was ready. {process.last_words(log)}"
+                f"vllm serve ended with exit code {server.returncode} before it was ready."
+                f" {process.last_words(log)}"
             )
         if time.monotonic() > deadline:
             raise EvaluationError(f"vllm serve was not ready in time. {process.last_words(log)}")
@@ -117,7 +143,8 @@ def _healthy(port: int) -> bool:
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
-    """Asks, then kills whatever is left of the group: the engine and its workers are processes of their own."""
+    """Asks, then kills whatever is left of the group: the engine and its workers are processes of
+    their own."""
     try:
         server.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,8 +1,9 @@
-"""Prompts that begin alike as one row of tokens: a tree, in which every token sees its own ancestors alone.
+"""Prompts that begin alike as one row of tokens: a tree, in which every token sees its own
+ancestors alone.
 
-Tree attention as in SpecInfer (arXiv 2305.09781, section 4.2): the shared beginning is computed once, each branch goes on
-from it at the position that it has in its own prompt, and a mask keeps the branches out of each other's sight.
-"""
+Tree attention as in SpecInfer (arXiv 2305.09781, section 4.2): the shared beginning is computed
+once, each branch goes on from it at the position that it has in its own prompt, and a mask keeps
+the branches out of each other's sight."""
 
 from __future__ import annotations
 
@@ -13,11 +14,14 @@ import numpy as np
 from pipeline.engines import Prompt
 from pipeline.engines.scoring import common, families
 
-LONGEST = 1024  # tokens of a tree, or twice its first prompt's: attention within a row grows with the square of its length
+# tokens of a tree, or twice its first prompt's: attention within a row grows with the square of its
+# length
+LONGEST = 1024
 
 
 class Tree:
-    """`tokens` and `positions` of a row; `paths` has the places in the row of each prompt's tokens, by the prompt's number."""
+    """`tokens` and `positions` of a row; `paths` has the places in the row of each prompt's tokens,
+    by the prompt's number."""
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
@@ -31,7 +35,8 @@ class Tree:
         return len(self.tokens) + len(ids) - common(self._last, ids) <= longest
 
     def add(self, number: int, ids: list[int]) -> None:
-        """Prompts come in the order of their tokens, so that what a prompt shares it shares with the last one."""
+        """Prompts come in the order of their tokens, so that what a prompt shares it shares with
+        the last one."""
         shared = common(self._last, ids)
         seen = next(reversed(self.paths.values()), [])[:shared]
         own = list(range(len(self.tokens), len(self.tokens) + len(ids) - shared))
@@ -46,7 +51,8 @@ class Tree:
         return len(self.paths) > 1
 
     def sees(self, length: int) -> np.ndarray:
-        """bool [length, length]: which places each place attends to. Places behind the row's end see themselves."""
+        """bool [length, length]: which places each place attends to. Places behind the row's end
+        see themselves."""
         sees = np.eye(length, dtype=bool)
         for seen, own in self._branches:
             if own:

@@ -1,4 +1,5 @@
-"""vLLM in process: one LLM scores (its hidden states, projected where asked for) and decodes; prefix caching is off.
+"""vLLM in process: one LLM scores (its hidden states, projected where asked for) and decodes;
+prefix caching is off.
 
 With prefix caching on, prompt log-probabilities can be stale (vllm-project/vllm#42245).
 """
@@ -14,11 +15,19 @@ from pipeline.errors import EvaluationError
 from pipeline.recipe import Serve
 
 # vLLM has no class of its own for what it does not load.
-UNLOADABLE = (AssertionError, AttributeError, KeyError, NotImplementedError, RuntimeError, ValueError)
+UNLOADABLE = (
+    AssertionError,
+    AttributeError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+)
 
 
 def arguments(serve: Serve) -> dict[str, Any]:
-    """The recipe's settings under vLLM's own names: for LLM() here, and as options of `vllm serve` in pipeline/engines/serving."""
+    """The recipe's settings under vLLM's own names: for LLM() here, and as options of `vllm serve`
+    in pipeline/engines/serving."""
     return {
         "dtype": "bfloat16",
         "max_model_len": serve.max_model_len,
@@ -36,14 +45,17 @@ def environment(serve: Serve) -> dict[str, str]:
     return {
         "VLLM_CPU_KVCACHE_SPACE": str(serve.kv_cache_gib),
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores(serve))),
-        # vLLM's default, spelled out and recorded: with AMX, int4 layers run as W4A8. Turned off, its W4A16 kernel dies with
-        # an illegal instruction, since nobody asks the kernel for the AMX permission (docs/decisions.md).
+        # vLLM's default, spelled out and recorded: with AMX, int4 layers run as W4A8. Turned off,
+        # its W4A16 kernel dies with an illegal instruction, since nobody asks the kernel for the
+        # AMX permission (docs/decisions.md).
         "VLLM_CPU_INT4_W4A8": "1",
     }
 
 
 class VllmEngine:
-    _multiprocessing = False  # `distributions` reads off the model runner, which has to be in this process
+    _multiprocessing = (
+        False  # `distributions` reads off the model runner, which has to be in this process
+    )
 
     def __init__(self, artifact: Path, serve: Serve) -> None:
         self._artifact, self._serve = artifact, serve
@@ -60,7 +72,9 @@ class VllmEngine:
             self._llm = LLM(str(self._artifact), **arguments(self._serve))
         except UNLOADABLE as error:
             said = " ".join(str(error).split())
-            raise EvaluationError(f"vLLM does not load {self._artifact}: {type(error).__name__}: {said[:300]}") from error
+            raise EvaluationError(
+                f"vLLM does not load {self._artifact}: {type(error).__name__}: {said[:300]}"
+            ) from error
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -70,14 +84,17 @@ class VllmEngine:
         """By vLLM's public `prompt_logprobs`."""
         entries = self._prefill([ids], prompt_logprobs=0)[0].prompt_logprobs
         if entries is None or len(entries) != len(ids):
-            raise EvaluationError(f"vLLM returned no log-probabilities for a prompt of {len(ids)} tokens.")
+            raise EvaluationError(
+                f"vLLM returned no log-probabilities for a prompt of {len(ids)} tokens."
+            )
         return [entry[token].logprob for entry, token in zip(entries[1:], ids[1:], strict=True)]
 
     def distributions(self, prompts: list[Prompt], visit: Visit) -> None:
-        """Taken where vLLM would compute prompt log-probabilities, at the positions asked for alone.
+        """Taken where vLLM would compute prompt log-probabilities, at the positions asked for
+        alone.
 
-        `prompt_logprobs` projects every position of a prompt onto the vocabulary, and returns an object for each token.
-        """
+        `prompt_logprobs` projects every position of a prompt onto the vocabulary, and returns an
+        object for each token."""
         runner = self._llm.collective_rpc(lambda worker: worker.model_runner)[0]
         follow = _Follow(prompts, visit, runner)
         runner._get_prompt_logprobs_dict = follow
@@ -89,7 +106,9 @@ class VllmEngine:
 
     def _prefill(self, sequences: list[list[int]], prompt_logprobs: int | None) -> Any:
         prompts = [{"prompt_token_ids": ids} for ids in sequences]
-        params = self._sampling(max_tokens=1, temperature=0, prompt_logprobs=prompt_logprobs, detokenize=False)
+        params = self._sampling(
+            max_tokens=1, temperature=0, prompt_logprobs=prompt_logprobs, detokenize=False
+        )
         return self._llm.generate(prompts, params, use_tqdm=False)
 
     def submit(self, key: int, prompt: list[int], max_tokens: int, stop_at_eos: bool) -> None:
@@ -137,7 +156,8 @@ class VllmEngine:
 
 
 class ServingVllmEngine(VllmEngine):
-    """Scheduler and model in processes of their own, as `vllm serve` always has them: on few cores that costs a sixth."""
+    """Scheduler and model in processes of their own, as `vllm serve` always has them: on few cores
+    that costs a sixth."""
 
     _multiprocessing = True
 
@@ -149,12 +169,14 @@ def _delta() -> Any:
 
 
 class _Follow:
-    """Called by vLLM's model runner after each step, in place of its own prompt log-probabilities."""
+    """Called by vLLM's model runner after each step, in place of its own prompt
+    log-probabilities."""
 
     def __init__(self, prompts: list[Prompt], visit: Visit, runner: Any) -> None:
         self._visit, self._runner = visit, runner
         self._size = piece_rows(runner.model_config.get_vocab_size())
-        # A request has no name here that we gave it. Prompts of the same tokens are put to vLLM once.
+        # A request has no name here that we gave it. Prompts of the same tokens are put to vLLM
+        # once.
         self.waiting: dict[tuple[int, ...], list[int]] = {}
         for number, prompt in enumerate(prompts):
             self.waiting.setdefault(tuple(prompt.ids), []).append(number)
@@ -178,6 +200,10 @@ class _Follow:
         return {}
 
     def finish(self) -> None:
-        short = sum(place != length for place, length in zip(self._next, self._lengths, strict=True))
+        short = sum(
+            place != length for place, length in zip(self._next, self._lengths, strict=True)
+        )
         if short:
-            raise EvaluationError(f"vLLM gave no distributions for {short} of {len(self._next)} prompts.")
+            raise EvaluationError(
+                f"vLLM gave no distributions for {short} of {len(self._next)} prompts."
+            )

@@ -1,4 +1,5 @@
-"""Which lm-eval tasks stand behind a name, and what their YAML files say of them. Nothing of a task is run or loaded here."""
+"""Which lm-eval tasks stand behind a name, and what their YAML files say of them. Nothing of a task
+is run or loaded here."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ Config = dict[str, Any]
 
 
 class Leaf(NamedTuple):
-    """One task; `config` is as its YAML files say it, functions as PATH.NAME, and `files` are those files, its groups' first."""
+    """One task; `config` is as its YAML files say it, functions as PATH.NAME, and `files` are those
+    files, its groups' first."""
 
     name: str
     config: Config
@@ -21,10 +23,11 @@ class Leaf(NamedTuple):
 
 
 def manager(evaluate: Evaluate) -> Any:
-    """lm-eval's index of tasks: the local ones alone if they are all that is asked for, since reading its own takes long.
+    """lm-eval's index of tasks: the local ones alone if they are all that is asked for, since
+    reading its own takes long.
 
-    Templates of tasks are rendered in Jinja's sandbox from here on: lm-eval's own environment lets them call anything.
-    """
+    Templates of tasks are rendered in Jinja's sandbox from here on: lm-eval's own environment lets
+    them call anything."""
     from lm_eval import utils
     from lm_eval.tasks import TaskManager
 
@@ -39,20 +42,26 @@ def manager(evaluate: Evaluate) -> Any:
 def _sandbox(found: Any) -> Any:
     from jinja2.sandbox import SandboxedEnvironment
 
-    made = SandboxedEnvironment(loader=found.loader, undefined=found.undefined, keep_trailing_newline=found.keep_trailing_newline)
+    made = SandboxedEnvironment(
+        loader=found.loader,
+        undefined=found.undefined,
+        keep_trailing_newline=found.keep_trailing_newline,
+    )
     made.filters.update(found.filters)
     return made
 
 
 def by_task(index: dict[str, Any], evaluate: Evaluate) -> dict[str, list[Leaf]]:
-    """The tasks behind each name of the recipe. Raises RecipeError for an unknown name, and for a task that two names hold."""
+    """The tasks behind each name of the recipe. Raises RecipeError for an unknown name, and for a
+    task that two names hold."""
     found = {name: leaves(index, name, evaluate) for name in evaluate.tasks}
     seen: dict[str, str] = {}
     for name, group in found.items():
         for leaf in group:
             if leaf.name in seen:
                 raise RecipeError(
-                    f"evaluate.tasks.{name}: {leaf.name} is a part of {seen[leaf.name]!r} too: it would count twice. Leave one out."
+                    f"evaluate.tasks.{name}: {leaf.name} is a part of {seen[leaf.name]!r} too: it"
+                    " would count twice. Leave one out."
                 )
             seen[leaf.name] = name
     return found
@@ -64,10 +73,13 @@ def leaves(index: dict[str, Any], name: str, evaluate: Evaluate) -> list[Leaf]:
     try:
         found = _behind(index, name, {}, ())
     except RecursionError as error:
-        raise RecipeError(f"evaluate.tasks.{name}: a group of tasks that holds itself. Mend its YAML file.") from error
+        raise RecipeError(
+            f"evaluate.tasks.{name}: a group of tasks that holds itself. Mend its YAML file."
+        ) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:  # a YAML file says anything
         raise RecipeError(
-            f"evaluate.tasks.{name}: {index[name].yaml_path} is no group of tasks for lm-eval ({type(error).__name__}: {error})."
+            f"evaluate.tasks.{name}: {index[name].yaml_path} is no group of tasks for lm-eval"
+            f" ({type(error).__name__}: {error})."
         ) from error
     if not found:
         raise RecipeError(f"evaluate.tasks.{name}: a group without tasks. Name tasks.")
@@ -75,19 +87,24 @@ def leaves(index: dict[str, Any], name: str, evaluate: Evaluate) -> list[Leaf]:
 
 
 def _behind(index: dict[str, Any], name: str, given: Config, files: tuple[Path, ...]) -> list[Leaf]:
-    """As lm_eval.tasks._factory resolves a name; `given` is what the groups around it say in its place."""
+    """As lm_eval.tasks._factory resolves a name; `given` is what the groups around it say in its
+    place."""
     from lm_eval.tasks._index import Kind
 
     entry = index[name]
     if entry.kind is Kind.TAG:
-        return [leaf for child in sorted(entry.tags) for leaf in _behind(index, child, given, files)]
+        return [
+            leaf for child in sorted(entry.tags) for leaf in _behind(index, child, given, files)
+        ]
     files = (*files, entry.yaml_path)
     if entry.kind is Kind.GROUP:
         return _members(index, entry.cfg, given, files)
     return [Leaf(name, {**entry.cfg, **given, "task": name}, files)]
 
 
-def _members(index: dict[str, Any], group: Config, given: Config, files: tuple[Path, ...]) -> list[Leaf]:
+def _members(
+    index: dict[str, Any], group: Config, given: Config, files: tuple[Path, ...]
+) -> list[Leaf]:
     from lm_eval.tasks._factory import GROUP_FIELD_NAMES
 
     own = {key: value for key, value in group.items() if key not in GROUP_FIELD_NAMES} | given
@@ -106,10 +123,17 @@ def _members(index: dict[str, Any], group: Config, given: Config, files: tuple[P
 
 def _unknown(index: dict[str, Any], name: str, evaluate: Evaluate) -> RecipeError:
     close = difflib.get_close_matches(name, index, 3)
-    hint = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(sorted(index)[:10])}."
+    hint = (
+        f"Did you mean {' or '.join(close)}?"
+        if close
+        else f"Known: {', '.join(sorted(index)[:10])}."
+    )
     where = f"{evaluate.task_path} or " if evaluate.task_path else ""
     unread = _unread(Path(evaluate.task_path)) if evaluate.task_path else ""
-    return RecipeError(f"evaluate.tasks: found {name!r}, no such task in {where}lm-eval's own tasks. {hint}{unread}")
+    return RecipeError(
+        f"evaluate.tasks: found {name!r}, no such task in {where}lm-eval's own tasks."
+        f" {hint}{unread}"
+    )
 
 
 def _unread(folder: Path) -> str:
@@ -121,5 +145,8 @@ def _unread(folder: Path) -> str:
         try:
             TaskIndex.process_cfg(load_yaml(path, resolve_func=False), path, {})
         except Exception as error:  # a YAML library raises what a file makes Python raise
-            return f" {path} cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:200]}."
+            return (
+                f" {path} cannot be read: {type(error).__name__}:"
+                f" {' '.join(str(error).split())[:200]}."
+            )
     return ""

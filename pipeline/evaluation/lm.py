@@ -1,8 +1,9 @@
-"""lm-eval's model interface over an Engine: the same tokenization, truncation and scoring for every engine.
+"""lm-eval's model interface over an Engine: the same tokenization, truncation and scoring for every
+engine.
 
-lm-eval's own back-ends differ in windowing and in the engine settings they allow (and none scores on OpenVINO GenAI);
-with one class over the engine's own verbs, two engines differ in nothing but their numbers.
-"""
+lm-eval's own back-ends differ in windowing and in the engine settings they allow (and none scores
+on OpenVINO GenAI); with one class over the engine's own verbs, two engines differ in nothing but
+their numbers."""
 
 from __future__ import annotations
 
@@ -21,22 +22,27 @@ from pipeline.engines.scoring import Request, score
 from pipeline.errors import EvaluationError
 from pipeline.source import tokens
 
-CHUNK = 512  # requests handed over at once; long enough for continuous batching, short enough for progress
+# requests handed over at once; long enough for continuous batching, short enough for progress
+CHUNK = 512
 MAX_GEN_TOKENS = 256
 
 
 @dataclass
 class Noted:
-    """`tokens`: SHA-256 over all token ids put to the engine; `generated_tokens`: length of the answer, if one was generated."""
+    """`tokens`: SHA-256 over all token ids put to the engine; `generated_tokens`: length of the
+    answer, if one was generated."""
 
     tokens: Any
     generated_tokens: int | None = None
 
 
 class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
-    """`needs_greedy` names the tasks whose metric asks whether the continuation is the greedy one (LAMBADA)."""
+    """`needs_greedy` names the tasks whose metric asks whether the continuation is the greedy one
+    (LAMBADA)."""
 
-    def __init__(self, engine: Engine, tokenizer: Any, max_length: int, needs_greedy: set[str]) -> None:
+    def __init__(
+        self, engine: Engine, tokenizer: Any, max_length: int, needs_greedy: set[str]
+    ) -> None:
         super().__init__()
         self._engine, self._tokenizer = engine, tokenizer
         self._front = tokens.added(tokenizer).front
@@ -67,35 +73,60 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
     def tokenizer_name(self) -> str:
         return str(self._tokenizer.name_or_path)
 
-    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        return str(self._tokenizer.apply_chat_template(chat_history, tokenize=False, add_generation_prompt=add_generation_prompt))
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        return str(
+            self._tokenizer.apply_chat_template(
+                chat_history, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        )
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """With special tokens: what the tokenizer puts in front, and no end token, which a context does not have."""
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+    ) -> list[int]:
+        """With special tokens: what the tokenizer puts in front, and no end token, which a context
+        does not have."""
         special = True if add_special_tokens is None else add_special_tokens
         front = self._front if special else []
-        return [*front, *self._tokenizer(string, add_special_tokens=False, verbose=False)["input_ids"]]
+        return [
+            *front,
+            *self._tokenizer(string, add_special_tokens=False, verbose=False)["input_ids"],
+        ]
 
-    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
         asked = []
         for request in requests:
             context, continuation = request.args
             if context:
                 ids, target = self._encode_pair(context, continuation)
             else:
-                ids, target = [self.prefix_token_id], self.tok_encode(continuation, add_special_tokens=False)
+                ids, target = (
+                    [self.prefix_token_id],
+                    self.tok_encode(continuation, add_special_tokens=False),
+                )
             self._note(request, ids, target)
             asked.append(self._request(ids, target, greedy=request.task_name in self._needs_greedy))
         return self._score(asked)
 
     def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:
-        return self._score([self._request(context, target, greedy=False) for _, context, target in requests])
+        return self._score(
+            [self._request(context, target, greedy=False) for _, context, target in requests]
+        )
 
-    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Disjoint windows of max_length, each after the last token of the one before (the first after BOS)."""
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
+        """Disjoint windows of max_length, each after the last token of the one before (the first
+        after BOS)."""
         totals = []
         for request in requests:
-            ids = [self.prefix_token_id, *self.tok_encode(request.args[0], add_special_tokens=False)]
+            ids = [
+                self.prefix_token_id,
+                *self.tok_encode(request.args[0], add_special_tokens=False),
+            ]
             self._note(request, ids)
             step = self._max_length - 1
             rows = [ids[i : i + self._max_length] for i in range(0, len(ids) - 1, step)]
@@ -117,7 +148,9 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         for request in requests:
             context, options = request.args
             if options.get("do_sample") and options.get("temperature", 0) > 0:
-                raise EvaluationError(f"a task asks for sampling ({options}); quantgate compares greedy answers only.")
+                raise EvaluationError(
+                    f"a task asks for sampling ({options}); quantgate compares greedy answers only."
+                )
             limit = int(options.get("max_gen_toks", MAX_GEN_TOKENS))
             prompts.append(self._prompt(context, limit))
             notes.append(self._note(request, prompts[-1]))
@@ -132,12 +165,14 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         return answers
 
     def _prompt(self, context: str, answer: int) -> list[int]:
-        """The context's end, as much as fits with `answer` tokens. Raises EvaluationError if nothing does."""
+        """The context's end, as much as fits with `answer` tokens. Raises EvaluationError if
+        nothing does."""
         room = self._max_length - answer
         if room < 1:
             raise EvaluationError(
-                f"a task generates up to {answer} tokens (max_gen_toks), of {self._max_length} that prompt and answer may have "
-                "together (serve.max_model_len less one): nothing is left of the prompt. Set a larger serve.max_model_len."
+                f"a task generates up to {answer} tokens (max_gen_toks), of {self._max_length} that"
+                " prompt and answer may have together (serve.max_model_len less one): nothing is"
+                " left of the prompt. Set a larger serve.max_model_len."
             )
         ids = self.tok_encode(context)
         self.cut += len(ids) > room
@@ -147,30 +182,39 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         """The context's end, as much as fits with the continuation."""
         if not target or len(target) >= self._max_length:
             raise EvaluationError(
-                f"a task item has a continuation of {len(target)} tokens; expected 1 to {self._max_length - 1} "
-                "(serve.max_model_len less two)."
+                f"a task item has a continuation of {len(target)} tokens; expected 1 to"
+                f" {self._max_length - 1} (serve.max_model_len less two)."
             )
         room = self._max_length - len(target)
         self.cut += len(context) > room
         return Request(context[-room:], target, greedy)
 
     def _score(self, requests: list[Request]) -> list[tuple[float, bool]]:
-        """In the order of the tokens, so that those which begin alike come to the engine together."""
+        """In the order of the tokens, so that those which begin alike come to the engine
+        together."""
         order = sorted(range(len(requests)), key=lambda index: requests[index])
         answers: dict[int, tuple[float, bool]] = {}
-        with tqdm(total=len(requests), desc="log-likelihoods", unit="request", mininterval=2) as bar:
+        with tqdm(
+            total=len(requests), desc="log-likelihoods", unit="request", mininterval=2
+        ) as bar:
             for start in range(0, len(order), CHUNK):
                 part = order[start : start + CHUNK]
                 scored = score(self._engine, [requests[index] for index in part])
-                answers |= {i: (_finite(sum(s.logprobs)), bool(s.greedy)) for i, s in zip(part, scored, strict=True)}
+                answers |= {
+                    i: (_finite(sum(s.logprobs)), bool(s.greedy))
+                    for i, s in zip(part, scored, strict=True)
+                }
                 bar.update(len(part))
         return [answers[index] for index in range(len(requests))]
 
 
 def _finite(value: float) -> float:
-    """lm-eval takes the arg-max over the choices, which would turn a NaN into a right or wrong answer."""
+    """lm-eval takes the arg-max over the choices, which would turn a NaN into a right or wrong
+    answer."""
     if not math.isfinite(value):
-        raise EvaluationError(f"the engine gave a log-likelihood of {value} for a task item. The artifact is damaged.")
+        raise EvaluationError(
+            f"the engine gave a log-likelihood of {value} for a task item. The artifact is damaged."
+        )
     return value
 
 

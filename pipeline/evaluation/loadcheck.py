@@ -1,4 +1,5 @@
-"""Before any evaluation: is the artifact whole, does its tokenizer equal the source's, does its engine generate?"""
+"""Before any evaluation: is the artifact whole, does its tokenizer equal the source's, does its
+engine generate?"""
 
 from __future__ import annotations
 
@@ -23,16 +24,23 @@ PROBES = [
     "\U0001f642 \U0001f680",
 ]
 REQUIRED = {
-    IR: ("openvino_model.xml", "openvino_model.bin", "openvino_tokenizer.xml", "openvino_detokenizer.xml"),
+    IR: (
+        "openvino_model.xml",
+        "openvino_model.bin",
+        "openvino_tokenizer.xml",
+        "openvino_detokenizer.xml",
+    ),
     SAFETENSORS: (),
 }
 
 
-def check_files(artifact: Path, source: Path, engine: str, expected: dict[str, int], claim: Claim) -> LoadCheck:
+def check_files(
+    artifact: Path, source: Path, engine: str, expected: dict[str, int], claim: Claim
+) -> LoadCheck:
     """Files, tensors, tokenizer and weights. Raises ArtifactError.
 
-    `expected` counts layers by stored type, as the manifest has it; `claim` is the precision that its weights are said to have.
-    """
+    `expected` counts layers by stored type, as the manifest has it; `claim` is the precision that
+    its weights are said to have."""
     required = ("config.json", "tokenizer.json", *REQUIRED[ENGINES[engine].artifact_format])
     missing = [name for name in required if not (artifact / name).is_file()]
     if missing:
@@ -41,7 +49,9 @@ def check_files(artifact: Path, source: Path, engine: str, expected: dict[str, i
     found = layers.stored_types(weights)
     layers.compare(weights, source, set(found))
     if found != expected:
-        raise ArtifactError(f"{artifact}: stored weights by type are {found}, the manifest says {expected}.")
+        raise ArtifactError(
+            f"{artifact}: stored weights by type are {found}, the manifest says {expected}."
+        )
     _check_tokenizer(artifact, source, engine)
     compared = fidelity.check(artifact, source, engine, claim)
     return LoadCheck(
@@ -57,15 +67,21 @@ def check_files(artifact: Path, source: Path, engine: str, expected: dict[str, i
 def _check_tokenizer(artifact: Path, source: Path, engine: str) -> None:
     from transformers import AutoTokenizer
 
-    ours, theirs = (AutoTokenizer.from_pretrained(folder, trust_remote_code=False) for folder in (artifact, source))
+    ours, theirs = (
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        for folder in (artifact, source)
+    )
     if ours.chat_template != theirs.chat_template:
         raise ArtifactError(f"{artifact}: its chat template differs from the source checkpoint's.")
     numbers = ours.get_vocab()
-    wrong = [token for token, number in theirs.get_vocab().items() if numbers.get(token) != number]  # others may be added
+    wrong = [
+        token for token, number in theirs.get_vocab().items() if numbers.get(token) != number
+    ]  # others may be added
     if wrong:
         raise ArtifactError(
-            f"{artifact}: tokenizer.json gives the token {wrong[0]!r} the id {numbers.get(wrong[0])}, the source's tokenizer "
-            f"{theirs.get_vocab()[wrong[0]]}; so with {len(wrong)} tokens."
+            f"{artifact}: tokenizer.json gives the token {wrong[0]!r} the id"
+            f" {numbers.get(wrong[0])}, the source's tokenizer {theirs.get_vocab()[wrong[0]]}; so"
+            f" with {len(wrong)} tokens."
         )
     native = None
     if ENGINES[engine].artifact_format == IR:
@@ -79,15 +95,24 @@ def _check_tokenizer(artifact: Path, source: Path, engine: str) -> None:
             answers["openvino_tokenizer.xml"] = native.encode(probe).input_ids.data[0].tolist()
         for name, ids in answers.items():
             if list(ids) != list(expected):
-                raise ArtifactError(f"{artifact}: {name} gives {ids} for {probe!r}, the source's tokenizer {expected}.")
+                raise ArtifactError(
+                    f"{artifact}: {name} gives {ids} for {probe!r}, the source's tokenizer"
+                    f" {expected}."
+                )
 
 
 def check_generates(engine: Engine, source: Path) -> list[int]:
-    """Eight greedy tokens from the engine. Raises ArtifactError if they do not come or are not in the vocabulary."""
+    """Eight greedy tokens from the engine. Raises ArtifactError if they do not come or are not in
+    the vocabulary."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source)
-    ids = generate(engine, [tokenizer(PROBES[0])["input_ids"]], [GENERATED_TOKENS], stop_at_eos=False)[0]
+    ids = generate(
+        engine, [tokenizer(PROBES[0])["input_ids"]], [GENERATED_TOKENS], stop_at_eos=False
+    )[0]
     if len(ids) != GENERATED_TOKENS or not all(0 <= token < len(tokenizer) for token in ids):
-        raise ArtifactError(f"the engine loaded the artifact but generated {ids}, expected {GENERATED_TOKENS} known tokens.")
+        raise ArtifactError(
+            f"the engine loaded the artifact but generated {ids}, expected {GENERATED_TOKENS} known"
+            " tokens."
+        )
     return ids

@@ -1,9 +1,8 @@
 """Which score of an lm-eval task counts: one filter's, and a metric of 0 to 1 for each item.
 
-The gate compares items one by one, so that what exists for a whole set of answers alone (BLEU, chrF, F1 over all, perplexity)
-cannot be gated. It is said by the task's YAML, before anything is measured; that a score lies between 0 and 1 is held again
-when it is there.
-"""
+The gate compares items one by one, so that what exists for a whole set of answers alone (BLEU,
+chrF, F1 over all, perplexity) cannot be gated. It is said by the task's YAML, before anything is
+measured; that a score lies between 0 and 1 is held again when it is there."""
 
 from __future__ import annotations
 
@@ -22,9 +21,20 @@ OF_ONE_ITEM = {
     "loglikelihood": ("acc",),
     "generate_until": ("exact_match",),
 }
-# What tasks with a function of their own call a share of 0 to 1. Others (score, f1, rouge) have scales that differ by task.
-BY_A_FUNCTION = ("acc", "exact_match", "prompt_level_strict_acc", "acc_norm", "acc_bytes", "em", "math_verify", "accuracy",
-                 "prompt_level_loose_acc", "exact_match_original")  # fmt: skip
+# What tasks with a function of their own call a share of 0 to 1. Others (score, f1, rouge) have
+# scales that differ by task.
+BY_A_FUNCTION = (
+    "acc",
+    "exact_match",
+    "prompt_level_strict_acc",
+    "acc_norm",
+    "acc_bytes",
+    "em",
+    "math_verify",
+    "accuracy",
+    "prompt_level_loose_acc",
+    "exact_match_original",
+)
 MEANS = (None, "mean", "nanmean")
 
 
@@ -34,32 +44,60 @@ class Score(NamedTuple):
 
 
 def choose(task: str, asked: TaskItems, leaf: Leaf) -> Score:
-    """Raises RecipeError with the reason if the task cannot be gated, or has no such filter or metric."""
+    """Raises RecipeError with the reason if the task cannot be gated, or has no such filter or
+    metric."""
     where = f"evaluate.tasks.{task}" if task == leaf.name else f"evaluate.tasks.{task}: {leaf.name}"
     if reason := impossible(leaf.config):
         raise RecipeError(f"{where}: cannot be gated: {reason}.")
     filters = [str(found["name"]) for found in leaf.config.get("filter_list") or []] or ["none"]
     if asked.filter is not None and asked.filter not in filters:
         raise RecipeError(
-            f"{where}.filter: found {asked.filter!r}, the task has {', '.join(filters)}.{nearest(asked.filter, filters)}"
+            f"{where}.filter: found {asked.filter!r}, the task has"
+            f" {', '.join(filters)}.{nearest(asked.filter, filters)}"
         )
     return Score(asked.filter or filters[0], _metric(where, asked.metric, leaf.config))
 
 
 def impossible(config: Config) -> str | None:
     """What of a task stands against comparing its items, whatever its metrics are."""
-    options, kind = config.get("generation_kwargs") or {}, config.get("output_type", "generate_until")
+    options, kind = (
+        config.get("generation_kwargs") or {},
+        config.get("output_type", "generate_until"),
+    )
     reasons = [
-        ("class" in config, "a Python class decides what it asks and how it scores, and says so only at work"),
-        (config.get("doc_to_image") or config.get("doc_to_audio"), "it shows pictures or sound, and only texts are asked"),
+        (
+            "class" in config,
+            "a Python class decides what it asks and how it scores, and says so only at work",
+        ),
+        (
+            config.get("doc_to_image") or config.get("doc_to_audio"),
+            "it shows pictures or sound, and only texts are asked",
+        ),
         (config.get("unsafe_code"), "it runs code that the model writes (unsafe_code)"),
-        (kind == "loglikelihood_rolling", "it measures the perplexity of whole texts. Name them in evaluate.perplexity.texts"),
-        (kind not in (*OF_ONE_ITEM, "loglikelihood_rolling"), f"output_type {kind!r} is none of {', '.join(OF_ONE_ITEM)}"),
-        (options.get("do_sample") and float(options.get("temperature") or 0) > 0,
-         "it draws its answers at random (do_sample, temperature), and greedy ones alone can be paired"),
-        (int(config.get("repeats") or 1) > 1, f"it asks each item {config.get('repeats')} times (repeats)"),
-        ("judge" in _name(config.get("process_results")), "another language model judges its answers"),
-    ]  # fmt: skip
+        (
+            kind == "loglikelihood_rolling",
+            "it measures the perplexity of whole texts. Name them in evaluate.perplexity.texts",
+        ),
+        (
+            kind not in (*OF_ONE_ITEM, "loglikelihood_rolling"),
+            f"output_type {kind!r} is none of {', '.join(OF_ONE_ITEM)}",
+        ),
+        (
+            options.get("do_sample") and float(options.get("temperature") or 0) > 0,
+            (
+                "it draws its answers at random (do_sample, temperature), and greedy ones alone can"
+                " be paired"
+            ),
+        ),
+        (
+            int(config.get("repeats") or 1) > 1,
+            f"it asks each item {config.get('repeats')} times (repeats)",
+        ),
+        (
+            "judge" in _name(config.get("process_results")),
+            "another language model judges its answers",
+        ),
+    ]
     return next((reason for stands, reason in reasons if stands), None)
 
 
@@ -69,20 +107,29 @@ def _metric(where: str, wanted: str | None, config: Config) -> str:
         by_function = config.get("process_results") or any(_is_function(name) for name in listed)
         if wanted not in map(_name, listed) and not by_function:
             names = [_name(name) for name in listed]
-            raise RecipeError(f"{where}.metric: found {wanted!r}, the task has {', '.join(names)}.{nearest(wanted, names)}")
+            raise RecipeError(
+                f"{where}.metric: found {wanted!r}, the task has"
+                f" {', '.join(names)}.{nearest(wanted, names)}"
+            )
         if not by_function and wanted not in of_one_item(config):
             raise RecipeError(f"{where}.metric: {_not_of_one(wanted, config)}.")
         return wanted
     known = of_one_item(config)
     if known:
         return known[0]
-    vouched = [_name(name) for name in listed if config.get("process_results") or _is_function(name)]
+    vouched = [
+        _name(name) for name in listed if config.get("process_results") or _is_function(name)
+    ]
     if vouched:
         raise RecipeError(
-            f"{where}: cannot be gated as it is: none of its metrics ({', '.join(vouched)}) is known to be 0 to 1 for each item. "
-            f"If one is, name it: {{items: ..., metric: {vouched[0]}}}; an item beyond 0 to 1 will end the evaluation."
+            f"{where}: cannot be gated as it is: none of its metrics ({', '.join(vouched)}) is"
+            " known to be 0 to 1 for each item. If one is, name it: {items: ..., metric:"
+            f" {vouched[0]}}}; an item beyond 0 to 1 will end the evaluation."
         )
-    raise RecipeError(f"{where}: cannot be gated: {'; '.join(_not_of_one(_name(name), config) for name in listed)}.")
+    raise RecipeError(
+        f"{where}: cannot be gated:"
+        f" {'; '.join(_not_of_one(_name(name), config) for name in listed)}."
+    )
 
 
 def metrics(config: Config) -> list[Any]:
@@ -102,33 +149,49 @@ def of_one_item(config: Config) -> list[str]:
         means = [_name(metric["metric"]) for metric in listed if metric.get("aggregation") in MEANS]
         return [name for name in BY_A_FUNCTION if name in means]
     own = [metric["metric"] for metric in listed if not metric.get("hf_evaluate")]
-    return [name for name in OF_ONE_ITEM[config.get("output_type", "generate_until")] if name in own]
+    return [
+        name for name in OF_ONE_ITEM[config.get("output_type", "generate_until")] if name in own
+    ]
 
 
 def _not_of_one(name: str, config: Config) -> str:
-    if any(found.get("hf_evaluate") for found in config.get("metric_list") or [] if _name(found["metric"]) == name):
+    if any(
+        found.get("hf_evaluate")
+        for found in config.get("metric_list") or []
+        if _name(found["metric"]) == name
+    ):
         return f"{name} is a script from Hugging Face's hub"
     return f"{name} is made of all answers together, or is no share of 0 to 1"
 
 
 def greedy(config: Any, score: Score) -> bool:
-    """Whether the score may ask if the continuation is the greedy one, which costs a look at the whole vocabulary."""
-    return bool(config.process_results) or config.output_type == "loglikelihood" or score.metric == "exact_match"
+    """Whether the score may ask if the continuation is the greedy one, which costs a look at the
+    whole vocabulary."""
+    return (
+        bool(config.process_results)
+        or config.output_type == "loglikelihood"
+        or score.metric == "exact_match"
+    )
 
 
 def value(task: str, score: Score, sample: dict[str, Any]) -> float:
     """An item's score. Raises EvaluationError unless it is a number of 0 to 1."""
     if score.metric not in sample:
         raise EvaluationError(
-            f"evaluate.tasks: {task} gave no {score.metric!r} for an item, it has {', '.join(map(str, sample['metrics']))}. "
-            "Name one: {items: ..., metric: NAME}"
+            f"evaluate.tasks: {task} gave no {score.metric!r} for an item, it has"
+            f" {', '.join(map(str, sample['metrics']))}. Name one: {{items: ..., metric: NAME}}"
         )
     found = sample[score.metric]
-    number = float(found) if isinstance(found, numbers.Real) or type(found).__name__ == "bool" else math.nan
+    number = (
+        float(found)
+        if isinstance(found, numbers.Real) or type(found).__name__ == "bool"
+        else math.nan
+    )
     if not 0 <= number <= 1:
         raise EvaluationError(
-            f"evaluate.tasks: {task} gave {score.metric} = {str(found)[:80]} for document {sample['doc_id']}, expected a number "
-            "of 0 to 1. Name another of its metrics: {items: ..., metric: NAME}"
+            f"evaluate.tasks: {task} gave {score.metric} = {str(found)[:80]} for document"
+            f" {sample['doc_id']}, expected a number of 0 to 1. Name another of its metrics:"
+            " {items: ..., metric: NAME}"
         )
     return number
 

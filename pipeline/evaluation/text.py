@@ -1,9 +1,10 @@
-"""One pass over the evaluation texts: perplexity, and divergence from the reference's next-token distributions.
+"""One pass over the evaluation texts: perplexity, and divergence from the reference's next-token
+distributions.
 
-Perplexity by the GPTQ paper's protocol (arXiv 2210.17323, section 4): the windows made at calibration, scored whole;
-PPL = exp(sum of negative log-likelihoods / scored tokens). Divergence is KL(reference || artifact) in nats over the full
-vocabulary in float32, as llama.cpp's perplexity tool defines it, at positions whose reference distributions were stored.
-"""
+Perplexity by the GPTQ paper's protocol (arXiv 2210.17323, section 4): the windows made at
+calibration, scored whole; PPL = exp(sum of negative log-likelihoods / scored tokens). Divergence is
+KL(reference || artifact) in nats over the full vocabulary in float32, as llama.cpp's perplexity
+tool defines it, at positions whose reference distributions were stored."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ WORST = 20
 CONTEXT = 16  # tokens shown before a worst token
 BLOCK = 1 << 24  # values worked on at once: bounds the float32 temporaries to a few times 64 MiB
 
-Listener = Callable[[int, int, Any], None]  # (number of the window, first position, log-probabilities [rows, vocabulary])
+Listener = Callable[
+    [int, int, Any], None
+]  # (number of the window, first position, log-probabilities [rows, vocabulary])
 Decode = Callable[[list[int]], str]
 Wanted = Callable[[int], list[int]]  # which windows of a text that has so many
 
@@ -54,8 +57,11 @@ def chosen(text: Text, texts: int, plan: PlannedDivergence) -> Chosen:
     return Chosen(plan.chosen(count), plan.places(count, scored, texts))
 
 
-def write_reference(model: Distributions, texts: Texts, plan: PlannedDivergence, folder: Path) -> list[Perplexity]:
-    """Scores all windows and stores float32 log-probabilities [windows, positions, vocabulary] of the chosen positions."""
+def write_reference(
+    model: Distributions, texts: Texts, plan: PlannedDivergence, folder: Path
+) -> list[Perplexity]:
+    """Scores all windows and stores float32 log-probabilities [windows, positions, vocabulary] of
+    the chosen positions."""
     results = []
     for text in texts.texts:
         store = _Store(folder / f"{text.name}.npy", chosen(text, len(texts.texts), plan))
@@ -65,23 +71,34 @@ def write_reference(model: Distributions, texts: Texts, plan: PlannedDivergence,
 
 
 def measure(
-    model: Distributions, texts: Texts, plan: PlannedDivergence, folder: Path, decode: Decode, label: str, wanted: Wanted
+    model: Distributions,
+    texts: Texts,
+    plan: PlannedDivergence,
+    folder: Path,
+    decode: Decode,
+    label: str,
+    wanted: Wanted,
 ) -> Measured:
     """Perplexity over the wanted windows; divergence over those of them that are compared.
 
-    Non-finite values are kept: the gate fails them. Raises EvaluationError if the vocabularies differ in size.
-    """
+    Non-finite values are kept: the gate fails them. Raises EvaluationError if the vocabularies
+    differ in size."""
     perplexities, divergences = [], []
     for text in texts.texts:
         indices = wanted(len(text.windows))
-        comparison = _Comparison(folder / f"{text.name}.npy", text, chosen(text, len(texts.texts), plan))
+        comparison = _Comparison(
+            folder / f"{text.name}.npy", text, chosen(text, len(texts.texts), plan)
+        )
         perplexities.append(score(model, text, indices, comparison, label))
         divergences.append(comparison.result(decode, indices))
     return Measured(perplexities, divergences)
 
 
-def grown(measured: Callable[[Wanted], Measured], looks: list[float], seed: int) -> Iterator[Measured]:
-    """What was measured by each look, which has this fraction of the windows; each window is scored once."""
+def grown(
+    measured: Callable[[Wanted], Measured], looks: list[float], seed: int
+) -> Iterator[Measured]:
+    """What was measured by each look, which has this fraction of the windows; each window is scored
+    once."""
     found, before = Measured([], []), 0.0
     for fraction in looks:
 
@@ -97,14 +114,18 @@ def grown(measured: Callable[[Wanted], Measured], looks: list[float], seed: int)
 def _joined(first: Measured, more: Measured) -> Measured:
     """What was measured of other windows of the same texts, together."""
     perplexities = [
-        a.model_copy(update={"windows": sorted([*a.windows, *b.windows], key=lambda window: window.index)})
+        a.model_copy(
+            update={"windows": sorted([*a.windows, *b.windows], key=lambda window: window.index)}
+        )
         for a, b in zip(first.perplexity, more.perplexity, strict=True)
     ]
     divergences = [
         a.model_copy(
             update={
                 "windows": sorted([*a.windows, *b.windows], key=lambda window: window.index),
-                "worst": heapq.nlargest(WORST, [*a.worst, *b.worst], key=lambda worst: worst.kl_nats),
+                "worst": heapq.nlargest(
+                    WORST, [*a.worst, *b.worst], key=lambda worst: worst.kl_nats
+                ),
             }
         )
         for a, b in zip(first.divergence, more.divergence, strict=True)
@@ -112,20 +133,29 @@ def _joined(first: Measured, more: Measured) -> Measured:
     return Measured(perplexities, divergences)
 
 
-def glance(model: Distributions, texts: Texts, plan: PlannedDivergence, folder: Path, windows: int) -> dict[str, list[list[float]]]:
-    """KL in nats at `windows` of the compared windows of each text, [windows][positions], by text."""
+def glance(
+    model: Distributions, texts: Texts, plan: PlannedDivergence, folder: Path, windows: int
+) -> dict[str, list[list[float]]]:
+    """KL in nats at `windows` of the compared windows of each text, [windows][positions], by
+    text."""
     found = {}
     for text in texts.texts:
         picked = chosen(text, len(texts.texts), plan)
-        some = [picked.windows[place * len(picked.windows) // windows] for place in range(min(windows, len(picked.windows)))]
+        some = [
+            picked.windows[place * len(picked.windows) // windows]
+            for place in range(min(windows, len(picked.windows)))
+        ]
         comparison = _Comparison(folder / f"{text.name}.npy", text, picked)
         score(model, text, some, comparison, "first look at")
         found[text.name] = [comparison.kl_nats(window) for window in some]
     return found
 
 
-def write_long_reference(model: Distributions, texts: Texts, long: LongWindows, folder: Path) -> None:
-    """Stores the reference's log-probabilities at the chosen positions of long windows. Raises EvaluationError for a short text."""
+def write_long_reference(
+    model: Distributions, texts: Texts, long: LongWindows, folder: Path
+) -> None:
+    """Stores the reference's log-probabilities at the chosen positions of long windows. Raises
+    EvaluationError for a short text."""
     for text in texts.texts:
         joined, picked = _long_text(text, long)
         store = _Store(_long_path(folder, text), picked)
@@ -133,7 +163,9 @@ def write_long_reference(model: Distributions, texts: Texts, long: LongWindows, 
         store.close()
 
 
-def measure_long(model: Distributions, texts: Texts, long: LongWindows, folder: Path, decode: Decode) -> list[Divergence]:
+def measure_long(
+    model: Distributions, texts: Texts, long: LongWindows, folder: Path, decode: Decode
+) -> list[Divergence]:
     """Divergence at those positions."""
     found = []
     for text in texts.texts:
@@ -149,10 +181,13 @@ def _long_text(text: Text, long: LongWindows) -> tuple[Text, Chosen]:
     count = long.available(len(text.windows))
     if count < LEAST:
         raise EvaluationError(
-            f"evaluate.long_context: the {len(text.windows)} windows of {text.name!r} make {count} of serve.max_model_len "
-            f"({long.length} tokens), expected at least {LEAST}. Raise evaluate.perplexity.max_windows or take a longer text."
+            f"evaluate.long_context: the {len(text.windows)} windows of {text.name!r} make {count}"
+            f" of serve.max_model_len ({long.length} tokens), expected at least {LEAST}. Raise"
+            " evaluate.perplexity.max_windows or take a longer text."
         )
-    return text.model_copy(update={"windows": long.joined(text.windows)}), Chosen(long.chosen(len(text.windows)), long.places)
+    return text.model_copy(update={"windows": long.joined(text.windows)}), Chosen(
+        long.chosen(len(text.windows)), long.places
+    )
 
 
 def _long_path(folder: Path, text: Text) -> Path:
@@ -162,12 +197,16 @@ def _long_path(folder: Path, text: Text) -> Path:
 def _visit_chosen(model: Distributions, text: Text, picked: Chosen, listener: Listener) -> None:
     rows = [text.windows[window] for window in picked.windows]
     model.distributions(
-        [Prompt(row[:-1]) for row in rows], lambda number, first, logprobs: listener(picked.windows[number], first, logprobs)
+        [Prompt(row[:-1]) for row in rows],
+        lambda number, first, logprobs: listener(picked.windows[number], first, logprobs),
     )
 
 
-def score(model: Distributions, text: Text, indices: list[int], listener: Listener, label: str) -> Perplexity:
-    """Perplexity over the windows of these numbers; `listener` gets every piece of their distributions."""
+def score(
+    model: Distributions, text: Text, indices: list[int], listener: Listener, label: str
+) -> Perplexity:
+    """Perplexity over the windows of these numbers; `listener` gets every piece of their
+    distributions."""
     rows = [text.windows[index] for index in indices]
     nll = [0.0] * len(rows)
     with tqdm(total=len(rows), desc=f"{label} {text.name}", unit="window", mininterval=2) as bar:
@@ -187,7 +226,8 @@ def score(model: Distributions, text: Text, indices: list[int], listener: Listen
 
 
 class _Store:
-    """Writes the reference's distributions at the chosen positions; the vocabulary's size is that of the first piece."""
+    """Writes the reference's distributions at the chosen positions; the vocabulary's size is that
+    of the first piece."""
 
     def __init__(self, path: Path, picked: Chosen) -> None:
         self._path, self._picked = path, picked
@@ -200,9 +240,13 @@ class _Store:
             return
         if self._array is None:
             shape = (len(self._numbers), len(self._picked.places), logprobs.shape[1])
-            self._array = np.lib.format.open_memmap(self._path, mode="w+", dtype=np.float32, shape=shape)
+            self._array = np.lib.format.open_memmap(
+                self._path, mode="w+", dtype=np.float32, shape=shape
+            )
         rows = self._picked.rows(first, len(logprobs))
-        self._array[number, [self._picked.places.index(first + row) for row in rows]] = logprobs[rows]
+        self._array[number, [self._picked.places.index(first + row) for row in rows]] = logprobs[
+            rows
+        ]
 
     def close(self) -> None:
         self._array.flush()
@@ -210,7 +254,8 @@ class _Store:
 
 
 class _Comparison:
-    """KL, top-1 agreement and probability change against the stored distributions, and the worst tokens."""
+    """KL, top-1 agreement and probability change against the stored distributions, and the worst
+    tokens."""
 
     def __init__(self, path: Path, text: Text, picked: Chosen) -> None:
         self._reference = np.load(path, mmap_mode="r")
@@ -226,8 +271,9 @@ class _Comparison:
             return
         if logprobs.shape[1] != self._reference.shape[2]:
             raise EvaluationError(
-                f"the artifact has a vocabulary of {logprobs.shape[1]} tokens, the reference in {self._path} one of "
-                f"{self._reference.shape[2]}. Quantize the checkpoint that is pinned."
+                f"the artifact has a vocabulary of {logprobs.shape[1]} tokens, the reference in"
+                f" {self._path} one of {self._reference.shape[2]}. Quantize the checkpoint that is"
+                " pinned."
             )
         rows = self._picked.rows(first, len(logprobs))
         step = max(1, BLOCK // logprobs.shape[1])
@@ -236,18 +282,36 @@ class _Comparison:
             self._compare(window, [first + row for row in part], logprobs[part])
 
     def _compare(self, window: int, positions: list[int], ours: Any) -> None:
-        theirs = self._reference[self._numbers[window], [self._picked.places.index(position) for position in positions]]
+        theirs = self._reference[
+            self._numbers[window], [self._picked.places.index(position) for position in positions]
+        ]
         rows = np.arange(len(ours))
         targets = [self._text.windows[window][position + 1] for position in positions]
         kl = (np.exp(theirs) * (theirs - ours)).sum(-1, dtype=np.float64)
         top, reference_top = ours.argmax(-1), theirs.argmax(-1)
-        probability, reference_probability = np.exp(ours[rows, targets]), np.exp(theirs[rows, targets])
+        probability, reference_probability = (
+            np.exp(ours[rows, targets]),
+            np.exp(theirs[rows, targets]),
+        )
         self._kl[window] += _short(kl)
         self._change[window] += _short(probability - reference_probability)
         self._same[window] += int((top == reference_top).sum())
         for row in np.argsort(np.nan_to_num(kl, nan=np.inf, posinf=np.inf))[-WORST:].tolist():
-            about = int(reference_top[row]), int(top[row]), float(reference_probability[row]), float(probability[row])
-            heapq.heappush(self._worst, (float(np.nan_to_num(kl[row], nan=np.inf, posinf=np.inf)), window, positions[row], about))
+            about = (
+                int(reference_top[row]),
+                int(top[row]),
+                float(reference_probability[row]),
+                float(probability[row]),
+            )
+            heapq.heappush(
+                self._worst,
+                (
+                    float(np.nan_to_num(kl[row], nan=np.inf, posinf=np.inf)),
+                    window,
+                    positions[row],
+                    about,
+                ),
+            )
         self._worst = heapq.nlargest(WORST, self._worst)
         heapq.heapify(self._worst)
 
@@ -256,14 +320,28 @@ class _Comparison:
 
     def result(self, decode: Decode, scored: list[int]) -> Divergence:
         windows = [
-            DivergedWindow(index=window, kl_nats=self._kl[window], probability_change=self._change[window],
-                           same_top=self._same[window])
-            for window in self._numbers if window in scored
-        ]  # fmt: skip
+            DivergedWindow(
+                index=window,
+                kl_nats=self._kl[window],
+                probability_change=self._change[window],
+                same_top=self._same[window],
+            )
+            for window in self._numbers
+            if window in scored
+        ]
         worst = [self._describe(*entry, decode) for entry in sorted(self._worst, reverse=True)]
-        return Divergence(text=self._text.name, text_sha256=self._text.sha256, windows=windows, worst=worst)
+        return Divergence(
+            text=self._text.name, text_sha256=self._text.sha256, windows=windows, worst=worst
+        )
 
-    def _describe(self, kl: float, window: int, position: int, about: tuple[int, int, float, float], decode: Decode) -> WorstToken:
+    def _describe(
+        self,
+        kl: float,
+        window: int,
+        position: int,
+        about: tuple[int, int, float, float],
+        decode: Decode,
+    ) -> WorstToken:
         ids = self._text.windows[window]
         reference_top, top, reference_probability, probability = about
         return WorstToken(

@@ -1,8 +1,9 @@
-"""What of a local task would run code: said before lm-eval reads it, unless the recipe says `task_code: true`.
+"""What of a local task would run code: said before lm-eval reads it, unless the recipe says
+`task_code: true`.
 
-lm-eval's own tasks are as trusted as its package. A YAML file of anybody else can name Python functions (`!function`), a metric
-that is fetched as a script, a pickle as data set, or prompts of another file; its templates are rendered in a sandbox (catalogue).
-"""
+lm-eval's own tasks are as trusted as its package. A YAML file of anybody else can name Python
+functions (`!function`), a metric that is fetched as a script, a pickle as data set, or prompts of
+another file; its templates are rendered in a sandbox (catalogue)."""
 
 from __future__ import annotations
 
@@ -22,16 +23,22 @@ UNSAFE_DATA = ("pandas",)  # reads pickles
 
 
 def require(task: str, evaluate: Evaluate, leaf: Leaf) -> None:
-    """Raises RecipeError if a local task would run code that the recipe does not allow, or a package for a task is missing."""
+    """Raises RecipeError if a local task would run code that the recipe does not allow, or a
+    package for a task is missing."""
     local = [path for path in leaf.files if not _is_own(path)]
-    found = [said for path in local for said in _named(path)] + (_other(leaf.config) if local else [])
+    found = [said for path in local for said in _named(path)] + (
+        _other(leaf.config) if local else []
+    )
     if found and not evaluate.task_code:
         raise RecipeError(
-            f"evaluate.tasks.{task}: {found[0]}. A local task runs no code unless the recipe says so: look at it, and set "
-            "evaluate.task_code: true"
+            f"evaluate.tasks.{task}: {found[0]}. A local task runs no code unless the recipe says"
+            " so: look at it, and set evaluate.task_code: true"
         )
     if missing := _missing(leaf):
-        raise RecipeError(f"evaluate.tasks.{task}: {leaf.name} needs the Python package {missing}, which is not installed.")
+        raise RecipeError(
+            f"evaluate.tasks.{task}: {leaf.name} needs the Python package {missing}, which is not"
+            " installed."
+        )
 
 
 def code(evaluate: Evaluate) -> dict[str, str]:
@@ -39,8 +46,10 @@ def code(evaluate: Evaluate) -> dict[str, str]:
     if evaluate.task_path is None or not evaluate.task_code:
         return {}
     folder = Path(evaluate.task_path)
-    return {name: artifact.hash_file(folder / name, name).sha256
-            for name in sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.py"))}  # fmt: skip
+    return {
+        name: artifact.hash_file(folder / name, name).sha256
+        for name in sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.py"))
+    }
 
 
 def _is_own(path: Path) -> bool:
@@ -78,13 +87,25 @@ def _nodes(root: Any) -> list[Any]:
             continue
         found[id(node)] = node
         if not isinstance(node.value, str):
-            waiting += [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
+            waiting += [
+                part
+                for item in node.value
+                for part in (item if isinstance(item, tuple) else (item,))
+            ]
     return list(found.values())
 
 
 def _includes(root: Any) -> list[str]:
-    values = [value for key, value in getattr(root, "value", []) if key.value == "include"] if root is not None else []
-    return [str(part.value) for value in values for part in (value.value if isinstance(value.value, list) else [value])]
+    values = (
+        [value for key, value in getattr(root, "value", []) if key.value == "include"]
+        if root is not None
+        else []
+    )
+    return [
+        str(part.value)
+        for value in values
+        for part in (value.value if isinstance(value.value, list) else [value])
+    ]
 
 
 def _other(config: Config) -> list[str]:
@@ -101,21 +122,29 @@ def _other(config: Config) -> list[str]:
     for metric in config.get("metric_list") or []:
         known = config.get("process_results") or metric.get("metric") in metric_registry
         if metric.get("hf_evaluate") or not known:
-            found.append(f"{name} has the metric {metric.get('metric')}, none of lm-eval's: it would be fetched as a script")
+            found.append(
+                f"{name} has the metric {metric.get('metric')}, none of lm-eval's: it would be"
+                " fetched as a script"
+            )
     return found
 
 
 def _missing(leaf: Leaf) -> str | None:
-    """A package that the task's functions import and nobody installed, by the text of their files."""
+    """A package that the task's functions import and nobody installed, by the text of their
+    files."""
     modules = {_file(value) for value in _functions(leaf.config)}
-    return next((name for path in sorted(filter(None, modules)) for name in _absent(path, set())), None)
+    return next(
+        (name for path in sorted(filter(None, modules)) for name in _absent(path, set())), None
+    )
 
 
 def _functions(value: Any) -> Iterator[str]:
     if isinstance(value, dict | list):
         for part in value.values() if isinstance(value, dict) else value:
             yield from _functions(part)
-    elif isinstance(value, str) and value.startswith("/") and "\n" not in value and len(value) < 1000:
+    elif (
+        isinstance(value, str) and value.startswith("/") and "\n" not in value and len(value) < 1000
+    ):
         yield value
 
 
@@ -126,7 +155,8 @@ def _file(function: str) -> Path | None:
 
 
 def _absent(path: Path, seen: set[Path]) -> Iterator[str]:
-    """Packages that a file imports at its top, and files of lm-eval's tasks that it imports, which are not there."""
+    """Packages that a file imports at its top, and files of lm-eval's tasks that it imports, which
+    are not there."""
     if path in seen:
         return
     seen.add(path)
@@ -138,7 +168,10 @@ def _absent(path: Path, seen: set[Path]) -> Iterator[str]:
             if name.startswith("lm_eval.tasks."):
                 other = _inside(name)
                 yield from _absent(other, seen) if other else ()
-            elif find_spec(name.partition(".")[0]) is None and not (path.parent / f"{name.partition('.')[0]}.py").is_file():
+            elif (
+                find_spec(name.partition(".")[0]) is None
+                and not (path.parent / f"{name.partition('.')[0]}.py").is_file()
+            ):
                 yield name.partition(".")[0]
 
 

@@ -1,8 +1,8 @@
 """Measures one artifact on its engine: load check, texts in both views, tasks. Worker side.
 
-`deployed` is the engine exactly as it serves; `weights` is the same artifact in float32, which shows what quantization
-alone did. Both are compared with the float32 reference, whose next-token distributions lie in a folder of .npy files.
-"""
+`deployed` is the engine exactly as it serves; `weights` is the same artifact in float32, which
+shows what quantization alone did. Both are compared with the float32 reference, whose next-token
+distributions lie in a folder of .npy files."""
 
 from __future__ import annotations
 
@@ -22,23 +22,37 @@ from pipeline.formats.fidelity import Claim
 from pipeline.recipe import Evaluate, Serve
 from pipeline.records import Texts, View, read
 
-AGREEMENT_NATS = 0.02  # mean per token; the two ways differ by how rows are batched, and by nothing else
+AGREEMENT_NATS = (
+    0.02  # mean per token; the two ways differ by how rows are batched, and by nothing else
+)
 
 
 def work(job: dict[str, Any], asked: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Worker verb of a session: the measured parts of an Evaluation as JSON. Raises ArtifactError, EvaluationError.
+    """Worker verb of a session: the measured parts of an Evaluation as JSON. Raises ArtifactError,
+    EvaluationError.
 
-    With job["glance"], a Glance comes first. At each of job["looks"] but the last comes what the texts alone said as served;
-    at the last, everything. It goes on when it is asked to.
-    """
-    artifact, source, logprobs = Path(job["artifact"]), Path(job["checkpoint"]), Path(job["logprobs"])
+    With job["glance"], a Glance comes first. At each of job["looks"] but the last comes what the
+    texts alone said as served; at the last, everything. It goes on when it is asked to."""
+    artifact, source, logprobs = (
+        Path(job["artifact"]),
+        Path(job["checkpoint"]),
+        Path(job["logprobs"]),
+    )
     evaluate, serve = Evaluate.model_validate(job["evaluate"]), Serve.model_validate(job["serve"])
     texts = read(Path(job["texts"]), Texts)
     plan, decode = evaluate.divergence, _decoder(source)
     prepared = tasks.prepare(evaluate, serve, job["spans"])
-    checked = loadcheck.check_files(artifact, source, job["engine"], job["stored_types"], Claim(job["weights"], job["simulated"]))
+    checked = loadcheck.check_files(
+        artifact,
+        source,
+        job["engine"],
+        job["stored_types"],
+        Claim(job["weights"], job["simulated"]),
+    )
     with engines.open_engine(job["engine"], artifact, serve) as engine:
-        checked = checked.model_copy(update={"generated": loadcheck.check_generates(engine, source)})
+        checked = checked.model_copy(
+            update={"generated": loadcheck.check_generates(engine, source)}
+        )
         found = {"versions": versions(job["engine"]), "load_check": checked.model_dump()}
         if "glance" in job:
             yield {"kl_nats": text.glance(engine, texts, plan, logprobs, job["glance"])}
@@ -47,17 +61,27 @@ def work(job: dict[str, Any], asked: Iterator[dict[str, Any]]) -> Iterator[dict[
         _require_agreement(engine, texts)
         scored = partial(text.measure, engine, texts, plan, logprobs, decode, "deployed")
         for look, measured in enumerate(text.grown(scored, job["looks"], evaluate.seed), 1):
-            deployed = View(settings=engine.settings(), perplexity=measured.perplexity, divergence=measured.divergence)
+            deployed = View(
+                settings=engine.settings(),
+                perplexity=measured.perplexity,
+                divergence=measured.divergence,
+            )
             if look < len(job["looks"]):
                 yield found | {"views": {"deployed": deployed.model_dump()}, "tasks": []}
                 if next(asked, None) is None:
                     return
         if long := evaluate.long_windows(serve.max_model_len):
-            deployed = deployed.model_copy(update={"long_context": text.measure_long(engine, texts, long, logprobs, decode)})
+            deployed = deployed.model_copy(
+                update={"long_context": text.measure_long(engine, texts, long, logprobs, decode)}
+            )
         measured_tasks = tasks.measure(engine, source, evaluate, serve, prepared)
     with engines.open_weights(job["engine"], artifact, serve) as model:
         measured = text.measure(model, texts, plan, logprobs, decode, "weights", plan.chosen)
-        weights = View(settings={"precision": "float32"}, perplexity=measured.perplexity, divergence=measured.divergence)
+        weights = View(
+            settings={"precision": "float32"},
+            perplexity=measured.perplexity,
+            divergence=measured.divergence,
+        )
     yield found | {
         "views": {"deployed": deployed.model_dump(), "weights": weights.model_dump()},
         "tasks": [item.model_dump() for item in measured_tasks],
@@ -65,7 +89,8 @@ def work(job: dict[str, Any], asked: Iterator[dict[str, Any]]) -> Iterator[dict[
 
 
 def reference(job: dict[str, Any]) -> dict[str, Any]:
-    """Worker verb: scores the source checkpoint in float32 and writes its distributions into job["logprobs"]."""
+    """Worker verb: scores the source checkpoint in float32 and writes its distributions into
+    job["logprobs"]."""
     source = Path(job["checkpoint"])
     evaluate, serve = Evaluate.model_validate(job["evaluate"]), Serve.model_validate(job["serve"])
     texts = read(Path(job["texts"]), Texts)
@@ -86,15 +111,22 @@ def reference(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def extend(job: dict[str, Any], asked: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Worker verb of a session: measures the spans of items that it is asked for, of an artifact that was evaluated before."""
+    """Worker verb of a session: measures the spans of items that it is asked for, of an artifact
+    that was evaluated before."""
     artifact, source = Path(job["artifact"]), Path(job["checkpoint"])
     evaluate, serve = Evaluate.model_validate(job["evaluate"]), Serve.model_validate(job["serve"])
     with engines.open_engine(job["engine"], artifact, serve) as engine:
         for question in asked:
             start = time.monotonic()
-            measured = tasks.measure(engine, source, evaluate, serve, tasks.prepare(evaluate, serve, question["spans"]))
+            measured = tasks.measure(
+                engine, source, evaluate, serve, tasks.prepare(evaluate, serve, question["spans"])
+            )
             found = [item.model_dump() for item in measured]
-            yield {"versions": versions(job["engine"]), "tasks": found, "wall_s": time.monotonic() - start}
+            yield {
+                "versions": versions(job["engine"]),
+                "tasks": found,
+                "wall_s": time.monotonic() - start,
+            }
 
 
 def versions(engine: str) -> dict[str, str]:
@@ -109,10 +141,11 @@ def _decoder(source: Path) -> text.Decode:
 
 
 def _require_agreement(engine: Engine, texts: Texts) -> None:
-    """The distributions, which answer the tasks too, must be those of the engine's own scoring. Raises EvaluationError.
+    """The distributions, which answer the tasks too, must be those of the engine's own scoring.
+    Raises EvaluationError.
 
-    The same tokens are put to both: in a KV cache that is quantized by blocks a later token moves the scores of earlier ones.
-    """
+    The same tokens are put to both: in a KV cache that is quantized by blocks a later token moves
+    the scores of earlier ones."""
     name, ids = texts.texts[0].name, texts.texts[0].windows[0][:-1]
     found: list[float] = []
 
@@ -125,6 +158,7 @@ def _require_agreement(engine: Engine, texts: Texts) -> None:
     apart = abs(ours - theirs) / len(found)
     if not apart <= AGREEMENT_NATS:
         raise EvaluationError(
-            f"the engine scores the first window of {name!r} with {theirs:.3f} nats, its distributions with {ours:.3f}: "
-            f"{apart:.4f} nats per token apart, expected at most {AGREEMENT_NATS}."
+            f"the engine scores the first window of {name!r} with {theirs:.3f} nats, its"
+            f" distributions with {ours:.3f}: {apart:.4f} nats per token apart, expected at most"
+            f" {AGREEMENT_NATS}."
         )

@@ -1,4 +1,5 @@
-"""How much there is to evaluate, before anything runs: what the texts and a few items of each task put to an engine. Worker side.
+"""How much there is to evaluate, before anything runs: what the texts and a few items of each task
+put to an engine. Worker side.
 
 The items go the way that they go at evaluation, to an engine that counts instead of computing.
 """
@@ -32,20 +33,30 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     front, windows = added(tokenizer).front, {}
     for name, found in job["texts"].items():
         text = "\n\n".join(prompts.texts(name, PromptSet.model_validate(found)))
-        windows[name] = len(calibration.windows(tokenizer, front, name, text, evaluate.perplexity).windows)
+        windows[name] = len(
+            calibration.windows(tokenizer, front, name, text, evaluate.perplexity).windows
+        )
     loads = {}
     for name, wanted in evaluate.items.items():
         try:
             count = ITEMS if wanted == "all" else min(wanted, ITEMS)
-            loads[name] = _load(name, count, len(tokenizer), source, evaluate, Serve.model_validate(job["serve"]))
-        except QuantgateError:  # its data is not here, or has fewer items than that: nothing can be said of it
+            loads[name] = _load(
+                name, count, len(tokenizer), source, evaluate, Serve.model_validate(job["serve"])
+            )
+        except (
+            QuantgateError
+        ):  # its data is not here, or has fewer items than that: nothing can be said of it
             continue
     return Workload(windows=windows, tasks=loads).model_dump()
 
 
-def _load(name: str, items: int, vocabulary: int, source: Path, evaluate: Evaluate, serve: Serve) -> TaskLoad:
+def _load(
+    name: str, items: int, vocabulary: int, source: Path, evaluate: Evaluate, serve: Serve
+) -> TaskLoad:
     scales = _Scales(vocabulary)
-    tasks.measure(scales, source, evaluate, serve, tasks.prepare(evaluate, serve, {name: (0, items)}))
+    tasks.measure(
+        scales, source, evaluate, serve, tasks.prepare(evaluate, serve, {name: (0, items)})
+    )
     return TaskLoad(
         tokens=scales.tokens / items,
         shared_tokens=scales.shared_tokens / items,
@@ -55,7 +66,8 @@ def _load(name: str, items: int, vocabulary: int, source: Path, evaluate: Evalua
 
 
 class _Scales:
-    """An engine that counts what it is asked; every token is as likely as any other, and answers are as long as they may be."""
+    """An engine that counts what it is asked; every token is as likely as any other, and answers
+    are as long as they may be."""
 
     def __init__(self, vocabulary: int) -> None:
         self._even = np.full(1, -np.log(vocabulary), np.float32)

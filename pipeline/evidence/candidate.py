@@ -1,4 +1,5 @@
-"""What the stages hand to each other: a variant of a recipe, and where what is made and measured of it lies."""
+"""What the stages hand to each other: a variant of a recipe, and where what is made and measured of
+it lies."""
 
 from __future__ import annotations
 

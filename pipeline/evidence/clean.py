@@ -17,11 +17,16 @@ CACHE = Path(".dvc/cache")
 
 
 def clean(yes: bool) -> None:
-    """Asks before it removes, unless `yes`. Raises RecipeError for an index that is out of date, ArtifactError if it cannot ask."""
+    """Asks before it removes, unless `yes`. Raises RecipeError for an index that is out of date,
+    ArtifactError if it cannot ask."""
     paths.require_project()
     index.check()  # what a recipe that was renamed has left is tracked until then
     known, tracked = inventory.named(), _tracked()
-    found = [item for item in inventory.items() if not inventory.is_named(item, known) and not _touches(item.path, tracked)]
+    found = [
+        item
+        for item in inventory.items()
+        if not inventory.is_named(item, known) and not _touches(item.path, tracked)
+    ]
     if not found:
         print("Nothing to remove: a recipe names all that lies in artifacts/.")
         return
@@ -35,7 +40,10 @@ def clean(yes: bool) -> None:
         _remove(item.path)
     print(f"Removed {len(found)}, {total}.")
     if CACHE.is_dir():
-        print(f"{CACHE} may hold copies, to bring back another commit's: dvc gc --workspace removes those that this one has not.")
+        print(
+            f"{CACHE} may hold copies, to bring back another commit's: dvc gc --workspace removes"
+            " those that this one has not."
+        )
 
 
 def _agreed(question: str) -> bool:
@@ -53,7 +61,9 @@ def _tracked() -> set[Path]:
         with Repo(".") as repo:
             return {Path(out.fs_path).resolve() for out in repo.index.outs}
     except DvcException as error:
-        raise ArtifactError(f"dvc.yaml: DVC cannot say what it tracks, so nothing is removed: {error}") from error
+        raise ArtifactError(
+            f"dvc.yaml: DVC cannot say what it tracks, so nothing is removed: {error}"
+        ) from error
 
 
 def _touches(path: Path, tracked: set[Path]) -> bool:

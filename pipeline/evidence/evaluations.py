@@ -12,13 +12,15 @@ from pipeline.records import artifact
 
 
 def stored_logprobs(name: str) -> str:
-    """Hash of the reference's distributions. Raises ArtifactError if they are not the ones that the reference wrote."""
+    """Hash of the reference's distributions. Raises ArtifactError if they are not the ones that the
+    reference wrote."""
     said = records.read(paths.evaluation(name, "reference"), records.Evaluation).logprobs_sha256
     folder = paths.logprobs(name)
     found = artifact.digest(artifact.hash_files(folder)) if folder.is_dir() else "missing"
     if found != said:
         raise ArtifactError(
-            f"{folder}: SHA-256 over its files is {found}, the reference evaluation says {said}. Run: dvc repro -f reference@{name}"
+            f"{folder}: SHA-256 over its files is {found}, the reference evaluation says {said}."
+            f" Run: dvc repro -f reference@{name}"
         )
     return found
 
@@ -36,23 +38,36 @@ def joined(tasks: list[records.Task], more: list[records.Task]) -> list[records.
     found = {task.name: task for task in tasks}
     for task in more:
         before = found.get(task.name)
-        found[task.name] = task if before is None else task.model_copy(update={"items": [*before.items, *task.items]})
+        found[task.name] = (
+            task
+            if before is None
+            else task.model_copy(update={"items": [*before.items, *task.items]})
+        )
     return list(found.values())
 
 
 def evaluation_of(candidate: Candidate) -> records.Evaluation:
-    """The evaluation with the items added later. Raises ArtifactError if those are of another artifact."""
+    """The evaluation with the items added later. Raises ArtifactError if those are of another
+    artifact."""
     place = candidate.place
     evaluation = records.read(place.evaluation, records.Evaluation)
     extension = records.read(place.extension, records.Extension)
     if not extends(extension, evaluation):
-        raise ArtifactError(f"{place.extension}: of another artifact or recipe. Run: dvc repro {candidate.stage('gate')}")
+        raise ArtifactError(
+            f"{place.extension}: of another artifact or recipe. Run: dvc repro"
+            f" {candidate.stage('gate')}"
+        )
     return evaluation.model_copy(update={"tasks": joined(evaluation.tasks, extension.tasks)})
 
 
 def verdict_of(candidate: Candidate) -> records.Verdict:
     """Raises ArtifactError if an evaluation is missing, or not of this recipe as it is now."""
-    name, recipe, engine, baseline = candidate.name, candidate.recipe, candidate.variant.engine, candidate.baseline
+    name, recipe, engine, baseline = (
+        candidate.name,
+        candidate.recipe,
+        candidate.variant.engine,
+        candidate.baseline,
+    )
     reference = records.read(paths.evaluation(name, "reference"), records.Evaluation)
     measured = evaluation_of(candidate)
     floor = records.read(paths.evaluation(name, baseline), records.Evaluation) if baseline else None
@@ -61,15 +76,27 @@ def verdict_of(candidate: Candidate) -> records.Verdict:
     if floor is not None and baseline is not None:
         _require_current(floor, recipe, name, baseline, engine)
     verdict = gate.decide(reference, measured, floor, limits.of(recipe, candidate.variant))
-    decided_from = {"evaluation.json": candidate.place.evaluation, "extension.json": candidate.place.extension,
-                    "reference.json": paths.evaluation(name, "reference")}  # fmt: skip
-    return seals.sealed(verdict, decided_from | ({"floor.json": paths.evaluation(name, baseline)} if baseline else {}))
+    decided_from = {
+        "evaluation.json": candidate.place.evaluation,
+        "extension.json": candidate.place.extension,
+        "reference.json": paths.evaluation(name, "reference"),
+    }
+    return seals.sealed(
+        verdict,
+        decided_from | ({"floor.json": paths.evaluation(name, baseline)} if baseline else {}),
+    )
 
 
-def _require_current(evaluation: records.Evaluation, recipe: Recipe, name: str, variant_name: str, engine: str) -> None:
+def _require_current(
+    evaluation: records.Evaluation, recipe: Recipe, name: str, variant_name: str, engine: str
+) -> None:
     path = paths.evaluation(name, variant_name)
-    found = {"recipe": evaluation.recipe, "variant": evaluation.variant, "engine": evaluation.engine,
-             "settings": evaluation.requested}  # fmt: skip
+    found = {
+        "recipe": evaluation.recipe,
+        "variant": evaluation.variant,
+        "engine": evaluation.engine,
+        "settings": evaluation.requested,
+    }
     expected = {
         "recipe": name,
         "variant": variant_name,
@@ -78,4 +105,7 @@ def _require_current(evaluation: records.Evaluation, recipe: Recipe, name: str, 
     }
     wrong = [key for key, value in expected.items() if found[key] != value]
     if wrong:
-        raise ArtifactError(f"{path}: its {' and '.join(wrong)} are not those of the recipe now. Run: {paths.producer(path)}")
+        raise ArtifactError(
+            f"{path}: its {' and '.join(wrong)} are not those of the recipe now. Run:"
+            f" {paths.producer(path)}"
+        )

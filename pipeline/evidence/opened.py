@@ -15,7 +15,8 @@ from pipeline.runtime import environments
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe, parsed and possible, each ladder as the rung that it was climbed to, or its first. Raises RecipeError."""
+    """The recipe, parsed and possible, each ladder as the rung that it was climbed to, or its
+    first. Raises RecipeError."""
     reached = unclimbed(name)
     for variant_name, written in reached.variants.items():
         reached = reached.with_variant(variant_name, _reached(name, variant_name, written))
@@ -28,7 +29,11 @@ def unclimbed(name: str) -> Recipe:
     written = recipes.load(name)
     refusal.refuse(paths.recipe(name), written, environments.device())
     _refuse_tasks_from_outside(name, written.evaluate)
-    for key in (written.calibration.prompts, *written.evaluate.perplexity.texts, written.benchmark.prompts):
+    for key in (
+        written.calibration.prompts,
+        *written.evaluate.perplexity.texts,
+        written.benchmark.prompts,
+    ):
         if key is not None:
             recipes.load_prompt_set(key)
     return written
@@ -48,12 +53,19 @@ def _refuse_tasks_from_outside(name: str, evaluate: Evaluate) -> None:
     folder, project = Path(evaluate.task_path).resolve(), Path.cwd().resolve()
     if not folder.is_relative_to(project):
         raise RecipeError(
-            f"{paths.recipe(name)}: evaluate.task_path: found {evaluate.task_path}, which lies outside the project ({folder}). "
-            "Copy the tasks into the project, or trust the folder with what it may run: evaluate.task_code: true"
+            f"{paths.recipe(name)}: evaluate.task_path: found {evaluate.task_path}, which lies"
+            f" outside the project ({folder}). Copy the tasks into the project, or trust the folder"
+            " with what it may run: evaluate.task_code: true"
         )
 
 
 def _reached(name: str, variant_name: str, variant: Variant) -> Variant:
     rungs, path = recipes.rungs(variant), paths.manifest(name, variant_name)
-    climb = records.read(path, records.Manifest).climb if len(rungs) > 1 and path.is_file() else None
-    return rungs[0] if climb is None else next((rung for rung in rungs if rung.model_dump() == climb.reached), rungs[0])
+    climb = (
+        records.read(path, records.Manifest).climb if len(rungs) > 1 and path.is_file() else None
+    )
+    return (
+        rungs[0]
+        if climb is None
+        else next((rung for rung in rungs if rung.model_dump() == climb.reached), rungs[0])
+    )

@@ -19,16 +19,19 @@ def now(name: str, environment: str) -> records.Origin:
         revision=revision.now(rests_on(name)),
         recipe_sha256=artifact.hash_file(paths.settings(name), name).sha256,
         environment=environment,
-        environment_sha256=artifact.hash_file(environments.pins_file(environment), environment).sha256,
+        environment_sha256=artifact.hash_file(
+            environments.pins_file(environment), environment
+        ).sha256,
     )
 
 
 def rests_on(name: str) -> list[Path]:
-    """The project's files that an artifact of the recipe and its verdict follow from, other recipes' left out.
+    """The project's files that an artifact of the recipe and its verdict follow from, other
+    recipes' left out.
 
-    The checkpoint and the data of prompt sets are none of them: records and calibration/ have their SHA-256. Nor is dvc.lock, which
-    DVC writes while it runs the stages, or params.yaml, which holds names alone.
-    """
+    The checkpoint and the data of prompt sets are none of them: records and calibration/ have their
+    SHA-256. Nor is dvc.lock, which DVC writes while it runs the stages, or params.yaml, which holds
+    names alone."""
     recipe = recipes.load(name)
     sets = (recipe.calibration.prompts, *recipe.evaluate.perplexity.texts, recipe.benchmark.prompts)
     named = [paths.prompt_set(key) for key in dict.fromkeys(sets) if key is not None]

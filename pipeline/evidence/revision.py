@@ -1,8 +1,8 @@
 """What git says of the project: the commit, what differs from it, and who wrote a file.
 
-What differs is found by hashing every file as git would (`git hash-object`) and comparing with the commit's tree. `git status`
-believes the index, which can be told to look away (`update-index --assume-unchanged`, `.git/info/exclude`).
-"""
+What differs is found by hashing every file as git would (`git hash-object`) and comparing with the
+commit's tree. `git status` believes the index, which can be told to look away (`update-index
+--assume-unchanged`, `.git/info/exclude`)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pipeline.records import Revision
 def now(watched: Iterable[Path]) -> Revision:
     """Of these files and folders: the last commit that changed them, and what differs from HEAD.
 
-    So a commit of something else, of a sign-off for one, changes nothing. `commit` is None if no commit has them.
-    """
+    So a commit of something else, of a sign-off for one, changes nothing. `commit` is None if no
+    commit has them."""
     names = [path.as_posix() for path in watched]
     commit = (_git("log", "-1", "--format=%H", "--", *names) or "").strip()
     return Revision(commit=commit or None, changed=_differing(names))
@@ -36,18 +36,22 @@ def is_committed(path: Path) -> bool:
 
 
 def content(commit: str, path: Path) -> bytes | None:
-    """A file as a checkout of the commit would have it; None if the commit is not here, or has no such file."""
+    """A file as a checkout of the commit would have it; None if the commit is not here, or has no
+    such file."""
     done = _run("cat-file", "--filters", f"{commit}:./{path.as_posix()}")
     return done.stdout if done is not None and done.returncode == 0 else None
 
 
 def authors(path: Path) -> set[str]:
-    """E-mail addresses of all who ever committed a change of the file, as they are and by .mailmap, in lower case.
+    """E-mail addresses of all who ever committed a change of the file, as they are and by .mailmap,
+    in lower case.
 
     Raises SignoffError in a shallow clone.
     """
     if is_shallow():
-        raise SignoffError(f"{path}: who wrote it is not known in a shallow clone. Run: git fetch --unshallow")
+        raise SignoffError(
+            f"{path}: who wrote it is not known in a shallow clone. Run: git fetch --unshallow"
+        )
     lines = (_git("log", "--format=%ae%n%aE", "--", path.as_posix()) or "").splitlines()
     return {email.strip().lower() for email in lines}
 
@@ -68,27 +72,44 @@ def user() -> str | None:
 
 
 def versions(path: Path) -> list[str]:
-    """The file's text in every commit that changed it, the newest first; empty where a commit removed it."""
+    """The file's text in every commit that changed it, the newest first; empty where a commit
+    removed it."""
     commits = (_git("log", "--format=%H", "--", path.as_posix()) or "").split()
     return [_git("show", f"{commit}:./{path.as_posix()}") or "" for commit in commits]
 
 
 def _differing(names: list[str]) -> list[str]:
     """The files below the names that HEAD has otherwise, or only one of HEAD and the disk has."""
-    entries = [entry.partition("\t") for entry in (_git("ls-tree", "-r", "-z", "HEAD", "--", *names) or "").split("\0") if entry]
+    entries = [
+        entry.partition("\t")
+        for entry in (_git("ls-tree", "-r", "-z", "HEAD", "--", *names) or "").split("\0")
+        if entry
+    ]
     committed = {name: about.split()[2] for about, _, name in entries if _counts(PurePath(name))}
     here = [file.as_posix() for name in names for file in _files(Path(name))]
-    prefix = (_git("rev-parse", "--show-prefix") or "").strip()  # hash-object reads names as seen from the repository's top
+    prefix = (
+        _git("rev-parse", "--show-prefix") or ""
+    ).strip()  # hash-object reads names as seen from the repository's top
     listing = "".join(f"{prefix}{name}\n" for name in here)
     hashes = (_git("hash-object", "--stdin-paths", said=listing) or "").split()
-    found = dict(zip(here, hashes, strict=False))  # one that cannot be read ends the list: it and the rest differ
-    return sorted(name for name in committed.keys() | set(here) if name not in found or found[name] != committed.get(name))
+    found = dict(
+        zip(here, hashes, strict=False)
+    )  # one that cannot be read ends the list: it and the rest differ
+    return sorted(
+        name
+        for name in committed.keys() | set(here)
+        if name not in found or found[name] != committed.get(name)
+    )
 
 
 def _files(top: Path) -> list[Path]:
     if not top.is_dir():
         return [top] if top.exists() else []
-    return [path for path in sorted(top.rglob("*")) if not path.is_dir() and _counts(path.relative_to(top))]
+    return [
+        path
+        for path in sorted(top.rglob("*"))
+        if not path.is_dir() and _counts(path.relative_to(top))
+    ]
 
 
 def _counts(path: PurePath) -> bool:
@@ -106,6 +127,11 @@ def _run(*arguments: str, said: str | None = None) -> subprocess.CompletedProces
     """None where there is no git."""
     command = ["git", "--no-replace-objects", *arguments]
     try:
-        return subprocess.run(command, input=None if said is None else os.fsencode(said), capture_output=True, check=False)
+        return subprocess.run(
+            command,
+            input=None if said is None else os.fsencode(said),
+            capture_output=True,
+            check=False,
+        )
     except FileNotFoundError:
         return None

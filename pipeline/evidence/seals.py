@@ -1,10 +1,12 @@
-"""Records, sealed by the stage that writes them: the SHA-256 of what a record says, and of what it was made from.
+"""Records, sealed by the stage that writes them: the SHA-256 of what a record says, and of what it
+was made from.
 
-A seal shows what was changed, exchanged or taken away after it was written. It is a hash and no signature: who can write a record
-can seal it again, and only measuring again shows that (pipeline/release/signoff/remeasure).
+A seal shows what was changed, exchanged or taken away after it was written. It is a hash and no
+signature: who can write a record can seal it again, and only measuring again shows that
+(pipeline/release/signoff/remeasure).
 
-How long a stage took and how much memory are no part of what a record says: who makes the same again says the same.
-"""
+How long a stage took and how much memory are no part of what a record says: who makes the same
+again says the same."""
 
 from __future__ import annotations
 
@@ -17,7 +19,16 @@ from typing import Any, TypeVar
 from pipeline import paths, reading, records
 from pipeline.errors import ArtifactError
 from pipeline.evidence.candidate import Candidate
-from pipeline.records import Benchmark, Evaluation, Extension, Manifest, Seal, Sealed, Timings, Verdict
+from pipeline.records import (
+    Benchmark,
+    Evaluation,
+    Extension,
+    Manifest,
+    Seal,
+    Sealed,
+    Timings,
+    Verdict,
+)
 
 CLOCK = ("wall_s", "peak_memory_bytes")  # differ each time the same is made
 MANIFEST = "manifest.json"
@@ -63,34 +74,48 @@ def evidence(candidate: Candidate) -> dict[str, Path]:
 
 
 def kept(candidate: Candidate) -> dict[str, Path]:
-    """That, and what a bundle does not have: raw timings and the trace, and the manifest of the unquantized model."""
-    found, name, variant_name, baseline = evidence(candidate), candidate.name, candidate.variant_name, candidate.baseline
+    """That, and what a bundle does not have: raw timings and the trace, and the manifest of the
+    unquantized model."""
+    found, name, variant_name, baseline = (
+        evidence(candidate),
+        candidate.name,
+        candidate.variant_name,
+        candidate.baseline,
+    )
     found |= {"timings.json": paths.timings(name, variant_name), "trace.json": paths.trace(name)}
     if baseline is not None:
-        found |= {"floor-manifest.json": paths.manifest(name, baseline), "floor-timings.json": paths.timings(name, baseline)}
+        found |= {
+            "floor-manifest.json": paths.manifest(name, baseline),
+            "floor-timings.json": paths.timings(name, baseline),
+        }
     return found
 
 
 def content(path: Path) -> str:
-    """SHA-256 of what a record says; of any other file's bytes. Raises ArtifactError if it cannot be read."""
+    """SHA-256 of what a record says; of any other file's bytes. Raises ArtifactError if it cannot
+    be read."""
     if path.suffix != ".json":
         return hashlib.sha256(records.read_text(path).encode()).hexdigest()
     return _hash(_said(records.read_text(path), str(path)))
 
 
 def sealed(record: S, made_from: Mapping[str, Path]) -> S:
-    """The record with its seal; `made_from` are files by the names that `evidence` gives them. Raises ArtifactError."""
-    seal = Seal(made_from={name: content(path) for name, path in sorted(made_from.items())}, sha256="")
+    """The record with its seal; `made_from` are files by the names that `evidence` gives them.
+    Raises ArtifactError."""
+    seal = Seal(
+        made_from={name: content(path) for name, path in sorted(made_from.items())}, sha256=""
+    )
     unsigned = record.model_copy(update={"seal": seal})
     sha256 = _own(_said(unsigned.dumps(), type(record).__name__))
     return record.model_copy(update={"seal": seal.model_copy(update={"sha256": sha256})})
 
 
 def broken(found: Mapping[str, Path]) -> list[str]:
-    """What of these records, by the names that `evidence` gives them, is not as its stage wrote it, in a sentence each.
+    """What of these records, by the names that `evidence` gives them, is not as its stage wrote it,
+    in a sentence each.
 
-    What a record was made from and is not among them, as raw timings in a bundle, is not asked. Raises ArtifactError.
-    """
+    What a record was made from and is not among them, as raw timings in a bundle, is not asked.
+    Raises ArtifactError."""
     floor = {own: found[name] for name, own in FLOOR.items() if name in found}
     floor |= {name: found[name] for name in SHARED if name in found}
     return list(dict.fromkeys(_broken(found) + _broken(floor)))
@@ -105,7 +130,10 @@ def _broken(found: Mapping[str, Path]) -> list[str]:
         seal = records.read(path, kind).seal
         if seal is None:  # by an earlier version, whose work DVC holds to be current
             again = paths.producer(path).replace("dvc repro", "dvc repro -f")
-            wrong.append(f"{path}: not sealed: written by an earlier version, or by hand. Make it again: {again}")
+            wrong.append(
+                f"{path}: not sealed: written by an earlier version, or by hand. Make it again:"
+                f" {again}"
+            )
         elif _own(_said(records.read_text(path), str(path))) != seal.sha256:
             wrong.append(f"{path}: changed since its stage wrote it: its seal does not hold")
         else:
@@ -116,13 +144,19 @@ def _broken(found: Mapping[str, Path]) -> list[str]:
 def _others(seal: Seal, found: Mapping[str, Path]) -> list[str]:
     """What of the files that are there is not what it was made from."""
     asked = {name: sha256 for name, sha256 in seal.made_from.items() if name in found}
-    return [name for name, sha256 in asked.items() if not found[name].is_file() or content(found[name]) != sha256]
+    return [
+        name
+        for name, sha256 in asked.items()
+        if not found[name].is_file() or content(found[name]) != sha256
+    ]
 
 
 def _said(text: str, where: str) -> dict[str, Any]:
     said = reading.json_value(text, where, ArtifactError)
     if not isinstance(said, dict):
-        raise ArtifactError(f"{where}: not a record: expected a JSON object. Run: {paths.producer(Path(where))}")
+        raise ArtifactError(
+            f"{where}: not a record: expected a JSON object. Run: {paths.producer(Path(where))}"
+        )
     return said
 
 
@@ -132,4 +166,6 @@ def _own(said: dict[str, Any]) -> str:
 
 
 def _hash(said: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps({k: v for k, v in said.items() if k not in CLOCK}, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps({k: v for k, v in said.items() if k not in CLOCK}, sort_keys=True).encode()
+    ).hexdigest()

@@ -1,16 +1,20 @@
 """The layers of a vLLM artifact, unpacked and dequantized to float32.
 
-Four bits, eight values to an int32, value i of a word being `word >> 4 * i & 15`; GPTQ also eight bits, four values to an int32:
+Four bits, eight values to an int32, value i of a word being `word >> 4 * i & 15`; GPTQ also eight
+bits, four values to an int32:
 
-    GPTQ      qweight [in/8, out] packed along in, qzeros [groups, out/8] along out, scales [groups, out], perhaps g_idx [in]
-              (AutoGPTQ/AutoGPTQ nn_modules/qlinear; v1 stores a zero less one: ModelCloud/GPTQModel utils/model.py)
-    AWQ gemm  qweight [in, out/8] and qzeros packed along out, the eight columns of a word in AWQ_ORDER, scales as above
-              (mit-han-lab/llm-awq; casper-hansen/AutoAWQ utils/packing_utils.py)
+    GPTQ      qweight [in/8, out] packed along in, qzeros [groups, out/8] along out, scales [groups,
+              out], perhaps g_idx [in] (AutoGPTQ/AutoGPTQ nn_modules/qlinear; v1 stores a zero less
+              one: ModelCloud/GPTQModel utils/model.py)
+    AWQ gemm  qweight [in, out/8] and qzeros packed along out, the eight columns of a word in
+              AWQ_ORDER, scales as above (mit-han-lab/llm-awq; casper-hansen/AutoAWQ
+              utils/packing_utils.py)
 
-compressed-tensors is in pipeline/formats/compressed.py; which of them it is says pipeline/formats/packing.py.
+compressed-tensors is in pipeline/formats/compressed.py; which of them it is says
+pipeline/formats/packing.py.
 
-weight[o, i] = (quantized[i, o] - zero[g, o]) * scale[g, o], where g is the group of input i: g_idx[i], else i // group_size.
-"""
+weight[o, i] = (quantized[i, o] - zero[g, o]) * scale[g, o], where g is the group of input i:
+g_idx[i], else i // group_size."""
 
 from __future__ import annotations
 
@@ -34,7 +38,8 @@ ONES = {4: np.uint32(0x11111111), 8: np.uint32(0x01010101)}  # a one in every va
 
 
 def unpack(packed: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
-    """int32 [rows, n] -> int16 [rows, len(order) n]; value i of a word, from its lowest bits, is order[i] of those it holds."""
+    """int32 [rows, n] -> int16 [rows, len(order) n]; value i of a word, from its lowest bits, is
+    order[i] of those it holds."""
     words = np.ascontiguousarray(packed).view(np.uint32)
     values, bits = np.empty((*words.shape, len(order)), np.int16), 32 // len(order)
     for number, place in enumerate(order):
@@ -43,31 +48,52 @@ def unpack(packed: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
 
 
 def dequantize(layer: str, parts: Mapping[str, np.ndarray], how: Packing) -> np.ndarray:
-    """One layer's float32 weight [out, in] from its PARTS. Raises ArtifactError if they do not fit each other and `how`."""
+    """One layer's float32 weight [out, in] from its PARTS. Raises ArtifactError if they do not fit
+    each other and `how`."""
     types = {name: str(parts[name].dtype) if name in parts else "none" for name in PARTS[:3]}
-    if types["qweight"] != "int32" or types["qzeros"] != "int32" or not types["scales"].startswith("float"):
-        raise ArtifactError(f"{layer}: found {types}, expected int32 qweight, int32 qzeros and float scales.")
+    if (
+        types["qweight"] != "int32"
+        or types["qzeros"] != "int32"
+        or not types["scales"].startswith("float")
+    ):
+        raise ArtifactError(
+            f"{layer}: found {types}, expected int32 qweight, int32 qzeros and float scales."
+        )
     qweight, qzeros, scales = (parts[name] for name in PARTS[:3])
     awq, out = how.method == "awq", scales.shape[-1]
     inputs, each = len(qweight) * (1 if awq else len(how.order)), len(how.order)
     size = inputs if how.group_size == -1 else how.group_size
     groups = -(-inputs // size)
     packed = (inputs, out // each) if awq else (inputs // each, out)
-    expected = {"qweight": packed, "qzeros": (groups, out // each), "scales": (groups, out), "g_idx": (inputs,)}
+    expected = {
+        "qweight": packed,
+        "qzeros": (groups, out // each),
+        "scales": (groups, out),
+        "g_idx": (inputs,),
+    }
     found = {name: part.shape for name, part in parts.items()}
-    if found != {name: expected[name] for name in found} or (how.desc_act and groups > 1 and "g_idx" not in found):
-        raise ArtifactError(f"{layer}: found {found}, expected {expected} for {how}; g_idx only needed with desc_act.")
+    if found != {name: expected[name] for name in found} or (
+        how.desc_act and groups > 1 and "g_idx" not in found
+    ):
+        raise ArtifactError(
+            f"{layer}: found {found}, expected {expected} for {how}; g_idx only needed with"
+            " desc_act."
+        )
     group = parts.get("g_idx", np.arange(inputs) // size)
     if group.min() < 0 or group.max() >= groups:
-        raise ArtifactError(f"{layer}: g_idx: found {group.min()} to {group.max()}, expected groups 0 to {groups - 1}.")
+        raise ArtifactError(
+            f"{layer}: g_idx: found {group.min()} to {group.max()}, expected groups 0 to"
+            f" {groups - 1}."
+        )
     if not how.desc_act and (group != np.arange(inputs) // size).any():
         # vLLM reads no g_idx: what the files say rightly would be served wrongly.
         raise ArtifactError(
-            f"{layer}: g_idx has groups that are not in order, but config.json says desc_act false: vLLM takes them in order. "
-            "Quantize again."
+            f"{layer}: g_idx has groups that are not in order, but config.json says desc_act false:"
+            " vLLM takes them in order. Quantize again."
         )
     if how.format == "gptq":
-        # On whole words, as GPTQModel took the one away: what a zero of 0 borrowed from its neighbour goes back to it.
+        # On whole words, as GPTQModel took the one away: what a zero of 0 borrowed from its
+        # neighbour goes back to it.
         qzeros = (np.ascontiguousarray(qzeros).view(np.uint32) + ONES[how.bits]).view(np.int32)
     zeros = unpack(qzeros, how.order)
     quantized = unpack(qweight, how.order).T if awq else unpack(qweight.T, how.order)
@@ -79,9 +105,8 @@ def dequantize(layer: str, parts: Mapping[str, np.ndarray], how: Packing) -> np.
 def weights(artifact: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """All weights in float32, one after the other, by the names of an unquantized checkpoint.
 
-    Packed layers come as `<layer>.weight` [out, in].
-    Raises ArtifactError for a layout that is not known, CheckpointError for files that are not whole.
-    """
+    Packed layers come as `<layer>.weight` [out, in]. Raises ArtifactError for a layout that is not
+    known, CheckpointError for files that are not whole."""
     import torch
     from safetensors import safe_open
 
@@ -92,9 +117,16 @@ def weights(artifact: Path) -> Iterator[tuple[str, torch.Tensor]]:
         layer, _, kind = name.rpartition(".")
         packed = kind in mains and tensor.dtype not in FLOATS
         if how and packed:
-            names = {part: f"{layer}.{part}" for part in (kind, *others) if f"{layer}.{part}" in tensors}
-            found = {part: files[tensors[full].file].get_tensor(full) for part, full in names.items()}
-            arrays = {part: (value.float() if value.is_floating_point() else value).numpy() for part, value in found.items()}
+            names = {
+                part: f"{layer}.{part}" for part in (kind, *others) if f"{layer}.{part}" in tensors
+            }
+            found = {
+                part: files[tensors[full].file].get_tensor(full) for part, full in names.items()
+            }
+            arrays = {
+                part: (value.float() if value.is_floating_point() else value).numpy()
+                for part, value in found.items()
+            }
             if how.method == "compressed-tensors":
                 weight = compressed.dequantize(layer, arrays.pop(kind), arrays)
             else:
@@ -106,7 +138,8 @@ def weights(artifact: Path) -> Iterator[tuple[str, torch.Tensor]]:
             yield name, files[tensor.file].get_tensor(name).float()
         else:
             raise ArtifactError(
-                f"{layer}: found {kind} of type {tensor.dtype}, expected a float or a layer of {how or 'no packing'}."
+                f"{layer}: found {kind} of type {tensor.dtype}, expected a float or a layer of"
+                f" {how or 'no packing'}."
             )
 
 
@@ -114,4 +147,8 @@ def _parts(how: Packing | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The parts that a packed layer is known by, and those that may be beside them."""
     if how is None:
         return (), ()
-    return (compressed.MAIN, compressed.PARTS) if how.method == "compressed-tensors" else (PARTS[:1], PARTS[1:])
+    return (
+        (compressed.MAIN, compressed.PARTS)
+        if how.method == "compressed-tensors"
+        else (PARTS[:1], PARTS[1:])
+    )

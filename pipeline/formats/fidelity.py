@@ -1,18 +1,22 @@
-"""Do an artifact's weights still stand for the source's? Read from the files and compared, before anything is run.
+"""Do an artifact's weights still stand for the source's? Read from the files and compared, before
+anything is run.
 
-The model. A quantizer puts each weight on the grid of its group of columns; how far apart the levels lie, the artifact's own
-scales tell. Rounding to nearest moves no weight by more than half a step, so that the median |error| of a group is at most 0.5
-however its weights are distributed: with outliers, on a coarse grid already, or all alike. Methods that move error on purpose
-(GPTQ, arXiv 2210.17323; AutoRound, arXiv 2309.05516; searched scales) hand errors on to other groups of the row. A single group
-is therefore judged in a unit that has the row's other steps in it, against what its column group shows in all rows, with room
-for the scatter of a median that grows with the number of groups in the artifact (Bonferroni). A zero-point that is off by k
-levels gives a median of k; weights that belong elsewhere give about 2 at 4 bits and 40 at 8.
+The model. A quantizer puts each weight on the grid of its group of columns; how far apart the
+levels lie, the artifact's own scales tell. Rounding to nearest moves no weight by more than half a
+step, so that the median |error| of a group is at most 0.5 however its weights are distributed: with
+outliers, on a coarse grid already, or all alike. Methods that move error on purpose (GPTQ, arXiv
+2210.17323; AutoRound, arXiv 2309.05516; searched scales) hand errors on to other groups of the row.
+A single group is therefore judged in a unit that has the row's other steps in it, against what its
+column group shows in all rows, with room for the scatter of a median that grows with the number of
+groups in the artifact (Bonferroni). A zero-point that is off by k levels gives a median of k;
+weights that belong elsewhere give about 2 at 4 bits and 40 at 8.
 
-Quantizers may also move scale between neighbouring layers, by a factor per input or output channel (AWQ, arXiv 2306.00978;
-SmoothQuant, arXiv 2211.10438). A matrix that its source does not explain as it is, is compared up to such factors.
+Quantizers may also move scale between neighbouring layers, by a factor per input or output channel
+(AWQ, arXiv 2306.00978; SmoothQuant, arXiv 2211.10438). A matrix that its source does not explain as
+it is, is compared up to such factors.
 
-What no rounding explains is refused. What is only strange goes on to be measured, as a note. Figures: docs/decisions.md.
-"""
+What no rounding explains is refused. What is only strange goes on to be measured, as a note.
+Figures: docs/decisions.md."""
 
 from __future__ import annotations
 
@@ -26,30 +30,55 @@ import numpy as np
 
 from pipeline.errors import ArtifactError
 from pipeline.formats.stored import Grid, Matrix, matrices, rounding_grid
-from pipeline.source.checkpoint import EMBEDDINGS, OUTPUTS, linear_shapes, module_name, source_tensors
+from pipeline.source.checkpoint import (
+    EMBEDDINGS,
+    OUTPUTS,
+    linear_shapes,
+    module_name,
+    source_tensors,
+)
 
-# Median |error| in steps. Rounding gives 0.25 in the typical group of a matrix, GPTQ was seen to give up to 0.4; zero-points
-# off by one give 1. A single group is strange beyond what rounding can give, and impossible where it is off by several levels:
-# GPTQ was seen to move single groups by 2 (136,192 groups of one matrix), in columns of the largest activations.
+# Median |error| in steps. Rounding gives 0.25 in the typical group of a matrix, GPTQ was seen to
+# give up to 0.4; zero-points off by one give 1. A single group is strange beyond what rounding can
+# give, and impossible where it is off by several levels: GPTQ was seen to move single groups by 2
+# (136,192 groups of one matrix), in columns of the largest activations.
 HALF, TYPICAL, STRANGE, IMPOSSIBLE = 0.5, 0.75, 0.75, 4.0
-UNEXPLAINED = 0.9  # of the size of the typical row: whatever the step, a matrix of zeros has an error of 1
-FALSE_ALARMS = 1e-3  # expected of all groups of an artifact together, where their medians scatter as those of normal samples
-SCATTER = 0.787 / 0.6745  # standard error of the median |x| of n normal x, times sqrt(n), over that median
-GONE = 0.1  # share of the columns that may be zeros: GPTQ and AWQ make some of inputs that the calibration set never fed
-FLOATS = {"fp8": 0.06}  # relative error of what has no grid: the type's own, here that of 3 bits of mantissa
+UNEXPLAINED = (
+    0.9  # of the size of the typical row: whatever the step, a matrix of zeros has an error of 1
+)
+# expected of all groups of an artifact together, where their medians scatter as those of normal
+# samples
+FALSE_ALARMS = 1e-3
+SCATTER = (
+    0.787 / 0.6745
+)  # standard error of the median |x| of n normal x, times sqrt(n), over that median
+# share of the columns that may be zeros: GPTQ and AWQ make some of inputs that the calibration set
+# never fed
+GONE = 0.1
+FLOATS = {
+    "fp8": 0.06
+}  # relative error of what has no grid: the type's own, here that of 3 bits of mantissa
 FLOAT = 0.005
-NEGATIVE = 6.0  # standard errors that a channel's factor must lie below zero to be taken for negative
+NEGATIVE = (
+    6.0  # standard errors that a channel's factor must lie below zero to be taken for negative
+)
 ROUNDING_STEPS = 0.4  # root mean square error that is assumed for that
-ROUNDS = 4  # of the alternating least squares for the channel factors; the third changes nothing visible
+ROUNDS = (
+    4  # of the alternating least squares for the channel factors; the third changes nothing visible
+)
 BLOCK = 1 << 24  # values worked on at once: an embedding's temporaries would take gigabytes
 STORED_OUTPUTS = tuple(f"{name}.weight" for name in OUTPUTS)
-# Layers whose outputs go into the next product as they are, so that a quantizer can move scale by row: values and up projections.
-# Elsewhere a factor by row would be a wrong scale of the channel.
-ROWS_MOVE = tuple(f"{name}.weight" for name in ("v_proj", "up_proj", "qkv_proj", "query_key_value", "gate_up_proj"))
+# Layers whose outputs go into the next product as they are, so that a quantizer can move scale by
+# row: values and up projections. Elsewhere a factor by row would be a wrong scale of the channel.
+ROWS_MOVE = tuple(
+    f"{name}.weight"
+    for name in ("v_proj", "up_proj", "qkv_proj", "query_key_value", "gate_up_proj")
+)
 
 
 class Moves(NamedTuple):
-    """What a quantizer may have scaled by a factor each, with the inverse in a neighbouring layer."""
+    """What a quantizer may have scaled by a factor each, with the inverse in a neighbouring
+    layer."""
 
     rows: bool
     columns: bool
@@ -57,11 +86,15 @@ class Moves(NamedTuple):
     @classmethod
     def of(cls, name: str) -> Moves:
         """Of a matrix by its name. An embedding's cannot move anywhere."""
-        return cls(rows=name.endswith(ROWS_MOVE), columns=".layers." in name or name.endswith(STORED_OUTPUTS))
+        return cls(
+            rows=name.endswith(ROWS_MOVE),
+            columns=".layers." in name or name.endswith(STORED_OUTPUTS),
+        )
 
 
 class Claim(NamedTuple):
-    """The precision that an artifact claims; `simulated`: (bits, group_size) of rounded weights that are stored as floats."""
+    """The precision that an artifact claims; `simulated`: (bits, group_size) of rounded weights
+    that are stored as floats."""
 
     weights: str
     simulated: tuple[int, int] | None = None
@@ -77,10 +110,10 @@ class Found(NamedTuple):
 class Rounding(NamedTuple):
     """How far a matrix is from its source, as its grid sees it.
 
-    `typical`, `column_group`: median |error| in steps of the typical group, and of the worst column group over all rows.
-    `worst`: that of the worst single group over its bound. `unexplained`: error over size of the typical row. `strange`: groups
-    beyond what rounding gives. `gone`: share of columns that are zero although the source's are not; `rows_gone` likewise.
-    """
+    `typical`, `column_group`: median |error| in steps of the typical group, and of the worst column
+    group over all rows. `worst`: that of the worst single group over its bound. `unexplained`:
+    error over size of the typical row. `strange`: groups beyond what rounding gives. `gone`: share
+    of columns that are zero although the source's are not; `rows_gone` likewise."""
 
     relative: float
     typical: float
@@ -96,32 +129,57 @@ class Rounding(NamedTuple):
     def refusal(self) -> str | None:
         """What no rounding explains; None if there is nothing."""
         if self.rows_gone or self.gone > GONE:
-            return f"{self.rows_gone} rows and {self.gone:.0%} of the columns are zero, which the source's are not"
+            return (
+                f"{self.rows_gone} rows and {self.gone:.0%} of the columns are zero, which the"
+                " source's are not"
+            )
         if not self.unexplained <= UNEXPLAINED:
             return f"the error is {self.unexplained:.0%} of a typical row's size"
         if not self.typical <= TYPICAL:
-            return f"off by {self.typical:.2g} steps of its own grid in the typical group (rounding: 0.25, at most {TYPICAL:g})"
+            return (
+                f"off by {self.typical:.2g} steps of its own grid in the typical group (rounding:"
+                f" 0.25, at most {TYPICAL:g})"
+            )
         if not self.column_group <= IMPOSSIBLE:
-            return f"a group of columns is off by {self.column_group:.2g} steps in all rows (at most {IMPOSSIBLE:g})"
+            return (
+                f"a group of columns is off by {self.column_group:.2g} steps in all rows (at most"
+                f" {IMPOSSIBLE:g})"
+            )
         if not self.worst <= 1:
-            return f"a group is {self.worst:.2g} times as far off as rounding and its scatter can be: a wrong zero-point or scale"
+            return (
+                f"a group is {self.worst:.2g} times as far off as rounding and its scatter can be:"
+                " a wrong zero-point or scale"
+            )
         return None
 
     @property
     def plain(self) -> bool:
         """Whether rounding to nearest explains all of it."""
-        return self.refusal is None and not self.strange and max(self.typical, self.column_group) <= HALF
+        return (
+            self.refusal is None
+            and not self.strange
+            and max(self.typical, self.column_group) <= HALF
+        )
 
     @property
     def note(self) -> str | None:
         """What is worth a reviewer's eye but no proof."""
-        told = [f"{self.strange} of {self.groups} groups are further off than rounding explains"] if self.strange else []
-        told += [f"{self.gone:.1%} of its columns are zero, which the source's are not"] if self.gone else []
+        told = (
+            [f"{self.strange} of {self.groups} groups are further off than rounding explains"]
+            if self.strange
+            else []
+        )
+        told += (
+            [f"{self.gone:.1%} of its columns are zero, which the source's are not"]
+            if self.gone
+            else []
+        )
         return " and ".join(told) or None
 
 
 def check(artifact: Path, source: Path, engine: str, claim: Claim) -> Found:
-    """Compares every matrix. Raises ArtifactError naming those that their precision does not explain."""
+    """Compares every matrix. Raises ArtifactError naming those that their precision does not
+    explain."""
     shapes = linear_shapes(source)
     total = sum(rows * columns for rows, columns in shapes.values())
     relative_error: dict[str, float] = {}
@@ -136,11 +194,16 @@ def check(artifact: Path, source: Path, engine: str, claim: Claim) -> Found:
     missing = [f"{name}: not found" for name in shapes if f"{name}.weight" not in relative_error]
     if wrong := [*missing, *wrong]:
         more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ArtifactError(f"{artifact}: weights that are not the source's: {'; '.join(wrong[:3])}{more}. Quantize again.")
+        raise ArtifactError(
+            f"{artifact}: weights that are not the source's: {'; '.join(wrong[:3])}{more}. Quantize"
+            " again."
+        )
     return Found(relative_error, notes)
 
 
-def _judge(theirs: np.ndarray, ours: Matrix, claim: Claim, total: int) -> tuple[float, str | None, str | None]:
+def _judge(
+    theirs: np.ndarray, ours: Matrix, claim: Claim, total: int
+) -> tuple[float, str | None, str | None]:
     """Relative error, what refuses the matrix, and what is only strange."""
     inner = ".layers." in ours.name
     moves = Moves.of(ours.name)
@@ -151,17 +214,22 @@ def _judge(theirs: np.ndarray, ours: Matrix, claim: Claim, total: int) -> tuple[
         if relative <= limit:
             return relative, None, None
         if not (inner and claim.simulated):
-            return relative, f"relative error {relative:.3f} of a float, at most {limit:g} is its type's own", None
+            return (
+                relative,
+                f"relative error {relative:.3f} of a float, at most {limit:g} is its type's own",
+                None,
+            )
         grid = rounding_grid(theirs, *claim.simulated)
     found = compare(theirs, ours.value, grid, moves, total)
     return found.relative, found.refusal, found.note
 
 
 def compare(theirs: np.ndarray, ours: np.ndarray, grid: Grid, moves: Moves, total: int) -> Rounding:
-    """Of two float32 weights [out, in]; if need be, up to factors of the rows and columns of `theirs` that may have moved.
+    """Of two float32 weights [out, in]; if need be, up to factors of the rows and columns of
+    `theirs` that may have moved.
 
-    `total` is the number of weights in the artifact, which says among how many groups the worst one is sought.
-    """
+    `total` is the number of weights in the artifact, which says among how many groups the worst one
+    is sought."""
     found = _rounding(theirs, ours, grid, total)
     if moves.columns and not found.plain and (factors := _fit(theirs, ours, grid, moves.rows)):
         folded = _rounding(theirs, ours, grid, total, factors)
@@ -170,10 +238,13 @@ def compare(theirs: np.ndarray, ours: np.ndarray, grid: Grid, moves: Moves, tota
 
 
 def float_error(theirs: np.ndarray, ours: np.ndarray, limit: float, moves: Moves) -> float:
-    """Relative (Frobenius) error; if that is beyond the limit, up to factors of what may have moved."""
+    """Relative (Frobenius) error; if that is beyond the limit, up to factors of what may have
+    moved."""
     error = _relative(theirs, ours)
     if moves.columns and not error <= limit:
-        whole = Grid(np.sqrt(np.square(ours).mean(1, keepdims=True)))  # no grid: a row's own size weighs it
+        whole = Grid(
+            np.sqrt(np.square(ours).mean(1, keepdims=True))
+        )  # no grid: a row's own size weighs it
         factors = _fit(theirs, ours, whole, moves.rows)
         return error if factors is None else min(error, _relative(theirs, ours, factors))
     return error
@@ -191,7 +262,9 @@ def _relative(theirs: np.ndarray, ours: np.ndarray, factors: Factors | None = No
     return math.sqrt(error / size) if size else math.inf
 
 
-def _rounding(theirs: np.ndarray, ours: np.ndarray, grid: Grid, total: int, factors: Factors | None = None) -> Rounding:
+def _rounding(
+    theirs: np.ndarray, ours: np.ndarray, grid: Grid, total: int, factors: Factors | None = None
+) -> Rounding:
     zero = ~ours.any(0) & theirs.any(0)
     medians, unexplained, error_size, size = [], [], 0.0, 0.0
     for part in _blocks(theirs):
@@ -223,7 +296,8 @@ def _rounding(theirs: np.ndarray, ours: np.ndarray, grid: Grid, total: int, fact
 
 
 def _medians(error: np.ndarray, grid: Grid) -> np.ndarray:
-    """Median of each group in its steps, [rows, groups], of |error| [rows, in]; the last group may be smaller than the others."""
+    """Median of each group in its steps, [rows, groups], of |error| [rows, in]; the last group may
+    be smaller than the others."""
     groups = grid.step.shape[1]
     if grid.group is not None:
         error = error[:, np.argsort(grid.group, kind="stable")]
@@ -237,7 +311,8 @@ def _medians(error: np.ndarray, grid: Grid) -> np.ndarray:
 
 
 def _fit(theirs: np.ndarray, ours: np.ndarray, grid: Grid, by_row: bool) -> Factors | None:
-    """The factors per column, and per row if asked, that bring `theirs` closest to `ours`, in steps: (alternating) least squares.
+    """The factors per column, and per row if asked, that bring `theirs` closest to `ours`, in
+    steps: (alternating) least squares.
 
     None if a factor would be negative: no quantizer does that.
     """
@@ -262,7 +337,9 @@ def _fit(theirs: np.ndarray, ours: np.ndarray, grid: Grid, by_row: bool) -> Fact
     return rows, columns
 
 
-def _in_steps(theirs: np.ndarray, ours: np.ndarray, grid: Grid) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+def _in_steps(
+    theirs: np.ndarray, ours: np.ndarray, grid: Grid
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     """Both matrices in units of the grid's steps, block by block of rows."""
     groups, columns = grid.step.shape[1], theirs.shape[1]
     group = np.arange(columns) // -(-columns // groups) if grid.group is None else grid.group
@@ -281,18 +358,26 @@ def _blocks(matrix: np.ndarray) -> Iterator[slice]:
 
 
 def _pairs(artifact: Path, source: Path, engine: str) -> Iterator[tuple[np.ndarray, Matrix]]:
-    """The source's weight in float32 and the artifact's of every matrix; a tied output projection is the embedding.
+    """The source's weight in float32 and the artifact's of every matrix; a tied output projection
+    is the embedding.
 
     Raises ArtifactError for a matrix that the source does not have, or that has another shape.
     """
     from safetensors import safe_open
 
     tensors = {module_name(name): tensor for name, tensor in source_tensors(source).items()}
-    tied = next((name for name in tensors if name.removesuffix(".weight").endswith(EMBEDDINGS)), None)
+    tied = next(
+        (name for name in tensors if name.removesuffix(".weight").endswith(EMBEDDINGS)), None
+    )
     for ours in matrices(artifact, engine):
-        tensor = tensors.get(ours.name) or (tensors.get(tied) if tied and ours.name.endswith(STORED_OUTPUTS) else None)
+        tensor = tensors.get(ours.name) or (
+            tensors.get(tied) if tied and ours.name.endswith(STORED_OUTPUTS) else None
+        )
         if tensor is None or tensor.shape != ours.value.shape:
             expected = f"{list(tensor.shape)}" if tensor else "no such matrix"
-            raise ArtifactError(f"{artifact}: {ours.name}: found shape {list(ours.value.shape)}, the source has {expected}.")
+            raise ArtifactError(
+                f"{artifact}: {ours.name}: found shape {list(ours.value.shape)}, the source has"
+                f" {expected}."
+            )
         with safe_open(tensor.file, "pt") as file:
             yield file.get_tensor(tensor.name).float().numpy(), ours

@@ -1,4 +1,5 @@
-"""How the weights of an artifact were rounded, by its own files: config.json, or the constants of an OpenVINO IR. Worker side."""
+"""How the weights of an artifact were rounded, by its own files: config.json, or the constants of
+an OpenVINO IR. Worker side."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ SYMMETRIC = ("i4", "i8", "nf4", "f4e2m1")  # IR types that have no zero-point
 
 
 def read(artifact: Path, engine: str, weights: str) -> Rounding | None:
-    """Of the layers stored as `weights`, a recipe's type; None where there are none. Raises ArtifactError for an unknown layout."""
+    """Of the layers stored as `weights`, a recipe's type; None where there are none. Raises
+    ArtifactError for an unknown layout."""
     if weights == "bf16":
         return None
     return READERS[ENGINES[engine].artifact_format](artifact, weights)
@@ -32,10 +34,17 @@ def _of_config(artifact: Path, weights: str) -> Rounding | None:
         own = config_group(said, weights)
         if own is None:
             return None
-        group, symmetric = own["weights"].get("group_size") or -1, own["weights"].get("symmetric", True)
+        group, symmetric = (
+            own["weights"].get("group_size") or -1,
+            own["weights"].get("symmetric", True),
+        )
     else:
         group = how.group_size
-        symmetric = not said["zero_point"] if "zero_point" in said else said.get("sym", how.method == "gptq")
+        symmetric = (
+            not said["zero_point"]
+            if "zero_point" in said
+            else said.get("sym", how.method == "gptq")
+        )
     return Rounding(
         format=how.method,
         bits=BITS[weights],
@@ -46,10 +55,16 @@ def _of_config(artifact: Path, weights: str) -> Rounding | None:
 
 
 def config_group(said: dict[str, Any], weights: str) -> dict[str, Any] | None:
-    """The group of a compressed-tensors quantization_config whose layers are stored as `weights`."""
-    types: dict[Any, str] = {kind: f"int{bits}" if of == "int" else "fp8" for kind, (bits, of) in KINDS.items()}
+    """The group of a compressed-tensors quantization_config whose layers are stored as
+    `weights`."""
+    types: dict[Any, str] = {
+        kind: f"int{bits}" if of == "int" else "fp8" for kind, (bits, of) in KINDS.items()
+    }
     groups = said["config_groups"].values()
-    return next((group for group in groups if types[group.get("format") or said.get("format")] == weights), None)
+    return next(
+        (group for group in groups if types[group.get("format") or said.get("format")] == weights),
+        None,
+    )
 
 
 def _of_ir(artifact: Path, weights: str) -> Rounding | None:
@@ -68,7 +83,9 @@ def _of_ir(artifact: Path, weights: str) -> Rounding | None:
 
 
 def _group(weight: layers.IrWeight) -> int:
-    columns = weight.shape[2:] if layers.ir_experts(weight.layer, weight.shape[0]) else weight.shape[1:]
+    columns = (
+        weight.shape[2:] if layers.ir_experts(weight.layer, weight.shape[0]) else weight.shape[1:]
+    )
     return columns[-1] if len(columns) == 2 else -1
 
 

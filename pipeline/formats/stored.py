@@ -1,4 +1,5 @@
-"""Every matrix of an artifact as its engine computes it, with the grid that it was rounded to: read from the files alone."""
+"""Every matrix of an artifact as its engine computes it, with the grid that it was rounded to: read
+from the files alone."""
 
 from __future__ import annotations
 
@@ -12,17 +13,21 @@ from pipeline.capabilities import ENGINES, IR, SAFETENSORS
 from pipeline.formats.layers import IR_LOW_BIT, IR_PASSING, ir_consumer, ir_experts, read_ir
 from pipeline.source.checkpoint import module_name, source_tensors
 
-# How far apart the levels of a type lie, in its scales: NF4's 16 lie between -1 and 1 (arXiv 2305.14314), those of MXFP4 between
-# -6 and 6 (OCP Microscaling 1.0), neither evenly; this is the mean.
+# How far apart the levels of a type lie, in its scales: NF4's 16 lie between -1 and 1 (arXiv
+# 2305.14314), those of MXFP4 between -6 and 6 (OCP Microscaling 1.0), neither evenly; this is the
+# mean.
 LEVELS_APART = {"nf4": 2 / 15, "f4e2m1": 12 / 15}
-SCALES = ("scales", "weight_scale")  # GPTQ's and AWQ's [groups, out]; compressed-tensors' [out, groups]
+SCALES = (
+    "scales",
+    "weight_scale",
+)  # GPTQ's and AWQ's [groups, out]; compressed-tensors' [out, groups]
 INTEGERS = ("I8", "I32", "U8")
 
 
 class Grid(NamedTuple):
-    """The levels that a matrix was rounded to: `step` [out, groups] is how far apart they lie in each group of columns, in the
-    matrix's own unit; `group` [in] is the group of each column, None where groups are of one size and in order.
-    """
+    """The levels that a matrix was rounded to: `step` [out, groups] is how far apart they lie in
+    each group of columns, in the matrix's own unit; `group` [in] is the group of each column, None
+    where groups are of one size and in order."""
 
     step: np.ndarray
     group: np.ndarray | None = None
@@ -42,7 +47,8 @@ def matrices(artifact: Path, engine: str) -> Iterator[Matrix]:
 
 
 def rounding_grid(weight: np.ndarray, bits: int, group_size: int) -> Grid:
-    """The grid of asymmetric rounding to nearest of a float32 weight [out, in]; -1: one group a row."""
+    """The grid of asymmetric rounding to nearest of a float32 weight [out, in]; -1: one group a
+    row."""
     columns = weight.shape[1]
     size = group_size if group_size > 0 and columns % group_size == 0 else columns
     grouped = weight.reshape(len(weight), -1, size)
@@ -76,12 +82,17 @@ def _from_safetensors(artifact: Path) -> Iterator[Matrix]:
         yield Matrix(
             module_name(name),
             tensor.numpy(),
-            Grid(np.abs(step), None if index is None else index.astype(np.int64)) if rounded and step is not None else None,
+            (
+                Grid(np.abs(step), None if index is None else index.astype(np.int64))
+                if rounded and step is not None
+                else None
+            ),
         )
 
 
 def _from_ir(artifact: Path) -> Iterator[Matrix]:
-    """Every weight that a MatMul or Gather reads, computed from its constants by OpenVINO itself."""
+    """Every weight that a MatMul or Gather reads, computed from its constants by OpenVINO
+    itself."""
     import openvino
 
     core = openvino.Core()
@@ -94,11 +105,15 @@ def _from_ir(artifact: Path) -> Iterator[Matrix]:
             continue
         converted = openvino.opset13.convert(operation.input_value(place), "f32")
         part = openvino.Model([openvino.opset13.result(converted)], [], "weight")
-        value = np.array(core.compile_model(part, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([])[0])
+        value = np.array(
+            core.compile_model(part, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([])[0]
+        )
         step = _step(constants, value.shape)
         if experts := ir_experts(name, len(value)):
             steps = [None] * len(value) if step is None else list(step)
-            yield from (Matrix(*row[:2], _grid(row[2])) for row in zip(experts, value, steps, strict=True))
+            yield from (
+                Matrix(*row[:2], _grid(row[2])) for row in zip(experts, value, steps, strict=True)
+            )
         else:
             yield Matrix(name, value, _grid(step))
 
@@ -128,7 +143,9 @@ def _weight_name(constants: list[Any]) -> str | None:
     if stored := [name for name in names if name.endswith((".weight", "._openvino_orig_weight"))]:
         return str(stored[0]).removeprefix("self.").replace("._openvino_orig_weight", ".weight")
     low = [constant for constant in constants if _type(constant) in IR_LOW_BIT]
-    stacked = [constant for constant in constants if len(constant.get_output_shape(0)) == 3]  # the experts of a block
+    stacked = [
+        constant for constant in constants if len(constant.get_output_shape(0)) == 3
+    ]  # the experts of a block
     layer = ir_consumer((low or stacked)[0]) if low or stacked else None
     return f"{layer}.weight" if layer else None
 
@@ -138,14 +155,16 @@ def _type(constant: Any) -> str:
 
 
 def _step(constants: list[Any], shape: tuple[int, ...]) -> np.ndarray | None:
-    """[..., out, groups] from the scales that a low-bit constant is multiplied with; None for a float.
+    """[..., out, groups] from the scales that a low-bit constant is multiplied with; None for a
+    float.
 
     One factor for all, or one a column, scales the step as a whole.
     """
     levels = max(
-        (constant for constant in constants if _type(constant) in IR_LOW_BIT), key=lambda c: np.prod(c.get_output_shape(0)),
+        (constant for constant in constants if _type(constant) in IR_LOW_BIT),
+        key=lambda c: np.prod(c.get_output_shape(0)),
         default=None,
-    )  # fmt: skip
+    )
     if levels is None:
         return None
     step = np.full((*shape[:-1], 1), LEVELS_APART.get(_type(levels), 1.0), np.float32)

@@ -1,11 +1,11 @@
-"""The gate: evaluations and limits -> verdict. Pure: reads no file, no clock, no chance that is not seeded.
+"""The gate: evaluations and limits -> verdict. Pure: reads no file, no clock, no chance that is not
+seeded.
 
-Every check but the guard-rail per task is a one-sided non-inferiority test at the recipe's confidence. PASS: the bound on
-the harmful side lies within the limit. FAIL: even the bound on the harmless side is beyond it. INCONCLUSIVE: the data
-cannot tell; that is not a PASS. All checks must pass (an intersection-union test: Berger 1982), so their number makes no
-false PASS likelier.
-Whatever is missing, partial, unpaired or not finite FAILS.
-"""
+Every check but the guard-rail per task is a one-sided non-inferiority test at the recipe's
+confidence. PASS: the bound on the harmful side lies within the limit. FAIL: even the bound on the
+harmless side is beyond it. INCONCLUSIVE: the data cannot tell; that is not a PASS. All checks must
+pass (an intersection-union test: Berger 1982), so their number makes no false PASS likelier.
+Whatever is missing, partial, unpaired or not finite FAILS."""
 
 from __future__ import annotations
 
@@ -18,22 +18,42 @@ from pipeline.records import VIEWS, Check, Evaluation, Question, Status, Verdict
 __all__ = ["Limits", "decide", "items", "limits", "texts"]
 
 
-def decide(reference: Evaluation, candidate: Evaluation, floor: Evaluation | None, held_to: Limits) -> Verdict:
+def decide(
+    reference: Evaluation, candidate: Evaluation, floor: Evaluation | None, held_to: Limits
+) -> Verdict:
     """Compares paired measurements of the same texts, windows and items.
 
-    `floor` is the evaluation of the unquantized model on the candidate's engine; None if the candidate is that itself.
-    """
+    `floor` is the evaluation of the unquantized model on the candidate's engine; None if the
+    candidate is that itself."""
     comparisons, tails, seen = [], [], []
     if candidate.failure is not None:
-        checks = [failed(Question("load"), math.nan, "load check and evaluation on the engine", candidate.failure)]
+        checks = [
+            failed(
+                Question("load"),
+                math.nan,
+                "load check and evaluation on the engine",
+                candidate.failure,
+            )
+        ]
     elif candidate.load_check is None:
         checks = [failed(Question("load"), math.nan, "load check", "its outcome is not recorded")]
     elif candidate.logprobs_sha256 != reference.logprobs_sha256:
-        checks = [failed(Question("reference"), math.nan, "hash of the stored distributions", "measured against another reference")]
+        checks = [
+            failed(
+                Question("reference"),
+                math.nan,
+                "hash of the stored distributions",
+                "measured against another reference",
+            )
+        ]
     else:
         stopped = texts.stopped(reference, candidate.views, held_to)
         views = VIEWS[:1] if stopped else VIEWS
-        checks = [check for view in views for check in texts.checks(view, reference, candidate, floor, held_to)]
+        checks = [
+            check
+            for view in views
+            for check in texts.checks(view, reference, candidate, floor, held_to)
+        ]
         if not stopped:
             checks += long_context.checks(reference, candidate, floor, held_to)
             checks += items.checks(reference, candidate, held_to)

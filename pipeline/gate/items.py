@@ -1,4 +1,5 @@
-"""Checks on task items, each paired with the same item under the reference: pooled accuracy, guard-rails, lengths."""
+"""Checks on task items, each paired with the same item under the reference: pooled accuracy,
+guard-rails, lengths."""
 
 from __future__ import annotations
 
@@ -15,40 +16,71 @@ POWER = 0.8
 
 
 def checks(reference: Evaluation, candidate: Evaluation, limits: Limits) -> list[Check]:
-    """Pooled non-inferiority, then a guard-rail and, for generated answers, a length check per task."""
-    asked, method = Question("accuracy_drop"), "pairing by document, prompt, target and token hashes"
+    """Pooled non-inferiority, then a guard-rail and, for generated answers, a length check per
+    task."""
+    asked, method = (
+        Question("accuracy_drop"),
+        "pairing by document, prompt, target and token hashes",
+    )
     if {task.name for task in candidate.tasks} != set(limits.items):
-        return [failed(asked, limits.accuracy_drop, method, "the tasks measured are not those of the recipe")]
+        return [
+            failed(
+                asked,
+                limits.accuracy_drop,
+                method,
+                "the tasks measured are not those of the recipe",
+            )
+        ]
     try:
         paired, look = paired_by_task(reference, candidate), reached(candidate, limits)
     except ValueError as error:
         return [failed(asked, limits.accuracy_drop, method, str(error))]
     confidence, knows = limits.confidence_at(look), known(reference, limits)
     pooled = _pooled(join(paired, knows), limits, look) if knows else _nothing(limits)
-    lengths = [check for task, pairs in paired.items() if (check := _length(task, pairs, limits, confidence))]
+    lengths = [
+        check
+        for task, pairs in paired.items()
+        if (check := _length(task, pairs, limits, confidence))
+    ]
     return [pooled, *_guard_rails(paired, limits, confidence, knows), *lengths]
 
 
 def reached(candidate: Evaluation, limits: Limits) -> int:
-    """Which look, the first being 0, has as many items of each task as were measured. Raises ValueError if none has."""
+    """Which look, the first being 0, has as many items of each task as were measured. Raises
+    ValueError if none has."""
     for look in range(len(limits.fractions)):
-        if all(len(task.items) == limits.size(task.name, task.documents, look) for task in candidate.tasks):
+        if all(
+            len(task.items) == limits.size(task.name, task.documents, look)
+            for task in candidate.tasks
+        ):
             return look
     found = ", ".join(f"{task.name} {len(task.items)}" for task in candidate.tasks)
-    asked = ", ".join(f"{task.name} {limits.size(task.name, task.documents, 0)}" for task in candidate.tasks)
-    raise ValueError(f"items measured: {found}; the recipe asks first for {asked}; a partial evaluation is no PASS")
+    asked = ", ".join(
+        f"{task.name} {limits.size(task.name, task.documents, 0)}" for task in candidate.tasks
+    )
+    raise ValueError(
+        f"items measured: {found}; the recipe asks first for {asked}; a partial evaluation is no"
+        " PASS"
+    )
 
 
 def known(reference: Evaluation, limits: Limits) -> set[str]:
-    """The tasks at which the reference is surely better than guessing. At others an artifact has nothing to lose.
+    """The tasks at which the reference is surely better than guessing. At others an artifact has
+    nothing to lose.
 
-    By all items of the reference, and by nothing of the artifact, so that neither damage nor the look chooses the tasks.
-    """
-    return {task.name for task in reference.tasks if task.name in limits.items and _known(task.items, limits.confidence)}
+    By all items of the reference, and by nothing of the artifact, so that neither damage nor the
+    look chooses the tasks."""
+    return {
+        task.name
+        for task in reference.tasks
+        if task.name in limits.items and _known(task.items, limits.confidence)
+    }
 
 
 def _known(items: list[Item], confidence: float) -> bool:
-    sums, counts = _by_cluster([(item, item) for item in items], [item.score - item.chance for item in items])
+    sums, counts = _by_cluster(
+        [(item, item) for item in items], [item.score - item.chance for item in items]
+    )
     found = statistics.ratio(sums, counts, confidence)
     return found.low > 0 if found.freedom else found.value > 0
 
@@ -58,13 +90,29 @@ def join(paired: dict[str, Pairs], tasks: set[str]) -> Pairs:
 
 
 def _nothing(limits: Limits) -> Check:
-    nan, reason = math.nan, "the reference answers none of the tasks better than guessing would: they tell nothing. Take others"
-    return Check(kind="accuracy_drop", status="INCONCLUSIVE", value=nan, low=nan, high=nan, limit=limits.accuracy_drop, n=0,
-                 method="reference above chance", reason=reason)  # fmt: skip
+    nan, reason = (
+        math.nan,
+        (
+            "the reference answers none of the tasks better than guessing would: they tell nothing."
+            " Take others"
+        ),
+    )
+    return Check(
+        kind="accuracy_drop",
+        status="INCONCLUSIVE",
+        value=nan,
+        low=nan,
+        high=nan,
+        limit=limits.accuracy_drop,
+        n=0,
+        method="reference above chance",
+        reason=reason,
+    )
 
 
 def paired_by_task(reference: Evaluation, candidate: Evaluation) -> dict[str, Pairs]:
-    """Raises ValueError, with the reason, unless the items are the first of the reference's draw and the same."""
+    """Raises ValueError, with the reason, unless the items are the first of the reference's draw
+    and the same."""
     paired = {}
     for task in candidate.tasks:
         try:
@@ -79,23 +127,37 @@ def _pair(reference: Evaluation, task: Task) -> Pairs:
     if theirs is None:
         raise ValueError("the reference was not measured on it")
     if task.documents != theirs.documents or not task.items:
-        raise ValueError(f"{len(task.items)} items of {task.documents} documents, the reference's task has {theirs.documents}")
+        raise ValueError(
+            f"{len(task.items)} items of {task.documents} documents, the reference's task has"
+            f" {theirs.documents}"
+        )
     if (task.metric, task.filter, task.code) != (theirs.metric, theirs.filter, theirs.code):
         raise ValueError(
-            f"scored by {task.metric} ({task.filter}), the reference by {theirs.metric} ({theirs.filter}) or other code"
+            f"scored by {task.metric} ({task.filter}), the reference by {theirs.metric}"
+            f" ({theirs.filter}) or other code"
         )
     expected = {_key(item): item for item in theirs.items if item.place < len(task.items)}
     found = {_key(item): item for item in task.items}
     if expected.keys() != found.keys() or len(found) != len(task.items):
         raise ValueError("its items are not the reference's items")
-    wrong = [item.score for item in [*expected.values(), *found.values()] if not 0 <= item.score <= 1]  # NaN is neither
+    wrong = [
+        item.score for item in [*expected.values(), *found.values()] if not 0 <= item.score <= 1
+    ]  # NaN is neither
     if wrong:
         raise ValueError(f"a score is {wrong[0]:g}, expected 0 to 1")
     return [(expected[key], item) for key, item in found.items()]
 
 
 def _key(item: Item) -> tuple[str, ...]:
-    return (item.task, str(item.doc_id), str(item.place), item.doc_hash, item.prompt_hash, item.target_hash, item.tokens_hash)
+    return (
+        item.task,
+        str(item.doc_id),
+        str(item.place),
+        item.doc_hash,
+        item.prompt_hash,
+        item.target_hash,
+        item.tokens_hash,
+    )
 
 
 def _pooled(pairs: Pairs, limits: Limits, look: int) -> Check:
@@ -104,18 +166,30 @@ def _pooled(pairs: Pairs, limits: Limits, look: int) -> Check:
     found, method = difference(pairs, confidence)
     method += f", one-sided {limits.confidence:.0%}"
     if looks > 1:
-        method += f", look {look + 1} of {looks} at growing samples (Lan-DeMets, O'Brien-Fleming: {1 - confidence:.2g} at this one)"
+        method += (
+            f", look {look + 1} of {looks} at growing samples (Lan-DeMets, O'Brien-Fleming:"
+            f" {1 - confidence:.2g} at this one)"
+        )
     limit = limits.accuracy_drop
     outcome = status(found.low, found.high, limit)
     lost, won = _flips(pairs)
     reason = (
-        f"accuracy drops by {found.value:+.4f} ({found.low:+.4f} to {found.high:+.4f}; {len(pairs)} items, {lost} lost, "
-        f"{won} won); {words(outcome)} the limit of {limit:g}"
+        f"accuracy drops by {found.value:+.4f} ({found.low:+.4f} to {found.high:+.4f}; {len(pairs)}"
+        f" items, {lost} lost, {won} won); {words(outcome)} the limit of {limit:g}"
     )
     if outcome == "INCONCLUSIVE":
         reason += f". {_needed(pairs, found, limit, confidence)}"
-    return Check(kind="accuracy_drop", status=outcome, value=found.value, low=found.low, high=found.high, limit=limit,
-                 n=len(pairs), method=method, reason=reason)  # fmt: skip
+    return Check(
+        kind="accuracy_drop",
+        status=outcome,
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        limit=limit,
+        n=len(pairs),
+        method=method,
+        reason=reason,
+    )
 
 
 def difference(pairs: Pairs, confidence: float) -> tuple[Estimate, str]:
@@ -125,14 +199,20 @@ def difference(pairs: Pairs, confidence: float) -> tuple[Estimate, str]:
     clustered = len(sums) < len(pairs)
     if clustered or not _binary(pairs):
         found = _with_unseen(found, unseen(len(sums), confidence))
-        return found, f"paired difference per item{', clustered by shared passage' if clustered else ''}"
+        return (
+            found,
+            f"paired difference per item{', clustered by shared passage' if clustered else ''}",
+        )
     low, high = statistics.score_difference(*_flips(pairs), len(pairs), confidence)
     return found._replace(low=low, high=high), "score bounds on items lost and won (Tango)"
 
 
 def _with_unseen(found: Estimate, share: float) -> Estimate:
-    """Of passages, or of scores between 0 and 1: as many may lose or win all as miss the sample, whatever those drawn scatter."""
-    return found._replace(low=min(found.low, found.value - share), high=max(found.high, found.value + share))
+    """Of passages, or of scores between 0 and 1: as many may lose or win all as miss the sample,
+    whatever those drawn scatter."""
+    return found._replace(
+        low=min(found.low, found.value - share), high=max(found.high, found.value + share)
+    )
 
 
 def _by_cluster(pairs: Pairs, values: list[float]) -> tuple[list[float], list[float]]:
@@ -140,7 +220,9 @@ def _by_cluster(pairs: Pairs, values: list[float]) -> tuple[list[float], list[fl
     clusters: dict[str, list[float]] = defaultdict(list)
     for (_, ours), value in zip(pairs, values, strict=True):
         clusters[ours.cluster].append(value)
-    return [sum(found) for found in clusters.values()], [float(len(found)) for found in clusters.values()]
+    return [sum(found) for found in clusters.values()], [
+        float(len(found)) for found in clusters.values()
+    ]
 
 
 def _binary(pairs: Pairs) -> bool:
@@ -149,7 +231,9 @@ def _binary(pairs: Pairs) -> bool:
 
 
 def _flips(pairs: Pairs) -> tuple[int, int]:
-    return sum(theirs.score > ours.score for theirs, ours in pairs), sum(ours.score > theirs.score for theirs, ours in pairs)
+    return sum(theirs.score > ours.score for theirs, ours in pairs), sum(
+        ours.score > theirs.score for theirs, ours in pairs
+    )
 
 
 def _needed(pairs: Pairs, found: Estimate, limit: float, confidence: float) -> str:
@@ -160,17 +244,25 @@ def _needed(pairs: Pairs, found: Estimate, limit: float, confidence: float) -> s
         return "The estimate itself is not within the limit: more items would rather confirm a FAIL"
     groups, least = found.freedom + 1, windows_for(distance, confidence)
     if groups < len(pairs) and groups < least:
-        return f"They share {groups} passages, and damage in some that were not drawn may be that much: draw from {least}"
+        return (
+            f"They share {groups} passages, and damage in some that were not drawn may be that"
+            f" much: draw from {least}"
+        )
     deviation = max(found.error * math.sqrt(len(pairs)), math.sqrt(1 / len(pairs)))
     wanted = statistics.items_needed(distance, deviation, confidence, POWER)
-    return f"About {max(wanted, len(pairs) + 1)} items would decide it (power {POWER:.0%} if the drop is as estimated)"
+    return (
+        f"About {max(wanted, len(pairs) + 1)} items would decide it (power {POWER:.0%} if the drop"
+        " is as estimated)"
+    )
 
 
-def _guard_rails(paired: dict[str, Pairs], limits: Limits, confidence: float, knows: set[str]) -> list[Check]:
+def _guard_rails(
+    paired: dict[str, Pairs], limits: Limits, confidence: float, knows: set[str]
+) -> list[Check]:
     """No single task may be shown to drop beyond its limit; Holm's correction over the tasks.
 
-    A task too small to prove anything does not fail, but an estimate beyond the limit is no PASS either.
-    """
+    A task too small to prove anything does not fail, but an estimate beyond the limit is no PASS
+    either."""
     found = {task: difference(pairs, limits.confidence)[0] for task, pairs in paired.items()}
     p_values = [_p_value(pairs, found[task], limits.task_drop) for task, pairs in paired.items()]
     rejected = statistics.holm(p_values, confidence)
@@ -181,7 +273,8 @@ def _guard_rails(paired: dict[str, Pairs], limits: Limits, confidence: float, kn
 
 
 def _p_value(pairs: Pairs, found: Estimate, limit: float) -> float:
-    """Against a drop within the limit: by t, or for few changed right-or-wrong items exact; in clusters the larger of both."""
+    """Against a drop within the limit: by t, or for few changed right-or-wrong items exact; in
+    clusters the larger of both."""
     by_t = statistics.exceeds(found, limit)
     lost, won = _flips(pairs)
     if lost + won >= FEW_FLIPS or not _binary(pairs):
@@ -190,7 +283,9 @@ def _p_value(pairs: Pairs, found: Estimate, limit: float) -> float:
     return max(by_t, exact) if len({ours.cluster for _, ours in pairs}) < len(pairs) else exact
 
 
-def _guard_rail(task: str, found: Estimate, pairs: Pairs, p: float, beyond: bool, limits: Limits, knows: bool) -> Check:
+def _guard_rail(
+    task: str, found: Estimate, pairs: Pairs, p: float, beyond: bool, limits: Limits, knows: bool
+) -> Check:
     limit, n = limits.task_drop, len(pairs)
     outcome: Status = "FAIL" if beyond else "INCONCLUSIVE" if found.value > limit else "PASS"
     told = {
@@ -199,20 +294,35 @@ def _guard_rail(task: str, found: Estimate, pairs: Pairs, p: float, beyond: bool
         "PASS": f"not beyond the limit of {limit:g}",
     }[outcome]
     reason = (
-        f"accuracy on {task} drops by {found.value:+.4f} ({found.low:+.4f} to {found.high:+.4f}; {n} items); {told} (p = {p:.2g})"
+        f"accuracy on {task} drops by {found.value:+.4f} ({found.low:+.4f} to {found.high:+.4f};"
+        f" {n} items); {told} (p = {p:.2g})"
     )
     if outcome != "FAIL" and not knows:
-        right, chance = _mean([theirs.score for theirs, _ in pairs]), _mean([theirs.chance for theirs, _ in pairs])
-        reason = (
-            f"{task} tells nothing: the reference has {right:.1%} right, guessing {chance:.1%} ({n} items); its items do not count "
-            f"for accuracy_drop. {reason}"
+        right, chance = (
+            _mean([theirs.score for theirs, _ in pairs]),
+            _mean([theirs.chance for theirs, _ in pairs]),
         )
-    return Check(kind="task_drop", of=task, status=outcome, value=found.value, low=found.low, high=found.high, limit=limit, n=n,
-                 method=f"guard-rail, Holm-corrected, family-wise {limits.confidence:.0%}", reason=reason)  # fmt: skip
+        reason = (
+            f"{task} tells nothing: the reference has {right:.1%} right, guessing {chance:.1%} ({n}"
+            f" items); its items do not count for accuracy_drop. {reason}"
+        )
+    return Check(
+        kind="task_drop",
+        of=task,
+        status=outcome,
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        limit=limit,
+        n=n,
+        method=f"guard-rail, Holm-corrected, family-wise {limits.confidence:.0%}",
+        reason=reason,
+    )
 
 
 def _length(task: str, pairs: Pairs, limits: Limits, confidence: float) -> Check | None:
-    """Generated length over the reference's (MLPerf Inference asks for 90 %): early stops and rambling. None if scored only.
+    """Generated length over the reference's (MLPerf Inference asks for 90 %): early stops and
+    rambling. None if scored only.
 
     The end token counts, so that an empty answer has a length.
     """
@@ -230,27 +340,46 @@ def _length(task: str, pairs: Pairs, limits: Limits, confidence: float) -> Check
     theirs, _ = _by_cluster(pairs, [float(length) for length, _ in known])
     found = statistics.ratio(ours, theirs, confidence)
     harmless = found.low >= least and found.high <= most
-    outcome: Status = "PASS" if harmless else "FAIL" if found.high < least or found.low > most else "INCONCLUSIVE"
+    outcome: Status = (
+        "PASS" if harmless else "FAIL" if found.high < least or found.low > most else "INCONCLUSIVE"
+    )
     limit = most if found.value > 1 else least
     reason = (
-        f"answers to {task} are {found.value:.4f} times as long as the reference's ({found.low:.4f} to {found.high:.4f}; "
-        f"{len(pairs)} items); {words(outcome)} {least:g} to {most:g}"
+        f"answers to {task} are {found.value:.4f} times as long as the reference's ({found.low:.4f}"
+        f" to {found.high:.4f}; {len(pairs)} items); {words(outcome)} {least:g} to {most:g}"
     )
-    return Check(**asked._asdict(), status=outcome, value=found.value, low=found.low, high=found.high, limit=limit, n=len(pairs),
-                 method=method, reason=reason)  # fmt: skip
+    return Check(
+        **asked._asdict(),
+        status=outcome,
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        limit=limit,
+        n=len(pairs),
+        method=method,
+        reason=reason,
+    )
 
 
 def compare(reference: Evaluation, candidate: Evaluation) -> list[TaskComparison]:
-    """What changed on each task, item by item. Tasks that cannot be paired are left out: their check fails."""
+    """What changed on each task, item by item. Tasks that cannot be paired are left out: their
+    check fails."""
     theirs = {task.name: task for task in reference.tasks}
-    return [_compare(theirs[task.name], task) for task in candidate.tasks if task.name in theirs and task.items]
+    return [
+        _compare(theirs[task.name], task)
+        for task in candidate.tasks
+        if task.name in theirs and task.items
+    ]
 
 
 def _compare(reference: Task, task: Task) -> TaskComparison:
     scores = {_key(item): item for item in reference.items}
     pairs = [(scores[_key(item)], item) for item in task.items if _key(item) in scores]
     expected = _mean([theirs.score for theirs, _ in pairs])
-    found, chance = _mean([ours.score for _, ours in pairs]), _mean([ours.chance for _, ours in pairs])
+    found, chance = (
+        _mean([ours.score for _, ours in pairs]),
+        _mean([ours.chance for _, ours in pairs]),
+    )
     lost = [f"{ours.task}/{ours.doc_id}" for theirs, ours in pairs if theirs.score > ours.score]
     won = [f"{ours.task}/{ours.doc_id}" for theirs, ours in pairs if theirs.score < ours.score]
     lengths = _lengths(pairs)

@@ -1,4 +1,5 @@
-"""What the gate holds an artifact to: the recipe's limits for its precision, and what must have been measured."""
+"""What the gate holds an artifact to: the recipe's limits for its precision, and what must have
+been measured."""
 
 from __future__ import annotations
 
@@ -6,22 +7,32 @@ import math
 from dataclasses import dataclass
 
 from pipeline.gate import spending
-from pipeline.recipe import BY_WEIGHTS, Divergence, Items, LongWindows, Recipe, Variant, first_windows
+from pipeline.recipe import (
+    BY_WEIGHTS,
+    Divergence,
+    Items,
+    LongWindows,
+    Recipe,
+    Variant,
+    first_windows,
+)
 from pipeline.records import Check, Question, Status
 
 LOOKS = 5  # of a sequential gate: equal parts of the items
-FLOORS = 3  # a limit must lie this many noise floors above what the unquantized model measures on the same engine
+# a limit must lie this many noise floors above what the unquantized model measures on the same
+# engine
+FLOORS = 3
 
 
 @dataclass(frozen=True)
 class Limits:
-    """perplexity_ratio over the reference's; mean_kl and p99_kl in nats per token; drops and top1_agreement as shares.
+    """perplexity_ratio over the reference's; mean_kl and p99_kl in nats per token; drops and
+    top1_agreement as shares.
 
-    `items` gives, for each task, the items that must have been measured, and the most that may be (extension);
-    `sequential` whether they, and the windows of the texts, are looked at part by part, in an order that `seed` sets; `texts`
-    what must have been scored; `rare` the share of windows in which damage must be met
-    surely; `long` what is compared at long context.
-    """
+    `items` gives, for each task, the items that must have been measured, and the most that may be
+    (extension); `sequential` whether they, and the windows of the texts, are looked at part by
+    part, in an order that `seed` sets; `texts` what must have been scored; `rare` the share of
+    windows in which damage must be met surely; `long` what is compared at long context."""
 
     perplexity_ratio: float
     mean_kl: float
@@ -42,21 +53,35 @@ class Limits:
 
     @property
     def fractions(self) -> tuple[float, ...]:
-        """Of the most items, at each look: equal parts if sequential, else doubling from the first draw to extension's cap."""
+        """Of the most items, at each look: equal parts if sequential, else doubling from the first
+        draw to extension's cap."""
         if self.sequential:
             return tuple((look + 1) / LOOKS for look in range(LOOKS))
-        pairs = [(asked, cap) for asked, cap in self.items.values() if not isinstance(asked, str) and not isinstance(cap, str)]
+        pairs = [
+            (asked, cap)
+            for asked, cap in self.items.values()
+            if not isinstance(asked, str) and not isinstance(cap, str)
+        ]
         growth = max((cap / asked for asked, cap in pairs), default=1.0)
         return tuple(min(2**look / growth, 1.0) for look in range(1 + math.ceil(math.log2(growth))))
 
     def size(self, task: str, documents: int, look: int) -> int:
-        """How many items of the task's draw a look has, the first being 0; `documents` is how many the task has."""
+        """How many items of the task's draw a look has, the first being 0; `documents` is how many
+        the task has."""
         asked, cap = (documents if count == "all" else count for count in self.items[task])
-        return max(1, round(cap * self.fractions[look])) if self.sequential else min(asked * 2**look, cap)
+        return (
+            max(1, round(cap * self.fractions[look]))
+            if self.sequential
+            else min(asked * 2**look, cap)
+        )
 
     def look_at(self, scored: int, count: int) -> int:
-        """Which look, the first being 0, has so many of a text's `count` windows. Raises ValueError if none has."""
-        sizes = [len(first_windows(count, fraction, self.seed)) for fraction in (self.fractions if self.sequential else (1.0,))]
+        """Which look, the first being 0, has so many of a text's `count` windows. Raises ValueError
+        if none has."""
+        sizes = [
+            len(first_windows(count, fraction, self.seed))
+            for fraction in (self.fractions if self.sequential else (1.0,))
+        ]
         if scored not in sizes:
             raise ValueError(f"{scored} windows were scored, expected {sizes[-1]}")
         return sizes.index(scored)
@@ -86,10 +111,11 @@ def of(recipe: Recipe, variant: Variant) -> Limits:
 
 
 def unseen(windows: int, confidence: float) -> float:
-    """The largest share of windows that can be damaged while, more often than 1 - confidence, none of those drawn is.
+    """The largest share of windows that can be damaged while, more often than 1 - confidence, none
+    of those drawn is.
 
-    No interval can know of what no window showed: damage in 2 % of the windows misses all of 64 in 27 of 100 cases.
-    """
+    No interval can know of what no window showed: damage in 2 % of the windows misses all of 64 in
+    27 of 100 cases."""
     return 1 - math.pow(1 - confidence, 1 / windows)
 
 
@@ -105,9 +131,23 @@ def status(low: float, high: float, limit: float) -> Status:
 
 
 def words(found: Status) -> str:
-    return {"PASS": "within", "FAIL": "beyond", "INCONCLUSIVE": "the data cannot tell whether it is within"}[found]
+    return {
+        "PASS": "within",
+        "FAIL": "beyond",
+        "INCONCLUSIVE": "the data cannot tell whether it is within",
+    }[found]
 
 
 def failed(asked: Question, limit: float, method: str, reason: str) -> Check:
     nan = math.nan
-    return Check(**asked._asdict(), status="FAIL", value=nan, low=nan, high=nan, limit=limit, n=0, method=method, reason=reason)
+    return Check(
+        **asked._asdict(),
+        status="FAIL",
+        value=nan,
+        low=nan,
+        high=nan,
+        limit=limit,
+        n=0,
+        method=method,
+        reason=reason,
+    )

@@ -1,4 +1,5 @@
-"""What the pooled accuracy said at each look at the items, and whether more of them can decide it."""
+"""What the pooled accuracy said at each look at the items, and whether more of them can decide
+it."""
 
 from __future__ import annotations
 
@@ -8,39 +9,64 @@ from pipeline.records import Check, Evaluation, Look
 
 UNLIKELY = 0.05  # a PASS less likely than this is not waited for,
 LIKELY = 0.5  # unless a FAIL is more likely than not
-FAVOUR = 1.0  # standard errors by which the estimate may be unlucky: without them good artifacts are given up at early looks
+# standard errors by which the estimate may be unlucky: without them good artifacts are given up at
+# early looks
+FAVOUR = 1.0
 
 
 def at(reference: Evaluation, candidate: Evaluation, limits: Limits) -> list[Look]:
-    """One record a look, up to the one that was reached; none where there is a single look, or the items cannot be paired."""
+    """One record a look, up to the one that was reached; none where there is a single look, or the
+    items cannot be paired."""
     knows = items.known(reference, limits)
-    if len(limits.fractions) == 1 or not knows or {task.name for task in candidate.tasks} != set(limits.items):
+    if (
+        len(limits.fractions) == 1
+        or not knows
+        or {task.name for task in candidate.tasks} != set(limits.items)
+    ):
         return []
     try:
         last = items.reached(candidate, limits)
-        return [_look(items.join(items.paired_by_task(reference, _first(candidate, limits, look)), knows), limits, look)
-                for look in range(last + 1)]  # fmt: skip
+        return [
+            _look(
+                items.join(items.paired_by_task(reference, _first(candidate, limits, look)), knows),
+                limits,
+                look,
+            )
+            for look in range(last + 1)
+        ]
     except ValueError:  # its check says so
         return []
 
 
 def explained(check: Check, seen: list[Look]) -> Check:
-    """The check on the pooled accuracy says why no more items were drawn where they would hardly mend it."""
+    """The check on the pooled accuracy says why no more items were drawn where they would hardly
+    mend it."""
     if check.kind != "accuracy_drop" or not seen or not seen[-1].futile:
         return check
-    said = f". No more items: a PASS at the last look has a probability of {seen[-1].pass_power:.1%} at best"
+    said = (
+        f". No more items: a PASS at the last look has a probability of {seen[-1].pass_power:.1%}"
+        " at best"
+    )
     return check.model_copy(update={"reason": check.reason + said})
 
 
 def _first(candidate: Evaluation, limits: Limits, look: int) -> Evaluation:
     """The evaluation as it was at an earlier look."""
-    tasks = [task.model_copy(update={"items": task.items[: limits.size(task.name, task.documents, look)]})
-             for task in candidate.tasks]  # fmt: skip
+    tasks = [
+        task.model_copy(
+            update={"items": task.items[: limits.size(task.name, task.documents, look)]}
+        )
+        for task in candidate.tasks
+    ]
     return candidate.model_copy(update={"tasks": tasks})
 
 
 def _look(pairs: items.Pairs, limits: Limits, look: int) -> Look:
-    confidence, fraction, limit = limits.confidence_at(look), limits.fractions[look], limits.accuracy_drop
+    confidence, fraction, limit = (
+        limits.confidence_at(look),
+        limits.fractions[look],
+        limits.accuracy_drop,
+    )
     found, _ = items.difference(pairs, confidence)
     outcome, passing, failing = status(found.low, found.high, limit), 0.0, 0.0
     if outcome == "INCONCLUSIVE" and fraction < 1:
@@ -57,5 +83,8 @@ def _look(pairs: items.Pairs, limits: Limits, look: int) -> Look:
         high=found.high,
         pass_power=passing,
         fail_power=failing,
-        futile=outcome == "INCONCLUSIVE" and fraction < 1 and passing < UNLIKELY and failing < LIKELY,
+        futile=outcome == "INCONCLUSIVE"
+        and fraction < 1
+        and passing < UNLIKELY
+        and failing < LIKELY,
     )

@@ -12,7 +12,9 @@ from pipeline.runtime import environments, machine
 
 ENABLES = {
     "control": "the quantgate command, DVC, the gate and the report",
-    "openvino": "OpenVINO INT8 and INT4 artifacts, their evaluation and speed, the float32 reference",
+    "openvino": (
+        "OpenVINO INT8 and INT4 artifacts, their evaluation and speed, the float32 reference"
+    ),
     "vllm": "evaluation and speed of GPTQ, AWQ and unquantized checkpoints on vLLM",
     "gptq": "GPTQ and AWQ artifacts",
     "compressed": "artifacts of llm-compressor (compressed-tensors) and AutoRound",
@@ -35,7 +37,9 @@ def show(as_json: bool = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("part", "state", "what it enables", title="quantgate doctor", title_justify="left")
+    table = Table(
+        "part", "state", "what it enables", title="quantgate doctor", title_justify="left"
+    )
     for part in parts:
         table.add_row(*part)
     Console().print(table)
@@ -43,19 +47,29 @@ def show(as_json: bool = False) -> None:
 
 def _installed() -> Iterator[Part]:
     for name in environments.NAMES:
-        state = "installed" if environments.is_complete(name) else f"missing: quantgate setup {name}"
+        state = (
+            "installed" if environments.is_complete(name) else f"missing: quantgate setup {name}"
+        )
         yield Part(f"environment {name}", state, ENABLES[name])
     for name, (environment, enables) in _engines().items():
-        state = "ready" if environments.is_complete(environment) else f"needs environment {environment}"
+        state = (
+            "ready" if environments.is_complete(environment) else f"needs environment {environment}"
+        )
         yield Part(f"engine {name}", state, enables)
 
 
 def _machine() -> Iterator[Part]:
     found = machine.describe()
     for name, enables in machine.INSTRUCTION_SETS.items():
-        yield Part(f"instructions {name}", "yes" if name in found["instruction_sets"] else "no", enables)
+        yield Part(
+            f"instructions {name}", "yes" if name in found["instruction_sets"] else "no", enables
+        )
     memory = found["memory_bytes"] / GIB
-    yield Part("memory", f"{memory:.0f} GiB", f"float32 reference of up to {memory * 0.8 / 4:.1f}e9 parameters")
+    yield Part(
+        "memory",
+        f"{memory:.0f} GiB",
+        f"float32 reference of up to {memory * 0.8 / 4:.1f}e9 parameters",
+    )
     free = machine.free_bytes(Path.cwd()) / GIB
     yield Part("disk, project", f"{free:.0f} GiB free", "artifacts: see quantgate plan RECIPE")
     home = environments.root()
@@ -73,7 +87,15 @@ def _machine() -> Iterator[Part]:
 def _engines() -> dict[str, tuple[str, str]]:
     """Of each its environment, and what it is."""
     words = {"cpu": "the CPU", "cuda": "CUDA"}
-    found = {"reference": ("openvino", "torch in float32 on the CPU: what every variant is compared with")}
+    found = {
+        "reference": (
+            "openvino",
+            "torch in float32 on the CPU: what every variant is compared with",
+        )
+    }
     for name, engine in capabilities.ENGINES.items():
-        found[name] = engine.environment, f"{engine.title} on {words[engine.device(environments.device())]}"
+        found[name] = (
+            engine.environment,
+            f"{engine.title} on {words[engine.device(environments.device())]}",
+        )
     return found

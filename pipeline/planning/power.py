@@ -1,8 +1,7 @@
 """What a recipe's items can decide, before anything runs: the power part of `quantgate plan`.
 
-How many items a quantized model changes is not known beforehand. On tiny, OpenVINO's 8-bit weights changed 0.4 % of them,
-its 4-bit ones 5 % and GPTQ's 6 %.
-"""
+How many items a quantized model changes is not known beforehand. On tiny, OpenVINO's 8-bit weights
+changed 0.4 % of them, its 4-bit ones 5 % and GPTQ's 6 %."""
 
 from __future__ import annotations
 
@@ -20,7 +19,8 @@ LEAST = 2  # items below which no test exists
 
 
 class Power(NamedTuple):
-    """`detectable`: for each rate in FLIPS the smallest drop that the items tell from none; `margins`: limit by precision."""
+    """`detectable`: for each rate in FLIPS the smallest drop that the items tell from none;
+    `margins`: limit by precision."""
 
     task: str
     items: int | None
@@ -29,8 +29,13 @@ class Power(NamedTuple):
 
 
 def of(recipe: Recipe, items: dict[str, int | None]) -> list[Power]:
-    """One row a task and one for all pooled, which the gate decides on. An unknown number of items stays unknown."""
-    used = {rung.weights: gate.limits.of(recipe, rung) for variant in recipe.variants.values() for rung in rungs(variant)}
+    """One row a task and one for all pooled, which the gate decides on. An unknown number of items
+    stays unknown."""
+    used = {
+        rung.weights: gate.limits.of(recipe, rung)
+        for variant in recipe.variants.values()
+        for rung in rungs(variant)
+    }
     counts = list(items.values())
     known = [count for count in counts if count is not None]
     rows = [
@@ -40,12 +45,21 @@ def of(recipe: Recipe, items: dict[str, int | None]) -> list[Power]:
     pooled = sum(known) if len(known) == len(counts) else None
     held_to = next(iter(used.values()))
     confidence = held_to.confidence_at(len(held_to.fractions) - 1)
-    return [*rows, _row("all pooled", pooled, confidence, {w: found.accuracy_drop for w, found in used.items()})]
+    return [
+        *rows,
+        _row(
+            "all pooled", pooled, confidence, {w: found.accuracy_drop for w, found in used.items()}
+        ),
+    ]
 
 
 def _row(task: str, items: int | None, confidence: float, margins: dict[str, float]) -> Power:
     few = items is None or items < LEAST
-    detectable = [] if few or items is None else [statistics.detectable_drop(items, rate, confidence, POWER) for rate in FLIPS]
+    detectable = (
+        []
+        if few or items is None
+        else [statistics.detectable_drop(items, rate, confidence, POWER) for rate in FLIPS]
+    )
     return Power(task, items, detectable, margins)
 
 

@@ -1,8 +1,9 @@
-"""Quantizers: what they have in common, and the job of making one artifact; the table beside this, one file per tool.
+"""Quantizers: what they have in common, and the job of making one artifact; the table beside this,
+one file per tool.
 
-A tool's module has `quantize(spec, out) -> Outcome` and imports its heavy packages only inside. What is
-possible at all says pipeline/quantizers/table.py; refusal.py holds a recipe against it before any work.
-"""
+A tool's module has `quantize(spec, out) -> Outcome` and imports its heavy packages only inside.
+What is possible at all says pipeline/quantizers/table.py; refusal.py holds a recipe against it
+before any work."""
 
 from __future__ import annotations
 
@@ -29,9 +30,9 @@ RATIO_SLACK = 0.1  # whole layers are chosen, so a small model cannot meet a rat
 
 @dataclass(frozen=True)
 class Spec:
-    """What a tool is to do. `keep` are the names of the layers that stay in 16 bits, `int8` of those that get 8 where the others
-    have 4; `exported` is the folder of the recipe's unquantized OpenVINO artifact, for tools that start from it.
-    """
+    """What a tool is to do. `keep` are the names of the layers that stay in 16 bits, `int8` of
+    those that get 8 where the others have 4; `exported` is the folder of the recipe's unquantized
+    OpenVINO artifact, for tools that start from it."""
 
     variant: Variant
     source: Path
@@ -59,15 +60,26 @@ class Outcome:
 
 
 def tool(variant: Variant) -> Tool:
-    return UNQUANTIZED[variant.served_by.artifact_format] if variant.quantizer is None else TOOLS[variant.quantizer]
+    return (
+        UNQUANTIZED[variant.served_by.artifact_format]
+        if variant.quantizer is None
+        else TOOLS[variant.quantizer]
+    )
 
 
 def simulated(variant: Variant) -> tuple[int, int] | None:
-    """Bits and group size of what is rounded but stored as floats; None for all that is stored as it was rounded."""
-    return (int(variant.weights.removeprefix("int")), variant.groups_of) if tool(variant).simulated else None
+    """Bits and group size of what is rounded but stored as floats; None for all that is stored as
+    it was rounded."""
+    return (
+        (int(variant.weights.removeprefix("int")), variant.groups_of)
+        if tool(variant).simulated
+        else None
+    )
 
 
-def job(variant: Variant, source: Path, samples: Path, exported: Path | None, out: Path) -> dict[str, Any]:
+def job(
+    variant: Variant, source: Path, samples: Path, exported: Path | None, out: Path
+) -> dict[str, Any]:
     """What `work` takes, as JSON: `samples` is a Samples record, `exported` as in Spec."""
     return {
         "variant": variant.model_dump(),
@@ -81,21 +93,25 @@ def job(variant: Variant, source: Path, samples: Path, exported: Path | None, ou
 def keeping(variant: Variant, source: Path) -> list[str]:
     """The layers that `keep` means, by name. Raises RecipeError for a pattern that no layer has.
 
-    `first` and `last` are the first and the last decoder block; `lm_head` the output projection, where it has weights of
-    its own; everything else is a name, with * for any part of it.
-    """
+    `first` and `last` are the first and the last decoder block; `lm_head` the output projection,
+    where it has weights of its own; everything else is a name, with * for any part of it."""
     words = variant.keep or []
     inside = [word for word in words if word != OUTPUT]
     return [*_named("keep", inside, source), *([output_layer(source)] if OUTPUT in words else [])]
 
 
 def in_int8(variant: Variant, source: Path) -> list[str]:
-    """The layers that `int8_layers` means, in the words of `keep`, less those that are kept. Raises RecipeError likewise.
+    """The layers that `int8_layers` means, in the words of `keep`, less those that are kept. Raises
+    RecipeError likewise.
 
     The output projection is none of them: OpenVINO's has 8 bits already, vLLM serves it in 16 only.
     """
     kept = keeping(variant, source)
-    return [name for name in _named("int8_layers", variant.int8_layers or [], source) if name not in kept]
+    return [
+        name
+        for name in _named("int8_layers", variant.int8_layers or [], source)
+        if name not in kept
+    ]
 
 
 def _named(key: str, words: list[str], source: Path) -> list[str]:
@@ -107,9 +123,9 @@ def _named(key: str, words: list[str], source: Path) -> list[str]:
         matched = [name for name in names if fnmatch.fnmatchcase(name, special.get(word, word))]
         if not matched:
             raise RecipeError(
-                f"{key}: found {word!r}, which no layer is called; expected 'first', 'last'"
-                f"{f', {OUTPUT!r}' if key == 'keep' else ''} or a name such as {names[0]!r}, with * for any part of it."
-                f"{nearest(word, [*special, *names])}"
+                f"{key}: found {word!r}, which no layer is called; expected 'first',"
+                f" 'last'{f', {OUTPUT!r}' if key == 'keep' else ''} or a name such as {names[0]!r},"
+                f" with * for any part of it.{nearest(word, [*special, *names])}"
             )
         found += matched
     return list(dict.fromkeys(found))
@@ -117,17 +133,24 @@ def _named(key: str, words: list[str], source: Path) -> list[str]:
 
 def starts_from(recipe: Recipe, variant: Variant) -> str | None:
     """The variant whose artifact another one is made from: one export serves all of NNCF's."""
-    return recipe.baseline(variant) if variant.quantizer is not None and tool(variant) is OPENVINO else None
+    return (
+        recipe.baseline(variant)
+        if variant.quantizer is not None and tool(variant) is OPENVINO
+        else None
+    )
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
-    """Worker verb: quantizes into job["out"] and counts what came out. Raises QuantizeError, ArtifactError."""
+    """Worker verb: quantizes into job["out"] and counts what came out. Raises QuantizeError,
+    ArtifactError."""
     variant = Variant.model_validate(job["variant"])
     made_by = tool(variant)
     source, out = Path(job["checkpoint"]), Path(job["out"])
     exported = Path(job["exported"]) if job["exported"] else None
     samples = read(Path(job["samples"]), Samples)
-    spec = Spec(variant, source, samples, keeping(variant, source), exported, in_int8(variant, source))
+    spec = Spec(
+        variant, source, samples, keeping(variant, source), exported, in_int8(variant, source)
+    )
     outcome: Outcome = importlib.import_module(made_by.module).quantize(spec, out)
     accepted: set[str] = {"bf16"} if made_by.simulated else {variant.weights}
     ratio = 1.0 if variant.ratio is None else variant.ratio
@@ -135,17 +158,25 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         accepted.add("bf16" if variant.backup == "none" else "int8")
     found = layers.inspect(out, variant.engine)
     counted = layers.compare(found, source, accepted, frozenset(spec.keep), frozenset(spec.int8))
-    if spec.output in spec.keep and variant.served_by.artifact_format == IR and not layers.ir_output_is_float(out, spec.output):
-        raise QuantizeError(f"{made_by.answered_by} quantized {spec.output}, which the recipe keeps in 16 bits.")
+    if (
+        spec.output in spec.keep
+        and variant.served_by.artifact_format == IR
+        and not layers.ir_output_is_float(out, spec.output)
+    ):
+        raise QuantizeError(
+            f"{made_by.answered_by} quantized {spec.output}, which the recipe keeps in 16 bits."
+        )
     free = {name: layer for name, layer in found.items() if name not in (*spec.keep, *spec.int8)}
     if ratio < 1 and (share := layers.share(free, variant.weights)) < ratio - RATIO_SLACK:
         raise QuantizeError(
-            f"{made_by.answered_by} put {share:.0%} of the weights in {variant.weights}, the recipe's ratio is {ratio:.0%}."
+            f"{made_by.answered_by} put {share:.0%} of the weights in {variant.weights}, the"
+            f" recipe's ratio is {ratio:.0%}."
         )
     if len(counted.skipped) > variant.allow_skipped:
         raise QuantizeError(
-            f"{made_by.answered_by} left {len(counted.skipped)} of {counted.expected} layers out of {variant.weights}: "
-            f"{', '.join(counted.skipped[:5])}. Allowed are {variant.allow_skipped} (allow_skipped)."
+            f"{made_by.answered_by} left {len(counted.skipped)} of {counted.expected} layers out of"
+            f" {variant.weights}: {', '.join(counted.skipped[:5])}. Allowed are"
+            f" {variant.allow_skipped} (allow_skipped)."
         )
     made = _rounding(variant, out)
     if variant.quantizer and made is None:
@@ -167,4 +198,10 @@ def _rounding(variant: Variant, out: Path) -> Rounding | None:
     if (how := simulated(variant)) is None:
         return rounding.read(out, variant.engine, variant.weights)
     bits, group = how
-    return Rounding(format="simulated", bits=bits, group_size=group, symmetric=False, outside=layers.outside(out, variant.engine))
+    return Rounding(
+        format="simulated",
+        bits=bits,
+        group_size=group,
+        symmetric=False,
+        outside=layers.outside(out, variant.engine),
+    )

@@ -1,4 +1,5 @@
-"""AutoRound (arXiv 2309.05516, signed gradient descent on the rounding) in the layouts of GPTQ, AWQ and compressed-tensors."""
+"""AutoRound (arXiv 2309.05516, signed gradient descent on the rounding) in the layouts of GPTQ, AWQ
+and compressed-tensors."""
 
 from __future__ import annotations
 
@@ -22,13 +23,17 @@ def quantize(spec: Spec, out: Path) -> Outcome:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     variant = spec.variant
-    model = AutoModelForCausalLM.from_pretrained(spec.source, dtype="auto", trust_remote_code=False, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        spec.source, dtype="auto", trust_remote_code=False, local_files_only=True
+    )
     rounder = AutoRound(
         model,
         AutoTokenizer.from_pretrained(spec.source),
         bits=4,
         group_size=variant.groups_of,
-        sym=variant.symmetric if variant.symmetric is not None else variant.format != "awq",  # AWQ's layout has zero-points
+        sym=variant.symmetric
+        if variant.symmetric is not None
+        else variant.format != "awq",  # AWQ's layout has zero-points
         layer_config={name: {"bits": 16} for name in spec.keep},
         dataset=[torch.tensor([ids]) for ids in spec.samples.ids],
         seqlen=min(map(len, spec.samples.ids)),
@@ -46,7 +51,8 @@ def quantize(spec: Spec, out: Path) -> Outcome:
 
 
 def _resolved(out: Path) -> dict[str, Any]:
-    """The settings as AutoRound wrote them, less a list of its own that makes vLLM take kept layers for quantized ones.
+    """The settings as AutoRound wrote them, less a list of its own that makes vLLM take kept layers
+    for quantized ones.
 
     It lists what is kept in an AWQ layout in any order, so that two equal runs would differ.
     """

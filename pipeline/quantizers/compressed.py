@@ -1,8 +1,7 @@
 """compressed-tensors checkpoints for vLLM, through llm-compressor on the CPU.
 
-W4A16 by GPTQ (arXiv 2210.17323), AWQ (arXiv 2306.00978) or rounding; W8A8 in INT8 with SmoothQuant (arXiv 2211.10438), or in 8-bit
-floats;
-format: https://github.com/vllm-project/compressed-tensors.
+W4A16 by GPTQ (arXiv 2210.17323), AWQ (arXiv 2306.00978) or rounding; W8A8 in INT8 with SmoothQuant
+(arXiv 2211.10438), or in 8-bit floats; format: https://github.com/vllm-project/compressed-tensors.
 """
 
 from __future__ import annotations
@@ -24,7 +23,9 @@ def quantize(spec: Spec, out: Path) -> Outcome:
     from transformers import AutoModelForCausalLM
 
     _pin_nothing()
-    model = AutoModelForCausalLM.from_pretrained(spec.source, dtype="auto", trust_remote_code=False, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        spec.source, dtype="auto", trust_remote_code=False, local_files_only=True
+    )
     model = linearize_moe(model)  # experts, which transformers holds in one tensor, as layers again
     oneshot(
         model=model,
@@ -40,7 +41,11 @@ def quantize(spec: Spec, out: Path) -> Outcome:
     (out / "recipe.yaml").unlink(missing_ok=True)
     copy_companions(spec.source, out)
     config: dict[str, Any] = json.loads((out / "config.json").read_text())["quantization_config"]
-    own = {"method": _method(spec), "smooth_quant": spec.variant.smooth_quant, "samples": len(spec.samples.ids)}
+    own = {
+        "method": _method(spec),
+        "smooth_quant": spec.variant.smooth_quant,
+        "samples": len(spec.samples.ids),
+    }
     return Outcome({**config, **own})
 
 
@@ -54,22 +59,36 @@ def _modifiers(spec: Spec) -> list[Any]:
     from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
     from llmcompressor.modifiers.smoothquant import SmoothQuantModifier
 
-    variant, left = spec.variant, dict.fromkeys([*OUTPUTS, *spec.keep])  # vLLM serves the output projection in 16 bits only
+    variant, left = (
+        spec.variant,
+        dict.fromkeys([*OUTPUTS, *spec.keep]),
+    )  # vLLM serves the output projection in 16 bits only
     symmetric = variant.symmetric is not False
     if variant.activations:
-        groups = {"group_0": preset_name_to_scheme("FP8_DYNAMIC" if variant.weights == "fp8" else "W8A8", ["Linear"])}
+        groups = {
+            "group_0": preset_name_to_scheme(
+                "FP8_DYNAMIC" if variant.weights == "fp8" else "W8A8", ["Linear"]
+            )
+        }
     else:
-        groups = {"group_0": preset_name_to_scheme("W4A16" if symmetric else "W4A16_ASYM", ["Linear"])}
+        groups = {
+            "group_0": preset_name_to_scheme("W4A16" if symmetric else "W4A16_ASYM", ["Linear"])
+        }
         groups["group_0"].weights.group_size = variant.groups_of
     if spec.int8:  # with activations in 8 bits: vLLM has no kernel for 8-bit weights alone on a CPU
         groups["group_1"] = preset_name_to_scheme("W8A8", spec.int8)
     kind = {"gptq": GPTQModifier, "awq": AWQModifier, "rtn": QuantizationModifier}[_method(spec)]
-    smooth = [SmoothQuantModifier(smoothing_strength=variant.smooth_quant)] if variant.smooth_quant else []
+    smooth = (
+        [SmoothQuantModifier(smoothing_strength=variant.smooth_quant)]
+        if variant.smooth_quant
+        else []
+    )
     return [*smooth, kind(config_groups=groups, ignore=list(left))]
 
 
 def _pin_nothing() -> None:
-    """llm-compressor 0.14's AWQ pins memory for a GPU without asking whether there is one, and dies where there is none."""
+    """llm-compressor 0.14's AWQ pins memory for a GPU without asking whether there is one, and dies
+    where there is none."""
     import torch
     from llmcompressor.pipelines.cache import IntermediatesCache
 

@@ -20,7 +20,8 @@ FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # into one m
 
 
 def refuse(file: Path, recipe: Recipe, device: str | None = None) -> None:
-    """Raises RecipeError for every variant that no tool makes or no engine serves, with the nearest that is.
+    """Raises RecipeError for every variant that no tool makes or no engine serves, with the nearest
+    that is.
 
     `device` is where the engines run; None asks only whether it is served on any.
     """
@@ -35,7 +36,11 @@ def refuse(file: Path, recipe: Recipe, device: str | None = None) -> None:
 
 
 def _of_rung(rung: Variant, said: str) -> str:
-    hint = "" if rung.quantizer in TOOLS else " A word of a rung that is neither a key nor its value is taken for the quantizer."
+    hint = (
+        ""
+        if rung.quantizer in TOOLS
+        else " A word of a rung that is neither a key nor its value is taken for the quantizer."
+    )
     return f"ladder: {words(rung)}: {said}{hint}"
 
 
@@ -45,21 +50,41 @@ def problem(variant: Variant, device: str | None) -> str:
     if quantizer is None:
         return ""
     if quantizer not in TOOLS:
-        return f"quantizer: found {quantizer!r}, expected one of {', '.join(TOOLS)}.{nearest(quantizer, TOOLS)}"
-    lines = [line for line in SERVED if line.quantizer == TOOLS[quantizer].method or line.quantizer == quantizer]
+        return (
+            f"quantizer: found {quantizer!r}, expected one of"
+            f" {', '.join(TOOLS)}.{nearest(quantizer, TOOLS)}"
+        )
+    lines = [
+        line
+        for line in SERVED
+        if line.quantizer == TOOLS[quantizer].method or line.quantizer == quantizer
+    ]
     device = device and variant.served_by.device(device)
-    there = [line for line in lines if line.engine == variant.engine and (device is None or device in line.devices)]
-    return tried(variant, device) or _engine(variant, lines) or _weights(variant, lines, device) or _settings(variant, there)
+    there = [
+        line
+        for line in lines
+        if line.engine == variant.engine and (device is None or device in line.devices)
+    ]
+    return (
+        tried(variant, device)
+        or _engine(variant, lines)
+        or _weights(variant, lines, device)
+        or _settings(variant, there)
+    )
 
 
 def _engine(variant: Variant, lines: list[Served]) -> str:
     engines = list(dict.fromkeys(line.engine for line in lines))
     if variant.engine in engines:
         return ""
-    fits = dict.fromkeys(line.quantizer for line in SERVED if line.engine == variant.engine and not TOOLS[line.quantizer].simulated)
+    fits = dict.fromkeys(
+        line.quantizer
+        for line in SERVED
+        if line.engine == variant.engine and not TOOLS[line.quantizer].simulated
+    )
     return (
-        f"quantizer: {variant.quantizer!r} artifacts are not served by {variant.engine!r}, expected engine "
-        f"{' or '.join(engines)}. For {variant.engine!r} use quantizer {' or '.join(fits)}."
+        f"quantizer: {variant.quantizer!r} artifacts are not served by {variant.engine!r}, expected"
+        f" engine {' or '.join(engines)}. For {variant.engine!r} use quantizer {' or '.join(fits)}."
     )
 
 
@@ -68,13 +93,19 @@ def tried(variant: Variant, device: str | None) -> str:
     for line in REFUSED:
         if _refuses(line, variant, device):
             key = next(iter(line.when))
-            return f"{key}: found {_yaml(getattr(variant, key))}; {line.why}{_on(line, device)}. Use {line.use}."
+            return (
+                f"{key}: found {_yaml(getattr(variant, key))}; {line.why}{_on(line, device)}. Use"
+                f" {line.use}."
+            )
     return ""
 
 
 def _refuses(line: Refused, variant: Variant, device: str | None) -> bool:
     quantizer = str(variant.quantizer)
-    if not {quantizer, TOOLS[quantizer].method} & set(line.quantizers) or line.engine != variant.engine:
+    if (
+        not {quantizer, TOOLS[quantizer].method} & set(line.quantizers)
+        or line.engine != variant.engine
+    ):
         return False
     if device is None and len(line.devices) == 1:
         return False  # served on another
@@ -99,20 +130,29 @@ def _runs_on(device: str) -> str:
 
 def _weights(variant: Variant, lines: list[Served], device: str | None) -> str:
     there = [line for line in lines if line.engine == variant.engine]
-    known = list(dict.fromkeys(line.weights for line in there if device is None or device in line.devices))
+    known = list(
+        dict.fromkeys(line.weights for line in there if device is None or device in line.devices)
+    )
     if variant.weights in known:
         return ""
     engine = f"{variant.engine!r} on {device!r}" if device else repr(variant.engine)
-    elsewhere = f" ({_runs_on(device)})" if device and any(line.weights == variant.weights for line in there) else ""
+    elsewhere = (
+        f" ({_runs_on(device)})"
+        if device and any(line.weights == variant.weights for line in there)
+        else ""
+    )
     return (
-        f"weights: found {variant.weights!r}; of {variant.quantizer!r}, {engine} serves {' or '.join(known)} only{elsewhere}. "
-        f"Use weights {known[-1]}."
+        f"weights: found {variant.weights!r}; of {variant.quantizer!r}, {engine} serves"
+        f" {' or '.join(known)} only{elsewhere}. Use weights {known[-1]}."
     )
 
 
 def _settings(variant: Variant, there: list[Served]) -> str:
-    """Against the line that asks for the least changes: unknown keys first, then values that it does not take."""
-    least = min((_differences(variant, line) for line in there if line.weights == variant.weights), key=len)
+    """Against the line that asks for the least changes: unknown keys first, then values that it
+    does not take."""
+    least = min(
+        (_differences(variant, line) for line in there if line.weights == variant.weights), key=len
+    )
     return least[0] if least else ""
 
 
@@ -127,7 +167,10 @@ def _differences(variant: Variant, line: Served) -> list[str]:
                 f"{_with(line)}. It has: {has}. Remove it."
             )
         elif (allowed := line.settings[key]) is not None and value not in allowed:
-            found.append(f"{key}: found {_yaml(value)}, expected {_choice(allowed)}. Use {_yaml(allowed[0])}.")
+            found.append(
+                f"{key}: found {_yaml(value)}, expected {_choice(allowed)}. Use"
+                f" {_yaml(allowed[0])}."
+            )
     found += [
         f"{key}: missing, expected {_choice(allowed)}. Add {key}: {_yaml(allowed[0])}."
         for key, allowed in line.settings.items()
@@ -138,7 +181,11 @@ def _differences(variant: Variant, line: Served) -> list[str]:
 
 def _with(line: Served) -> str:
     given = {key: line.settings[key] for key in DEFINING if key in line.settings}
-    return f" with {' and '.join(f'{key} {_choice(values)}' for key, values in given.items())}" if given else ""
+    return (
+        f" with {' and '.join(f'{key} {_choice(values)}' for key, values in given.items())}"
+        if given
+        else ""
+    )
 
 
 def _choice(allowed: Values) -> str:
@@ -149,26 +196,35 @@ def _yaml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
-def refuse_model(file: Path, name: str, variant: Variant, source: Path, device: str | None = None) -> None:
-    """Raises RecipeError where the source's family is known not to be made or served so, or its shapes do not fit."""
+def refuse_model(
+    file: Path, name: str, variant: Variant, source: Path, device: str | None = None
+) -> None:
+    """Raises RecipeError where the source's family is known not to be made or served so, or its
+    shapes do not fit."""
     family = config(source).get("model_type")
     if line := unserved(variant, family, device):
         why = f"{line.why}{_on(line, device)}"
-        raise RecipeError(f"{file}: variants.{name}: the model's family is {family!r}; {why}. Use {line.use}.")
+        raise RecipeError(
+            f"{file}: variants.{name}: the model's family is {family!r}; {why}. Use {line.use}."
+        )
     refuse_shapes(file, name, variant, source)
 
 
 def unserved(variant: Variant, family: str | None, device: str | None) -> Refused | None:
-    """Why a model of this family (model_type of config.json) is not made or served so; None if it is, or was not tried."""
+    """Why a model of this family (model_type of config.json) is not made or served so; None if it
+    is, or was not tried."""
     for line in UNSERVED:
         anyhow = not line.quantizers and line.engine == variant.engine
-        if family in line.models and (anyhow or (variant.quantizer and _refuses(line, variant, device))):
+        if family in line.models and (
+            anyhow or (variant.quantizer and _refuses(line, variant, device))
+        ):
             return line
     return None
 
 
 def refuse_shapes(file: Path, name: str, variant: Variant, source: Path) -> None:
-    """Raises RecipeError for layers that cannot be named so, or whose shape the variant's group size or engine cannot take."""
+    """Raises RecipeError for layers that cannot be named so, or whose shape the variant's group
+    size or engine cannot take."""
     if variant.quantizer is None:
         return
     kept, int8 = _named_layers(file, name, variant, source)
@@ -176,26 +232,42 @@ def refuse_shapes(file: Path, name: str, variant: Variant, source: Path) -> None
         return
     group = variant.groups_of
     shapes = {layer: shape for layer, shape in linear_shapes(source).items() if layer not in kept}
-    uneven = {layer: shape for layer, shape in shapes.items() if group > 0 and shape[1] % group and layer not in int8}
+    uneven = {
+        layer: shape
+        for layer, shape in shapes.items()
+        if group > 0 and shape[1] % group and layer not in int8
+    }
     if uneven:
         sizes = sorted({shape[1] for shape in shapes.values()})
-        fits = [size for size in (128, 64, 32, 16, 8, 4) if all(columns % size == 0 for columns in sizes)]
+        fits = [
+            size
+            for size in (128, 64, 32, 16, 8, 4)
+            if all(columns % size == 0 for columns in sizes)
+        ]
         raise RecipeError(
-            f"{file}: variants.{name}.group_size: found {group}, which does not divide the input features of "
-            f"{len(uneven)} of {len(shapes)} layers: {_list(uneven)}. "
-            f"{'Use ' + str(fits[0]) if fits else 'Use -1 (one group per channel)'}."
+            f"{file}: variants.{name}.group_size: found {group}, which does not divide the input"
+            f" features of {len(uneven)} of {len(shapes)} layers: {_list(uneven)}."
+            f" {'Use ' + str(fits[0]) if fits else 'Use -1 (one group per channel)'}."
         )
     engine = variant.served_by
-    narrow = {layer: shape for layer, shape in shapes.items() if any(size % engine.divisor for size in shape)}
+    narrow = {
+        layer: shape
+        for layer, shape in shapes.items()
+        if any(size % engine.divisor for size in shape)
+    }
     if narrow and not tool(variant).simulated:
         raise RecipeError(
-            f"{file}: variants.{name}: {engine.name} serves quantized layers whose features are multiples of {engine.divisor}; "
-            f"not so for {len(narrow)} of {len(shapes)} layers: {_list(narrow)}. Use engine openvino for this model."
+            f"{file}: variants.{name}: {engine.name} serves quantized layers whose features are"
+            f" multiples of {engine.divisor}; not so for {len(narrow)} of {len(shapes)} layers:"
+            f" {_list(narrow)}. Use engine openvino for this model."
         )
 
 
-def _named_layers(file: Path, name: str, variant: Variant, source: Path) -> tuple[list[str], list[str]]:
-    """What `keep` and `int8_layers` mean. Raises RecipeError for a name of no layer, half of what is fused, and all layers."""
+def _named_layers(
+    file: Path, name: str, variant: Variant, source: Path
+) -> tuple[list[str], list[str]]:
+    """What `keep` and `int8_layers` mean. Raises RecipeError for a name of no layer, half of what
+    is fused, and all layers."""
     try:
         kept, int8 = keeping(variant, source), in_int8(variant, source)
     except RecipeError as error:
@@ -205,20 +277,21 @@ def _named_layers(file: Path, name: str, variant: Variant, source: Path) -> tupl
         engine = variant.served_by
         if engine.fuses and (half := _half_named(named, layers)):
             raise RecipeError(
-                f"{file}: variants.{name}.{key}: {engine.name} fuses {half[0]} with {', '.join(half[1:5])}, so that all of them "
-                "are named or none. Name them all."
+                f"{file}: variants.{name}.{key}: {engine.name} fuses {half[0]} with"
+                f" {', '.join(half[1:5])}, so that all of them are named or none. Name them all."
             )
     if not set(layers) - {*kept, *int8}:
         key = "int8_layers" if int8 else "keep"
         raise RecipeError(
-            f"{file}: variants.{name}.{key}: found {getattr(variant, key)}, which leaves none of {len(layers)} layers for "
-            f"{variant.weights}. Name fewer."
+            f"{file}: variants.{name}.{key}: found {getattr(variant, key)}, which leaves none of"
+            f" {len(layers)} layers for {variant.weights}. Name fewer."
         )
     return kept, int8
 
 
 def _half_named(named: list[str], layers: list[str]) -> list[str]:
-    """A named layer and those that vLLM multiplies in one with it, where they are not named; empty if there is none."""
+    """A named layer and those that vLLM multiplies in one with it, where they are not named; empty
+    if there is none."""
     for layer in named:
         others = [name for name in _fused_with(layer, layers) if name not in named]
         if others:

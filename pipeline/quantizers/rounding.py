@@ -1,4 +1,5 @@
-"""Plain asymmetric round-to-nearest, simulated: the baseline that calibrated methods must beat, and a known damage."""
+"""Plain asymmetric round-to-nearest, simulated: the baseline that calibrated methods must beat, and
+a known damage."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ def round_checkpoint(source: Path, out: Path, bits: int, group: int) -> None:
 
 
 def round_to_nearest(weight: torch.Tensor, bits: int, group: int) -> torch.Tensor:
-    """[out, in] -> the same shape and type, each group of `group` columns (-1: the row) on 2**bits even levels."""
+    """[out, in] -> the same shape and type, each group of `group` columns (-1: the row) on 2**bits
+    even levels."""
     rows = weight.float().reshape(-1, weight.shape[1] if group == -1 else group)
     low, high = rows.amin(1, keepdim=True).clamp(max=0), rows.amax(1, keepdim=True).clamp(min=0)
     scale = ((high - low) / (2**bits - 1)).clamp(min=1e-12)

@@ -1,4 +1,5 @@
-"""The original on vLLM: the source checkpoint's files, copied, as each engine's noise floor and speed baseline."""
+"""The original on vLLM: the source checkpoint's files, copied, as each engine's noise floor and
+speed baseline."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """The recipe: one YAML file = one model with its variants, parsed strictly once.
 
-`load` raises RecipeError with file, key, value found, what was expected and, for a misspelled name, the nearest valid
-one. `schema` gives the JSON schema that editors use. Whether a tool and an engine can do what a variant asks is
-decided in pipeline/quantizers, before any work.
-"""
+`load` raises RecipeError with file, key, value found, what was expected and, for a misspelled name,
+the nearest valid one. `schema` gives the JSON schema that editors use. Whether a tool and an engine
+can do what a variant asks is decided in pipeline/quantizers, before any work."""
 
 from __future__ import annotations
 
@@ -23,7 +22,16 @@ from pipeline.recipe.base import Strict, Weights
 from pipeline.recipe.ladder import rungs
 from pipeline.recipe.long_context import LEAST, LongContext, LongWindows
 from pipeline.recipe.parsing import parse, unknown
-from pipeline.recipe.quality import BY_WEIGHTS, Divergence, Evaluate, Gate, Items, Perplexity, TaskItems, first_windows
+from pipeline.recipe.quality import (
+    BY_WEIGHTS,
+    Divergence,
+    Evaluate,
+    Gate,
+    Items,
+    Perplexity,
+    TaskItems,
+    first_windows,
+)
 from pipeline.recipe.source import Calibration, Model, PromptSet
 from pipeline.recipe.speed import Benchmark, Price, Serve, Slo
 from pipeline.recipe.variant import Variant
@@ -72,7 +80,8 @@ class Recipe(Strict):
     serve: Serve
     benchmark: Benchmark
     goal: Literal["smallest", "fastest", "cheapest", "closest"] = Field(
-        "smallest", description="what the report recommends among the quantized variants that passed"
+        "smallest",
+        description="what the report recommends among the quantized variants that passed",
     )
     variants: Annotated[dict[str, Variant], Field(min_length=1)]
 
@@ -85,9 +94,14 @@ class Recipe(Strict):
     def _parts_agree(self) -> Self:
         for name, variant in self.variants.items():
             if name == REFERENCE:
-                raise ValueError(f"variant name {name!r}: the source's own evaluation has that name. Use another")
+                raise ValueError(
+                    f"variant name {name!r}: the source's own evaluation has that name. Use another"
+                )
             if not VARIANT_NAME.fullmatch(name):
-                raise ValueError(f"variant name {name!r}: use a-z, 0-9, _ and single dashes (DVC reads names as keys)")
+                raise ValueError(
+                    f"variant name {name!r}: use a-z, 0-9, _ and single dashes (DVC reads names as"
+                    " keys)"
+                )
             try:
                 ways = rungs(variant)
             except ValueError as error:
@@ -97,36 +111,55 @@ class Recipe(Strict):
         baselines = {variant.engine for variant in self.variants.values() if variant.is_baseline}
         for engine in sorted({variant.engine for variant in self.variants.values()} - baselines):
             raise ValueError(
-                f"variants has none without a quantizer for engine {engine!r}, the noise floor and speed baseline of the "
-                f"others. Add for instance {engine}-bf16: {{engine: {engine}}}"
+                f"variants has none without a quantizer for engine {engine!r}, the noise floor and"
+                f" speed baseline of the others. Add for instance {engine}-bf16: {{engine:"
+                f" {engine}}}"
             )
         if self.gate.speedup and self.benchmark.repeats < 2:
-            raise ValueError("benchmark.repeats: found 1, expected at least 2: gate.speedup is decided by the spread of repeats")
+            raise ValueError(
+                "benchmark.repeats: found 1, expected at least 2: gate.speedup is decided by the"
+                " spread of repeats"
+            )
         if self.goal == "cheapest" and self.benchmark.price is None:
-            raise ValueError("goal: 'cheapest' needs benchmark.price, for instance {per_hour: 0.5, currency: USD}")
+            raise ValueError(
+                "goal: 'cheapest' needs benchmark.price, for instance {per_hour: 0.5, currency:"
+                " USD}"
+            )
         if self.gate.on_inconclusive == "extend" and not self.evaluate.extend_to:
-            raise ValueError("gate.on_inconclusive: 'extend' needs evaluate.extend_to, the most items to draw of each task")
+            raise ValueError(
+                "gate.on_inconclusive: 'extend' needs evaluate.extend_to, the most items to draw of"
+                " each task"
+            )
         longest = self.benchmark.prompt_tokens + self.benchmark.output_tokens
         for key, tokens in (("evaluate.perplexity.window", self.evaluate.perplexity.window + 1),
                             ("benchmark.prompt_tokens + output_tokens", longest)):  # fmt: skip
             if tokens > self.serve.max_model_len:
-                raise ValueError(f"{key} needs serve.max_model_len of at least {tokens}, found {self.serve.max_model_len}")
+                raise ValueError(
+                    f"{key} needs serve.max_model_len of at least {tokens}, found"
+                    f" {self.serve.max_model_len}"
+                )
         if self.evaluate.long_context:
             self._require_long_windows()
         return self
 
     def _require_long_windows(self) -> None:
-        short, longest, most = self.evaluate.perplexity.window, self.serve.max_model_len, self.evaluate.perplexity.max_windows
+        short, longest, most = (
+            self.evaluate.perplexity.window,
+            self.serve.max_model_len,
+            self.evaluate.perplexity.max_windows,
+        )
         if longest < 2 * short:
             raise ValueError(
-                f"evaluate.long_context needs serve.max_model_len of at least twice evaluate.perplexity.window ({2 * short}), "
-                f"found {longest}: positions beyond the window are what it compares"
+                "evaluate.long_context needs serve.max_model_len of at least twice"
+                f" evaluate.perplexity.window ({2 * short}), found {longest}: positions beyond the"
+                " window are what it compares"
             )
         long = self.evaluate.long_windows(longest)
         if long and most and long.available(most) < LEAST:
             raise ValueError(
-                f"evaluate.long_context needs {LEAST} windows of serve.max_model_len ({longest}), evaluate.perplexity.max_windows "
-                f"{most} of {short} tokens make {long.available(most)}. Take more"
+                f"evaluate.long_context needs {LEAST} windows of serve.max_model_len ({longest}),"
+                f" evaluate.perplexity.max_windows {most} of {short} tokens make"
+                f" {long.available(most)}. Take more"
             )
 
     def _require_limits(self, name: str, variant: Variant) -> None:
@@ -136,7 +169,9 @@ class Recipe(Strict):
     def without_limits(self, variant: Variant) -> str:
         """Which keys have no limit for a variant's weights, in words; empty if all have."""
         needed = [*BY_WEIGHTS, *(["speedup"] if self.gate.speedup and variant.quantizer else [])]
-        missing = [f"gate.{limit}" for limit in needed if variant.weights not in getattr(self.gate, limit)]
+        missing = [
+            f"gate.{limit}" for limit in needed if variant.weights not in getattr(self.gate, limit)
+        ]
         has = "has" if len(missing) == 1 else "have"
         return f"{', '.join(missing)} {has} no limit for {variant.weights!r}" if missing else ""
 
@@ -145,21 +180,33 @@ class Recipe(Strict):
         return self.model_copy(update={"variants": {**self.variants, name: variant}})
 
     def serve_for(self, variant_name: str) -> Serve:
-        """The settings under which a variant is served: the recipe's, with the variant's own KV cache; also for `reference`."""
+        """The settings under which a variant is served: the recipe's, with the variant's own KV
+        cache; also for `reference`."""
         variant = self.variants.get(variant_name)
-        return self.serve.model_copy(update={"kv_cache": variant.kv_cache}) if variant and variant.kv_cache else self.serve
+        return (
+            self.serve.model_copy(update={"kv_cache": variant.kv_cache})
+            if variant and variant.kv_cache
+            else self.serve
+        )
 
     def baseline(self, variant: Variant) -> str | None:
-        """The unquantized variant on the same engine, its noise floor; None for an unquantized variant itself."""
+        """The unquantized variant on the same engine, its noise floor; None for an unquantized
+        variant itself."""
         if variant.is_baseline:
             return None
-        return next(name for name, other in self.variants.items() if other.engine == variant.engine and other.is_baseline)
+        return next(
+            name
+            for name, other in self.variants.items()
+            if other.engine == variant.engine and other.is_baseline
+        )
 
 
 def load(name: str) -> Recipe:
     """The recipe of that name in recipes/. Raises RecipeError."""
     path = paths.recipe(name)
-    if not NAME.fullmatch(name) or not os.path.lexists(path):  # what is there and no file, reading it says
+    if not NAME.fullmatch(name) or not os.path.lexists(
+        path
+    ):  # what is there and no file, reading it says
         raise unknown("recipe", name, path, names())
     return parse(path, Recipe)
 
@@ -171,13 +218,15 @@ def filled(name: str) -> tuple[list[str], dict[str, Any]]:
 
 
 def names() -> list[str]:
-    """All recipes of the project, sorted. Raises RecipeError for a name that DVC could not select."""
+    """All recipes of the project, sorted. Raises RecipeError for a name that DVC could not
+    select."""
     found = sorted(path.stem for path in paths.RECIPES.glob("*.yaml"))
     for name in found:
         if not NAME.fullmatch(name):
             raise RecipeError(
-                f"recipes/{name}.yaml: use lower-case letters, digits, dots, underscores and single dashes in a recipe's "
-                "name (a double dash separates recipe and variant in DVC stage names). Rename the file."
+                f"recipes/{name}.yaml: use lower-case letters, digits, dots, underscores and single"
+                " dashes in a recipe's name (a double dash separates recipe and variant in DVC"
+                " stage names). Rename the file."
             )
     return found
 
@@ -185,10 +234,15 @@ def names() -> list[str]:
 def load_prompt_set(name: str) -> PromptSet:
     path = paths.prompt_set(name)
     if not PROMPT_SET_NAME.fullmatch(name) or not os.path.lexists(path):
-        raise unknown("prompt set", name, path, sorted(p.stem for p in paths.PROMPT_SETS.glob("*.yaml")))
+        raise unknown(
+            "prompt set", name, path, sorted(p.stem for p in paths.PROMPT_SETS.glob("*.yaml"))
+        )
     found = parse(path, PromptSet)
     if found.path is not None and found.sha256 is None:
-        raise RecipeError(f"{path}: sha256: missing, so that a changed file is noticed. {_remedy(Path(found.path))}")
+        raise RecipeError(
+            f"{path}: sha256: missing, so that a changed file is noticed."
+            f" {_remedy(Path(found.path))}"
+        )
     return found
 
 

@@ -24,7 +24,8 @@ def _without_home(path: str) -> str:
         raise ValueError(f"found {path!r}, expected a path")
     if path.startswith("~"):
         raise ValueError(
-            f"found {path!r}; ~ is not expanded, since DVC reads this path too. Write {str(Path(path).expanduser())!r}"
+            f"found {path!r}; ~ is not expanded, since DVC reads this path too. Write"
+            f" {str(Path(path).expanduser())!r}"
         )
     return path
 

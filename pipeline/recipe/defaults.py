@@ -1,19 +1,24 @@
-"""What a recipe has that leaves out a section: the ready recipes' settings, by the number of the model's parameters.
+"""What a recipe has that leaves out a section: the ready recipes' settings, by the number of the
+model's parameters.
 
-Limits are by the precision of the weights. A model whose `model.parameters` is not given is held to the limits of the largest,
-which are the strictest: what is not known must not make a verdict milder.
-"""
+Limits are by the precision of the weights. A model whose `model.parameters` is not given is held to
+the limits of the largest, which are the strictest: what is not known must not make a verdict
+milder."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-EIGHT_BITS, FOUR_BITS = ("int8", "fp8"), ("int4", "nf4", "mxfp4", "int2")  # what is asked of 4 bits is asked of fewer
+EIGHT_BITS, FOUR_BITS = (
+    ("int8", "fp8"),
+    ("int4", "nf4", "mxfp4", "int2"),
+)  # what is asked of 4 bits is asked of fewer
 
 
 class Usual(NamedTuple):
-    """Of models of fewer than `below` parameters. `like`: the recipe that all is taken from. `samples` of `tokens` are for
-    `quantgate init`: calibration is no section that can be left out. `limits`: for 16, 8 and 4 bits."""
+    """Of models of fewer than `below` parameters. `like`: the recipe that all is taken from.
+    `samples` of `tokens` are for `quantgate init`: calibration is no section that can be left out.
+    `limits`: for 16, 8 and 4 bits."""
 
     below: float
     like: str
@@ -27,27 +32,80 @@ class Usual(NamedTuple):
     limits: dict[str, tuple[float, float, float]]
 
 
-# A model of this size is far from chance at these tasks, and at chance on MMLU (docs/real-models.md).
+# A model of this size is far from chance at these tasks, and at chance on MMLU
+# (docs/real-models.md).
 SMALL_TASKS: dict[str, int | str] = {"lambada_openai": 2000, "arc_easy": 2000, "piqa": "all"}
 LARGE_TASKS: dict[str, int | str] = {"mmlu": 2500, "hellaswag": 2500, "arc_challenge": "all"}
 BY_SIZE = (
-    Usual(3e8, "smollm2-135m-instruct", 128, 512, 1024, 150, 4096, SMALL_TASKS, 1, {
-        "perplexity_ratio": (1.005, 1.014, 1.25), "mean_kl": (0.01, 0.012, 0.3), "p99_kl": (0.1, 0.2, 2.5),
-        "top1_agreement": (0.95, 0.92, 0.7), "accuracy_drop": (0.01, 0.01, 0.05), "task_drop": (0.03, 0.03, 0.1)}),
-    Usual(3e9, "qwen2.5-0.5b-instruct", 256, 1024, 1024, 150, 4096, SMALL_TASKS, 2, {
-        "perplexity_ratio": (1.005, 1.015, 1.15), "mean_kl": (0.01, 0.02, 0.2), "p99_kl": (0.1, 0.2, 2.0),
-        "top1_agreement": (0.95, 0.93, 0.78), "accuracy_drop": (0.01, 0.01, 0.03), "task_drop": (0.03, 0.03, 0.07)}),
-    Usual(float("inf"), "qwen3-8b", 512, 1024, 2048, None, 8192, LARGE_TASKS, 8, {
-        "perplexity_ratio": (1.005, 1.005, 1.05), "mean_kl": (0.005, 0.01, 0.08), "p99_kl": (0.1, 0.1, 1.0),
-        "top1_agreement": (0.96, 0.95, 0.88), "accuracy_drop": (0.01, 0.01, 0.01), "task_drop": (0.03, 0.03, 0.03)}),
-)  # fmt: skip
+    Usual(
+        3e8,
+        "smollm2-135m-instruct",
+        128,
+        512,
+        1024,
+        150,
+        4096,
+        SMALL_TASKS,
+        1,
+        {
+            "perplexity_ratio": (1.005, 1.014, 1.25),
+            "mean_kl": (0.01, 0.012, 0.3),
+            "p99_kl": (0.1, 0.2, 2.5),
+            "top1_agreement": (0.95, 0.92, 0.7),
+            "accuracy_drop": (0.01, 0.01, 0.05),
+            "task_drop": (0.03, 0.03, 0.1),
+        },
+    ),
+    Usual(
+        3e9,
+        "qwen2.5-0.5b-instruct",
+        256,
+        1024,
+        1024,
+        150,
+        4096,
+        SMALL_TASKS,
+        2,
+        {
+            "perplexity_ratio": (1.005, 1.015, 1.15),
+            "mean_kl": (0.01, 0.02, 0.2),
+            "p99_kl": (0.1, 0.2, 2.0),
+            "top1_agreement": (0.95, 0.93, 0.78),
+            "accuracy_drop": (0.01, 0.01, 0.03),
+            "task_drop": (0.03, 0.03, 0.07),
+        },
+    ),
+    Usual(
+        float("inf"),
+        "qwen3-8b",
+        512,
+        1024,
+        2048,
+        None,
+        8192,
+        LARGE_TASKS,
+        8,
+        {
+            "perplexity_ratio": (1.005, 1.005, 1.05),
+            "mean_kl": (0.005, 0.01, 0.08),
+            "p99_kl": (0.1, 0.1, 1.0),
+            "top1_agreement": (0.96, 0.95, 0.88),
+            "accuracy_drop": (0.01, 0.01, 0.01),
+            "task_drop": (0.03, 0.03, 0.03),
+        },
+    ),
+)
 COMPARED = 150  # windows, in which damage in 2 % of them shows (gate.rare)
 SECTIONS = ("evaluate", "gate", "serve", "benchmark")
 LONGEST = 4096  # tokens of a request
 
 
 def usual(parameters: int | None) -> Usual:
-    return BY_SIZE[-1] if parameters is None else next(size for size in BY_SIZE if parameters < size.below)
+    return (
+        BY_SIZE[-1]
+        if parameters is None
+        else next(size for size in BY_SIZE if parameters < size.below)
+    )
 
 
 def said(parameters: int | None, sections: list[str]) -> str:
@@ -57,7 +115,10 @@ def said(parameters: int | None, sections: list[str]) -> str:
     if size is BY_SIZE[-1]:
         of = f"of {BY_SIZE[-2].below / 1e9:g} billion parameters or more"
     unknown = ", the strictest, since model.parameters is not given" if parameters is None else ""
-    return f"Left out, and as usual for models {of}{unknown} (see recipes/{size.like}.yaml): {', '.join(sections)}"
+    return (
+        f"Left out, and as usual for models {of}{unknown} (see recipes/{size.like}.yaml):"
+        f" {', '.join(sections)}"
+    )
 
 
 def left_out(data: dict[str, Any]) -> list[str]:
@@ -67,8 +128,13 @@ def left_out(data: dict[str, Any]) -> list[str]:
 
 def filled(data: dict[str, Any]) -> dict[str, Any]:
     """The recipe with every section; what it has is as it was."""
-    size, longest = usual(_number(data, "model", "parameters")), _number(data, "serve", "max_model_len") or LONGEST
-    window = size.window if size.windows or "gate" not in data else BY_SIZE[0].window  # a gate of its own has the usual gate.rare
+    size, longest = (
+        usual(_number(data, "model", "parameters")),
+        _number(data, "serve", "max_model_len") or LONGEST,
+    )
+    window = (
+        size.window if size.windows or "gate" not in data else BY_SIZE[0].window
+    )  # a gate of its own has the usual gate.rare
     whole = {
         "evaluate": _evaluate(size._replace(window=window), longest),
         "gate": _gate(size),
@@ -85,7 +151,8 @@ def _number(data: dict[str, Any], section: str, key: str) -> int | None:
 
 
 def _evaluate(size: Usual, longest: int) -> dict[str, Any]:
-    """Windows of 2048 tokens are those of the GPTQ (arXiv 2210.17323) and AWQ (arXiv 2306.00978) papers."""
+    """Windows of 2048 tokens are those of the GPTQ (arXiv 2210.17323) and AWQ (arXiv 2306.00978)
+    papers."""
     perplexity = {"texts": ["wikitext-2"], "window": min(size.window, longest // 2)}
     return {
         "perplexity": perplexity | ({"max_windows": size.windows} if size.windows else {}),
@@ -97,11 +164,15 @@ def _evaluate(size: Usual, longest: int) -> dict[str, Any]:
 def _gate(size: Usual) -> dict[str, Any]:
     """Items are drawn in five looks: a clearly good or bad artifact needs half of them or fewer.
 
-    WikiText-2 has about 140 windows of 2048 tokens, in which damage in 2.2 % of them shows; of 1024 there are 150 and more.
-    """
+    WikiText-2 has about 140 windows of 2048 tokens, in which damage in 2.2 % of them shows; of 1024
+    there are 150 and more."""
     precisions = [("bf16",), EIGHT_BITS, FOUR_BITS]
     by_weights = {
-        key: {weights: limit for group, limit in zip(precisions, limits, strict=True) for weights in group}
+        key: {
+            weights: limit
+            for group, limit in zip(precisions, limits, strict=True)
+            for weights in group
+        }
         for key, limits in size.limits.items()
     }
     rare = {} if size.windows else {"rare": 0.022}
@@ -110,7 +181,12 @@ def _gate(size: Usual) -> dict[str, Any]:
 
 def serve(size: Usual, longest: int) -> dict[str, Any]:
     """`longest`: tokens of a request."""
-    return {"max_model_len": longest, "max_num_seqs": 64, "max_num_batched_tokens": 2048, "kv_cache_gib": size.kv_cache_gib}
+    return {
+        "max_model_len": longest,
+        "max_num_seqs": 64,
+        "max_num_batched_tokens": 2048,
+        "kv_cache_gib": size.kv_cache_gib,
+    }
 
 
 def _benchmark(longest: int) -> dict[str, Any]:

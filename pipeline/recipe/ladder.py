@@ -1,12 +1,13 @@
-"""A variant as a ladder: several ways to quantize, of which the first that passes the gate is shipped.
+"""A variant as a ladder: several ways to quantize, of which the first that passes the gate is
+shipped.
 
     ladder: [int4 g128, int4 g64, int4 g64 ratio 0.8, int4 g64 awq+se, int8]
     ladder: auto
 
-A rung is a mapping of a variant's own keys, or a line of words: the weights (int4 if unsaid), g and the group size, `sym`,
-`asym`, `se` (scale_estimation), the name of a quantizer or of a setting that is on or off, and other keys followed by their
-value. What the variant itself says holds for every rung.
-"""
+A rung is a mapping of a variant's own keys, or a line of words: the weights (int4 if unsaid), g and
+the group size, `sym`, `asym`, `se` (scale_estimation), the name of a quantizer or of a setting that
+is on or off, and other keys followed by their value. What the variant itself says holds for every
+rung."""
 
 from __future__ import annotations
 
@@ -21,8 +22,14 @@ from pipeline.recipe.base import Weights
 from pipeline.recipe.parsing import describe
 from pipeline.recipe.variant import Variant
 
-WORDS: dict[str, tuple[str, Any]] = {"se": ("scale_estimation", True), "sym": ("symmetric", True), "asym": ("symmetric", False)}
-SWITCHES = [name for name, field in Variant.model_fields.items() if bool in get_args(field.annotation)]
+WORDS: dict[str, tuple[str, Any]] = {
+    "se": ("scale_estimation", True),
+    "sym": ("symmetric", True),
+    "asym": ("symmetric", False),
+}
+SWITCHES = [
+    name for name, field in Variant.model_fields.items() if bool in get_args(field.annotation)
+]
 FIXED = {"engine", "target", "ladder", "goal"}
 BITS = {"bf16": 16, "int8": 8, "int4": 4, "nf4": 4, "mxfp4": 4, "fp8": 8, "int2": 2}
 SCALE_BITS = {"int4": 16, "nf4": 16, "mxfp4": 8}  # of a group
@@ -30,7 +37,8 @@ ZERO_POINT_BITS = 4
 
 
 def rungs(variant: Variant) -> list[Variant]:
-    """The ways to make a variant, in the order in which they are tried; one for a variant that is no ladder.
+    """The ways to make a variant, in the order in which they are tried; one for a variant that is
+    no ladder.
 
     Raises ValueError naming the rung.
     """
@@ -54,7 +62,10 @@ def _rung(step: str | dict[str, Any], common: dict[str, Any], engine: str, numbe
         raise ValueError(f"{rung}: {fixed[0]} is the same for all rungs. Give it beside the ladder")
     asked = {"quantizer": ENGINES[engine].quantizer, "weights": "int4", **common, **own}
     if asked["quantizer"] is None:
-        raise ValueError(f"{rung}: quantizer: missing, which {engine!r} has no usual one of. Name one, such as awq or gptq")
+        raise ValueError(
+            f"{rung}: quantizer: missing, which {engine!r} has no usual one of. Name one, such as"
+            " awq or gptq"
+        )
     try:
         return Variant.model_validate(asked)
     except ValidationError as error:
@@ -68,14 +79,19 @@ def _words(line: str, engine: str, rung: str) -> dict[str, Any]:
     while words:
         key, value = _word(words, engine)
         if key in found:
-            hint = " Another method of a quantizer is a key: method gptq" if key == "quantizer" else ""
-            raise ValueError(f"{rung}: {key}: found {found[key]!r} and {value!r}, expected one.{hint}")
+            hint = (
+                " Another method of a quantizer is a key: method gptq" if key == "quantizer" else ""
+            )
+            raise ValueError(
+                f"{rung}: {key}: found {found[key]!r} and {value!r}, expected one.{hint}"
+            )
         found[key] = value
     return found
 
 
 def _word(words: list[str], engine: str) -> tuple[str, Any]:
-    """Takes a key and its value from the front. What no variant has is taken for a quantizer's name, which is checked later."""
+    """Takes a key and its value from the front. What no variant has is taken for a quantizer's
+    name, which is checked later."""
     word = words.pop(0)
     key, value = WORDS.get(word, ("quantizer", word))
     if word in get_args(Weights):
@@ -97,7 +113,8 @@ def _value(word: str) -> Any:
 
 
 def bits_per_weight(variant: Variant) -> float:
-    """Of the quantized layers, with their scales and zero-points: an estimate that orders rungs by size before they are made."""
+    """Of the quantized layers, with their scales and zero-points: an estimate that orders rungs by
+    size before they are made."""
     low = float(BITS[variant.weights])
     if variant.weights in SCALE_BITS and variant.groups_of > 0:
         zero_point = ZERO_POINT_BITS if variant.weights == "int4" and not variant.symmetric else 0

@@ -1,7 +1,7 @@
 """Divergence at positions that the windows of the texts do not reach, up to serve.max_model_len.
 
-A cache or a rotation that is right for short prompts can be wrong for long ones: scales that saturate, an attention window.
-"""
+A cache or a rotation that is right for short prompts can be wrong for long ones: scales that
+saturate, an attention window."""
 
 from __future__ import annotations
 
@@ -17,19 +17,31 @@ LEAST = 8  # windows: with fewer, even a divergence at half its limit is not sur
 
 
 class LongContext(Strict):
-    """Compares positions of every span: those that evaluate.perplexity.window has, then as many again, twice as many, ..."""
+    """Compares positions of every span: those that evaluate.perplexity.window has, then as many
+    again, twice as many, ..."""
 
     windows: Annotated[
-        int, Field(ge=LEAST, le=MOST, description="of each text, as long as serve.max_model_len, or all that it has")
+        int,
+        Field(
+            ge=LEAST,
+            le=MOST,
+            description="of each text, as long as serve.max_model_len, or all that it has",
+        ),
     ] = 16
     positions: Annotated[
-        int, Field(ge=8, le=MOST, description="of each span and window; each costs 4 bytes x vocabulary on disk")
+        int,
+        Field(
+            ge=8,
+            le=MOST,
+            description="of each span and window; each costs 4 bytes x vocabulary on disk",
+        ),
     ] = 32
 
 
 @dataclass(frozen=True)
 class LongWindows:
-    """Windows of `length` tokens, joined from consecutive ones of `short` tokens; `bos`: each begins with BOS."""
+    """Windows of `length` tokens, joined from consecutive ones of `short` tokens; `bos`: each
+    begins with BOS."""
 
     plan: LongContext
     short: int
@@ -51,15 +63,21 @@ class LongWindows:
         front = windows[0][: self.bos]
         ids = list(chain.from_iterable(window[self.bos :] for window in windows))
         size = self.length - self.bos
-        return [[*front, *ids[start : start + size]] for start in range(0, self.available(len(windows)) * size, size)]
+        return [
+            [*front, *ids[start : start + size]]
+            for start in range(0, self.available(len(windows)) * size, size)
+        ]
 
     @property
     def spans(self) -> list[range]:
-        """Positions by how much stands before them: as many as a short window has, then doubling."""
+        """Positions by how much stands before them: as many as a short window has, then
+        doubling."""
         scored, starts = self.length - 1, [0, self.short]
         while 2 * starts[-1] < scored:
             starts.append(2 * starts[-1])
-        return [range(start, stop) for start, stop in zip(starts, [*starts[1:], scored], strict=True)]
+        return [
+            range(start, stop) for start, stop in zip(starts, [*starts[1:], scored], strict=True)
+        ]
 
     def compared(self, span: range) -> list[int]:
         """Which positions of a span are compared, spread evenly."""

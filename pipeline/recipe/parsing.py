@@ -1,4 +1,5 @@
-"""YAML -> a strict pydantic model, with errors that name file, key, value, expectation and the nearest valid name."""
+"""YAML -> a strict pydantic model, with errors that name file, key, value, expectation and the
+nearest valid name."""
 
 from __future__ import annotations
 
@@ -25,9 +26,13 @@ EXPECTED = {
     "invalid_key": "Expected a name as key: put a number in quotes",
     "int_parsing_size": "Expected a number of fewer digits",
 }
-LIKE_A_WORD = 0.7  # of words of three letters, two in common say nothing: gpu is not meant to be xpu
+LIKE_A_WORD = (
+    0.7  # of words of three letters, two in common say nothing: gpu is not meant to be xpu
+)
 T = TypeVar("T", bound=BaseModel)
-BRIEF = reprlib.Repr()  # of a value found: cut while it is written, since a value can be of any size
+BRIEF = (
+    reprlib.Repr()
+)  # of a value found: cut while it is written, since a value can be of any size
 BRIEF.maxstring = BRIEF.maxother = 80
 
 
@@ -35,26 +40,37 @@ def parse(path: Path, model: type[T]) -> T:
     """Reads YAML into the model. Raises RecipeError naming file, key, value and expectation."""
     data = reading.yaml(path, RecipeError)
     if data is None:
-        raise RecipeError(f"{path}: empty. Expected the keys {', '.join(model.model_fields)}; a copy of another is a start.")
+        raise RecipeError(
+            f"{path}: empty. Expected the keys {', '.join(model.model_fields)}; a copy of another"
+            " is a start."
+        )
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        errors = sorted(error.errors(), key=lambda item: item["type"] == "missing")  # a misspelled key explains a missing one
+        errors = sorted(
+            error.errors(), key=lambda item: item["type"] == "missing"
+        )  # a misspelled key explains a missing one
         lines = [describe(path, model, item) for item in errors]
         raise RecipeError("\n".join(lines)) from error
 
 
 def unknown(kind: str, name: str, where: Path, known: list[str]) -> RecipeError:
-    return RecipeError(f"{where}: no {kind} {name!r}. Known: {', '.join(known)}.{nearest(name, known)}")
+    return RecipeError(
+        f"{where}: no {kind} {name!r}. Known: {', '.join(known)}.{nearest(name, known)}"
+    )
 
 
 def describe(within: Path | str, model: type[BaseModel], item: Any) -> str:
-    """One of pydantic's errors as a sentence that begins with where it is: the file or part of it, and the key."""
+    """One of pydantic's errors as a sentence that begins with where it is: the file or part of it,
+    and the key."""
     key = ".".join(str(part) for part in item["loc"] if not str(part).endswith("]"))
     where = f"{within}: {key}" if key else str(within)
     if item["type"] == "extra_forbidden":
         valid = _valid_keys(model, item["loc"][:-1])
-        return f"{where}: unknown key.{nearest(str(item['loc'][-1]), valid)} Valid here: {', '.join(valid)}."
+        return (
+            f"{where}: unknown key.{nearest(str(item['loc'][-1]), valid)} Valid here:"
+            f" {', '.join(valid)}."
+        )
     if item["type"] == "missing":
         return f"{where}: missing. It is required."
     if item["type"] == "value_error":
@@ -65,16 +81,24 @@ def describe(within: Path | str, model: type[BaseModel], item: Any) -> str:
         hint = nearest(str(item["input"]), re.findall(r"'([^']+)'", item["msg"]), LIKE_A_WORD)
     if item["type"] in ("less_than", "less_than_equal") and 1 < item["input"] <= 100:
         hint = f" A fraction is expected: {item['input'] / 100:g} for {item['input']:g} %."
-    if item["type"] == "dict_type" and key.startswith("gate.") and type(item["input"]) in (int, float):
+    if (
+        item["type"] == "dict_type"
+        and key.startswith("gate.")
+        and type(item["input"]) in (int, float)
+    ):
         found = BRIEF.repr(item["input"])
-        hint = f" A limit for each precision is expected, for instance {{int8: {found}, int4: {found}}}."
+        hint = (
+            f" A limit for each precision is expected, for instance {{int8: {found}, int4:"
+            f" {found}}}."
+        )
     if item["type"] == "list_type" and isinstance(item["input"], str) and item["input"]:
         hint = f" As a list of one: [{item['input']}]."
     return f"{where}: found {shown(item['input'])}. {_expected(item)}.{hint}"
 
 
 def one_of_several(expected: str) -> WrapValidator:
-    """Of a choice between types, which has an error for each of them: one that says what was expected."""
+    """Of a choice between types, which has an error for each of them: one that says what was
+    expected."""
 
     def validate(given: Any, choice: ValidatorFunctionWrapHandler) -> Any:
         try:
@@ -91,7 +115,8 @@ def shown(value: Any) -> str:
 
 
 def _expected(item: Any) -> str:
-    """What pydantic says in its own words (\"Dictionary should have at least 1 item after validation, not 0\"), as a user would."""
+    """What pydantic says in its own words (\"Dictionary should have at least 1 item after
+    validation, not 0\"), as a user would."""
     context = item.get("ctx", {})
     match item["type"]:
         case "too_short":
@@ -99,7 +124,9 @@ def _expected(item: Any) -> str:
         case "too_long":
             return f"Expected at most {context['max_length']} of them"
         case "string_pattern_mismatch":
-            return f"Expected {PATTERNS.get(context['pattern'], 'a text like ' + context['pattern'])}"
+            return (
+                f"Expected {PATTERNS.get(context['pattern'], 'a text like ' + context['pattern'])}"
+            )
     return EXPECTED.get(item["type"]) or str(item["msg"]).replace("Input should be", "Expected")
 
 

@@ -13,16 +13,22 @@ class Model(Strict):
     """The source checkpoint: a hub repository at a commit, or a local folder."""
 
     repo: str | None = Field(None, description="hub repository, owner/name")
-    revision: str | None = Field(None, pattern="^[0-9a-f]{40}$", description="commit of the repository, 40 hex digits")
+    revision: str | None = Field(
+        None, pattern="^[0-9a-f]{40}$", description="commit of the repository, 40 hex digits"
+    )
     path: LocalPath | None = Field(None, description="local folder, relative to the project")
-    parameters: Positive | None = Field(None, description="parameter count, for estimates before the fetch")
+    parameters: Positive | None = Field(
+        None, description="parameter count, for estimates before the fetch"
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.repo is None) == (self.path is None):
             raise ValueError("give either 'repo' with 'revision', or 'path'")
         if self.repo is not None and self.revision is None:
-            raise ValueError("'repo' needs 'revision': the commit's 40 hex digits (a branch name can move)")
+            raise ValueError(
+                "'repo' needs 'revision': the commit's 40 hex digits (a branch name can move)"
+            )
         return self
 
 
@@ -33,9 +39,14 @@ class Calibration(Strict):
     samples: Annotated[int, Field(gt=0, le=MOST)]
     tokens: Annotated[int, Field(ge=16, le=LONGEST)]
     seed: Count = 0
-    chat_template: bool = Field(False, description="render each prompt through the checkpoint's chat template")
+    chat_template: bool = Field(
+        False, description="render each prompt through the checkpoint's chat template"
+    )
     max_overlap: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.01, description="largest share of the evaluation texts' 13-word sequences that may occur in the samples"
+        0.01,
+        description=(
+            "largest share of the evaluation texts' 13-word sequences that may occur in the samples"
+        ),
     )
 
 
@@ -50,7 +61,9 @@ class PromptSet(Strict):
     data_dir: str | None = None
     split: str | None = None
     field: str | None = Field(None, description="the column that holds the text")
-    dialogue: Literal["hh-rlhf"] | None = Field(None, description="how to split the text into turns")
+    dialogue: Literal["hh-rlhf"] | None = Field(
+        None, description="how to split the text into turns"
+    )
     first: Count | None = Field(None, description="skip this many documents")
     documents: Positive | None = Field(None, description="use this many documents; default all")
     licence: str
@@ -59,7 +72,11 @@ class PromptSet(Strict):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.repo is None) == (self.path is None):
-            raise ValueError("give either 'path' with 'sha256', or 'repo' with 'revision' and 'split'")
-        if self.repo is not None and (self.revision is None or self.split is None or self.field is None):
+            raise ValueError(
+                "give either 'path' with 'sha256', or 'repo' with 'revision' and 'split'"
+            )
+        if self.repo is not None and (
+            self.revision is None or self.split is None or self.field is None
+        ):
             raise ValueError("'repo' needs 'revision' (40 hex digits), 'split' and 'field'")
         return self

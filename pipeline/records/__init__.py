@@ -1,7 +1,16 @@
 """What the steps write and read: one frozen record per file, JSON, units in the names."""
 
 from pipeline.records.base import Record, Seal, Sealed, read, read_text, write_text
-from pipeline.records.judged import VIEWS, Check, Look, Question, Status, Tails, TaskComparison, Verdict
+from pipeline.records.judged import (
+    VIEWS,
+    Check,
+    Look,
+    Question,
+    Status,
+    Tails,
+    TaskComparison,
+    Verdict,
+)
 from pipeline.records.made import (
     Checkpoint,
     Climb,

@@ -20,27 +20,34 @@ LOCK_WAIT_S = 5.0
 
 
 def hash_files(folder: Path) -> list[File]:
-    """Size and SHA-256 of every file below the folder, sorted. Raises ArtifactError for what leaves it or cannot be read."""
+    """Size and SHA-256 of every file below the folder, sorted. Raises ArtifactError for what leaves
+    it or cannot be read."""
     files = []
     for path in walk(folder):
         if path.is_dir() and not path.is_symlink():
             continue
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise ArtifactError(f"{path}: a link that leaves its folder. Replace it by the file itself.")
+            raise ArtifactError(
+                f"{path}: a link that leaves its folder. Replace it by the file itself."
+            )
         files.append(hash_file(path, path.relative_to(folder).as_posix()))
     return files
 
 
 def walk(folder: Path) -> list[Path]:
-    """All that lies below the folder, sorted; links are not followed. Raises ArtifactError for a folder that cannot be listed."""
+    """All that lies below the folder, sorted; links are not followed. Raises ArtifactError for a
+    folder that cannot be listed."""
 
     def refuse(error: OSError) -> None:
         raise ArtifactError(
-            f"{error.filename}: cannot be listed ({error.strerror}), so what it holds is not known. Make it readable for you."
+            f"{error.filename}: cannot be listed ({error.strerror}), so what it holds is not known."
+            " Make it readable for you."
         ) from error
 
     found = os.walk(folder, onerror=refuse)
-    return sorted(Path(parent, name) for parent, folders, files in found for name in (*folders, *files))
+    return sorted(
+        Path(parent, name) for parent, folders, files in found for name in (*folders, *files)
+    )
 
 
 def hash_file(path: Path, name: str) -> File:
@@ -49,13 +56,18 @@ def hash_file(path: Path, name: str) -> File:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
     except PermissionError as error:
-        raise ArtifactError(f"{path}: cannot be read ({error.strerror}). Make it readable for you.") from error
+        raise ArtifactError(
+            f"{path}: cannot be read ({error.strerror}). Make it readable for you."
+        ) from error
     return File(path=name, size_bytes=path.stat().st_size, sha256=digest)
 
 
 def digest(files: list[File]) -> str:
-    """One SHA-256 for a whole set of files: over their hashes and names in order, as `sha256sum` would print them."""
-    listing = "".join(f"{file.sha256}  {file.path}\n" for file in sorted(files, key=lambda file: file.path))
+    """One SHA-256 for a whole set of files: over their hashes and names in order, as `sha256sum`
+    would print them."""
+    listing = "".join(
+        f"{file.sha256}  {file.path}\n" for file in sorted(files, key=lambda file: file.path)
+    )
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
@@ -64,7 +76,10 @@ def verify(folder: Path, files: list[File]) -> None:
     wrong = differences(folder, files, "the manifest")
     if wrong:
         listing = "\n  ".join(wrong)
-        raise ArtifactError(f"{folder}: not the artifact that its manifest describes:\n  {listing}\nMake it again: dvc repro")
+        raise ArtifactError(
+            f"{folder}: not the artifact that its manifest describes:\n  {listing}\nMake it again:"
+            " dvc repro"
+        )
 
 
 def differences(folder: Path, files: list[File], listed_in: str) -> list[str]:
@@ -74,8 +89,8 @@ def differences(folder: Path, files: list[File], listed_in: str) -> list[str]:
     wrong = [f"{name}: missing" for name in expected.keys() - found.keys()]
     wrong += [f"{name}: not in {listed_in}" for name in found.keys() - expected.keys()]
     wrong += [
-        f"{name}: {found[name].size_bytes} bytes, SHA-256 {found[name].sha256[:12]}..., {listed_in} says "
-        f"{expected[name].size_bytes} bytes, {expected[name].sha256[:12]}..."
+        f"{name}: {found[name].size_bytes} bytes, SHA-256 {found[name].sha256[:12]}..., {listed_in}"
+        f" says {expected[name].size_bytes} bytes, {expected[name].sha256[:12]}..."
         for name in expected.keys() & found.keys()
         if found[name] != expected[name]
     ]
@@ -83,7 +98,8 @@ def differences(folder: Path, files: list[File], listed_in: str) -> list[str]:
 
 
 def install(temporary: Path, target: Path) -> None:
-    """Moves a finished folder into place; what stood there is moved away whole first, never half deleted."""
+    """Moves a finished folder into place; what stood there is moved away whole first, never half
+    deleted."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         target.replace(temporary.with_name(f"{temporary.name}.old"))
@@ -92,11 +108,14 @@ def install(temporary: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def stage_folder(stage: str) -> Iterator[Path]:
-    """An empty temporary folder that only this run of the stage holds; leftovers of a killed run are cleared.
+    """An empty temporary folder that only this run of the stage holds; leftovers of a killed run
+    are cleared.
 
     Raises StageError while another run of the same stage is alive.
     """
-    base = paths.TEMPORARY / stage.replace("@", ".")  # optimum-intel reads "@" in a path as a hub revision
+    base = paths.TEMPORARY / stage.replace(
+        "@", "."
+    )  # optimum-intel reads "@" in a path as a hub revision
     base.parent.mkdir(parents=True, exist_ok=True)
     with base.with_name(f"{base.name}.lock").open("w") as lock:
         # Workers inherit the lock: it is held as long as anyone could still write into the folder.
@@ -118,7 +137,9 @@ def _lock(handle: TextIO, stage: str) -> None:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             if time.monotonic() > deadline:
-                raise StageError(f"{stage}: another run of this stage is alive. Wait for it, or stop it.") from error
+                raise StageError(
+                    f"{stage}: another run of this stage is alive. Wait for it, or stop it."
+                ) from error
             time.sleep(0.1)
         else:
             return

@@ -1,7 +1,7 @@
 """What the steps write and read: one frozen record per file, JSON, units in the names.
 
-`write` replaces the file in one move, so that a killed run leaves the old record or the new one, never half of one.
-"""
+`write` replaces the file in one move, so that a killed run leaves the old record or the new one,
+never half of one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from pipeline.errors import ArtifactError
 
 
 class Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=True, ser_json_inf_nan="constants")
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=True, ser_json_inf_nan="constants"
+    )
 
     def dumps(self) -> str:
         return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
@@ -27,14 +29,16 @@ class Record(BaseModel):
 
 
 class Seal(Record):
-    """Of a record: the SHA-256 of what it says, and of each record that it was made from. See pipeline/evidence/seals."""
+    """Of a record: the SHA-256 of what it says, and of each record that it was made from. See
+    pipeline/evidence/seals."""
 
     made_from: dict[str, str]
     sha256: str
 
 
 class Sealed(Record):
-    """`seal` is put there by the stage that writes it; None before, and in what earlier versions wrote."""
+    """`seal` is put there by the stage that writes it; None before, and in what earlier versions
+    wrote."""
 
     seal: Seal | None = None
 
@@ -48,7 +52,9 @@ def read(path: Path, record: type[R]) -> R:
         return record.model_validate_json(read_text(path))
     except ValidationError as error:
         first = error.errors()[0]
-        raise ArtifactError(f"{path}: not a {record.__name__} record: {first['loc']}: {first['msg']}") from error
+        raise ArtifactError(
+            f"{path}: not a {record.__name__} record: {first['loc']}: {first['msg']}"
+        ) from error
 
 
 def read_text(path: Path) -> str:
@@ -56,13 +62,18 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text()
     except UnicodeDecodeError as error:
-        raise ArtifactError(f"{path}: not a record: no UTF-8 text. Run: {paths.producer(path)}") from error
+        raise ArtifactError(
+            f"{path}: not a record: no UTF-8 text. Run: {paths.producer(path)}"
+        ) from error
     except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: missing: the stage that writes it has not run. Run: {paths.producer(path)}") from error
+        raise ArtifactError(
+            f"{path}: missing: the stage that writes it has not run. Run: {paths.producer(path)}"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces the file in one move. The temporary one lies apart: DVC hashes the folders that hold records."""
+    """Replaces the file in one move. The temporary one lies apart: DVC hashes the folders that hold
+    records."""
     path.parent.mkdir(parents=True, exist_ok=True)
     paths.TEMPORARY.mkdir(parents=True, exist_ok=True)
     temporary = paths.TEMPORARY / f"{path.name}.{os.getpid()}"

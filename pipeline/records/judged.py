@@ -13,10 +13,11 @@ VIEWS = ("deployed", "weights")
 
 
 class Question(NamedTuple):
-    """What a check asks: the `kind`, in which of the VIEWS, of which text (and positions) or task; "" for what it has not.
+    """What a check asks: the `kind`, in which of the VIEWS, of which text (and positions) or task;
+    "" for what it has not.
 
-    Its name, by which people waive it, is these three words. What fails before a kind is asked has none.
-    """
+    Its name, by which people waive it, is these three words. What fails before a kind is asked has
+    none."""
 
     kind: str
     view: str = ""
@@ -35,8 +36,8 @@ class Question(NamedTuple):
 
 
 class Check(Record):
-    """One question of the gate: measured value, its interval, the limit, and the reason in a sentence. In files a check has
-    its name in place of kind, view and of."""
+    """One question of the gate: measured value, its interval, the limit, and the reason in a
+    sentence. In files a check has its name in place of kind, view and of."""
 
     kind: str
     view: str = ""
@@ -64,14 +65,18 @@ class Check(Record):
 
     @model_serializer(mode="wrap")
     def _with_name(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {"name": self.name, **{key: value for key, value in dump(self).items() if key not in Question._fields}}
+        return {
+            "name": self.name,
+            **{key: value for key, value in dump(self).items() if key not in Question._fields},
+        }
 
 
 class TaskComparison(Record):
-    """One task beside the reference. `recovery` is chance-corrected: (accuracy - chance) / (reference - chance).
+    """One task beside the reference. `recovery` is chance-corrected: (accuracy - chance) /
+    (reference - chance).
 
-    `mcnemar_p` is exact and two-sided. `lost` and `won` name the items (task/document) that changed.
-    """
+    `mcnemar_p` is exact and two-sided. `lost` and `won` name the items (task/document) that
+    changed."""
 
     name: str
     n: int
@@ -95,9 +100,9 @@ class Tails(Record):
 class Look(Record):
     """The pooled accuracy at one look at the items drawn so far.
 
-    `error` is what the look alone may be wrong with, `spent` what all looks up to it may; `pass_power` and `fail_power` the
-    probabilities that the last look passes or fails if it goes on like this.
-    """
+    `error` is what the look alone may be wrong with, `spent` what all looks up to it may;
+    `pass_power` and `fail_power` the probabilities that the last look passes or fails if it goes on
+    like this."""
 
     items: int
     spent: float

@@ -17,17 +17,19 @@ class File(Record):
 
 
 class Revision(Record):
-    """The state of the project's code and recipes: the git commit, and the files that differ from it."""
+    """The state of the project's code and recipes: the git commit, and the files that differ from
+    it."""
 
     commit: str | None
     changed: list[str]
 
 
 class Origin(Record):
-    """Under what something was made or measured: the project, the recipe and the pinned environment, by their SHA-256.
+    """Under what something was made or measured: the project, the recipe and the pinned
+    environment, by their SHA-256.
 
-    Of a recipe that leaves out sections it is the file that has them all, which a bundle carries too.
-    """
+    Of a recipe that leaves out sections it is the file that has them all, which a bundle carries
+    too."""
 
     revision: Revision
     recipe_sha256: str
@@ -36,14 +38,16 @@ class Origin(Record):
 
 
 class Tokenizer(Record):
-    """What the tokenizer puts around a text: token ids in `front` (BOS, mostly) and behind its `end`."""
+    """What the tokenizer puts around a text: token ids in `front` (BOS, mostly) and behind its
+    `end`."""
 
     front: list[int]
     end: list[int]
 
 
 class Checkpoint(Record):
-    """The pinned source: where from, and every file's size and hash. `left_out` lies beside it and is not the model's."""
+    """The pinned source: where from, and every file's size and hash. `left_out` lies beside it and
+    is not the model's."""
 
     repo: str | None
     revision: str | None
@@ -58,10 +62,10 @@ class Checkpoint(Record):
 
 
 class Samples(Record):
-    """Calibration set: `ids` is [samples, tokens] token ids; sha256 is over them and their order. `coverage`: of a mixture of
-    experts, how many of the tokens each expert of each block is sent by the source model. `template_date`: what a chat template
-    that writes today's date was given. `prompts_refused` are those that the template did not take.
-    """
+    """Calibration set: `ids` is [samples, tokens] token ids; sha256 is over them and their order.
+    `coverage`: of a mixture of experts, how many of the tokens each expert of each block is sent by
+    the source model. `template_date`: what a chat template that writes today's date was given.
+    `prompts_refused` are those that the template did not take."""
 
     prompts: str
     seed: int
@@ -78,8 +82,8 @@ class Samples(Record):
 
 
 class Text(Record):
-    """Evaluation text: `windows` is [count, window] token ids, the same for every engine; `bytes` are the UTF-8 bytes of
-    each window's scored tokens (all but the first)."""
+    """Evaluation text: `windows` is [count, window] token ids, the same for every engine; `bytes`
+    are the UTF-8 bytes of each window's scored tokens (all but the first)."""
 
     name: str
     bos: str
@@ -95,8 +99,9 @@ class Texts(Record):
 
 
 class Layers(Record):
-    """How the model's linear layers came out; `skipped` are those that the recipe's precision was not applied to, `kept`
-    those that the recipe wants in 16 bits, `int8` those that it wants in 8 where the others have 4."""
+    """How the model's linear layers came out; `skipped` are those that the recipe's precision was
+    not applied to, `kept` those that the recipe wants in 16 bits, `int8` those that it wants in 8
+    where the others have 4."""
 
     expected: int
     quantized: int
@@ -108,9 +113,9 @@ class Layers(Record):
 class Rounding(Record):
     """How the layers of an artifact's low precision were rounded.
 
-    `format` is the layout that holds them, simulated where they are floats again. `group_size` columns share a scale, -1: all
-    of a row; None where layers differ. `symmetric`: no zero-points. `outside` are the types of embedding and output projection.
-    """
+    `format` is the layout that holds them, simulated where they are floats again. `group_size`
+    columns share a scale, -1: all of a row; None where layers differ. `symmetric`: no zero-points.
+    `outside` are the types of embedding and output projection."""
 
     format: str
     bits: int
@@ -120,10 +125,10 @@ class Rounding(Record):
 
 
 class Step(Record):
-    """One rung of a ladder as it was tried. `rung` in words; `mean_kl` at the few positions that were looked at first, with the
-    bound below which it hardly lies and the limit, of the worst text; `status` is the gate's, or FAIL at first look, or
-    UNUSABLE: not made, or not run by its engine.
-    """
+    """One rung of a ladder as it was tried. `rung` in words; `mean_kl` at the few positions that
+    were looked at first, with the bound below which it hardly lies and the limit, of the worst
+    text; `status` is the gate's, or FAIL at first look, or UNUSABLE: not made, or not run by its
+    engine."""
 
     rung: str
     status: str
@@ -136,7 +141,8 @@ class Step(Record):
 
 
 class Climb(Record):
-    """The way up a ladder: the rungs that were tried, in order; `reached` are the settings of the one that this artifact is of."""
+    """The way up a ladder: the rungs that were tried, in order; `reached` are the settings of the
+    one that this artifact is of."""
 
     goal: str | None
     steps: list[Step]
@@ -144,13 +150,14 @@ class Climb(Record):
 
 
 class Manifest(Sealed):
-    """Of an artifact. `taken_from` says where one lay that quantgate did not make: then nobody measured how it was made, nor with
-    what calibration set, and `versions` and `resolved` are its files' own word.
+    """Of an artifact. `taken_from` says where one lay that quantgate did not make: then nobody
+    measured how it was made, nor with what calibration set, and `versions` and `resolved` are its
+    files' own word.
 
-    `resolved` is to be shown, in the words of the tool that answered; what is decided rests on `rounding`. That is None of the
-    unquantized model, and where it was made before quantgate wrote it down. `stored_types` counts decoder layers,
-    `weights_by_type` the single weights of all matrices.
-    """
+    `resolved` is to be shown, in the words of the tool that answered; what is decided rests on
+    `rounding`. That is None of the unquantized model, and where it was made before quantgate wrote
+    it down. `stored_types` counts decoder layers, `weights_by_type` the single weights of all
+    matrices."""
 
     recipe: str
     variant: str

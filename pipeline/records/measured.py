@@ -12,7 +12,8 @@ from pipeline.records.made import Origin
 
 
 class Window(Record):
-    """Negative log-likelihood of one window: the sum over its scored tokens, and their UTF-8 bytes."""
+    """Negative log-likelihood of one window: the sum over its scored tokens, and their UTF-8
+    bytes."""
 
     index: int
     nll_nats: float
@@ -41,11 +42,16 @@ class Perplexity(Record):
     def bits_per_byte(self) -> float:
         """Comparable between tokenizers, unlike perplexity per token; NaN without text."""
         count = sum(window.bytes for window in self.windows)
-        return sum(window.nll_nats for window in self.windows) / math.log(2) / count if count else math.nan
+        return (
+            sum(window.nll_nats for window in self.windows) / math.log(2) / count
+            if count
+            else math.nan
+        )
 
 
 class DivergedWindow(Record):
-    """Per scored position: KL(reference || artifact), and the artifact's probability of the true token less the reference's.
+    """Per scored position: KL(reference || artifact), and the artifact's probability of the true
+    token less the reference's.
 
     `same_top` counts the positions at which both have the same most likely token.
     """
@@ -78,16 +84,18 @@ class Divergence(Record):
 
 
 class Glance(Record):
-    """Divergence at a few windows of each text, as deployed: what a rung is first judged by. KL in nats, [windows][positions]."""
+    """Divergence at a few windows of each text, as deployed: what a rung is first judged by. KL in
+    nats, [windows][positions]."""
 
     kl_nats: dict[str, list[list[float]]]
 
 
 class View(Record):
-    """One way to run an artifact: `deployed`, as it serves, or `weights`, in float32. The reference's is `reference`.
+    """One way to run an artifact: `deployed`, as it serves, or `weights`, in float32. The
+    reference's is `reference`.
 
-    `long_context` is divergence too, at positions spread over windows as long as the engine takes; of `deployed` alone.
-    """
+    `long_context` is divergence too, at positions spread over windows as long as the engine takes;
+    of `deployed` alone."""
 
     settings: dict[str, Any]
     perplexity: list[Perplexity]
@@ -98,9 +106,9 @@ class View(Record):
 class Item(Record):
     """One task item as lm-eval saw it; the hashes pair it with the same item on another engine.
 
-    `place` counts from 0 in the order of the draw. Items of one `cluster` share a passage or subject. `chance` is what
-    guessing scores. `text` is the question and the right answer for people, kept by the reference alone; cut where long.
-    """
+    `place` counts from 0 in the order of the draw. Items of one `cluster` share a passage or
+    subject. `chance` is what guessing scores. `text` is the question and the right answer for
+    people, kept by the reference alone; cut where long."""
 
     task: str
     doc_id: int
@@ -117,7 +125,8 @@ class Item(Record):
 
 
 class Task(Record):
-    """`filter` is the one of the task's that read the answers; `code` the SHA-256 of local Python files that the task may run."""
+    """`filter` is the one of the task's that read the answers; `code` the SHA-256 of local Python
+    files that the task may run."""
 
     name: str
     metric: str
@@ -132,9 +141,8 @@ class Task(Record):
 
 
 class LoadCheck(Record):
-    """What was found true of the artifact before it was measured; `relative_error` of each matrix to the source's. `notes` name
-    what is strange about its weights without proving damage.
-    """
+    """What was found true of the artifact before it was measured; `relative_error` of each matrix
+    to the source's. `notes` name what is strange about its weights without proving damage."""
 
     files: int
     stored_types: dict[str, int]
@@ -145,10 +153,11 @@ class LoadCheck(Record):
 
 
 class Evaluation(Sealed):
-    """`failure` says why nothing was measured: the artifact is damaged, or its engine cannot run it. The gate fails it.
+    """`failure` says why nothing was measured: the artifact is damaged, or its engine cannot run
+    it. The gate fails it.
 
-    `logprobs_sha256` is of the reference's stored distributions: those it wrote, or those an artifact was compared with.
-    """
+    `logprobs_sha256` is of the reference's stored distributions: those it wrote, or those an
+    artifact was compared with."""
 
     recipe: str
     variant: str
@@ -167,7 +176,8 @@ class Evaluation(Sealed):
 
 
 class Extension(Sealed):
-    """Items drawn after an inconclusive verdict, of the same artifact and settings as the evaluation they add to."""
+    """Items drawn after an inconclusive verdict, of the same artifact and settings as the
+    evaluation they add to."""
 
     artifact_sha256: str
     requested: dict[str, Any]

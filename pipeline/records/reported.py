@@ -1,4 +1,5 @@
-"""What the report says of a recipe: everything that is known of each variant, joined, and the variants side by side."""
+"""What the report says of a recipe: everything that is known of each variant, joined, and the
+variants side by side."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ class Accuracy(Record):
 
 
 class Scored(Record):
-    """Perplexity per token and bits per byte of each whole text as served, and the accuracy of each task."""
+    """Perplexity per token and bits per byte of each whole text as served, and the accuracy of each
+    task."""
 
     perplexity: dict[str, float]
     bits_per_byte: dict[str, float]
@@ -31,7 +33,8 @@ class Scored(Record):
 
 
 class Scoring(Record):
-    """Under what an artifact was scored; `settings` by view. `notes` are what the load check found strange."""
+    """Under what an artifact was scored; `settings` by view. `notes` are what the load check found
+    strange."""
 
     settings: dict[str, dict[str, Any]]
     versions: dict[str, str]
@@ -51,7 +54,8 @@ class CalibrationSet(Samples):
 
 
 class Distribution(Record):
-    """Quantiles of KL(reference, artifact) over the positions of a text, by level, and the largest; nats."""
+    """Quantiles of KL(reference, artifact) over the positions of a text, by level, and the largest;
+    nats."""
 
     positions: int
     quantiles: dict[str, float]
@@ -59,7 +63,8 @@ class Distribution(Record):
 
 
 class Flip(Record):
-    """An item whose answer changed, with the question and right answer that the reference's evaluation kept."""
+    """An item whose answer changed, with the question and right answer that the reference's
+    evaluation kept."""
 
     task: str
     doc_id: str
@@ -72,8 +77,9 @@ class WorstPlace(WorstToken):
 
 
 class Speedup(Record):
-    """Output tokens/s over those of the unquantized model on the same engine: the geometric mean over rounds of the ratio within
-    a round, with Student's 95 % interval, which a single round does not have."""
+    """Output tokens/s over those of the unquantized model on the same engine: the geometric mean
+    over rounds of the ratio within a round, with Student's 95 % interval, which a single round does
+    not have."""
 
     ratio: float
     low: float | None = None
@@ -81,8 +87,8 @@ class Speedup(Record):
 
 
 class VariantSummary(Scored):
-    """`size_ratio` and `speedup` (by concurrency) are over the unquantized model on the same engine; `http` is the benchmark over
-    HTTP, if one was made."""
+    """`size_ratio` and `speedup` (by concurrency) are over the unquantized model on the same
+    engine; `http` is the benchmark over HTTP, if one was made."""
 
     engine: str
     quantizer: str | None
@@ -110,16 +116,28 @@ class VariantSummary(Scored):
         """What the quantizer and the comparison of weights found worth a reviewer's eye."""
         return [*self.manifest.notes, *self.evaluation.notes]
 
-    def levels(self, profile: str = "deployed", loop: str = "closed", http: bool = False) -> list[Level]:
+    def levels(
+        self, profile: str = "deployed", loop: str = "closed", http: bool = False
+    ) -> list[Level]:
         """The loads of one kind that were measured, the lightest first."""
         timed = self.http if http else self.benchmark
         found = timed.profiles[profile].levels if timed and profile in timed.profiles else []
-        return sorted((level for level in found if level.loop == loop), key=lambda level: level.concurrency or level.fraction or 0)
+        return sorted(
+            (level for level in found if level.loop == loop),
+            key=lambda level: level.concurrency or level.fraction or 0,
+        )
 
     def worst(self, kind: str, view: str = "") -> Check | None:
-        """Of several texts, the check with the largest value that is a number; None where there is none."""
-        checks = [check for check in self.verdict.checks if (check.kind, check.view) == (kind, view)]
-        return max((check for check in checks if math.isfinite(check.value)), key=lambda check: check.value, default=None)
+        """Of several texts, the check with the largest value that is a number; None where there is
+        none."""
+        checks = [
+            check for check in self.verdict.checks if (check.kind, check.view) == (kind, view)
+        ]
+        return max(
+            (check for check in checks if math.isfinite(check.value)),
+            key=lambda check: check.value,
+            default=None,
+        )
 
     @property
     def mean_kl(self) -> Check | None:
@@ -144,7 +162,8 @@ class Value(Record):
 
 
 class ComparedRow(Record):
-    """`quality` are the worst of the texts: perplexity ratio, mean KL (nats), accuracy drop. `values` are by metric."""
+    """`quality` are the worst of the texts: perplexity ratio, mean KL (nats), accuracy drop.
+    `values` are by metric."""
 
     variant: str
     engine: str
@@ -156,10 +175,11 @@ class ComparedRow(Record):
 
 
 class SideBySide(Record):
-    """Variants compared in each metric. `leaders` are those that cannot be told apart at the top: the winner alone, or a tie.
+    """Variants compared in each metric. `leaders` are those that cannot be told apart at the top:
+    the winner alone, or a tie.
 
-    `ties` says in a few words why there is no winner; `reasons` say it, or why there is one, with the figures.
-    """
+    `ties` says in a few words why there is no winner; `reasons` say it, or why there is one, with
+    the figures."""
 
     title: str
     note: str
@@ -181,7 +201,8 @@ class Advice(Record):
 
 
 class Ship(Record):
-    """The report in one sentence, and a few more that say what it rests on. `variant` is None where nothing may be shipped."""
+    """The report in one sentence, and a few more that say what it rests on. `variant` is None where
+    nothing may be shipped."""
 
     variant: str | None
     headline: str
@@ -190,8 +211,9 @@ class Ship(Record):
 
 
 class Comparison(Record):
-    """`concurrency` is the lowest, at which latency is compared. `recommendations` are among quantized variants, `baselines` among
-    the unquantized ones, which the quantized are measured against."""
+    """`concurrency` is the lowest, at which latency is compared. `recommendations` are among
+    quantized variants, `baselines` among the unquantized ones, which the quantized are measured
+    against."""
 
     concurrency: int | None
     sections: list[SideBySide]
@@ -201,7 +223,8 @@ class Comparison(Record):
 
 
 class Summary(Record):
-    """Of a recipe or an audit: what artifacts/reports/RECIPE.json holds, and all that its other forms are rendered from."""
+    """Of a recipe or an audit: what artifacts/reports/RECIPE.json holds, and all that its other
+    forms are rendered from."""
 
     recipe: str
     goal: str
@@ -215,5 +238,13 @@ class Summary(Record):
     @property
     def concurrency(self) -> int | None:
         """The highest that every variant was timed at that was timed at all."""
-        timed = [{level.concurrency for level in found} for row in self.variants.values() if (found := row.levels())]
-        return max((at for at in set.intersection(*timed) if at is not None), default=None) if timed else None
+        timed = [
+            {level.concurrency for level in found}
+            for row in self.variants.values()
+            if (found := row.levels())
+        ]
+        return (
+            max((at for at in set.intersection(*timed) if at is not None), default=None)
+            if timed
+            else None
+        )

@@ -1,4 +1,5 @@
-"""What people decided: requests, approvals, rejections and waivers, as the predicates of signed statements."""
+"""What people decided: requests, approvals, rejections and waivers, as the predicates of signed
+statements."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ class Waiver(Record):
 
 
 class Subject(Record):
-    """What is decided about: an artifact by the SHA-256 of its manifest, and of every record that was looked at, by name."""
+    """What is decided about: an artifact by the SHA-256 of its manifest, and of every record that
+    was looked at, by name."""
 
     recipe: str
     variant: str
@@ -29,10 +31,11 @@ class Subject(Record):
 
 
 class Remeasured(Record):
-    """What an approver measured again, drawn with `seed`: windows and items, and those of them that have another score.
+    """What an approver measured again, drawn with `seed`: windows and items, and those of them that
+    have another score.
 
-    `of_noise`: of each figure of a window the largest difference, as a share of what the engine's noise explains.
-    """
+    `of_noise`: of each figure of a window the largest difference, as a share of what the engine's
+    noise explains."""
 
     seed: int
     share: float
@@ -43,9 +46,9 @@ class Remeasured(Record):
 
 
 class Decision(Record):
-    """One entry of a sign-off log. `previous` is the SHA-256 of the entry before it, empty for the first; `authors` wrote the
-    recipe or asked for the sign-off; `commit` is the project's. `until` is when an approval ends.
-    """
+    """One entry of a sign-off log. `previous` is the SHA-256 of the entry before it, empty for the
+    first; `authors` wrote the recipe or asked for the sign-off; `commit` is the project's. `until`
+    is when an approval ends."""
 
     action: Action
     subject: Subject

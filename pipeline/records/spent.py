@@ -6,10 +6,11 @@ from pipeline.records.base import Record
 
 
 class Speed(Record):
-    """What was measured of a machine, all its cores together; `cpu`, `cores` and `memory_bytes` say which one it is.
+    """What was measured of a machine, all its cores together; `cpu`, `cores` and `memory_bytes` say
+    which one it is.
 
-    The rates are of matrix products in torch, of a copy in memory (bytes read and written) and of writing a file to disk;
-    `others_share` of the processor time went to other programs meanwhile.
+    The rates are of matrix products in torch, of a copy in memory (bytes read and written) and of
+    writing a file to disk; `others_share` of the processor time went to other programs meanwhile.
     """
 
     cpu: str
@@ -23,8 +24,8 @@ class Speed(Record):
 
 
 class StageCost(Record):
-    """What one run of a stage's worker took. `processor_s` is of its process tree; `peak_memory_bytes` is resident,
-    `peak_anonymous_bytes` the part of it that no file backs."""
+    """What one run of a stage's worker took. `processor_s` is of its process tree;
+    `peak_memory_bytes` is resident, `peak_anonymous_bytes` the part of it that no file backs."""
 
     stage: str
     environment: str
@@ -35,9 +36,9 @@ class StageCost(Record):
 
 
 class TaskLoad(Record):
-    """What one item of a task puts to an engine, on average: tokens of its prompts, each different prompt whole (`tokens`) or what
-    they share once (`shared_tokens`); `rows` that are projected onto the vocabulary; `generated` tokens at most.
-    """
+    """What one item of a task puts to an engine, on average: tokens of its prompts, each different
+    prompt whole (`tokens`) or what they share once (`shared_tokens`); `rows` that are projected
+    onto the vocabulary; `generated` tokens at most."""
 
     tokens: float
     shared_tokens: float
@@ -46,7 +47,8 @@ class TaskLoad(Record):
 
 
 class Workload(Record):
-    """Windows of each evaluation text, and the load of an item of each task; what could not be looked at is missing."""
+    """Windows of each evaluation text, and the load of an item of each task; what could not be
+    looked at is missing."""
 
     windows: dict[str, int]
     tasks: dict[str, TaskLoad]

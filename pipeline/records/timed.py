@@ -1,9 +1,9 @@
 """What was timed: every request of every replay, and what follows from them.
 
-Definitions: TTFT = first token - due. TPOT = (last token - first token) / (tokens - 1). ITL = time between two tokens of a
-request. E2E = last token - due. Throughput = tokens of the requests that succeeded / wall time of the replay. Goodput =
-requests inside every SLO / wall time. A request that failed counts as failed and misses every SLO; it is never dropped.
-"""
+Definitions: TTFT = first token - due. TPOT = (last token - first token) / (tokens - 1). ITL = time
+between two tokens of a request. E2E = last token - due. Throughput = tokens of the requests that
+succeeded / wall time of the replay. Goodput = requests inside every SLO / wall time. A request that
+failed counts as failed and misses every SLO; it is never dropped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from pipeline.records.base import Record, Sealed
 
 
 class TracedRequest(Record):
-    """`arrival` in units of the mean time between arrivals: a replay at r requests per second sends it at arrival / r."""
+    """`arrival` in units of the mean time between arrivals: a replay at r requests per second sends
+    it at arrival / r."""
 
     arrival: float
     prompt: list[int]
@@ -32,9 +33,9 @@ class Trace(Record):
 
 
 class RequestTiming(Record):
-    """One request; seconds since the replay began. `due_s` is when its client sends it: its arrival in the open loop, or
-    when a place became free in the closed one. `arrivals_s` are the times at which tokens came, one each unless a server
-    sends several at once."""
+    """One request; seconds since the replay began. `due_s` is when its client sends it: its arrival
+    in the open loop, or when a place became free in the closed one. `arrivals_s` are the times at
+    which tokens came, one each unless a server sends several at once."""
 
     due_s: float
     arrivals_s: list[float]
@@ -61,14 +62,18 @@ class RequestTiming(Record):
 
     @property
     def itl_s(self) -> list[float]:
-        return [later - earlier for earlier, later in zip(self.arrivals_s, self.arrivals_s[1:], strict=False)]
+        return [
+            later - earlier
+            for earlier, later in zip(self.arrivals_s, self.arrivals_s[1:], strict=False)
+        ]
 
 
 class Replay(Record):
-    """One pass over the trace: at a fixed number of requests in flight (closed), or at Poisson arrivals (open).
+    """One pass over the trace: at a fixed number of requests in flight (closed), or at Poisson
+    arrivals (open).
 
-    `others_share` is the share of the machine's processor time that went to processes other than the engine's.
-    """
+    `others_share` is the share of the machine's processor time that went to processes other than
+    the engine's."""
 
     loop: Literal["closed", "open"]
     concurrency: int | None = None
@@ -90,8 +95,9 @@ class Timings(Sealed):
 
 
 class Estimate(Record):
-    """Over repeats: the median of `values` (one a repeat), Student's 95 % interval of their geometric mean, and their coefficient
-    of variation. The last three are None below two repeats."""
+    """Over repeats: the median of `values` (one a repeat), Student's 95 % interval of their
+    geometric mean, and their coefficient of variation. The last three are None below two
+    repeats."""
 
     median: float
     low: float | None
@@ -101,7 +107,8 @@ class Estimate(Record):
 
 
 class Latency(Record):
-    """Milliseconds: the estimate of the median over repeats, and percentiles of all `n` values; only those that n supports."""
+    """Milliseconds: the estimate of the median over repeats, and percentiles of all `n` values;
+    only those that n supports."""
 
     estimate: Estimate
     percentiles: dict[str, float]
@@ -109,7 +116,8 @@ class Latency(Record):
 
 
 class Level(Record):
-    """One load. Figures are None where no request succeeded. `goodput_per_s` is None without SLOs."""
+    """One load. Figures are None where no request succeeded. `goodput_per_s` is None without
+    SLOs."""
 
     loop: Literal["closed", "open"]
     concurrency: int | None
@@ -130,7 +138,8 @@ class Level(Record):
 
 
 class Profile(Record):
-    """One way to run the artifact: `deployed`, as it serves, or `matched`, at the precision that both engines have in common."""
+    """One way to run the artifact: `deployed`, as it serves, or `matched`, at the precision that
+    both engines have in common."""
 
     settings: dict[str, Any]
     load_s: Estimate | None
@@ -139,7 +148,8 @@ class Profile(Record):
 
 
 class Cost(Record):
-    """Of a million tokens, at the highest closed-loop throughput and the given share of time that the machine is busy."""
+    """Of a million tokens, at the highest closed-loop throughput and the given share of time that
+    the machine is busy."""
 
     currency: str
     price_per_hour: float
@@ -149,8 +159,8 @@ class Cost(Record):
 
 
 class Benchmark(Sealed):
-    """`over` is how the requests reached the engine, `requested` what the recipe said then. `notices` say what a reader must
-    know before believing the figures."""
+    """`over` is how the requests reached the engine, `requested` what the recipe said then.
+    `notices` say what a reader must know before believing the figures."""
 
     recipe: str
     variant: str
@@ -173,12 +183,13 @@ class Benchmark(Sealed):
 class Performance(Record):
     """Whether a variant is as much faster as the recipe asks. `words` and `reason` are for people.
 
-    FASTER and NOT FASTER are the gate's; FAILED: requests failed or figures are missing; OFF TARGET: measured on another
-    device than the variant's own, neither pass nor fail; NOT ASKED: the recipe asks for no speedup; BASELINE: an
-    unquantized variant.
-    """
+    FASTER and NOT FASTER are the gate's; FAILED: requests failed or figures are missing; OFF
+    TARGET: measured on another device than the variant's own, neither pass nor fail; NOT ASKED: the
+    recipe asks for no speedup; BASELINE: an unquantized variant."""
 
-    status: Literal["FASTER", "NOT FASTER", "FAILED", "OFF TARGET", "NOT ASKED", "NOT MEASURED", "BASELINE"]
+    status: Literal[
+        "FASTER", "NOT FASTER", "FAILED", "OFF TARGET", "NOT ASKED", "NOT MEASURED", "BASELINE"
+    ]
     reason: str
     concurrency: int | None = None
     speedup: float | None = None

@@ -1,4 +1,5 @@
-"""Starts a checked bundle under the settings it was measured with: `vllm serve`, or OpenVINO GenAI's pipeline on the terminal."""
+"""Starts a checked bundle under the settings it was measured with: `vllm serve`, or OpenVINO
+GenAI's pipeline on the terminal."""
 
 from __future__ import annotations
 
@@ -24,9 +25,11 @@ from pipeline.runtime import environments
 HOST, PORT = "127.0.0.1", 8000
 KEY = "QUANTGATE_API_KEY"  # what vLLM's server asks of its clients as a bearer token
 HERE = Path(__file__).resolve().parents[2]
-# Behind the environment's own packages, since beside an installed quantgate lie those of another environment.
+# Behind the environment's own packages, since beside an installed quantgate lie those of another
+# environment.
 PROMPTING = (
-    "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module('pipeline.release.prompting', run_name='__main__')"
+    "import runpy, sys; sys.path.append(sys.argv.pop(1));"
+    " runpy.run_module('pipeline.release.prompting', run_name='__main__')"
 )
 
 
@@ -35,7 +38,9 @@ def serve(what: str, rules_path: Path, host: str | None, port: int | None) -> No
 
     Raises Tampered or Rejected before anything is started.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what service managers stop with: ends as Ctrl-C does
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # what service managers stop with: ends as Ctrl-C does
     with fetch.opened(what, policy.load(rules_path)) as (bundle, checked):
         settings = served.read(bundle / layout.SERVE)
         print(f"{checked.signed.entry}: {checked.standing.words}", file=sys.stderr, flush=True)
@@ -48,36 +53,49 @@ def serve(what: str, rules_path: Path, host: str | None, port: int | None) -> No
                 server.terminate()
                 return
     if code:
-        raise EvaluationError(f"{name}: the engine ended with exit code {code}. Its own words are above.")
+        raise EvaluationError(
+            f"{name}: the engine ended with exit code {code}. Its own words are above."
+        )
 
 
-def _command(bundle: Path, settings: Settings, name: str, host: str | None, port: int | None) -> tuple[list[str], dict[str, str]]:
+def _command(
+    bundle: Path, settings: Settings, name: str, host: str | None, port: int | None
+) -> tuple[list[str], dict[str, str]]:
     engine = capabilities.ENGINES[settings.engine]
     if engine.serves_http:
         host, port = host or HOST, port or PORT
         surroundings = serving.surroundings(settings.serve) | _key(host)
         _require_free(host, port)
-        print(f"{name}: starting on http://{host}:{port}/v1 (Ctrl-C stops it)", file=sys.stderr, flush=True)
+        print(
+            f"{name}: starting on http://{host}:{port}/v1 (Ctrl-C stops it)",
+            file=sys.stderr,
+            flush=True,
+        )
         return serving.command(bundle, settings.serve, name, port, host), surroundings
     if host or port:
         raise SetupError(
-            f"{name}: --host and --port are of vLLM's server; an {engine.name} bundle reads prompts from the terminal. "
-            "Leave them out."
+            f"{name}: --host and --port are of vLLM's server; an {engine.name} bundle reads prompts"
+            " from the terminal. Leave them out."
         )
     cores = ",".join(map(str, engines.cores(settings.serve)))
     leash = [sys.executable, "-m", "pipeline.runtime.leash", str(os.getpid()), cores]
     python = str(environments.python(engine.environment))
-    question = json.dumps({"engine": settings.engine, "artifact": str(bundle), "serve": settings.serve.model_dump()})
-    return [*leash, python, "-c", PROMPTING, str(HERE), question], serving.surroundings(settings.serve)
+    question = json.dumps(
+        {"engine": settings.engine, "artifact": str(bundle), "serve": settings.serve.model_dump()}
+    )
+    return [*leash, python, "-c", PROMPTING, str(HERE), question], serving.surroundings(
+        settings.serve
+    )
 
 
 def _key(host: str) -> dict[str, str]:
-    """The server's key, by its environment: others can read a command line. Raises SetupError for an open door."""
+    """The server's key, by its environment: others can read a command line. Raises SetupError for
+    an open door."""
     key = os.environ.get(KEY, "")
     if not key and not _is_loopback(host):
         raise SetupError(
-            f"--host {host}: whoever reaches this machine could use the model. Set {KEY} to what clients must send as their bearer "
-            f"token, or leave --host out ({HOST})."
+            f"--host {host}: whoever reaches this machine could use the model. Set {KEY} to what"
+            f" clients must send as their bearer token, or leave --host out ({HOST})."
         )
     return {"VLLM_API_KEY": key} if key else {}
 
@@ -96,4 +114,6 @@ def _require_free(host: str, port: int) -> None:
             attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             attempt.bind((host, port))
     except (OSError, OverflowError) as error:
-        raise SetupError(f"{host}:{port}: cannot be listened on ({error}). Give another with --port.") from error
+        raise SetupError(
+            f"{host}:{port}: cannot be listened on ({error}). Give another with --port."
+        ) from error

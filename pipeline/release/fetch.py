@@ -1,4 +1,5 @@
-"""Fetches and verifies bundles. Nothing that comes is believed, and no byte is used before it is checked."""
+"""Fetches and verifies bundles. Nothing that comes is believed, and no byte is used before it is
+checked."""
 
 from __future__ import annotations
 
@@ -24,13 +25,18 @@ from pipeline.release.signoff.policy import Policy
 
 
 def fetch(url: str, target: Path, rules_path: Path) -> None:
-    """Leaves a checked bundle at the target, or nothing. Raises Tampered, Rejected, RegistryError."""
+    """Leaves a checked bundle at the target, or nothing. Raises Tampered, Rejected,
+    RegistryError."""
     if target.exists():
-        raise RegistryError(f"{target}: there is something already. Name a folder that does not exist (--to).")
+        raise RegistryError(
+            f"{target}: there is something already. Name a folder that does not exist (--to)."
+        )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RegistryError(f"{target}: no folder can be made there ({error.strerror}). Name another (--to).") from error
+        raise RegistryError(
+            f"{target}: no folder can be made there ({error.strerror}). Name another (--to)."
+        ) from error
     incoming = target.with_name(f".{target.name}.incoming")
     shutil.rmtree(incoming, ignore_errors=True)
     try:
@@ -42,7 +48,8 @@ def fetch(url: str, target: Path, rules_path: Path) -> None:
 
 
 def verify(what: str, rules_path: Path, recheck: bool) -> None:
-    """A bundle in a folder, or one in a registry, which is fetched for it. Raises Tampered, Rejected, RegistryError."""
+    """A bundle in a folder, or one in a registry, which is fetched for it. Raises Tampered,
+    Rejected, RegistryError."""
     rules = policy.load(rules_path)
     with opened(what, rules, recheck) as (_, checked):
         _say(what, checked)
@@ -63,9 +70,12 @@ def opened(what: str, rules: Policy, recheck: bool = False) -> Iterator[tuple[Pa
 
 @contextlib.contextmanager
 def _folder(what: str) -> Iterator[Path]:
-    """Where a fetched bundle lies while it is needed: a project's own, elsewhere the system's (TMPDIR)."""
+    """Where a fetched bundle lies while it is needed: a project's own, elsewhere the system's
+    (TMPDIR)."""
     if Path("dvc.yaml").is_file():
-        with artifact.stage_folder(f"fetch@{hashlib.sha256(what.encode()).hexdigest()[:12]}") as folder:
+        with artifact.stage_folder(
+            f"fetch@{hashlib.sha256(what.encode()).hexdigest()[:12]}"
+        ) as folder:
             yield folder
     else:
         with tempfile.TemporaryDirectory(prefix="quantgate-") as folder_name:
@@ -86,7 +96,8 @@ def _fetch(url: str, out: Path, rules: Policy, recheck: bool = False) -> Checked
 
 
 def _found(url: str, rules: Policy) -> tuple[Registry, Entry, bytes]:
-    """At URL/RECIPE/VARIANT/VERSION, or the latest version at URL/RECIPE/VARIANT. Raises RegistryError."""
+    """At URL/RECIPE/VARIANT/VERSION, or the latest version at URL/RECIPE/VARIANT. Raises
+    RegistryError."""
     try:
         where, entry = registries.split(url)
         registry = registries.open_registry(where)
@@ -110,8 +121,14 @@ def _signed(signature: bytes, rules: Policy, url: str) -> Signed:
 
 def _say(what: str, checked: Checked) -> None:
     manifest = checked.told.manifest
-    print(f"{what}: {checked.signed.entry}, {len(checked.signed.files)} files as {checked.signed.by} signed them")
-    print(f"  {manifest.weights} for {manifest.engine} by {manifest.answered_by}, commit {manifest.origin.revision.commit}")
+    print(
+        f"{what}: {checked.signed.entry}, {len(checked.signed.files)} files as {checked.signed.by}"
+        " signed them"
+    )
+    print(
+        f"  {manifest.weights} for {manifest.engine} by {manifest.answered_by}, commit"
+        f" {manifest.origin.revision.commit}"
+    )
     print(f"  {checked.standing.words}")
 
 

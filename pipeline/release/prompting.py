@@ -1,4 +1,5 @@
-"""An engine on the terminal: each line of the input is a prompt, greedily continued. In the engine's environment.
+"""An engine on the terminal: each line of the input is a prompt, greedily continued. In the
+engine's environment.
 
 python -m pipeline.release.prompting '{"engine": NAME, "artifact": FOLDER, "serve": {...}}'
 """
@@ -24,7 +25,11 @@ MAX_TOKENS = 128
 def main(question: str) -> None:
     asked = json.loads(question)
     artifact, serve = Path(asked["artifact"]), Serve.model_validate(asked["serve"])
-    encode, decode = _genai(artifact) if ENGINES[asked["engine"]].artifact_format == IR else _transformers(artifact)
+    encode, decode = (
+        _genai(artifact)
+        if ENGINES[asked["engine"]].artifact_format == IR
+        else _transformers(artifact)
+    )
     with engines.open_engine(asked["engine"], artifact, serve) as engine:
         print("ready: one prompt a line", file=sys.stderr, flush=True)
         sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
@@ -32,7 +37,11 @@ def main(question: str) -> None:
             ids = encode(line.rstrip("\n"))
             room = serve.max_model_len - len(ids)
             if room < 1:
-                print(f"this prompt has {len(ids)} tokens, and there is room for {serve.max_model_len - 1}", file=sys.stderr)
+                print(
+                    f"this prompt has {len(ids)} tokens, and there is room for"
+                    f" {serve.max_model_len - 1}",
+                    file=sys.stderr,
+                )
             print(decode(_continued(engine, ids, room)), flush=True)
 
 
@@ -52,7 +61,8 @@ def _transformers(artifact: Path) -> tuple[Encode, Decode]:
 
 
 def _continued(engine: Engine, ids: list[int], room: int) -> list[int]:
-    """The tokens that follow. Empty for a prompt that does not fit (`room`: tokens left of the model's length)."""
+    """The tokens that follow. Empty for a prompt that does not fit (`room`: tokens left of the
+    model's length)."""
     if room < 1 or not ids:
         return []
     engine.submit(0, ids, min(MAX_TOKENS, room), stop_at_eos=True)

@@ -17,10 +17,17 @@ from pipeline.runtime import process
 
 
 def publish(name: str, variant_name: str, url: str, key: str, version: str | None) -> None:
-    """Raises ArtifactError for anything stale, Rejected unless signed off, RegistryError if it is there already."""
+    """Raises ArtifactError for anything stale, Rejected unless signed off, RegistryError if it is
+    there already."""
     registry = registries.open_registry(url)
     with artifact.stage_folder(f"publish@{name}--{variant_name}") as folder:
-        job = {"recipe": name, "variant": variant_name, "key": key, "version": version, "out": str(folder / "bundle")}
+        job = {
+            "recipe": name,
+            "variant": variant_name,
+            "key": key,
+            "version": version,
+            "out": str(folder / "bundle"),
+        }
         done = process.run("control", "prepare", job, folder).value
         entry = Entry(name, variant_name, done["version"])
         files = [File.model_validate(file) for file in done["files"]]
@@ -33,7 +40,10 @@ def publish(name: str, variant_name: str, url: str, key: str, version: str | Non
 def _require_same(registry: Registry, entry: Entry, files: list[File]) -> None:
     sent = next(file for file in files if file.path == paths.SIGNATURE)
     if hashlib.sha256(registry.resolve(entry)).hexdigest() != sent.sha256:
-        raise RegistryError(f"{entry}: the registry has another bundle under this name: somebody published at the same time.")
+        raise RegistryError(
+            f"{entry}: the registry has another bundle under this name: somebody published at the"
+            " same time."
+        )
 
 
 @contextlib.contextmanager

@@ -1,11 +1,16 @@
-"""Records -> the report of a recipe or an audit: a page, the same as Markdown and JSON, and a card per artifact.
+"""Records -> the report of a recipe or an audit: a page, the same as Markdown and JSON, and a card
+per artifact.
 
-summary       the records of every variant, joined: what the JSON report holds; distribution is its quantiles of KL
-comparison    variants side by side: measures are the figures, matched who is like for like, recommendation who is best in what,
-              ship the first card; changes sets two runs beside each other
-document      the report's content, built once of sections, notes, tables and charts (content): tables, speed_tables, provenance,
-              chart_pareto, chart_forest, chart_divergence, chart_speed, over theme and words
-page, markdown, terminal   the three that render it; card (with snippets) and compare_terminal take parts of it
+summary       the records of every variant, joined: what the JSON report holds; distribution is its
+              quantiles of KL
+comparison    variants side by side: measures are the figures, matched who is like for like,
+              recommendation who is best in what, ship the first card;
+              changes sets two runs beside each other
+document      the report's content, built once of sections, notes, tables and charts (content):
+              tables, speed_tables, provenance, chart_pareto, chart_forest, chart_divergence,
+              chart_speed, over theme and words
+page, markdown, terminal   the three that render it; card (with snippets) and compare_terminal take
+                           parts of it
 metrics       a few numbers for DVC
 """
 
@@ -24,7 +29,8 @@ if TYPE_CHECKING:
 
 
 def write(name: str, recipe: Recipe) -> None:
-    """Writes reports, metrics, plots and cards. Raises ArtifactError if a record is missing or of another artifact."""
+    """Writes reports, metrics, plots and cards. Raises ArtifactError if a record is missing or of
+    another artifact."""
     from pipeline.report import card, chart_pareto, chart_speed, theme
     from pipeline.report.metrics import metrics
     from pipeline.report.summary import summarize
@@ -34,14 +40,20 @@ def write(name: str, recipe: Recipe) -> None:
         write_text(paths.report(name, suffix), text)
     cards = {f"{variant}.md": card.render(summary, variant) for variant in recipe.variants}
     _write_folder(paths.card(name, "x").parent, cards)
-    flat = {f"{variant}.json": json.dumps(row, indent=1) + "\n" for variant, row in metrics(summary).items()}
+    flat = {
+        f"{variant}.json": json.dumps(row, indent=1) + "\n"
+        for variant, row in metrics(summary).items()
+    }
     _write_folder(paths.metrics(name), flat)
     charts = [*chart_pareto.charts(summary), *chart_speed.curves(summary)]
-    _write_folder(paths.plots(name), {f"{chart.key}.svg": theme.alone(chart.wide) for chart in charts})
+    _write_folder(
+        paths.plots(name), {f"{chart.key}.svg": theme.alone(chart.wide) for chart in charts}
+    )
 
 
 def write_audit(name: str, recipe: Recipe, variant: str, judged: Judged, folder: Path) -> None:
-    """Writes the report and the card of one artifact, which is none of the recipe's own, into its folder."""
+    """Writes the report and the card of one artifact, which is none of the recipe's own, into its
+    folder."""
     from pipeline.report import card
     from pipeline.report.summary import of
 

@@ -1,8 +1,9 @@
-"""A variant's model card for the Hugging Face hub, from the report's summary alone: how to serve it first, then what it rests on.
+"""A variant's model card for the Hugging Face hub, from the report's summary alone: how to serve it
+first, then what it rests on.
 
-`render` gives README.md of a repository that holds the artifact's files. The commands in it are functions of the settings
-that were measured, so that who follows them gets what was measured; tests/integration/test_card.py runs them.
-"""
+`render` gives README.md of a repository that holds the artifact's files. The commands in it are
+functions of the settings that were measured, so that who follows them gets what was measured;
+tests/integration/test_card.py runs them."""
 
 from __future__ import annotations
 
@@ -39,7 +40,11 @@ def render(summary: Summary, variant: str) -> str:
         "## Limits",
         markdown.points(_limits(summary, row)),
     ]
-    return str(ModelCard(f"---\n{_metadata(summary, variant).to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
+    return str(
+        ModelCard(
+            f"---\n{_metadata(summary, variant).to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"
+        )
+    )
 
 
 def title(summary: Summary, variant: str) -> str:
@@ -52,7 +57,12 @@ def _metadata(summary: Summary, variant: str) -> Any:
 
     row, base = summary.variants[variant], summary.checkpoint.repo
     audit = row.manifest.taken_from is not None
-    tags = [row.engine, *([row.weights, row.quantizer] if row.quantizer else []), "quantgate", *(["audited"] if audit else [])]
+    tags = [
+        row.engine,
+        *([row.weights, row.quantizer] if row.quantizer else []),
+        "quantgate",
+        *(["audited"] if audit else []),
+    ]
     return ModelCardData(
         base_model=base,
         base_model_relation="quantized" if base and row.quantizer else None,
@@ -70,7 +80,10 @@ def _results(row: VariantSummary) -> list[Any]:
     from huggingface_hub import EvalResult
 
     found = [(name, "accuracy", "accuracy", task.accuracy) for name, task in row.tasks.items()]
-    found += [(name, "perplexity", "perplexity per token", value) for name, value in row.perplexity.items()]
+    found += [
+        (name, "perplexity", "perplexity per token", value)
+        for name, value in row.perplexity.items()
+    ]
     return [
         EvalResult(
             task_type="text-generation",
@@ -86,13 +99,19 @@ def _results(row: VariantSummary) -> list[Any]:
 
 
 def _what(summary: Summary, row: VariantSummary) -> str:
-    made = f"in {row.weights} ({row.quantizer}, by {row.answered_by})" if row.quantizer else "unquantized"
+    made = (
+        f"in {row.weights} ({row.quantizer}, by {row.answered_by})"
+        if row.quantizer
+        else "unquantized"
+    )
     checkpoint, word = summary.checkpoint, row.verdict.status
     warning = "" if row.passed else " It did not pass: do not put it into service."
     return (
-        f"**{word}: {summed_up(row)}.**{warning} {_source(checkpoint)} ({checkpoint.architecture}, {checkpoint.parameters:,} "
-        f"parameters), {made}, for {ENGINES[row.engine].title} on {row.manifest.device.upper()}. {size(row.size_bytes)} on disk. "
-        "Every figure below was measured by quantgate on the engine that serves the model, against the source in float32."
+        f"**{word}: {summed_up(row)}.**{warning} {_source(checkpoint)} ({checkpoint.architecture},"
+        f" {checkpoint.parameters:,} parameters), {made}, for {ENGINES[row.engine].title} on"
+        f" {row.manifest.device.upper()}. {size(row.size_bytes)} on disk. Every figure below was"
+        " measured by quantgate on the engine that serves the model, against the source in"
+        " float32."
     )
 
 
@@ -111,17 +130,34 @@ def _verdict(variant: str, row: VariantSummary) -> list[Block]:
         if check.status == "PASS":
             passed.setdefault(check.kind, []).append(check)
     kinds = {kind.name: kind for kind in KINDS}
-    nearest = [max(found, key=lambda check: share(kinds[check.kind], check, check.value) or 0.0) for found in passed.values()]
-    shown = tables.checks({variant: row.model_copy(update={"verdict": row.verdict.model_copy(update={"checks": nearest})})})
+    nearest = [
+        max(found, key=lambda check: share(kinds[check.kind], check, check.value) or 0.0)
+        for found in passed.values()
+    ]
+    shown = tables.checks(
+        {
+            variant: row.model_copy(
+                update={"verdict": row.verdict.model_copy(update={"checks": nearest})}
+            )
+        }
+    )
     told = f"{sum(map(len, passed.values()))} of {len(checks)} checks passed"
-    blocks: list[Block] = [Note(f"{told}; all must. Of each kind the one that is nearest to its limit:" if nearest else f"{told}.")]
+    blocks: list[Block] = [
+        Note(
+            f"{told}; all must. Of each kind the one that is nearest to its limit:"
+            if nearest
+            else f"{told}."
+        )
+    ]
     blocks += [_alone(shown)] if nearest else []
     return [*blocks, *([_alone(missed)] if missed else [])]
 
 
 def _alone(found: Table) -> Table:
     """Without the column that names the variant, and without a caption."""
-    return found._replace(caption="", columns=found.columns[1:], rows=[row[1:] for row in found.rows])
+    return found._replace(
+        caption="", columns=found.columns[1:], rows=[row[1:] for row in found.rows]
+    )
 
 
 def _quality(summary: Summary, variant: str) -> list[Block]:
@@ -135,32 +171,57 @@ def _speed(variant: str, row: VariantSummary) -> list[Block]:
     if not benchmark.measured:
         return [Note(f"Not measured: {benchmark.reason}.")]
     deployed = benchmark.profiles["deployed"].model_copy(update={"levels": row.levels()})
-    one = {variant: row.model_copy(update={"benchmark": benchmark.model_copy(update={"profiles": {"deployed": deployed}})})}
-    noted = f" {len(benchmark.notices)} things were noted while it was timed: see the report." if benchmark.notices else ""
-    told = f"Measured on {speed_tables.machine(benchmark)}. {row.performance.status}: {row.performance.reason}.{noted}"
+    one = {
+        variant: row.model_copy(
+            update={"benchmark": benchmark.model_copy(update={"profiles": {"deployed": deployed}})}
+        )
+    }
+    noted = (
+        f" {len(benchmark.notices)} things were noted while it was timed: see the report."
+        if benchmark.notices
+        else ""
+    )
+    told = (
+        f"Measured on {speed_tables.machine(benchmark)}. {row.performance.status}:"
+        f" {row.performance.reason}.{noted}"
+    )
     loads, taken = speed_tables.levels(one), speed_tables.resources(one)
-    needs = [f"{column.title}: {cell.text}" for column, cell in zip(taken.columns[1:], taken.rows[0][1:], strict=True)]
+    needs = [
+        f"{column.title}: {cell.text}"
+        for column, cell in zip(taken.columns[1:], taken.rows[0][1:], strict=True)
+    ]
     return [Note(told), *([_alone(loads)] if loads else []), Note(f"{'; '.join(needs)}.")]
 
 
 def _made(summary: Summary, row: VariantSummary) -> list[Block]:
     manifest, calibration = row.manifest, summary.calibration
-    scalars = {key: value for key, value in manifest.resolved.items() if isinstance(value, (str, int, float, bool))}
+    scalars = {
+        key: value
+        for key, value in manifest.resolved.items()
+        if isinstance(value, (str, int, float, bool))
+    }
     facts = {"taken from": manifest.taken_from} if manifest.taken_from else {}
     facts |= {
         "made by": row.answered_by,
         "settings": setting(scalars),
-        "linear layers": f"{setting(manifest.stored_types)}; {len(manifest.layers.skipped)} skipped",
+        "linear layers": (
+            f"{setting(manifest.stored_types)}; {len(manifest.layers.skipped)} skipped"
+        ),
     }
     if row.quantizer is not None and not manifest.taken_from:
-        facts["calibration"] = f"{calibration.rows} rows from {calibration.prompts}, seed {calibration.seed}"
+        facts["calibration"] = (
+            f"{calibration.rows} rows from {calibration.prompts}, seed {calibration.seed}"
+        )
     if manifest.climb:
         facts["ladder"] = _way(manifest.climb)
     if counts := [count for block in manifest.coverage.values() for count in block]:
         facts["calibration tokens that an expert is sent"] = f"{min(counts):,} to {max(counts):,}"
     if row.remarks:
         facts["noted"] = "; ".join(row.remarks)
-    facts |= {"versions": setting(manifest.versions), "measured with": setting(row.evaluation.versions)}
+    facts |= {
+        "versions": setting(manifest.versions),
+        "measured with": setting(row.evaluation.versions),
+    }
     return [pairs("How it was made", facts)]
 
 
@@ -180,7 +241,9 @@ def _serve(folder: str, row: VariantSummary) -> list[str]:
 def _installed(row: VariantSummary) -> str:
     """Of what was installed to measure it, the engine itself."""
     packages = ENGINES[row.engine].packages
-    found = [f"{name} {version}" for name, version in row.evaluation.versions.items() if name in packages]
+    found = [
+        f"{name} {version}" for name, version in row.evaluation.versions.items() if name in packages
+    ]
     return listed(found) or f"{ENGINES[row.engine].title}, of a version that was not recorded"
 
 
@@ -193,7 +256,10 @@ def _limits(summary: Summary, row: VariantSummary) -> list[str]:
         licence = f"What it may be used for, its maker and the licence of {source} say."
     skipped = row.manifest.layers.skipped
     return [
-        f"The verdict is on {', '.join(measured)} and on nothing else: not on other languages, long contexts or safety.",
+        (
+            f"The verdict is on {', '.join(measured)} and on nothing else: not on other languages,"
+            " long contexts or safety."
+        ),
         "The speeds are of the machine named above. On another one, measure again.",
         licence,
         *([f"Layers left unquantized: {', '.join(skipped)}."] if skipped else []),

@@ -1,4 +1,5 @@
-"""One recipe before and after a change: each variant beside itself, in the shape of a comparison. Pure."""
+"""One recipe before and after a change: each variant beside itself, in the shape of a comparison.
+Pure."""
 
 from __future__ import annotations
 
@@ -7,9 +8,16 @@ from pipeline.report import measures
 from pipeline.report.comparison import Entry, concurrency, section
 from pipeline.report.words import checked, finite, listed
 
-QUALITY = {"perplexity_ratio": "Perplexity ratio", "mean_kl": "Mean KL", "accuracy_drop": "Accuracy drop"}
+QUALITY = {
+    "perplexity_ratio": "Perplexity ratio",
+    "mean_kl": "Mean KL",
+    "accuracy_drop": "Accuracy drop",
+}
 DIGITS = 6  # of figures that lie close to each other
-TWO_RUNS = "The two runs were timed at different times: the intervals hold the spread within a run, not what changed around it."
+TWO_RUNS = (
+    "The two runs were timed at different times: the intervals hold the spread within a run, not"
+    " what changed around it."
+)
 
 
 def changes(before: Summary, after: Summary) -> Comparison:
@@ -29,7 +37,10 @@ def changes(before: Summary, after: Summary) -> Comparison:
 
 def _note(rows: list[VariantSummary], in_before: bool) -> str:
     if len(rows) < 2:
-        return f"Only {'before' if in_before else 'after'}: the recipe {'no longer has' if in_before else 'did not have'} it."
+        return (
+            f"Only {'before' if in_before else 'after'}: the recipe"
+            f" {'no longer has' if in_before else 'did not have'} it."
+        )
     told = [_made(*rows), _word("Verdict", *(row.verdict.status for row in rows))]
     told += [_word("Performance", *(row.performance.status for row in rows))]
     told += [said for check in _shared(*rows) if (said := _check(*check))]
@@ -41,7 +52,9 @@ def _made(before: VariantSummary, after: VariantSummary) -> str:
     """Whether it is the same artifact, and what else changed around it."""
     same = before.verdict.candidate_sha256 == after.verdict.candidate_sha256
     changed = [
-        f"{name} {old} to {now}" if old else f"{name} {now}" for name, (old, now) in _versions(before, after).items() if old != now
+        f"{name} {old} to {now}" if old else f"{name} {now}"
+        for name, (old, now) in _versions(before, after).items()
+        if old != now
     ]
     artifact = "The artifact is the same, byte for byte." if same else "Another artifact."
     return artifact + (f" Versions changed: {', '.join(changed)}." if changed else "")
@@ -54,13 +67,21 @@ def _versions(before: VariantSummary, after: VariantSummary) -> dict[str, tuple[
 
 
 def _word(what: str, before: str, after: str) -> str:
-    return f"{what}: {after}, as before." if before == after else f"{what}: {before} before, {after} now."
+    return (
+        f"{what}: {after}, as before."
+        if before == after
+        else f"{what}: {before} before, {after} now."
+    )
 
 
 def _shared(before: VariantSummary, after: VariantSummary) -> list[tuple[Check, Check]]:
     """The quality checks that both have, in all views and texts."""
     old = {check.name: check for check in before.verdict.checks}
-    return [(old[check.name], check) for check in after.verdict.checks if check.name in old and check.kind in QUALITY]
+    return [
+        (old[check.name], check)
+        for check in after.verdict.checks
+        if check.name in old and check.kind in QUALITY
+    ]
 
 
 def _check(before: Check, after: Check) -> str:
@@ -73,11 +94,14 @@ def _check(before: Check, after: Check) -> str:
     if old is None or now is None:
         return f"{told}."
     separate = measures.apart(before, after)
-    return f"{told}: {('better' if now < old else 'worse') if separate else 'the intervals overlap'}."
+    return (
+        f"{told}: {('better' if now < old else 'worse') if separate else 'the intervals overlap'}."
+    )
 
 
 def differing(report: Summary, other: Summary) -> str:
-    """A sentence where the two are not of one source or one calibration set; empty where they are."""
+    """A sentence where the two are not of one source or one calibration set; empty where they
+    are."""
     found = [
         what
         for what, holds in {

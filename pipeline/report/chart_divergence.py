@@ -11,9 +11,15 @@ from pipeline.report import theme
 from pipeline.report.content import Chart
 from pipeline.report.words import listed, number
 
-LEAST_KL, LEAST_LEVEL = 1e-7, 0.1  # nearer to the reference than this is of no interest, and would fill the chart
+LEAST_KL, LEAST_LEVEL = (
+    1e-7,
+    0.1,
+)  # nearer to the reference than this is of no interest, and would fill the chart
 MARKED = {"0.5": "half of the", "0.9": "90% of the", "0.99": "99% of the", "0.999": "99.9% of the"}
-CAPTION = "Each line falls from all positions to the few that differ most; further left is closer to the reference. Below the "
+CAPTION = (
+    "Each line falls from all positions to the few that differ most; further left is closer to the"
+    " reference. Below the "
+)
 CAPTION += "points lie 50, 90, 99 and 99.9% of the positions."
 
 
@@ -25,12 +31,18 @@ def charts(summary: Summary) -> list[Chart]:
             if _curve(name, found.quantiles):
                 texts.setdefault(text, {})[name] = found
     names = list(summary.variants)
-    return [_drawn(f"divergence-{place}", text, found, names) for place, (text, found) in enumerate(texts.items())]
+    return [
+        _drawn(f"divergence-{place}", text, found, names)
+        for place, (text, found) in enumerate(texts.items())
+    ]
 
 
 def _drawn(key: str, text: str, found: dict[str, Distribution], names: list[str]) -> Chart:
     curves = [point for name, one in found.items() for point in _curve(name, one.quantiles)]
-    label = f"Share of the positions of {text} whose KL from the reference is larger than a given one, for {listed(list(found))}."
+    label = (
+        f"Share of the positions of {text} whose KL from the reference is larger than a given one,"
+        f" for {listed(list(found))}."
+    )
     wide, narrow = theme.both(lambda width: _chart(curves, names, list(found), width), key, label)
     return Chart(key, f"Divergence over the positions of {text}", CAPTION, wide, narrow)
 
@@ -39,19 +51,35 @@ def _curve(name: str, quantiles: dict[str, float]) -> list[dict[str, Any]]:
     curve = []
     for level, kl in quantiles.items():
         if kl >= LEAST_KL and float(level) >= LEAST_LEVEL:
-            label = f"{name}: at {MARKED[level]} positions KL is at most {number(kl)} nats" if level in MARKED else ""
+            label = (
+                f"{name}: at {MARKED[level]} positions KL is at most {number(kl)} nats"
+                if level in MARKED
+                else ""
+            )
             curve.append({"variant": name, "beyond": 1 - float(level), "kl": kl, "label": label})
     return curve
 
 
-def _chart(curves: list[dict[str, Any]], names: list[str], shown: list[str], width: int) -> alt.LayerChart:
+def _chart(
+    curves: list[dict[str, Any]], names: list[str], shown: list[str], width: int
+) -> alt.LayerChart:
     log = alt.Scale(type="log", nice=False)
-    x = alt.X("kl:Q", scale=log, axis=alt.Axis(title="KL, nats (log scale)", format="~g", tickCount=theme.ticks(width)))
-    shares = alt.Axis(format="~p", values=[1, 0.1, 0.01, 0.001, 0.0001], title="Positions with a larger KL (log scale)")
+    x = alt.X(
+        "kl:Q",
+        scale=log,
+        axis=alt.Axis(title="KL, nats (log scale)", format="~g", tickCount=theme.ticks(width)),
+    )
+    shares = alt.Axis(
+        format="~p",
+        values=[1, 0.1, 0.01, 0.001, 0.0001],
+        title="Positions with a larger KL (log scale)",
+    )
     y = alt.Y("beyond:Q", scale=alt.Scale(type="log", nice=False, domainMax=1), axis=shares)
     colour = alt.Color("variant:N", scale=theme.colours(names), legend=theme.legend(shown, width))
     shape = alt.Shape("variant:N", scale=theme.shapes(names), legend=theme.legend(shown, width))
     base = alt.Chart(theme.rows(curves))
     line = base.mark_line(strokeWidth=2, aria=False).encode(x=x, y=y, color=colour)
     dots = base.transform_filter("datum.label != ''").mark_point(size=50, filled=True, opacity=1)
-    return theme.layered(line, dots.encode(x=x, y=y, color=colour, shape=shape, description="label:N"), height=320)
+    return theme.layered(
+        line, dots.encode(x=x, y=y, color=colour, shape=shape, description="label:N"), height=320
+    )

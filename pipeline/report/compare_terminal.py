@@ -1,4 +1,5 @@
-"""`quantgate compare`: the variants of one report side by side, or two runs of one recipe; as tables, or as JSON."""
+"""`quantgate compare`: the variants of one report side by side, or two runs of one recipe; as
+tables, or as JSON."""
 
 from __future__ import annotations
 
@@ -32,12 +33,17 @@ def run(name: str, before: str | None, as_json: bool) -> None:
 
 def _before(name: str, path: Path) -> Summary:
     """The report of an earlier run, wherever it lies."""
-    remedy = f"From git, if dvc.lock is committed: dvc get . {paths.report(name, 'json')} --rev HEAD~1 -o before.json"
+    remedy = (
+        f"From git, if dvc.lock is committed: dvc get . {paths.report(name, 'json')} --rev HEAD~1"
+        " -o before.json"
+    )
     if not path.is_file():
         raise ArtifactError(f"{path}: missing: give the JSON report of an earlier run. {remedy}")
     earlier = load(path, f"Give the JSON report of an earlier run. {remedy}")
     if earlier.recipe != name:
-        raise ArtifactError(f"{path}: the report of recipe {earlier.recipe!r}, expected one of {name!r}. {remedy}")
+        raise ArtifactError(
+            f"{path}: the report of recipe {earlier.recipe!r}, expected one of {name!r}. {remedy}"
+        )
     return earlier
 
 
@@ -46,10 +52,17 @@ def load(path: Path, remedy: str) -> Summary:
     try:
         return Summary.model_validate_json(read_text(path))
     except ValidationError as error:
-        raise ArtifactError(f"{path}: not a report of this version of quantgate. {remedy}") from error
+        raise ArtifactError(
+            f"{path}: not a report of this version of quantgate. {remedy}"
+        ) from error
 
 
-def show(name: str, found: Comparison, card: tuple[str, list[str], str] | None = None, moved_only: bool = False) -> None:
+def show(
+    name: str,
+    found: Comparison,
+    card: tuple[str, list[str], str] | None = None,
+    moved_only: bool = False,
+) -> None:
     """`moved_only`: figures of which none is the best are named, not shown."""
     from rich.console import Console
     from rich.text import Text
@@ -62,20 +75,29 @@ def show(name: str, found: Comparison, card: tuple[str, list[str], str] | None =
             console.print(Text(f"- {fact}"))
         console.print()
     for section in found.sections:
-        shown = [metric for metric in section.metrics if section.winners[metric.key] or not moved_only]
+        shown = [
+            metric for metric in section.metrics if section.winners[metric.key] or not moved_only
+        ]
         content = tables.comparison(section, shown)
-        for table in terminal.tables(content._replace(caption=f"{name}: {section.title}"), console.width):
+        for table in terminal.tables(
+            content._replace(caption=f"{name}: {section.title}"), console.width
+        ):
             console.print(table)
         console.print(section.note, markup=False, highlight=False)
         for why, titles in _ties(section).items():
-            console.print(f"  No winner ({why}): {', '.join(titles)}", markup=False, highlight=False)
+            console.print(
+                f"  No winner ({why}): {', '.join(titles)}", markup=False, highlight=False
+            )
         console.print()
     for advice in (*found.recommendations, *found.baselines):
-        console.print(Text.assemble((advice.goal, "bold"), f": {advice.variant or 'none'}. {advice.reason}"))
+        console.print(
+            Text.assemble((advice.goal, "bold"), f": {advice.variant or 'none'}. {advice.reason}")
+        )
 
 
 def _ties(section: SideBySide) -> dict[str, list[str]]:
-    """Why no variant is best -> in what; the figures behind it are in the JSON and on the report page."""
+    """Why no variant is best -> in what; the figures behind it are in the JSON and on the report
+    page."""
     found: dict[str, list[str]] = {}
     for metric in section.metrics:
         if why := section.ties.get(metric.key):

@@ -1,8 +1,8 @@
-"""Which variant is better in what: side by side, with a winner only where the figures can tell. Pure.
+"""Which variant is better in what: side by side, with a winner only where the figures can tell.
+Pure.
 
-As deployed, every variant runs as its engine serves it. Like for like, variants of two engines with equally many bits run at
-the same precision (pipeline/report/matched.py).
-"""
+As deployed, every variant runs as its engine serves it. Like for like, variants of two engines with
+equally many bits run at the same precision (pipeline/report/matched.py)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from pipeline.report.recommendation import baselines, recommend
 from pipeline.report.ship import ship
 from pipeline.report.words import listed
 
-DEPLOYED = "Every variant as its engine serves it, with that engine's own precision of activations and KV cache. Quality is that "
+DEPLOYED = (
+    "Every variant as its engine serves it, with that engine's own precision of activations and KV"
+    " cache. Quality is that "
+)
 DEPLOYED += "of the deployed view."
 
 
 class Decision(NamedTuple):
-    """`tie` says in a few words why there is no winner; `reason` says it, or why there is one, with the figures. `leaders` are
-    those at the top that cannot be told apart."""
+    """`tie` says in a few words why there is no winner; `reason` says it, or why there is one, with
+    the figures. `leaders` are those at the top that cannot be told apart."""
 
     winner: str | None
     tie: str
@@ -32,7 +35,8 @@ class Decision(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A variant in one of its profiles, under the name that its row has; `view` is where its quality comes from."""
+    """A variant in one of its profiles, under the name that its row has; `view` is where its
+    quality comes from."""
 
     label: str
     row: VariantSummary
@@ -47,7 +51,10 @@ def compare(goal: str, variants: dict[str, VariantSummary]) -> Comparison:
     note = " ".join([DEPLOYED, *matched.left_out(variants, groups)])
     sections = [section("As deployed", note, entries)]
     for group in groups:
-        rows = [Entry(name, variants[name], profile, "weights") for name, profile in group.profiles.items()]
+        rows = [
+            Entry(name, variants[name], profile, "weights")
+            for name, profile in group.profiles.items()
+        ]
         sections.append(section(group.title, group.note, rows, group.withheld))
     advice, unquantized = recommend(variants), baselines(variants)
     return Comparison(
@@ -61,23 +68,38 @@ def compare(goal: str, variants: dict[str, VariantSummary]) -> Comparison:
 
 def concurrency(entries: list[Entry]) -> int | None:
     """The lowest, at which latency is compared; None where nothing was timed."""
-    return min((at for entry in entries for level in entry.row.levels() if (at := level.concurrency) is not None), default=None)
+    return min(
+        (
+            at
+            for entry in entries
+            for level in entry.row.levels()
+            if (at := level.concurrency) is not None
+        ),
+        default=None,
+    )
 
 
 def section(title: str, note: str, entries: list[Entry], withheld: str = "") -> SideBySide:
     """`withheld` says why no row of this section may win; empty where one may."""
-    found = {entry.label: measures.figures(entry.row, entry.profile, entry.view == "deployed") for entry in entries}
+    found = {
+        entry.label: measures.figures(entry.row, entry.profile, entry.view == "deployed")
+        for entry in entries
+    }
     barred = _barred(entries)
     metrics = _metrics(list(found.values()))
     decided: dict[str, Decision] = {}
     for metric in metrics:
         values = {label: figures[metric] for label, figures in found.items() if metric in figures}
         bars = barred["timed" if metric.timed else "stored"]
-        decided[metric.key] = Decision(None, "withheld", withheld) if withheld else winner(metric, values, bars)
+        decided[metric.key] = (
+            Decision(None, "withheld", withheld) if withheld else winner(metric, values, bars)
+        )
     return SideBySide(
         title=title,
         note=note,
-        metrics=[records.Metric(key=m.key, title=m.title, unit=m.unit, better=m.better) for m in metrics],
+        metrics=[
+            records.Metric(key=m.key, title=m.title, unit=m.unit, better=m.better) for m in metrics
+        ],
         rows=[_row(entry, found[entry.label], metrics) for entry in entries],
         winners={key: decision.winner for key, decision in decided.items()},
         leaders={key: list(decision.leaders) for key, decision in decided.items()},
@@ -106,28 +128,48 @@ def _row(entry: Entry, figures: Figures, metrics: list[Metric]) -> ComparedRow:
 
 
 def _value(figure: Figure | None) -> Value | None:
-    return None if figure is None else Value(median=figure.median, low=figure.low, high=figure.high, busy=figure.busy)
+    return (
+        None
+        if figure is None
+        else Value(median=figure.median, low=figure.low, high=figure.high, busy=figure.busy)
+    )
 
 
 def _barred(entries: list[Entry]) -> dict[str, dict[str, str]]:
-    """Rows that cannot win, with the reason: by what is stored (the verdict), and by how they were timed as well."""
-    stored = {entry.label: f"its verdict is {entry.row.verdict.status}" for entry in entries if not entry.row.passed}
+    """Rows that cannot win, with the reason: by what is stored (the verdict), and by how they were
+    timed as well."""
+    stored = {
+        entry.label: f"its verdict is {entry.row.verdict.status}"
+        for entry in entries
+        if not entry.row.passed
+    }
     timings = {entry.label: timed for entry in entries if (timed := measures.timing(entry.row))}
     if not timings:
         return {"stored": stored, "timed": stored}
     usual = Counter(timings.values()).most_common(1)[0][0]
-    elsewhere = {label: measures.elsewhere(timed, usual) for label, timed in timings.items() if timed != usual}
+    elsewhere = {
+        label: measures.elsewhere(timed, usual)
+        for label, timed in timings.items()
+        if timed != usual
+    }
     return {"stored": stored, "timed": {**stored, **elsewhere}}
 
 
 def winner(metric: Metric, values: dict[str, Figure], barred: dict[str, str]) -> Decision:
-    """The row that is better than every other that may win, and a sentence that says why, or who cannot be told apart."""
-    bars = {label: bar for label, figure in values.items() if (bar := barred.get(label) or figure.bar)}
+    """The row that is better than every other that may win, and a sentence that says why, or who
+    cannot be told apart."""
+    bars = {
+        label: bar for label, figure in values.items() if (bar := barred.get(label) or figure.bar)
+    }
     contenders = [label for label in values if label not in bars]
     contenders.sort(key=lambda label: values[label].median, reverse=metric.better == "higher")
     out = "".join(f" {label} is left out: {bar}." for label, bar in bars.items())
     if len(contenders) < 2:
-        alone = f"Only {contenders[0]} has a figure that counts" if contenders else "No variant has a figure that counts"
+        alone = (
+            f"Only {contenders[0]} has a figure that counts"
+            if contenders
+            else "No variant has a figure that counts"
+        )
         return Decision(None, "nothing to compare", f"{alone}: there is nothing to compare.{out}")
     best, rest = contenders[0], contenders[1:]
     alike = [label for label in rest if not measures.better(metric, values[best], values[label])]
@@ -135,11 +177,22 @@ def winner(metric: Metric, values: dict[str, Figure], barred: dict[str, str]) ->
         told = measures.text(metric, values[best])
         why = f"{best}: {told}; next is {rest[0]}: {measures.text(metric, values[rest[0]])}.{out}"
         return Decision(best, "", why, (best,))
-    told = listed([f"{label} has {measures.text(metric, values[label])}" for label in (best, *alike)])
+    told = listed(
+        [f"{label} has {measures.text(metric, values[label])}" for label in (best, *alike)]
+    )
     why = _why(metric, values, [best, *alike])
-    behind = [f"{label} with {measures.text(metric, values[label])}" for label in rest if label not in alike]
+    behind = [
+        f"{label} with {measures.text(metric, values[label])}"
+        for label in rest
+        if label not in alike
+    ]
     ahead = f" Behind them: {listed(behind)}." if behind else ""
-    return Decision(None, why, f"{listed([best, *alike])} cannot be told apart ({why}): {told}.{ahead}{out}", (best, *alike))
+    return Decision(
+        None,
+        why,
+        f"{listed([best, *alike])} cannot be told apart ({why}): {told}.{ahead}{out}",
+        (best, *alike),
+    )
 
 
 def _why(metric: Metric, values: dict[str, Figure], alike: list[str]) -> str:

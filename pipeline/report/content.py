@@ -1,5 +1,5 @@
-"""What a report is made of: sections of notes, tables and charts, built once. The page, Markdown and the terminal render them and
-decide nothing."""
+"""What a report is made of: sections of notes, tables and charts, built once. The page, Markdown
+and the terminal render them and decide nothing."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pipeline.report.words import finite
 
 
 class Cell(NamedTuple):
-    """`sort` orders the column where the text would not. `kind` says how it looks: badge pass, badge fail, badge open, badge none,
-    best, tied, muted, hash, text, token or context. `note` is said more softly; `busy` marks what a busy machine spoiled."""
+    """`sort` orders the column where the text would not. `kind` says how it looks: badge pass,
+    badge fail, badge open, badge none, best, tied, muted, hash, text, token or context. `note` is
+    said more softly; `busy` marks what a busy machine spoiled."""
 
     text: str
     sort: float | None = None
@@ -29,7 +30,8 @@ class Column(NamedTuple):
 
 
 class Table(NamedTuple):
-    """The first cell of each row is its heading. A table of the kind "across" is read along its rows, and not sorted."""
+    """The first cell of each row is its heading. A table of the kind "across" is read along its
+    rows, and not sorted."""
 
     caption: str
     columns: list[Column]
@@ -48,14 +50,16 @@ class Chart(NamedTuple):
 
 
 class Charts(NamedTuple):
-    """With their figures as a table, unless a table beside them has them all. Only the page draws them, which takes seconds."""
+    """With their figures as a table, unless a table beside them has them all. Only the page draws
+    them, which takes seconds."""
 
     draw: Callable[[], list[Chart]]
     table: Table | None = None
 
 
 class Note(NamedTuple):
-    """A paragraph. `kind`: empty, or "warning" for what must be known before figures are believed."""
+    """A paragraph. `kind`: empty, or "warning" for what must be known before figures are
+    believed."""
 
     text: str
     kind: str = ""
@@ -111,4 +115,9 @@ def table(caption: str, columns: list[str], rows: list[list[Cell]], kind: str = 
 
 
 def pairs(caption: str, facts: dict[str, str], kind: str = "") -> Table:
-    return table(caption, ["Name", "Value"], [[cell(name), Cell(value, kind=kind)] for name, value in facts.items()], "pairs")
+    return table(
+        caption,
+        ["Name", "Value"],
+        [[cell(name), Cell(value, kind=kind)] for name, value in facts.items()],
+        "pairs",
+    )

@@ -1,4 +1,5 @@
-"""The report, or a part of it, as Markdown. Charts are their figures; of what is folded on the page, the first rows."""
+"""The report, or a part of it, as Markdown. Charts are their figures; of what is folded on the
+page, the first rows."""
 
 from __future__ import annotations
 
@@ -11,8 +12,16 @@ FOLDED_ROWS = 12  # of a table that the page folds; the page and the JSON report
 
 def render(summary: Summary) -> str:
     found = document(summary)
-    parts = [f"# {found.title}", f"**{escaped(found.headline)}**", points(found.facts), table(found.source)]
-    return "\n\n".join([*parts, *(part for section in found.sections for part in block(section, 2))]) + "\n"
+    parts = [
+        f"# {found.title}",
+        f"**{escaped(found.headline)}**",
+        points(found.facts),
+        table(found.source),
+    ]
+    return (
+        "\n\n".join([*parts, *(part for section in found.sections for part in block(section, 2))])
+        + "\n"
+    )
 
 
 def block(found: Block, level: int = 3, folded: bool = False, under: str = "") -> list[str]:
@@ -28,9 +37,16 @@ def block(found: Block, level: int = 3, folded: bool = False, under: str = "") -
             shown = found._replace(rows=found.rows[:FOLDED_ROWS]) if folded else found
             rest = len(found.rows) - len(shown.rows)
             more = [f"And {rest} more: the page and the JSON report have them."] if rest else []
-            return [*([f"**{found.caption}**"] if found.caption not in ("", under) else []), table(shown), *more]
+            return [
+                *([f"**{found.caption}**"] if found.caption not in ("", under) else []),
+                table(shown),
+                *more,
+            ]
         case Section():
-            return [f"{'#' * level} {found.title}", *_inside(found.blocks, level + 1, folded, found.title)]
+            return [
+                f"{'#' * level} {found.title}",
+                *_inside(found.blocks, level + 1, folded, found.title),
+            ]
         case Fold():
             head = f"<details><summary>{escaped(found.title)}</summary>"
             return [head, *_inside(found.blocks, level, True, found.title), "</details>"]
@@ -59,7 +75,9 @@ def cell(found: Cell) -> str:
     elif found.kind == "hash":
         text = f"`{text}`"
     else:
-        strong = found.kind == "best" or (found.kind.startswith("badge") and found.kind != "badge none")
+        strong = found.kind == "best" or (
+            found.kind.startswith("badge") and found.kind != "badge none"
+        )
         text = f"**{escaped(text)}**" if strong and text else escaped(text)
     text += " (tie)" if found.kind == "tied" else ""
     text += f" ({escaped(found.note)})" if found.note else ""
@@ -68,4 +86,10 @@ def cell(found: Cell) -> str:
 
 def escaped(text: str) -> str:
     """Untrusted text: no markup of HTML, no end of a table's cell."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\r", "").replace("\n", " ")
+    return (
+        text.replace("&", "&amp;")
+        .replace("<", "&lt;")
+        .replace("|", "\\|")
+        .replace("\r", "")
+        .replace("\n", " ")
+    )

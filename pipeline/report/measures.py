@@ -9,11 +9,14 @@ from pipeline.benchmark.statistics import QUIET_SHARE
 from pipeline.records import Check, Estimate, Level, VariantSummary
 from pipeline.report.words import estimate, finite
 
-MEMORY_MARGIN = 0.05  # peak memory has no interval: less is a page cache or an allocator, not the artifact
+MEMORY_MARGIN = (
+    0.05  # peak memory has no interval: less is a page cache or an allocator, not the artifact
+)
 
 
 class Metric(NamedTuple):
-    """`margin` is the share by which a figure without interval must be better; None where intervals must separate."""
+    """`margin` is the share by which a figure without interval must be better; None where intervals
+    must separate."""
 
     key: str
     title: str
@@ -24,7 +27,8 @@ class Metric(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """`bar` says why the figure cannot win; empty where it can. `busy`: other processes took the machine's time meanwhile."""
+    """`bar` says why the figure cannot win; empty where it can. `busy`: other processes took the
+    machine's time meanwhile."""
 
     median: float
     low: float | None = None
@@ -41,10 +45,11 @@ CLOSEST = Metric("mean_kl", "Mean KL", "nats", "lower", timed=False)
 
 
 def figures(row: VariantSummary, profile: str, as_deployed: bool = True) -> Figures:
-    """Everything that is there of a variant in one profile; of one that was not benchmarked, its size.
+    """Everything that is there of a variant in one profile; of one that was not benchmarked, its
+    size.
 
-    Cost and goodput are of the deployed profile alone, so they are no part of a comparison of another (`as_deployed` false).
-    """
+    Cost and goodput are of the deployed profile alone, so they are no part of a comparison of
+    another (`as_deployed` false)."""
     found = {SIZE: Figure(row.size_bytes / 1e6)}
     timed = row.benchmark.profiles.get(profile)
     if timed is None:
@@ -79,7 +84,11 @@ def best_level(row: VariantSummary) -> Level | None:
 
 def _throughput(level: Level) -> Figures:
     at = level.concurrency
-    return {Metric(f"tokens_per_s_at_{at}", f"Output tokens/s at concurrency {at}", "tokens/s", "higher"): throughput(level)}
+    return {
+        Metric(
+            f"tokens_per_s_at_{at}", f"Output tokens/s at concurrency {at}", "tokens/s", "higher"
+        ): throughput(level)
+    }
 
 
 def _latencies(level: Level) -> Figures:
@@ -87,13 +96,16 @@ def _latencies(level: Level) -> Figures:
     found, at = {}, level.concurrency
     for name, latency in (("ttft", level.ttft_ms), ("tpot", level.tpot_ms), ("e2e", level.e2e_ms)):
         if latency is not None:
-            metric = Metric(f"{name}_ms_at_{at}", f"{name.upper()}, median, at concurrency {at}", "ms", "lower")
+            metric = Metric(
+                f"{name}_ms_at_{at}", f"{name.upper()}, median, at concurrency {at}", "ms", "lower"
+            )
             found[metric] = _figure(latency.estimate, level)
     return found
 
 
 def _goodput(level: Level) -> Figures:
-    """A fraction of the variant's own highest rate, so the rates differ between variants; the figure is requests in time."""
+    """A fraction of the variant's own highest rate, so the rates differ between variants; the
+    figure is requests in time."""
     if level.goodput_per_s is None:
         return {}
     title = f"Goodput at {level.fraction:.0%} of the variant's own highest rate"
@@ -102,7 +114,8 @@ def _goodput(level: Level) -> Figures:
 
 
 def _costs(row: VariantSummary) -> Figures:
-    """At the middle utilisation. The interval is that of the throughput behind it: nothing else in it was measured."""
+    """At the middle utilisation. The interval is that of the throughput behind it: nothing else in
+    it was measured."""
     best, costs = best_level(row), row.benchmark.costs
     if not costs or best is None:
         return {}
@@ -112,22 +125,38 @@ def _costs(row: VariantSummary) -> Figures:
     rate, median = throughput(best), cost.per_million_output_tokens
     if rate.low is None or rate.high is None or rate.low <= 0:
         return {metric: rate._replace(median=median, low=None, high=None)}
-    return {metric: rate._replace(median=median, low=median * rate.median / rate.high, high=median * rate.median / rate.low)}
+    return {
+        metric: rate._replace(
+            median=median,
+            low=median * rate.median / rate.high,
+            high=median * rate.median / rate.low,
+        )
+    }
 
 
 def _figure(estimated: Estimate | None, level: Level | None = None) -> Figure:
     if estimated is None:
         return Figure(math.nan)
-    return Figure(estimated.median, estimated.low, estimated.high, _failures([level]) if level else "", busy(level))
+    return Figure(
+        estimated.median,
+        estimated.low,
+        estimated.high,
+        _failures([level]) if level else "",
+        busy(level),
+    )
 
 
 def _failures(levels: list[Level]) -> str:
-    failed, requests = sum(level.failed for level in levels), sum(level.requests for level in levels)
+    failed, requests = (
+        sum(level.failed for level in levels),
+        sum(level.requests for level in levels),
+    )
     return f"{failed} of {requests} requests failed" if failed else ""
 
 
 def better(metric: Metric, best: Figure, other: Figure) -> bool:
-    """Whether the figures themselves tell: the intervals separate, or, without intervals, by more than the margin."""
+    """Whether the figures themselves tell: the intervals separate, or, without intervals, by more
+    than the margin."""
     if metric.margin is not None:
         return best.median * (1 + metric.margin) < other.median
     if best.low is None or best.high is None or other.low is None or other.high is None:
@@ -142,7 +171,11 @@ def text(metric: Metric, figure: Figure) -> str:
 
 def quality(row: VariantSummary, view: str) -> dict[str, float | None]:
     """The worst of the texts in one view. Tasks are answered as deployed only."""
-    ratio, kl, drop = row.worst("perplexity_ratio", view), row.worst("mean_kl", view), row.worst("accuracy_drop")
+    ratio, kl, drop = (
+        row.worst("perplexity_ratio", view),
+        row.worst("mean_kl", view),
+        row.worst("accuracy_drop"),
+    )
     return {
         "perplexity_ratio": ratio.value if ratio else None,
         "mean_kl": kl.value if kl else None,
@@ -166,7 +199,13 @@ def timing(row: VariantSummary) -> Timing | None:
     if not benchmark.measured:
         return None
     machine = benchmark.machine
-    return Timing(benchmark.device, machine.get("cpu"), machine.get("cores"), benchmark.trace_sha256, benchmark.over)
+    return Timing(
+        benchmark.device,
+        machine.get("cpu"),
+        machine.get("cores"),
+        benchmark.trace_sha256,
+        benchmark.over,
+    )
 
 
 def elsewhere(timed: Timing, usual: Timing) -> str:
@@ -175,7 +214,9 @@ def elsewhere(timed: Timing, usual: Timing) -> str:
     for key, here, there in zip(Timing._fields, timed, usual, strict=True):
         name = key.replace("_", " ")
         if here != there:
-            different.append(name if key == "trace_of_requests" else f"{name} ({here}, not {there})")
+            different.append(
+                name if key == "trace_of_requests" else f"{name} ({here}, not {there})"
+            )
     return f"timed on another {' and '.join(different)}"
 
 

@@ -1,4 +1,5 @@
-"""The report as one HTML file: no network, no library, charts as SVG; the same summary gives the same bytes."""
+"""The report as one HTML file: no network, no library, charts as SVG; the same summary gives the
+same bytes."""
 
 from __future__ import annotations
 
@@ -19,17 +20,22 @@ SPACES = {" ": "\u2423", "\t": "\u21e5", "\n": "\u21b5"}  # open box, tab arrow,
 
 
 def render(summary: Summary) -> str:
-    """The whole page. Figures that were not measured are said to be so; texts in it are untrusted and escaped."""
+    """The whole page. Figures that were not measured are said to be so; texts in it are untrusted
+    and escaped."""
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(visible=visible, breaks=breaks, kind=kind)
     script, style = ((HERE / name).read_text() for name in ("page.js", "page.css"))
     return environment.get_template("page.html.j2").render(
         document=document(summary),
-        style=Markup(style),  # noqa: S704  # a file of this package
+        style=Markup(style),  # a file of this package  # noqa: S704
         colours=theme.css(),
-        script=Markup(script),  # noqa: S704  # a file of this package
+        script=Markup(script),  # a file of this package  # noqa: S704
         script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
@@ -41,12 +47,16 @@ def kind(block: Block) -> str:
 
 def visible(text: str) -> Markup:
     """A token with its white space shown."""
-    return Markup("").join(_sign(letter) if letter in SPACES else escape(letter) for letter in text) or Markup("<i>empty</i>")
+    return Markup("").join(
+        _sign(letter) if letter in SPACES else escape(letter) for letter in text
+    ) or Markup("<i>empty</i>")
 
 
 def breaks(text: str) -> Markup:
     """A context with its line breaks shown, and kept."""
-    return Markup("").join(_sign(letter) + "\n" if letter == "\n" else escape(letter) for letter in text)
+    return Markup("").join(
+        _sign(letter) + "\n" if letter == "\n" else escape(letter) for letter in text
+    )
 
 
 def _sign(letter: str) -> Markup:

@@ -1,4 +1,5 @@
-"""Where the figures come from: source, calibration, limits, machines, versions, settings and hashes."""
+"""Where the figures come from: source, calibration, limits, machines, versions, settings and
+hashes."""
 
 from __future__ import annotations
 
@@ -8,13 +9,19 @@ from pipeline.records import Climb, Summary, VariantSummary
 from pipeline.report.content import Cell, Table, cell, pairs, table
 from pipeline.report.words import estimate, number, percent, setting, size
 
-HIDDEN = ("load_average_1min",)  # a moment's figure; the share of others is measured with each replay
-NOT_KNOWN = "Which tool made it, and how, is its files' own word; what it was calibrated on is not known."
+HIDDEN = (
+    "load_average_1min",
+)  # a moment's figure; the share of others is measured with each replay
+NOT_KNOWN = (
+    "Which tool made it, and how, is its files' own word; what it was calibrated on is not known."
+)
 
 
 def audited(summary: Summary) -> str:
     """Of an audit, what a reader must know first; empty for the report of a recipe."""
-    place = next((place for row in summary.variants.values() if (place := row.manifest.taken_from)), None)
+    place = next(
+        (place for row in summary.variants.values() if (place := row.manifest.taken_from)), None
+    )
     return f"Audited: made elsewhere, taken from {place}. {NOT_KNOWN}" if place else ""
 
 
@@ -23,25 +30,40 @@ def source(summary: Summary) -> Table:
     checkpoint, calibration = summary.checkpoint, summary.calibration
     facts = {
         "Source checkpoint": checkpoint.path or f"{checkpoint.repo} at {checkpoint.revision}",
-        "Model": f"{checkpoint.architecture}, {checkpoint.parameters:,} parameters, {checkpoint.dtype}",
+        "Model": (
+            f"{checkpoint.architecture}, {checkpoint.parameters:,} parameters, {checkpoint.dtype}"
+        ),
     }
     if audited(summary):
         return pairs("Source", {"Artifact": audited(summary), **facts})
     rows = f"{calibration.rows} rows of {calibration.prompts}, seed {calibration.seed}"
-    overlap = f"overlap with the evaluation texts {percent(calibration.overlap, 2)}, limit {percent(calibration.overlap_limit, 0)}"
+    overlap = (
+        f"overlap with the evaluation texts {percent(calibration.overlap, 2)}, limit"
+        f" {percent(calibration.overlap_limit, 0)}"
+    )
     return pairs("Source", {**facts, "Calibration": f"{rows}; {overlap}"})
 
 
 def limits(summary: Summary) -> Table:
     """The recipe's limits; where they depend on the precision, a column each."""
-    by_weights = [name for limit in summary.limits.values() if isinstance(limit, dict) for name in limit]
+    by_weights = [
+        name for limit in summary.limits.values() if isinstance(limit, dict) for name in limit
+    ]
     used = {row.weights for row in summary.variants.values()}
     shown = [name for name in dict.fromkeys(by_weights) if name in used]
     rows = []
     for name, limit in summary.limits.items():
-        values = [limit.get(weight) for weight in shown] if isinstance(limit, dict) else [limit] * max(len(shown), 1)
+        values = (
+            [limit.get(weight) for weight in shown]
+            if isinstance(limit, dict)
+            else [limit] * max(len(shown), 1)
+        )
         rows.append([cell(name.replace("_", " ")), *(_limit(value) for value in values)])
-    return table("Limits of the gate, by precision of the weights", ["Limit", *(f"{name}#" for name in shown)], rows)
+    return table(
+        "Limits of the gate, by precision of the weights",
+        ["Limit", *(f"{name}#" for name in shown)],
+        rows,
+    )
 
 
 def _limit(value: Any) -> Cell:
@@ -59,12 +81,16 @@ def machines(summary: Summary) -> list[Table]:
         if row.benchmark.machine:
             facts = _machine(row.benchmark.machine)
             groups.setdefault(setting(facts), (facts, []))[1].append(name)
-    return [pairs(f"Machine that timed {', '.join(names)}", facts) for facts, names in groups.values()]
+    return [
+        pairs(f"Machine that timed {', '.join(names)}", facts) for facts, names in groups.values()
+    ]
 
 
 def _machine(machine: dict[str, Any]) -> dict[str, str]:
     return {
-        key.removesuffix("_bytes").replace("_", " "): size(value) if key.endswith("_bytes") else setting(value)
+        key.removesuffix("_bytes").replace("_", " "): (
+            size(value) if key.endswith("_bytes") else setting(value)
+        )
         for key, value in machine.items()
         if key not in HIDDEN
     }
@@ -72,7 +98,13 @@ def _machine(machine: dict[str, Any]) -> dict[str, str]:
 
 def versions(summary: Summary) -> Table:
     heads = ["Variant", "Engine", "Engine's versions", "Quantizer's versions", "Stored layers"]
-    first = [cell("reference (float32)"), cell("torch"), cell(setting(summary.reference.versions)), cell(""), cell("")]
+    first = [
+        cell("reference (float32)"),
+        cell("torch"),
+        cell(setting(summary.reference.versions)),
+        cell(""),
+        cell(""),
+    ]
     rows = [
         [
             cell(name),
@@ -90,7 +122,11 @@ def made(row: VariantSummary) -> list[Table]:
     """How one variant was made, scored and timed."""
     requested, resolved = row.manifest.requested, row.manifest.resolved
     settings = [
-        [cell(name), Cell(_asked(requested, name), kind="text"), Cell(_asked(resolved, name), kind="text")]
+        [
+            cell(name),
+            Cell(_asked(requested, name), kind="text"),
+            Cell(_asked(resolved, name), kind="text"),
+        ]
         for name in dict.fromkeys([*requested, *resolved])
     ]
     found = [_way(row.manifest.climb)] if row.manifest.climb else []
@@ -99,7 +135,9 @@ def made(row: VariantSummary) -> list[Table]:
     for view, given in row.evaluation.settings.items():
         found.append(pairs(f"Scored in the view \u201c{view}\u201d with", _settings(given)))
     for profile, timed in row.benchmark.profiles.items():
-        found.append(pairs(f"Timed in the profile \u201c{profile}\u201d with", _settings(timed.settings)))
+        found.append(
+            pairs(f"Timed in the profile \u201c{profile}\u201d with", _settings(timed.settings))
+        )
     return [one for one in found if one.rows]
 
 
@@ -121,12 +159,17 @@ def _way(climb: Climb) -> Table:
         ]
         for step in climb.steps
     ]
-    order = {None: "in the recipe's order", "smallest": "the smallest first", "fastest": "the fastest first"}[climb.goal]
+    order = {
+        None: "in the recipe's order",
+        "smallest": "the smallest first",
+        "fastest": "the fastest first",
+    }[climb.goal]
     return table(f"Way up the ladder, {order}", heads, rows)
 
 
 def experts(row: VariantSummary) -> dict[str, str]:
-    """Of a mixture of experts: each block with the calibration tokens that its experts 0, 1, ... are sent."""
+    """Of a mixture of experts: each block with the calibration tokens that its experts 0, 1, ...
+    are sent."""
     return {block: ", ".join(map(str, counts)) for block, counts in row.manifest.coverage.items()}
 
 
@@ -136,7 +179,10 @@ def _asked(settings: dict[str, Any], name: str) -> str:
 
 def notes(row: VariantSummary) -> list[str]:
     manifest, layers = row.manifest, row.manifest.layers
-    told = [f"Made by {row.answered_by} in {number(manifest.wall_s)} s with at most {size(manifest.peak_memory_bytes)} of memory."]
+    told = [
+        f"Made by {row.answered_by} in {number(manifest.wall_s)} s with at most"
+        f" {size(manifest.peak_memory_bytes)} of memory."
+    ]
     if manifest.taken_from:
         told = [f"Made elsewhere, taken from {manifest.taken_from}. {NOT_KNOWN}"]
     if row.quantizer:
@@ -148,10 +194,14 @@ def notes(row: VariantSummary) -> list[str]:
 
 def hashes(summary: Summary) -> Table:
     """SHA-256 of what was compared: enough to know that two reports are about the same things."""
-    found: dict[str, str | None] = {} if audited(summary) else {"calibration samples": summary.calibration.sha256}
+    found: dict[str, str | None] = (
+        {} if audited(summary) else {"calibration samples": summary.calibration.sha256}
+    )
     for name, row in summary.variants.items():
         found["reference"] = row.verdict.reference_sha256
         found[f"artifact {name}"] = row.verdict.candidate_sha256
         found["trace of requests"] = row.benchmark.trace_sha256 or found.get("trace of requests")
     files = {f"source file {file.path}": file.sha256 for file in summary.checkpoint.files}
-    return pairs("SHA-256", {name: value for name, value in {**found, **files}.items() if value}, "hash")
+    return pairs(
+        "SHA-256", {name: value for name, value in {**found, **files}.items() if value}, "hash"
+    )

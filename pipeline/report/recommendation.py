@@ -1,5 +1,5 @@
-"""Which quantized variant to serve for which goal, among those that passed, and what the unquantized ones do; a plain sentence
-each. Pure."""
+"""Which quantized variant to serve for which goal, among those that passed, and what the
+unquantized ones do; a plain sentence each. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from pipeline.report import measures
 from pipeline.report.measures import CLOSEST, SIZE, Figure, Metric
 from pipeline.report.words import listed, number
 
-NO_PRICE = "No price is known. Add it to the recipe, for instance benchmark: {price: {per_hour: 0.5, currency: USD}}."
+NO_PRICE = (
+    "No price is known. Add it to the recipe, for instance benchmark: {price: {per_hour: 0.5,"
+    " currency: USD}}."
+)
 NO_FIGURE = "No variant that passed has a figure for this."
 THROUGHPUT = Metric("tokens_per_s", "highest throughput", "tokens/s", "higher")
 Variants = dict[str, VariantSummary]
@@ -40,9 +43,18 @@ def recommend(variants: Variants) -> list[Advice]:
     return [
         _advice("smallest", _field(quantized, _starting(SIZE.key)), "on disk"),
         _advice("fastest", _field(quantized, _throughput)),
-        _advice("cheapest", _field(quantized, _starting("cost_per")), "for a million output tokens", NO_PRICE),
+        _advice(
+            "cheapest",
+            _field(quantized, _starting("cost_per")),
+            "for a million output tokens",
+            NO_PRICE,
+        ),
         _advice("closest", _field(quantized, _mean_kl)),
-        _advice("lowest latency", _field(quantized, _starting("e2e_ms_at_")), "for a whole request (E2E)"),
+        _advice(
+            "lowest latency",
+            _field(quantized, _starting("e2e_ms_at_")),
+            "for a whole request (E2E)",
+        ),
     ]
 
 
@@ -58,7 +70,11 @@ def unfit(row: VariantSummary) -> str:
     """Why a variant may not be recommended; empty where it may."""
     if not row.passed:
         return f"its verdict is {row.verdict.status}"
-    return f"{row.performance.status}: {row.performance.reason}" if row.performance.status in REJECTED else ""
+    return (
+        f"{row.performance.status}: {row.performance.reason}"
+        if row.performance.status in REJECTED
+        else ""
+    )
 
 
 Taken = tuple[Metric, Figure, str] | None
@@ -69,7 +85,14 @@ def _starting(prefix: str) -> Callable[[VariantSummary], Taken]:
 
     def take(row: VariantSummary) -> Taken:
         found = measures.figures(row, "deployed")
-        return next(((metric, figure, "") for metric, figure in found.items() if metric.key.startswith(prefix)), None)
+        return next(
+            (
+                (metric, figure, "")
+                for metric, figure in found.items()
+                if metric.key.startswith(prefix)
+            ),
+            None,
+        )
 
     return take
 
@@ -77,7 +100,11 @@ def _starting(prefix: str) -> Callable[[VariantSummary], Taken]:
 def _throughput(row: VariantSummary) -> Taken:
     """At the concurrency where it gives most."""
     level = measures.best_level(row)
-    return (THROUGHPUT, measures.throughput(level), f" at concurrency {level.concurrency}") if level else None
+    return (
+        (THROUGHPUT, measures.throughput(level), f" at concurrency {level.concurrency}")
+        if level
+        else None
+    )
 
 
 def _mean_kl(row: VariantSummary) -> Taken:
@@ -109,36 +136,61 @@ def _field(variants: Variants, take: Callable[[VariantSummary], Taken]) -> Field
 
 def _off_target(row: VariantSummary, metric: Metric) -> str:
     """A variant for another device was timed here too; a reader must know."""
-    return f" ({row.performance.reason})" if row.performance.status == "OFF TARGET" and metric.timed else ""
+    return (
+        f" ({row.performance.reason})"
+        if row.performance.status == "OFF TARGET" and metric.timed
+        else ""
+    )
 
 
 def _advice(goal: str, field: Field, what: str = "", missing: str = NO_FIGURE) -> Advice:
     metric, candidates = field.metric, field.contenders
     out = "".join(f" Left out: {name} ({why.rstrip('.')})." for name, why in field.out.items())
     if metric is None or not candidates:
-        return Advice(goal=goal, variant=None, reason=(missing if metric is None else NO_FIGURE) + out)
-    best, *rest = sorted(candidates, key=lambda one: one.figure.median, reverse=metric.better == "higher")
+        return Advice(
+            goal=goal, variant=None, reason=(missing if metric is None else NO_FIGURE) + out
+        )
+    best, *rest = sorted(
+        candidates, key=lambda one: one.figure.median, reverse=metric.better == "higher"
+    )
     alike = [one for one in rest if not measures.better(metric, best.figure, one.figure)]
     behind = [one for one in rest if one not in alike]
     if not alike:
         told = f"next is {_told(metric, rest[0])}" if rest else "no other can be compared with it"
-        return Advice(goal=goal, variant=best.name, reason=f"{_told(metric, best, what)}; {told}.{out}")
+        return Advice(
+            goal=goal, variant=best.name, reason=f"{_told(metric, best, what)}; {told}.{out}"
+        )
     chosen, why = _between(metric, [best, *alike])
     told = listed([_told(metric, best, what), *(_told(metric, one) for one in alike)])
     ahead = f" Behind: {listed([_told(metric, one) for one in behind])}." if behind else ""
     tied = [one.name for one in (best, *alike) if one is not chosen]
-    return Advice(goal=goal, variant=chosen.name, tied=tied, reason=f"{told} cannot be told apart; {why}.{ahead}{out}")
+    return Advice(
+        goal=goal,
+        variant=chosen.name,
+        tied=tied,
+        reason=f"{told} cannot be told apart; {why}.{ahead}{out}",
+    )
 
 
 def _between(metric: Metric, tied: list[Contender]) -> tuple[Contender, str]:
-    """Of those that the goal cannot tell apart the closest to the original, or the smallest where that is the goal."""
+    """Of those that the goal cannot tell apart the closest to the original, or the smallest where
+    that is the goal."""
     if metric is CLOSEST:
         chosen = min(tied, key=lambda one: one.row.size_bytes)
         sizes = listed([number(one.row.size_bytes / 1e6) for one in tied if one is not chosen])
-        return chosen, f"{chosen.name} is smaller: {number(chosen.row.size_bytes / 1e6)} MB against {sizes}"
+        return (
+            chosen,
+            f"{chosen.name} is smaller: {number(chosen.row.size_bytes / 1e6)} MB against {sizes}",
+        )
     chosen = min(tied, key=_distance)
     others = listed([number(_distance(one)) for one in tied if one is not chosen])
-    return chosen, f"{chosen.name} has the better quality: mean KL {number(_distance(chosen))} against {others}"
+    return (
+        chosen,
+        (
+            f"{chosen.name} has the better quality: mean KL {number(_distance(chosen))} against"
+            f" {others}"
+        ),
+    )
 
 
 def _distance(one: Contender) -> float:
@@ -147,4 +199,6 @@ def _distance(one: Contender) -> float:
 
 
 def _told(metric: Metric, one: Contender, what: str = "") -> str:
-    return f"{one.name} with {measures.text(metric, one.figure)}{' ' if what else ''}{what}{one.note}"
+    return (
+        f"{one.name} with {measures.text(metric, one.figure)}{' ' if what else ''}{what}{one.note}"
+    )

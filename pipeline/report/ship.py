@@ -1,4 +1,5 @@
-"""The report's first card: which quantized variant to ship for the recipe's goal, in one sentence. Pure."""
+"""The report's first card: which quantized variant to ship for the recipe's goal, in one sentence.
+Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ Variants = dict[str, VariantSummary]
 SPEED_OF = "the speed of unquantized"
 
 
-def ship(goal: str, variants: Variants, advice: list[Advice], baselines: list[Advice]) -> Ship | None:
+def ship(
+    goal: str, variants: Variants, advice: list[Advice], baselines: list[Advice]
+) -> Ship | None:
     """None where nothing was quantized."""
     quantized = {name: row for name, row in variants.items() if row.quantizer is not None}
     if not quantized:
@@ -21,7 +24,9 @@ def ship(goal: str, variants: Variants, advice: list[Advice], baselines: list[Ad
         return _nothing(goal, quantized, wanted)
     row = quantized[wanted.variant]
     passed = sum(one.passed for one in quantized.values())
-    among = f"{passed} quantized variant{'s' if passed > 1 else ''} that passed, of {len(quantized)}"
+    among = (
+        f"{passed} quantized variant{'s' if passed > 1 else ''} that passed, of {len(quantized)}"
+    )
     facts = [
         f"{_upper(_goal(wanted))} of {among}: {_first(wanted.reason)}",
         *_other_goals(wanted, advice),
@@ -29,7 +34,12 @@ def ship(goal: str, variants: Variants, advice: list[Advice], baselines: list[Ad
         *_unfit(quantized),
     ]
     headline = f"Ship {wanted.variant}: {_size(row)}, mean KL {_kl(row)}, {_speed(row)}."
-    return Ship(variant=wanted.variant, headline=headline, facts=facts, busy=any(map(measures.busy, row.levels())))
+    return Ship(
+        variant=wanted.variant,
+        headline=headline,
+        facts=facts,
+        busy=any(map(measures.busy, row.levels())),
+    )
 
 
 def summed_up(row: VariantSummary) -> str:
@@ -39,16 +49,32 @@ def summed_up(row: VariantSummary) -> str:
 
 def _nothing(goal: str, quantized: Variants, wanted: Advice) -> Ship:
     if any(not unfit(row) for row in quantized.values()):
-        return Ship(variant=None, headline=f"No variant can be called the {goal}.", facts=[wanted.reason])
+        return Ship(
+            variant=None, headline=f"No variant can be called the {goal}.", facts=[wanted.reason]
+        )
     headline = f"Ship nothing yet: none of {len(quantized)} quantized variants may be."
-    nearest = min(quantized, key=lambda name: sum(check.status != "PASS" for check in quantized[name].verdict.checks))
+    nearest = min(
+        quantized,
+        key=lambda name: sum(check.status != "PASS" for check in quantized[name].verdict.checks),
+    )
     missed = [check for check in quantized[nearest].verdict.checks if check.status != "PASS"]
-    near = [f"Nearest is {nearest}: {listed([f'{check.name} ({check.reason})' for check in missed[:2]])}."] if missed else []
+    near = (
+        [
+            f"Nearest is {nearest}:"
+            f" {listed([f'{check.name} ({check.reason})' for check in missed[:2]])}."
+        ]
+        if missed
+        else []
+    )
     return Ship(variant=None, headline=headline, facts=[*near, *_unfit(quantized)])
 
 
 def _size(row: VariantSummary) -> str:
-    return size(row.size_bytes) if row.size_ratio is None else f"{percent(row.size_ratio, 0)} of the size"
+    return (
+        size(row.size_bytes)
+        if row.size_ratio is None
+        else f"{percent(row.size_ratio, 0)} of the size"
+    )
 
 
 def _kl(row: VariantSummary) -> str:
@@ -57,10 +83,15 @@ def _kl(row: VariantSummary) -> str:
 
 
 def _speed(row: VariantSummary) -> str:
-    """At the heaviest closed load, where serving is paid for; only what the interval shows is called a change."""
+    """At the heaviest closed load, where serving is paid for; only what the interval shows is
+    called a change."""
     if not row.speedup:
         levels = row.levels()
-        return f"{number(levels[-1].output_tokens_per_s.median)} tokens/s" if levels else "speed not measured"
+        return (
+            f"{number(levels[-1].output_tokens_per_s.median)} tokens/s"
+            if levels
+            else "speed not measured"
+        )
     at = max(row.speedup, key=int)
     found = row.speedup[at]
     if found.low is None or found.high is None:

@@ -1,4 +1,5 @@
-"""Records -> one summary per recipe: everything that a reader may ask about, of artifacts that belong together."""
+"""Records -> one summary per recipe: everything that a reader may ask about, of artifacts that
+belong together."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ from pipeline.report.distribution import kl_distribution
 
 
 class Judged(NamedTuple):
-    """All that is known of one artifact; `evaluation` is with the items that were added later, `http` over HTTP."""
+    """All that is known of one artifact; `evaluation` is with the items that were added later,
+    `http` over HTTP."""
 
     manifest: Manifest
     evaluation: Evaluation
@@ -51,23 +53,33 @@ class Judged(NamedTuple):
 def summarize(name: str, recipe: Recipe) -> Summary:
     """Of all variants of a recipe, from where their stages left them. Raises ArtifactError."""
     reference = read(paths.evaluation(name, "reference"), Evaluation)
-    return of(name, recipe, {variant: _judged(name, recipe, variant, reference) for variant in recipe.variants})
+    return of(
+        name,
+        recipe,
+        {variant: _judged(name, recipe, variant, reference) for variant in recipe.variants},
+    )
 
 
 def of(name: str, recipe: Recipe, judged: dict[str, Judged]) -> Summary:
-    """Everything a reader may ask about, joined per variant; speeds relative to the unquantized model on that engine."""
+    """Everything a reader may ask about, joined per variant; speeds relative to the unquantized
+    model on that engine."""
     checkpoint = read(paths.checkpoint(name), Checkpoint)
     samples = read(paths.samples(name), Samples)
     reference = read(paths.evaluation(name, "reference"), Evaluation)
     floors = {variant: recipe.baseline(recipe.variants[variant]) or variant for variant in judged}
-    rows = {variant: _row(found, judged.get(floors[variant]), reference) for variant, found in judged.items()}
+    rows = {
+        variant: _row(found, judged.get(floors[variant]), reference)
+        for variant, found in judged.items()
+    }
     return Summary(
         recipe=name,
         goal=recipe.goal,
         checkpoint=checkpoint,
         calibration=CalibrationSet(**samples.model_dump(exclude={"ids"}), rows=len(samples.ids)),
         limits=recipe.gate.model_dump(),
-        reference=ScoredReference(**_scored(reference).model_dump(), **_scoring(reference).model_dump()),
+        reference=ScoredReference(
+            **_scored(reference).model_dump(), **_scoring(reference).model_dump()
+        ),
         variants=rows,
         comparison=compare(recipe.goal, rows),
     )
@@ -78,16 +90,28 @@ def _judged(name: str, recipe: Recipe, variant: str, reference: Evaluation) -> J
     evaluation = evaluation_of(Candidate.here(name, variant, recipe))
     verdict = read(paths.verdict(name, variant), Verdict)
     benchmark = read(paths.benchmark(name, variant), Benchmark)
-    if verdict.candidate_sha256 != evaluation.artifact_sha256 or verdict.reference_sha256 != reference.artifact_sha256:
-        raise ArtifactError(f"{paths.verdict(name, variant)}: made from another evaluation. Run: dvc repro gate@{name}--{variant}")
+    if (
+        verdict.candidate_sha256 != evaluation.artifact_sha256
+        or verdict.reference_sha256 != reference.artifact_sha256
+    ):
+        raise ArtifactError(
+            f"{paths.verdict(name, variant)}: made from another evaluation. Run: dvc repro"
+            f" gate@{name}--{variant}"
+        )
     if benchmark.measured and benchmark.artifact_sha256 != evaluation.artifact_sha256:
-        raise ArtifactError(f"{paths.benchmark(name, variant)}: of another artifact. Run: dvc repro benchmark@{name}")
+        raise ArtifactError(
+            f"{paths.benchmark(name, variant)}: of another artifact. Run: dvc repro"
+            f" benchmark@{name}"
+        )
     if benchmark.measured and benchmark.requested != settings.timed_under(recipe, variant):
         raise ArtifactError(
-            f"{paths.benchmark(name, variant)}: under other settings than the recipe's. Run: dvc repro report@{name}"
+            f"{paths.benchmark(name, variant)}: under other settings than the recipe's. Run: dvc"
+            f" repro report@{name}"
         )
     http = _http(name, variant, evaluation.artifact_sha256)
-    return Judged(manifest, evaluation, verdict, benchmark, performance.of(name, recipe, variant), http)
+    return Judged(
+        manifest, evaluation, verdict, benchmark, performance.of(name, recipe, variant), http
+    )
 
 
 def _row(judged: Judged, baseline: Judged | None, reference: Evaluation) -> VariantSummary:
@@ -120,14 +144,25 @@ def _row(judged: Judged, baseline: Judged | None, reference: Evaluation) -> Vari
 
 def _flipped(verdict: Verdict, reference: Evaluation) -> list[Flip]:
     """The items whose answer changed, with what the reference's evaluation kept of their text."""
-    texts = {f"{item.task}/{item.doc_id}": item.text for task in reference.tasks for item in task.items}
-    changed = [(key, lost) for task in verdict.tasks for keys, lost in ((task.lost, True), (task.won, False)) for key in keys]
+    texts = {
+        f"{item.task}/{item.doc_id}": item.text for task in reference.tasks for item in task.items
+    }
+    changed = [
+        (key, lost)
+        for task in verdict.tasks
+        for keys, lost in ((task.lost, True), (task.won, False))
+        for key in keys
+    ]
     split = [(key.rpartition("/"), lost, texts.get(key, "")) for key, lost in changed]
-    return [Flip(task=task, doc_id=doc_id, lost=lost, text=text) for (task, _, doc_id), lost, text in split]
+    return [
+        Flip(task=task, doc_id=doc_id, lost=lost, text=text)
+        for (task, _, doc_id), lost, text in split
+    ]
 
 
 def _http(name: str, variant: str, artifact_sha256: str) -> Benchmark | None:
-    """The benchmark over HTTP, if one was made of this artifact or of a server that quantgate cannot look into."""
+    """The benchmark over HTTP, if one was made of this artifact or of a server that quantgate
+    cannot look into."""
     path = paths.http(name, variant)
     measured = read(path, Benchmark) if path.is_file() else None
     return measured if measured and measured.artifact_sha256 in (None, artifact_sha256) else None
@@ -149,7 +184,9 @@ def _scored(evaluation: Evaluation) -> Scored:
         perplexity={item.text: item.value for item in texts},
         bits_per_byte={item.text: item.bits_per_byte for item in texts},
         tasks={
-            task.name: Accuracy(accuracy=task.mean, standard_error=standard_error(task), n=len(task.items))
+            task.name: Accuracy(
+                accuracy=task.mean, standard_error=standard_error(task), n=len(task.items)
+            )
             for task in evaluation.tasks
         },
     )
@@ -177,6 +214,10 @@ def _speedups(own: Benchmark, baseline: Benchmark) -> dict[str, Speedup]:
 
 def _rates(benchmark: Benchmark) -> dict[str, list[float]]:
     """Output tokens/s of each closed load, one a repeat; none where a repeat gave nothing."""
-    levels = statistics.closed_levels(benchmark.profiles["deployed"]) if "deployed" in benchmark.profiles else []
+    levels = (
+        statistics.closed_levels(benchmark.profiles["deployed"])
+        if "deployed" in benchmark.profiles
+        else []
+    )
     rates = {str(level.concurrency): level.output_tokens_per_s.values for level in levels}
     return {level: values for level, values in rates.items() if min(values) > 0}

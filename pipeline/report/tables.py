@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipeline.records import Accuracy, Check, ComparedRow, Metric, Scored, SideBySide, Summary, VariantSummary
+from pipeline.records import (
+    Accuracy,
+    Check,
+    ComparedRow,
+    Metric,
+    Scored,
+    SideBySide,
+    Summary,
+    VariantSummary,
+)
 from pipeline.report import measures
 from pipeline.report.chart_forest import KINDS, interval, share
 from pipeline.report.content import Cell, Column, Table, cell, status, table
@@ -40,21 +49,46 @@ def verdicts(summary: Summary) -> Table:
     rows = []
     for name, row in quantized_first(summary.variants).items():
         level = next((level for level in row.levels() if level.concurrency == at), None)
-        ratio, rate, kl = row.speedup.get(str(at)), level.output_tokens_per_s if level else None, row.mean_kl
+        ratio, rate, kl = (
+            row.speedup.get(str(at)),
+            level.output_tokens_per_s if level else None,
+            row.mean_kl,
+        )
         busy = measures.busy(level)
-        over = Cell(times(ratio.ratio), ratio.ratio, "", bounds(ratio), busy) if ratio and row.quantizer else cell("")
-        rows.append([
-            cell(name),
-            status(row.verdict.status),
-            cell(size(row.size_bytes), row.size_bytes),
-            cell(percent(row.size_ratio, 0), row.size_ratio),
-            Cell(number(kl.value), kl.value, "", bounds(kl)) if kl else cell(MISSING),
-            Cell(number(rate.median), rate.median, "", bounds(rate), busy) if rate else cell(MISSING),
-            over,
-            performance(row.performance.status, row.verdict.status),
-            cell(f"{row.weights} by {row.answered_by}" if row.quantizer else f"unquantized, {row.weights}"),
-        ])  # fmt: skip
-    heads = ["Variant", "Accuracy", "Size#", "Of unquantized#", "Mean KL, nats#", speed, "Over unquantized#", "Performance"]
+        over = (
+            Cell(times(ratio.ratio), ratio.ratio, "", bounds(ratio), busy)
+            if ratio and row.quantizer
+            else cell("")
+        )
+        rows.append(
+            [
+                cell(name),
+                status(row.verdict.status),
+                cell(size(row.size_bytes), row.size_bytes),
+                cell(percent(row.size_ratio, 0), row.size_ratio),
+                Cell(number(kl.value), kl.value, "", bounds(kl)) if kl else cell(MISSING),
+                Cell(number(rate.median), rate.median, "", bounds(rate), busy)
+                if rate
+                else cell(MISSING),
+                over,
+                performance(row.performance.status, row.verdict.status),
+                cell(
+                    f"{row.weights} by {row.answered_by}"
+                    if row.quantizer
+                    else f"unquantized, {row.weights}"
+                ),
+            ]
+        )
+    heads = [
+        "Variant",
+        "Accuracy",
+        "Size#",
+        "Of unquantized#",
+        "Mean KL, nats#",
+        speed,
+        "Over unquantized#",
+        "Performance",
+    ]
     heads.append("Made by")
     return table("Verdict of each variant", heads, rows)
 
@@ -62,20 +96,39 @@ def verdicts(summary: Summary) -> Table:
 def missed(rows: Rows) -> Table | None:
     """What stood in the way of a pass; None where nothing did."""
     found = [
-        [cell(name), Cell(check.name, kind="hash"), status(check.status), Cell(check.reason, kind="text")]
+        [
+            cell(name),
+            Cell(check.name, kind="hash"),
+            status(check.status),
+            Cell(check.reason, kind="text"),
+        ]
         for name, row in rows.items()
         for check in row.verdict.checks
         if check.status != "PASS"
     ]
-    return table("Checks that did not pass", ["Variant", "Check", "Verdict", "Why"], found) if found else None
+    return (
+        table("Checks that did not pass", ["Variant", "Check", "Verdict", "Why"], found)
+        if found
+        else None
+    )
 
 
 def checks(rows: Rows) -> Table:
-    """Every check of the gate, in the order of the charts; what fails before a kind is asked comes first."""
+    """Every check of the gate, in the order of the charts; what fails before a kind is asked comes
+    first."""
     order = [kind.name for kind in KINDS]
     found = [(name, check) for name, row in rows.items() for check in row.verdict.checks]
     found.sort(key=lambda pair: order.index(pair[1].kind) if pair[1].kind in order else -1)
-    heads = ["Variant", "Check", "Value#", "Bounds#", "Limit#", "Margin used#", "Items or windows#", "Verdict"]
+    heads = [
+        "Variant",
+        "Check",
+        "Value#",
+        "Bounds#",
+        "Limit#",
+        "Margin used#",
+        "Items or windows#",
+        "Verdict",
+    ]
     return table("Every check of the gate", heads, [_check(name, check) for name, check in found])
 
 
@@ -96,8 +149,13 @@ def _check(name: str, check: Check) -> list[Cell]:
 
 
 def comparison(section: SideBySide, metrics: list[Metric] | None = None) -> Table:
-    """One column a variant, one row a metric, with the winner marked: read across. `metrics`: those to show, usually all."""
-    columns = [Column("Metric"), *(Column(row.variant, True) for row in section.rows), Column("Best")]
+    """One column a variant, one row a metric, with the winner marked: read across. `metrics`: those
+    to show, usually all."""
+    columns = [
+        Column("Metric"),
+        *(Column(row.variant, True) for row in section.rows),
+        Column("Best"),
+    ]
     facts: list[tuple[str, Callable[[ComparedRow], Cell]]] = [
         ("Engine", lambda row: cell(row.engine)),
         ("Weights", lambda row: cell(row.weights)),
@@ -109,19 +167,37 @@ def comparison(section: SideBySide, metrics: list[Metric] | None = None) -> Tabl
     ]
     rows = [[cell(title), *(fact(row) for row in section.rows), cell("")] for title, fact in facts]
     shown = section.metrics if metrics is None else metrics
-    return Table(section.title, columns, [*rows, *(_compared(metric, section) for metric in shown)], "across")
+    return Table(
+        section.title, columns, [*rows, *(_compared(metric, section) for metric in shown)], "across"
+    )
 
 
 def _compared(metric: Metric, section: SideBySide) -> list[Cell]:
     winner, leaders = section.winners.get(metric.key), section.leaders.get(metric.key, [])
-    tie = leaders if len(leaders) < sum(row.values.get(metric.key) is not None for row in section.rows) else []
+    tie = (
+        leaders
+        if len(leaders) < sum(row.values.get(metric.key) is not None for row in section.rows)
+        else []
+    )
     cells = []
     for row in section.rows:
         value = row.values.get(metric.key)
-        kind = "best" if row.variant == winner else "tied" if winner is None and row.variant in tie else ""
+        kind = (
+            "best"
+            if row.variant == winner
+            else "tied"
+            if winner is None and row.variant in tie
+            else ""
+        )
         median, busy = (value.median, value.busy) if value else (None, False)
         cells.append(Cell(number(median), kind=kind, note=bounds(value), busy=busy))
-    best = Cell(winner) if winner else Cell(f"tie of {len(tie)}") if tie else Cell("no winner", kind="muted")
+    best = (
+        Cell(winner)
+        if winner
+        else Cell(f"tie of {len(tie)}")
+        if tie
+        else Cell("no winner", kind="muted")
+    )
     return [Cell(heading(metric), note=f"{metric.better} is better"), *cells, best]
 
 
@@ -132,7 +208,10 @@ def heading(metric: Metric) -> str:
 
 def reasons(section: SideBySide) -> Table:
     """Of each metric, why it has its winner, or none."""
-    rows = [[cell(metric.title), Cell(section.reasons.get(metric.key, ""), kind="text")] for metric in section.metrics]
+    rows = [
+        [cell(metric.title), Cell(section.reasons.get(metric.key, ""), kind="text")]
+        for metric in section.metrics
+    ]
     return table(f"Why these are the best: {section.title}", ["Metric", "Why"], rows, "pairs")
 
 
@@ -143,16 +222,31 @@ def quality(summary: Summary) -> list[Table]:
     found = []
     if texts:
         heads = [f"{text}: {what}#" for text in texts for what in ("perplexity", "bits per byte")]
-        rows = [[cell(name), *(figure for text in texts for figure in _perplexity(row, text))] for name, row in every.items()]
+        rows = [
+            [cell(name), *(figure for text in texts for figure in _perplexity(row, text))]
+            for name, row in every.items()
+        ]
         found.append(table("Perplexity of the whole texts as served", ["Variant", *heads], rows))
     if tasks:
-        rows = [[cell(name), *(_accuracy(row.tasks.get(task)) for task in tasks)] for name, row in every.items()]
-        found.append(table("Accuracy with its standard error", ["Variant", *(f"{task}#" for task in tasks)], rows))
+        rows = [
+            [cell(name), *(_accuracy(row.tasks.get(task)) for task in tasks)]
+            for name, row in every.items()
+        ]
+        found.append(
+            table(
+                "Accuracy with its standard error",
+                ["Variant", *(f"{task}#" for task in tasks)],
+                rows,
+            )
+        )
     return found
 
 
 def _perplexity(row: Scored, text: str) -> list[Cell]:
-    return [cell(fixed(value, 4), value) for value in (row.perplexity.get(text), row.bits_per_byte.get(text))]
+    return [
+        cell(fixed(value, 4), value)
+        for value in (row.perplexity.get(text), row.bits_per_byte.get(text))
+    ]
 
 
 def _accuracy(task: Accuracy | None) -> Cell:
@@ -174,7 +268,10 @@ def changed_tasks(rows: Rows) -> Table:
             cell(str(len(task.won)), len(task.won)),
             cell(percent(task.recovery), task.recovery),
             cell(number(task.mcnemar_p, 2), task.mcnemar_p),
-            cell("\u2013" if task.length_ratio is None else times(task.length_ratio), task.length_ratio),
+            cell(
+                "\u2013" if task.length_ratio is None else times(task.length_ratio),
+                task.length_ratio,
+            ),
         ]
         for name, row in rows.items()
         for task in row.verdict.tasks
@@ -192,19 +289,34 @@ def flipped(row: VariantSummary) -> Table | None:
         ]
         for item in sorted(row.flipped, key=lambda item: not item.lost)
     ]
-    return table("Items whose answer changed", ["Item", "Change", "Question and right answer"], rows) if rows else None
+    return (
+        table("Items whose answer changed", ["Item", "Change", "Question and right answer"], rows)
+        if rows
+        else None
+    )
 
 
 def worst(row: VariantSummary) -> Table | None:
     """The positions that lie furthest from the reference."""
-    heads = ["Text and place", "KL, nats#", "After", "True token", "Probability, then now#", "Reference said", "Artifact said"]
+    heads = [
+        "Text and place",
+        "KL, nats#",
+        "After",
+        "True token",
+        "Probability, then now#",
+        "Reference said",
+        "Artifact said",
+    ]
     rows = [
         [
             cell(f"{token.text}, window {token.window}, position {token.position}"),
             cell(number(token.kl_nats), token.kl_nats),
             Cell(token.context, kind="context"),
             Cell(token.token, kind="token"),
-            cell(f"{percent(token.reference_probability)} \u2192 {percent(token.probability)}", token.probability),
+            cell(
+                f"{percent(token.reference_probability)} \u2192 {percent(token.probability)}",
+                token.probability,
+            ),
             Cell(token.reference_top, kind="token"),
             Cell(token.top, kind="token"),
         ]
@@ -216,7 +328,11 @@ def worst(row: VariantSummary) -> Table | None:
 def tails(rows: Rows) -> Table | None:
     """Between what the probability of the true token changed at 98 % of the positions."""
     found = [
-        [cell(name), cell(f"{tail.view} {tail.text}"), *(_change(tail.quantiles.get(level)) for level in ("0.01", "0.99"))]
+        [
+            cell(name),
+            cell(f"{tail.view} {tail.text}"),
+            *(_change(tail.quantiles.get(level)) for level in ("0.01", "0.99")),
+        ]
         for name, row in rows.items()
         for tail in row.verdict.tails
     ]
@@ -236,6 +352,12 @@ def divergence(rows: Rows) -> Table | None:
         for text, one in row.kl_distribution.items():
             values = [*(one.quantiles.get(level) for level in levels), one.largest]
             cells = [cell(number(value), value) for value in values]
-            found.append([cell(name), cell(text), *cells, cell(f"{one.positions:,}", one.positions)])
-    heads = ["Variant", "Text", *(f"{word}#" for word in (*levels.values(), "Largest", "Positions"))]
+            found.append(
+                [cell(name), cell(text), *cells, cell(f"{one.positions:,}", one.positions)]
+            )
+    heads = [
+        "Variant",
+        "Text",
+        *(f"{word}#" for word in (*levels.values(), "Largest", "Positions")),
+    ]
     return table("Quantiles of KL over the positions, in nats", heads, found) if found else None

@@ -14,13 +14,23 @@ from pipeline.report.tables import PERFORMANCE
 from pipeline.report.words import number
 
 TITLE_WIDTH, VARIANT_WIDTH = 34, 15  # columns of a terminal
-STYLES = {"badge pass": "green", "badge fail": "red", "badge open": "yellow", "best": "bold green", "muted": "dim"}
+STYLES = {
+    "badge pass": "green",
+    "badge fail": "red",
+    "badge open": "yellow",
+    "best": "bold green",
+    "muted": "dim",
+}
 SIGNS = {"best": "* ", "tied": "= "}  # for those who see no colours
-LEGEND = {"best": "* the best: its interval lies apart from every other's", "tied": "= a tie: these cannot be told apart"}
+LEGEND = {
+    "best": "* the best: its interval lies apart from every other's",
+    "tied": "= a tie: these cannot be told apart",
+}
 
 
 def tables(found: Table, width: int) -> list[Any]:
-    """rich's; one that is read across is split into as many as a terminal of that width needs. Notes of cells are left out."""
+    """rich's; one that is read across is split into as many as a terminal of that width needs.
+    Notes of cells are left out."""
     if found.kind != "across":
         return [_table(found)]
     columns = [place for place, column in enumerate(found.columns) if place and column.numeric]
@@ -39,9 +49,13 @@ def _table(found: Table) -> Any:
 
     kinds = {one.kind for row in found.rows for one in row}
     legend = "\n".join(line for kind, line in LEGEND.items() if kind in kinds)
-    drawn = Drawn(title=found.caption, title_justify="left", caption=legend or None, caption_justify="left")
+    drawn = Drawn(
+        title=found.caption, title_justify="left", caption=legend or None, caption_justify="left"
+    )
     for column in found.columns:
-        drawn.add_column(column.title, justify="right" if column.numeric else "left", overflow="fold")
+        drawn.add_column(
+            column.title, justify="right" if column.numeric else "left", overflow="fold"
+        )
     for row in found.rows:
         drawn.add_row(*map(_cell, row))
     return drawn
@@ -55,15 +69,21 @@ def _cell(found: Cell) -> Any:
 
 
 def show(name: str, variants: list[str]) -> None:
-    """Verdict and speed of each variant, from their records. Raises ArtifactError if one is missing."""
+    """Verdict and speed of each variant, from their records. Raises ArtifactError if one is
+    missing."""
     from rich.console import Console
 
     recipe, rows = load(name), []
     for variant in variants:
-        verdict, speed = read(paths.verdict(name, variant), Verdict), performance.of(name, recipe, variant)
+        verdict, speed = (
+            read(paths.verdict(name, variant), Verdict),
+            performance.of(name, recipe, variant),
+        )
         judged = Cell(speed.status, kind=f"badge {PERFORMANCE[speed.status][1]}")
         timed = _speed(read(paths.benchmark(name, variant), Benchmark))
-        rows.append([Cell(variant), status(verdict.status), timed, judged, Cell(_reason(verdict, speed))])
+        rows.append(
+            [Cell(variant), status(verdict.status), timed, judged, Cell(_reason(verdict, speed))]
+        )
     heads = [Column(title) for title in ("variant", "verdict", "tokens/s", "performance", "reason")]
     console = Console()
     for table in tables(Table(name, heads, rows), console.width):
@@ -71,7 +91,8 @@ def show(name: str, variants: list[str]) -> None:
 
 
 def _reason(verdict: Verdict, speed: Performance) -> str:
-    """What stands in the way of a PASS, and of the speed that was asked for; the report has every check."""
+    """What stands in the way of a PASS, and of the speed that was asked for; the report has every
+    check."""
     lines = [f"{check.name}: {check.reason}" for check in verdict.checks if check.status != "PASS"]
     lines = lines or [f"all {len(verdict.checks)} checks passed"]
     if PERFORMANCE[speed.status][1] != "none":

@@ -1,8 +1,8 @@
-"""One look for page and charts: colours by name with their dark counterparts, and charts drawn to inline SVG.
+"""One look for page and charts: colours by name with their dark counterparts, and charts drawn to
+inline SVG.
 
-The charts carry the light colours as attributes, so that they are right wherever the SVG goes; the page's style sheet maps
-each of them to a variable that changes in dark mode.
-"""
+The charts carry the light colours as attributes, so that they are right wherever the SVG goes; the
+page's style sheet maps each of them to a variable that changes in dark mode."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Colour(NamedTuple):
     dark: str
 
 
-# Text colours have a contrast of at least 4.5 to 1 on `paper` and on `panel`, those of variants 3 to 1.
+# Text colours have a contrast of at least 4.5 to 1 on `paper` and on `panel`, those of variants 3
+# to 1.
 COLOURS = {
     "paper": Colour("#ffffff", "#15181d"),
     "panel": Colour("#f5f7f9", "#1d2229"),
@@ -48,9 +49,21 @@ COLOURS = {
     "c8": Colour("#4b5563", "#b4bdca"),
 }
 PALETTE = [COLOURS[f"c{place}"].light for place in range(1, 9)]
-SHAPES = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left"]
-INK, MUTED, PAPER, LINE, GRID, FAIL = (COLOURS[name].light for name in ("ink", "muted", "paper", "line", "grid", "fail"))
-# Text with a margin in the colour of the page can be read on lines; the style sheet draws the margin below the letters.
+SHAPES = [
+    "circle",
+    "square",
+    "triangle-up",
+    "diamond",
+    "triangle-down",
+    "cross",
+    "triangle-right",
+    "triangle-left",
+]
+INK, MUTED, PAPER, LINE, GRID, FAIL = (
+    COLOURS[name].light for name in ("ink", "muted", "paper", "line", "grid", "fail")
+)
+# Text with a margin in the colour of the page can be read on lines; the style sheet draws the
+# margin below the letters.
 HALO: dict[str, Any] = {"stroke": PAPER, "strokeWidth": 3, "strokeOpacity": 1, "aria": False}
 
 
@@ -59,19 +72,30 @@ def css() -> Markup:
     light = "".join(f"--{name}:{colour.light};" for name, colour in COLOURS.items())
     dark = "".join(f"--{name}:{colour.dark};" for name, colour in COLOURS.items())
     mapped = "".join(
-        f'svg [fill="{colour.light}"]{{fill:var(--{name})}}svg [stroke="{colour.light}"]{{stroke:var(--{name})}}\n'
+        f'svg [fill="{colour.light}"]{{fill:var(--{name})}}svg'
+        f' [stroke="{colour.light}"]{{stroke:var(--{name})}}\n'
         for name, colour in COLOURS.items()
     )
-    return Markup(  # noqa: S704  # made of the constants above
-        f":root{{color-scheme:light dark;{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n{mapped}"
+    return Markup(  # made of the constants above  # noqa: S704
+        f":root{{color-scheme:light dark;{light}}}\n@media screen and"
+        f" (prefers-color-scheme:dark){{:root{{{dark}}}}}\n{mapped}"
     )
 
 
 def _config() -> dict[str, Any]:
     axis = {
-        "labelColor": MUTED, "titleColor": MUTED, "titleFontWeight": "normal", "labelFontSize": 12, "titleFontSize": 12,
-        "gridColor": GRID, "domainColor": LINE, "tickColor": LINE, "tickSize": 4, "labelPadding": 4, "titlePadding": 8,
-    }  # fmt: skip
+        "labelColor": MUTED,
+        "titleColor": MUTED,
+        "titleFontWeight": "normal",
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "gridColor": GRID,
+        "domainColor": LINE,
+        "tickColor": LINE,
+        "tickSize": 4,
+        "labelPadding": 4,
+        "titlePadding": 8,
+    }
     legend = {
         "labelColor": INK,
         "labelFontSize": 12,
@@ -96,15 +120,21 @@ def layered(*layers: alt.Chart, **properties: Any) -> alt.LayerChart:
 
 
 def draw(chart: alt.LayerChart, key: str, width: int, label: str) -> Markup:
-    """The chart as SVG that takes the width it is given, up to `width`. `label` says what it shows; `key` makes its ids unique."""
-    sized = chart.properties(width=width, autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
+    """The chart as SVG that takes the width it is given, up to `width`. `label` says what it shows;
+    `key` makes its ids unique."""
+    sized = chart.properties(
+        width=width, autosize=alt.AutoSizeParams(type="fit-x", contains="padding")
+    )
     version = alt.SCHEMA_VERSION.removeprefix("v").rsplit(".", 1)[0]
-    text: str = vl_convert.vegalite_to_svg({**sized.to_dict(), "config": _config()}, vl_version=version)
-    return Markup(_inline(text, f"{key}-{width}", label))  # noqa: S704  # Vega escapes the texts in it
+    text: str = vl_convert.vegalite_to_svg(
+        {**sized.to_dict(), "config": _config()}, vl_version=version
+    )
+    return Markup(_inline(text, f"{key}-{width}", label))  # Vega escapes the texts in it  # noqa: S704
 
 
 def _inline(svg: str, prefix: str, label: str) -> str:
-    """Ids of its own (Vega numbers them through all charts of a process), no size but its proportions, and a name."""
+    """Ids of its own (Vega numbers them through all charts of a process), no size but its
+    proportions, and a name."""
     ids: dict[str, str] = {}
     for name in re.findall(r'\bid="([^"]+)"', svg):
         ids.setdefault(name, f"{prefix}-{len(ids)}")
@@ -113,18 +143,21 @@ def _inline(svg: str, prefix: str, label: str) -> str:
     head, body = svg.split(">", 1)
     width, height = re.findall(r'\b(?:width|height)="([\d.]+)"', head)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" style="max-width:{width}px" role="img" '
-        f'aria-label="{escape(label)}">{body}'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"'
+        f' style="max-width:{width}px" role="img" aria-label="{escape(label)}">{body}'
     )
 
 
 def alone(svg: str) -> str:
     """A chart as a file of its own, which needs a size."""
-    return re.sub(r'viewBox="0 0 (\S+) (\S+)"', r'width="\1" height="\2" \g<0>', svg, count=1) + "\n"
+    return (
+        re.sub(r'viewBox="0 0 (\S+) (\S+)"', r'width="\1" height="\2" \g<0>', svg, count=1) + "\n"
+    )
 
 
 class Axis(NamedTuple):
-    """Of numbers: from zero, or logarithmic where the largest is at least ten times the smallest."""
+    """Of numbers: from zero, or logarithmic where the largest is at least ten times the
+    smallest."""
 
     low: float
     high: float
@@ -134,7 +167,11 @@ class Axis(NamedTuple):
     def over(cls, values: list[float]) -> Axis:
         """With room for a label beyond the last point."""
         low, high = min(values), max(values)
-        return cls(low / 1.3, high * 1.3, True) if 0 < TENFOLD * low <= high else cls(0.0, 1.08 * high or 1.0, False)
+        return (
+            cls(low / 1.3, high * 1.3, True)
+            if 0 < TENFOLD * low <= high
+            else cls(0.0, 1.08 * high or 1.0, False)
+        )
 
     def share(self, value: float) -> float:
         """How far along the axis a value lies, from 0 to 1."""
@@ -144,15 +181,23 @@ class Axis(NamedTuple):
 
     @property
     def scale(self) -> alt.Scale:
-        return alt.Scale(domain=[self.low, self.high], type="log" if self.log else "linear", nice=False)
+        return alt.Scale(
+            domain=[self.low, self.high], type="log" if self.log else "linear", nice=False
+        )
 
     def drawn(self, title: str, count: int) -> alt.Axis:
-        """With about so many ticks: in each power of ten at 1, 2 and 5, or at 1 where they are many."""
+        """With about so many ticks: in each power of ten at 1, 2 and 5, or at 1 where they are
+        many."""
         if not self.log:
             return alt.Axis(title=title, tickCount=count, format=",.6~g")
         powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         steps = (1, 2, 5) if len(powers) <= TENS_WITH_STEPS else (1,)
-        values = [value for power in powers for step in steps if self.low <= (value := step * 10.0**power) <= self.high]
+        values = [
+            value
+            for power in powers
+            for step in steps
+            if self.low <= (value := step * 10.0**power) <= self.high
+        ]
         return alt.Axis(title=f"{title} (log scale)", values=values, format=",.6~g")
 
 
@@ -168,7 +213,9 @@ def ticks(width: int) -> int:
 
 def colours(names: list[str]) -> alt.Scale:
     """A variant has the same colour in every chart that is given all names."""
-    return alt.Scale(domain=names, range=[PALETTE[place % len(PALETTE)] for place in range(len(names))])
+    return alt.Scale(
+        domain=names, range=[PALETTE[place % len(PALETTE)] for place in range(len(names))]
+    )
 
 
 def shapes(names: list[str]) -> alt.Scale:
@@ -180,7 +227,9 @@ def shapes(names: list[str]) -> alt.Scale:
 def legend(shown: list[str], width: int) -> alt.Legend:
     """As many columns as fit: a letter is about 7 pixels wide."""
     longest = max(len(name) for name in shown)
-    return alt.Legend(values=shown, columns=max(1, min(len(shown), (width - 40) // (7 * longest + 40))))
+    return alt.Legend(
+        values=shown, columns=max(1, min(len(shown), (width - 40) // (7 * longest + 40)))
+    )
 
 
 def rows(values: list[dict[str, Any]]) -> alt.Data:

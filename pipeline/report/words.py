@@ -69,12 +69,20 @@ def bounds(found: Estimate | Value | Check | Speedup | None, digits: int = 3) ->
 
 def estimate(found: Estimate | Value | None, digits: int = 3) -> str:
     """A median with its interval, where there is one."""
-    return MISSING if found is None else _with_bounds(number(found.median, digits), bounds(found, digits))
+    return (
+        MISSING
+        if found is None
+        else _with_bounds(number(found.median, digits), bounds(found, digits))
+    )
 
 
 def checked(check: Check | None, digits: int = 3) -> str:
     """A check's value with its one-sided bounds."""
-    return MISSING if check is None else _with_bounds(number(check.value, digits), bounds(check, digits))
+    return (
+        MISSING
+        if check is None
+        else _with_bounds(number(check.value, digits), bounds(check, digits))
+    )
 
 
 def faster(found: Speedup | None) -> str:

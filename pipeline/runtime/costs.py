@@ -1,4 +1,5 @@
-"""Runs the worker of a stage, unless it does not fit into memory, and keeps what it took, which `quantgate plan` shows."""
+"""Runs the worker of a stage, unless it does not fit into memory, and keeps what it took, which
+`quantgate plan` shows."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ def run(
     needs_bytes: float = 0,
     offline: bool = False,
 ) -> process.Finished:
-    """As process.run, with a record of its cost if it came to an end. Raises as it does, and StageError for too little memory."""
+    """As process.run, with a record of its cost if it came to an end. Raises as it does, and
+    StageError for too little memory."""
     require_memory(stage, needs_bytes)
     done = process.run(environment, verb, job, folder, offline)
     keep(stage, environment, done)
@@ -43,9 +45,8 @@ def keep(stage: str, environment: str, done: process.Finished) -> None:
 
 
 def require_memory(stage: str, needs_bytes: float) -> None:
-    """Raises StageError for what does not fit into what is free. An estimate may be wrong: whoever knows better may say so,
-    unless even half of it is more than this machine has.
-    """
+    """Raises StageError for what does not fit into what is free. An estimate may be wrong: whoever
+    knows better may say so, unless even half of it is more than this machine has."""
     has = machine.memory()
     if needs_bytes <= has.available:
         return
@@ -55,6 +56,6 @@ def require_memory(stage: str, needs_bytes: float) -> None:
     remedy = "stop other programs" if needs_bytes <= has.total else "use a machine with more memory"
     or_so = "" if hopeless else f", or try it nonetheless with {IGNORE}=1"
     raise StageError(
-        f"{stage}: needs about {needs_bytes / 1e9:.1f} GB of memory, {has.available / 1e9:.1f} of {has.total / 1e9:.1f} GB are "
-        f"free: {remedy}{or_so}."
+        f"{stage}: needs about {needs_bytes / 1e9:.1f} GB of memory, {has.available / 1e9:.1f} of"
+        f" {has.total / 1e9:.1f} GB are free: {remedy}{or_so}."
     )

@@ -1,4 +1,5 @@
-"""What nobody foresaw: one sentence for the user, and the traceback in a log file that the sentence names."""
+"""What nobody foresaw: one sentence for the user, and the traceback in a log file that the sentence
+names."""
 
 from __future__ import annotations
 
@@ -15,10 +16,14 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def sentence(what: str, error: BaseException) -> str:
-    """Of the exception being handled: what it says, where it was raised, where its traceback was written."""
+    """Of the exception being handled: what it says, where it was raised, where its traceback was
+    written."""
     said = " ".join(str(error).split())[:LONGEST]
     at = traceback.extract_tb(error.__traceback__)[-1]
-    told = f"{what}: {type(error).__name__}{f': {said}' if said else ''} (at {_short(at.filename)}:{at.lineno})"
+    told = (
+        f"{what}: {type(error).__name__}{f': {said}' if said else ''} (at"
+        f" {_short(at.filename)}:{at.lineno})"
+    )
     return f"{told}. {_log(what, error)}"
 
 
@@ -28,7 +33,9 @@ def of_system(error: OSError) -> str:
     if error.errno in FULL:
         return f"{error.filename or 'artifacts/'}: the disk is full. Free some space and run again."
     if isinstance(error, FileNotFoundError) and "/" not in name and not Path(name).suffix:
-        return f"{name}: no such program or file. Install it, or put it on PATH. {_log(name, error)}"
+        return (
+            f"{name}: no such program or file. Install it, or put it on PATH. {_log(name, error)}"
+        )
     return f"{name}: {reason}. {_log('quantgate', error)}"
 
 
@@ -39,7 +46,10 @@ def is_full_disk(error: BaseException) -> bool:
 
 def _log(what: str, error: BaseException) -> str:
     inside = Path("dvc.yaml").is_file()
-    for folder in (*([paths.TEMPORARY / "errors"] if inside else []), Path(tempfile.gettempdir()) / f"quantgate-{os.getuid()}"):
+    for folder in (
+        *([paths.TEMPORARY / "errors"] if inside else []),
+        Path(tempfile.gettempdir()) / f"quantgate-{os.getuid()}",
+    ):
         path = folder / f"{what.replace('/', '-').replace(' ', '.')[:100]}.log"
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
-"""The `dvc` command of the control environment: DVC itself, but what it keeps for itself is replaced whole.
+"""The `dvc` command of the control environment: DVC itself, but what it keeps for itself is
+replaced whole.
 
-DVC empties dvc.lock and .dvc/tmp/rwlock and writes them again in place. Killed or interrupted meanwhile, it leaves half of
-one, and every later `dvc repro` refuses to begin.
+DVC empties dvc.lock and .dvc/tmp/rwlock and writes them again in place. Killed or interrupted
+meanwhile, it leaves half of one, and every later `dvc repro` refuses to begin.
 
 The stages find the `quantgate` beside it, also where the environment was not activated.
 
@@ -24,7 +25,13 @@ REPLACED = ("dvc.lock", "rwlock")
 in_place = FsspecLocalFileSystem.open
 
 
-def opened(self: FsspecLocalFileSystem, path: str, mode: str = "r", encoding: str | None = None, **options: Any) -> Any:
+def opened(
+    self: FsspecLocalFileSystem,
+    path: str,
+    mode: str = "r",
+    encoding: str | None = None,
+    **options: Any,
+) -> Any:
     """Stands for FsspecLocalFileSystem.open."""
     if mode.startswith("w") and Path(path).name in REPLACED:
         return _replacing(path, mode, encoding)
@@ -40,6 +47,8 @@ def _replacing(path: str, mode: str, encoding: str | None) -> Iterator[IO[Any]]:
 
 
 if __name__ == "__main__":
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    os.environ["PATH"] = (
+        f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    )
     FsspecLocalFileSystem.open = opened  # type: ignore[method-assign]
     sys.exit(main())

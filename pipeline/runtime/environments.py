@@ -1,9 +1,10 @@
-"""Builds the pinned environments and finds them again. Standard library only: it also makes the control environment.
+"""Builds the pinned environments and finds them again. Standard library only: it also makes the
+control environment.
 
-One environment is one file environments/<name>.txt: every package pinned, `# stub` after a pin whose wheel is replaced
-by metadata alone (docs/environments.md says why). It lives in the user's cache folder under the hash of that file, so
-clones share it; QUANTGATE_ENVIRONMENTS moves the folder. `python -m pipeline.runtime.environments NAME...` builds.
-"""
+One environment is one file environments/<name>.txt: every package pinned, `# stub` after a pin
+whose wheel is replaced by metadata alone (docs/environments.md says why). It lives in the user's
+cache folder under the hash of that file, so clones share it; QUANTGATE_ENVIRONMENTS moves the
+folder. `python -m pipeline.runtime.environments NAME...` builds."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ PINS = Path(__file__).resolve().parents[2] / "environments"
 DVC_COMMAND = Path(__file__).with_name("dvc_command.py")
 NAMES = ("control", "openvino", "vllm", "gptq", "compressed")
 COMPLETE = "quantgate-complete"
-# What keeps the tools from reporting their use. DVC has it in .dvc/config, since it is started before us.
+# What keeps the tools from reporting their use. DVC has it in .dvc/config, since it is started
+# before us.
 UNTRACKED = {
     "DO_NOT_TRACK": "1",
     "DISABLE_TELEMETRY": "1",
@@ -36,13 +38,18 @@ UNTRACKED = {
     "VLLM_NO_USAGE_STATS": "1",
     "WANDB_MODE": "disabled",
 }
-CPU_TORCH = "\nNo CPU build of torch was found: point PIP_EXTRA_INDEX_URL at PyTorch's index of CPU wheels and run again."
+CPU_TORCH = (
+    "\nNo CPU build of torch was found: point PIP_EXTRA_INDEX_URL at PyTorch's index of CPU wheels"
+    " and run again."
+)
 LAUNCHER = """#!{python}
 import os, pathlib, sys
 here = pathlib.Path.cwd()
-root = next((p for p in (here, *here.parents) if (p / "dvc.yaml").is_file() and (p / "pipeline").is_dir()), None)
+places = (here, *here.parents)
+root = next((p for p in places if (p / "dvc.yaml").is_file() and (p / "pipeline").is_dir()), None)
 if root is None:
-    print("quantgate: {{}} is not inside a quantgate project (a folder with dvc.yaml and pipeline/).".format(here), file=sys.stderr)
+    expected = "a quantgate project (a folder with dvc.yaml and pipeline/)"
+    print("quantgate: {{}} is not inside {{}}.".format(here, expected), file=sys.stderr)
     sys.exit(2)
 os.environ["QUANTGATE_CALLED_FROM"] = "" if here == root else str(here)
 os.chdir(root)
@@ -53,10 +60,14 @@ sys.exit(main())
 
 
 def device() -> str:
-    """What vLLM runs on here: 'cpu', or 'cuda' as QUANTGATE_DEVICE says. Raises SetupError for anything else."""
+    """What vLLM runs on here: 'cpu', or 'cuda' as QUANTGATE_DEVICE says. Raises SetupError for
+    anything else."""
     chosen = os.environ.get("QUANTGATE_DEVICE", "cpu")
     if chosen not in ("cpu", "cuda"):
-        raise SetupError(f"QUANTGATE_DEVICE: found {chosen!r}, expected 'cpu' or 'cuda'. Unset it for a CPU host.")
+        raise SetupError(
+            f"QUANTGATE_DEVICE: found {chosen!r}, expected 'cpu' or 'cuda'. Unset it for a CPU"
+            " host."
+        )
     return chosen
 
 
@@ -65,7 +76,9 @@ def pins_file(name: str) -> Path:
     stem = f"{name}-cuda" if name == "vllm" and device() == "cuda" else name
     path = PINS / f"{stem}.txt"
     if not path.is_file():
-        raise SetupError(f"environment {name!r}: no {path.name} in {PINS}. Known: {', '.join(NAMES)}.")
+        raise SetupError(
+            f"environment {name!r}: no {path.name} in {PINS}. Known: {', '.join(NAMES)}."
+        )
     return path
 
 
@@ -76,11 +89,14 @@ def pins_files(name: str) -> list[Path]:
 
 def root() -> Path:
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("QUANTGATE_ENVIRONMENTS") or Path(cache) / "quantgate" / "environments").absolute()
+    return Path(
+        os.environ.get("QUANTGATE_ENVIRONMENTS") or Path(cache) / "quantgate" / "environments"
+    ).absolute()
 
 
 def location(name: str) -> Path:
-    """Where the environment lies or will lie: its name and the hash of its pins, the Python version and our own commands in it."""
+    """Where the environment lies or will lie: its name and the hash of its pins, the Python version
+    and our own commands in it."""
     pins = pins_file(name)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     commands = "".join(_commands(Path()).values()) if name == "control" else ""
@@ -95,12 +111,16 @@ def is_complete(name: str) -> bool:
 def python(name: str) -> Path:
     """The environment's interpreter. Raises SetupError if it was not built."""
     if not is_complete(name):
-        raise SetupError(f"environment {name!r} is not installed here. Run: make setup (or quantgate setup {name})")
+        raise SetupError(
+            f"environment {name!r} is not installed here. Run: make setup (or quantgate setup"
+            f" {name})"
+        )
     return location(name) / "bin" / "python"
 
 
 def ensure(name: str) -> Path:
-    """Builds the environment unless it is there; safe to kill, safe to run twice at once. Raises SetupError."""
+    """Builds the environment unless it is there; safe to kill, safe to run twice at once. Raises
+    SetupError."""
     target = location(name)
     if is_complete(name):
         return target
@@ -119,11 +139,18 @@ def _build(name: str, target: Path) -> None:
     with log.open("w") as output:
         steps = [[sys.executable, "-m", "venv", str(target)], *_pip_steps(pins_file(name), target)]
         for step in steps:
-            if subprocess.run(step, stdout=output, stderr=subprocess.STDOUT, check=False).returncode:
+            if subprocess.run(
+                step, stdout=output, stderr=subprocess.STDOUT, check=False
+            ).returncode:
                 output.flush()
-                tail = "\n".join(line[:300] for line in log.read_text(errors="replace").splitlines()[-5:])
+                tail = "\n".join(
+                    line[:300] for line in log.read_text(errors="replace").splitlines()[-5:]
+                )
                 remedy = CPU_TORCH if "torch==" in tail and "+cpu" in tail else ""
-                raise SetupError(f"environment {name}: '{' '.join(step[-4:])}' failed; log: {log}\n{tail}{remedy}")
+                raise SetupError(
+                    f"environment {name}: '{' '.join(step[-4:])}' failed; log:"
+                    f" {log}\n{tail}{remedy}"
+                )
     if name == "control":
         for command, text in _commands(target / "bin" / "python").items():
             launcher = target / "bin" / command
@@ -135,11 +162,15 @@ def _build(name: str, target: Path) -> None:
 
 def _commands(python: Path) -> dict[str, str]:
     """The scripts of the control environment that no package brings, or not as they are needed."""
-    return {"quantgate": LAUNCHER.format(python=python), "dvc": f"#!{python}\n{DVC_COMMAND.read_text()}"}
+    return {
+        "quantgate": LAUNCHER.format(python=python),
+        "dvc": f"#!{python}\n{DVC_COMMAND.read_text()}",
+    }
 
 
 def _pip_steps(pins: Path, target: Path) -> list[list[str]]:
-    """Stubs first, then every pin without dependency resolution (the set is complete), then `pip check`."""
+    """Stubs first, then every pin without dependency resolution (the set is complete), then `pip
+    check`."""
     pip = [str(target / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
     lines = [line.strip() for line in pins.read_text().splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
@@ -151,21 +182,28 @@ def _pip_steps(pins: Path, target: Path) -> list[list[str]]:
     real.write_text("".join(f"{line}\n" for line in lines if not line.endswith("# stub")))
     steps = []
     if stubs:
-        steps.append([*pip, "install", "--no-deps", *(str(_stub_wheel(stub, folder)) for stub in stubs)])
+        steps.append(
+            [*pip, "install", "--no-deps", *(str(_stub_wheel(stub, folder)) for stub in stubs)]
+        )
     steps.append([*pip, "install", "--no-deps", "-r", str(real)])
     steps.append([*pip, "check"])
     return steps
 
 
 def _stub_wheel(pin: str, folder: Path) -> Path:
-    """A wheel that is only metadata (PyPA binary distribution format): satisfies `pip check`, imports as nothing."""
+    """A wheel that is only metadata (PyPA binary distribution format): satisfies `pip check`,
+    imports as nothing."""
     name, version = pin.split("==")
     info = f"{name.replace('-', '_')}-{version}.dist-info"
     files = {
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: quantgate\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/WHEEL": (
+            "Wheel-Version: 1.0\nGenerator: quantgate\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        ),
     }
-    record = "".join(f"{path},sha256={_record_hash(text)},{len(text)}\n" for path, text in files.items())
+    record = "".join(
+        f"{path},sha256={_record_hash(text)},{len(text)}\n" for path, text in files.items()
+    )
     wheel = folder / f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         for path, text in files.items():
@@ -186,23 +224,30 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _link_control() -> None:
-    """Makes .venv in the working folder lead to the control environment, so that it activates as people expect."""
+    """Makes .venv in the working folder lead to the control environment, so that it activates as
+    people expect."""
     link = Path(".venv")
     if link.is_symlink() and link.readlink() == location("control"):
         return
     if link.exists() and not link.is_symlink():
-        raise SetupError(f"{link.absolute()}: a folder stands where the link to the environment goes. Remove it.")
+        raise SetupError(
+            f"{link.absolute()}: a folder stands where the link to the environment goes. Remove it."
+        )
     link.unlink(missing_ok=True)
     link.symlink_to(location("control"))
 
 
 def build(names: Sequence[str]) -> None:
-    """Builds the named environments (all by default), two at a time, and links .venv to the control one. Raises SetupError."""
+    """Builds the named environments (all by default), two at a time, and links .venv to the control
+    one. Raises SetupError."""
     from concurrent.futures import ThreadPoolExecutor
 
     names = names or NAMES
     if sys.version_info[:2] != (3, 11):
-        raise SetupError(f"Python: found {sys.version.split()[0]}, expected 3.11, which the pins are for. Use make PYTHON=...")
+        raise SetupError(
+            f"Python: found {sys.version.split()[0]}, expected 3.11, which the pins are for. Use"
+            " make PYTHON=..."
+        )
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(ensure, names))
     if "control" in names:

@@ -1,6 +1,6 @@
 """A process that is told to stop when its parent dies, however that dies.
 
-    python -m pipeline.runtime.leash PARENT_PID CORES PROGRAM ARGUMENT...          (CORES such as 0,1)
+    python -m pipeline.runtime.leash PARENT_PID CORES PROGRAM ARGUMENT... (CORES such as 0,1)
 
 becomes the program, tied to the parent and kept on those cores.
 """
@@ -16,7 +16,8 @@ PR_SET_PDEATHSIG = 1
 
 
 def tie(parent: int, told: signal.Signals) -> bool:
-    """The kernel sends `told` to this process once its parent is gone (Linux); False if it is gone already."""
+    """The kernel sends `told` to this process once its parent is gone (Linux); False if it is gone
+    already."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, told)
     return os.getppid() == parent

@@ -47,7 +47,8 @@ def gpus() -> list[str]:
 
 
 class Processor(NamedTuple):
-    """Seconds of processor time since the start: of all cores, those not idle, and this process's with its children's."""
+    """Seconds of processor time since the start: of all cores, those not idle, and this process's
+    with its children's."""
 
     whole_s: float
     busy_s: float
@@ -57,10 +58,16 @@ class Processor(NamedTuple):
 def processor(pid: int | None = None) -> Processor:
     """`pid` is the root of the process tree that counts as own; default this process."""
     times = psutil.cpu_times()
-    whole = sum(times) - getattr(times, "guest", 0) - getattr(times, "guest_nice", 0)  # Linux counts guests in user time too
+    whole = (
+        sum(times) - getattr(times, "guest", 0) - getattr(times, "guest_nice", 0)
+    )  # Linux counts guests in user time too
     root = psutil.Process(pid)
     own = [process.cpu_times() for process in (root, *root.children(recursive=True))]
-    return Processor(whole, whole - times.idle - getattr(times, "iowait", 0), sum(one.user + one.system for one in own))
+    return Processor(
+        whole,
+        whole - times.idle - getattr(times, "iowait", 0),
+        sum(one.user + one.system for one in own),
+    )
 
 
 def others_share(before: Processor, after: Processor) -> float:
@@ -76,13 +83,15 @@ def numa_nodes() -> dict[str, str]:
 
 
 class Memory(NamedTuple):
-    """In bytes: what this process and its children may ever have, and what of it is free or can be made so."""
+    """In bytes: what this process and its children may ever have, and what of it is free or can be
+    made so."""
 
     total: int
     available: int
 
 
-# Where the two versions of control groups tell it: limit, usage, and what of the usage are cached files.
+# Where the two versions of control groups tell it: limit, usage, and what of the usage are cached
+# files.
 GROUPS = {
     "": (Path("/sys/fs/cgroup"), "memory.max", "memory.current", ("active_file", "inactive_file")),
     "memory": (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes",

@@ -1,9 +1,9 @@
 """Runs one job in its own process and environment: `run` here, `pipeline.runtime.worker` there.
 
-A job goes over as a JSON file and the result or the error comes back as one. What the tools print goes to a log, which is
-kept: it is much, and of no use until something fails; its last line stands on the terminal meanwhile. The peak resident
-memory of the worker's process tree is sampled from outside, the same way for every tool.
-"""
+A job goes over as a JSON file and the result or the error comes back as one. What the tools print
+goes to a log, which is kept: it is much, and of no use until something fails; its last line stands
+on the terminal meanwhile. The peak resident memory of the worker's process tree is sampled from
+outside, the same way for every tool."""
 
 from __future__ import annotations
 
@@ -29,7 +29,11 @@ from pipeline.runtime.progress import Progress
 
 SAMPLE_S = 0.2  # a sample costs a millisecond or two
 LOG_LINES, LOG_WIDTH = 12, 300  # of a log, in an error
-INTERRUPTIONS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)  # from outside, and no fault of what the worker ran
+INTERRUPTIONS = (
+    signal.SIGKILL,
+    signal.SIGTERM,
+    signal.SIGINT,
+)  # from outside, and no fault of what the worker ran
 SHADOWS = str(Path(__file__).with_name("untracked"))  # before the packages of a tool environment
 ENVIRONMENT = {
     **environments.UNTRACKED,
@@ -38,7 +42,8 @@ ENVIRONMENT = {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
-    "PYTHONWARNINGS": "ignore",  # tracer and deprecation warnings inside the tools, of no use to their user
+    # tracer and deprecation warnings inside the tools, of no use to their user
+    "PYTHONWARNINGS": "ignore",
     "PYTHONUNBUFFERED": "1",
 }
 
@@ -47,9 +52,9 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 @dataclass(frozen=True)
 class Finished:
-    """What a worker returned, how long its process lived, the processor time of its process tree, and the most memory that the
-    tree held: resident, and the part of it that no file backs, which the kernel cannot take away.
-    """
+    """What a worker returned, how long its process lived, the processor time of its process tree,
+    and the most memory that the tree held: resident, and the part of it that no file backs, which
+    the kernel cannot take away."""
 
     value: dict[str, Any]
     wall_s: float
@@ -58,7 +63,9 @@ class Finished:
     processor_s: float = 0.0
 
 
-def run(environment: str, verb: str, job: dict[str, Any], folder: Path, offline: bool = False) -> Finished:
+def run(
+    environment: str, verb: str, job: dict[str, Any], folder: Path, offline: bool = False
+) -> Finished:
     """Runs the verb in the environment; `offline` keeps it from fetching anything.
 
     Raises the worker's own QuantgateError, or StageError if it died.
@@ -100,7 +107,15 @@ def _processor_s() -> float:
 
 
 def _command(environment: str, verb: str, request: Path, response: str) -> list[str]:
-    return [str(environments.python(environment)), "-m", "pipeline.runtime.worker", verb, str(request), response, str(os.getpid())]
+    return [
+        str(environments.python(environment)),
+        "-m",
+        "pipeline.runtime.worker",
+        verb,
+        str(request),
+        response,
+        str(os.getpid()),
+    ]
 
 
 def _surroundings(offline: bool) -> dict[str, str]:
@@ -114,23 +129,35 @@ def _opened(log: Path) -> BinaryIO:
 
 def last_words(log: Path) -> str:
     """The end of a log, to be put behind a sentence that says what died."""
-    lines = [line.rstrip()[:LOG_WIDTH] for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [
+        line.rstrip()[:LOG_WIDTH]
+        for line in log.read_text(errors="replace").splitlines()
+        if line.strip()
+    ]
     return f"Its last words, of {log}:\n  " + "\n  ".join(lines[-LOG_LINES:] or ["(nothing)"])
 
 
-def _died(verb: str, environment: str, code: int, wall_s: float, log: Path) -> StageError | WorkerCrashed:
+def _died(
+    verb: str, environment: str, code: int, wall_s: float, log: Path
+) -> StageError | WorkerCrashed:
     kind = StageError if -code in INTERRUPTIONS else WorkerCrashed
-    said = f"{verb} in environment {environment!r} {_death(code)} without a result, after {wall_s:.0f} s."
+    said = (
+        f"{verb} in environment {environment!r} {_death(code)} without a result, after"
+        f" {wall_s:.0f} s."
+    )
     return kind(said if kind is StageError else f"{said} {last_words(log)}")
 
 
 class Session:
-    """A worker that stays: it answers what it is asked, a line of JSON each way, until it is closed.
+    """A worker that stays: it answers what it is asked, a line of JSON each way, until it is
+    closed.
 
-    `anonymous_bytes` and `processor_s` are as in Finished; the latter has sessions in it that ended meanwhile.
-    """
+    `anonymous_bytes` and `processor_s` are as in Finished; the latter has sessions in it that ended
+    meanwhile."""
 
-    def __init__(self, environment: str, verb: str, job: dict[str, Any], request: Path, offline: bool = True) -> None:
+    def __init__(
+        self, environment: str, verb: str, job: dict[str, Any], request: Path, offline: bool = True
+    ) -> None:
         request.write_text(json.dumps(job))
         answers, theirs = os.pipe()
         self._what = (verb, environment)
@@ -149,19 +176,26 @@ class Session:
                 process_group=0,
             )
         group = str(self._process.pid)
-        self._reaper = subprocess.Popen([sys.executable, "-m", "pipeline.runtime.reaper", str(os.getpid()), group], process_group=0)
+        self._reaper = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.runtime.reaper", str(os.getpid()), group],
+            process_group=0,
+        )
         os.close(theirs)
         self._answers = os.fdopen(answers)
         self._peak_bytes = self.anonymous_bytes = 0
         self.processor_s = 0.0  # known once it is closed
 
     def ask(self, question: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The answer; without a question, the one that the worker has to give of itself. Raises the worker's own error."""
+        """The answer; without a question, the one that the worker has to give of itself. Raises the
+        worker's own error."""
         if question is not None and self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):  # it died: the missing answer tells
                 self._process.stdin.write(json.dumps(question) + "\n")
                 self._process.stdin.flush()
-        sampler, progress = MemorySampler(self._process.pid), Progress(self._log.stem, self._log)  # only while it works
+        sampler, progress = (
+            MemorySampler(self._process.pid),
+            Progress(self._log.stem, self._log),
+        )  # only while it works
         try:
             line = self._answers.readline()
         finally:
@@ -170,7 +204,9 @@ class Session:
         self._peak_bytes = max(self._peak_bytes, peak.resident_bytes)
         self.anonymous_bytes = max(self.anonymous_bytes, peak.anonymous_bytes)
         if not line:
-            raise _died(*self._what, self._process.wait(), time.monotonic() - self._start, self._log)
+            raise _died(
+                *self._what, self._process.wait(), time.monotonic() - self._start, self._log
+            )
         return _value(json.loads(line))
 
     def finish(self) -> dict[str, Any]:
@@ -180,7 +216,8 @@ class Session:
         return self.ask()
 
     def close(self) -> int:
-        """Ends the worker; returns the most memory that its process tree held while it worked, in bytes."""
+        """Ends the worker; returns the most memory that its process tree held while it worked, in
+        bytes."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -228,13 +265,17 @@ class MemorySampler:
     def _sample(self) -> None:
         try:
             command = self._process.cmdline()
-            held = [_held(self._process), *(_held(child, command) for child in self._process.children(recursive=True))]
+            held = [
+                _held(self._process),
+                *(_held(child, command) for child in self._process.children(recursive=True)),
+            ]
             self._peak = Memory(*map(max, self._peak, map(sum, zip(*held, strict=True))))
         except psutil.Error:  # a process ended between listing and reading: the next sample counts
             return
 
     def stop(self) -> Memory:
-        """The most that was seen of each; looks once more, since short work may lie between two samples."""
+        """The most that was seen of each; looks once more, since short work may lie between two
+        samples."""
         self._done.set()
         self._thread.join()
         self._sample()
@@ -242,7 +283,8 @@ class MemorySampler:
 
 
 def _held(process: psutil.Process, forked_from: list[str] | None = None) -> Memory:
-    """Of a process that was forked and executes nothing else, what it does not share with its parent: its own pages alone."""
+    """Of a process that was forked and executes nothing else, what it does not share with its
+    parent: its own pages alone."""
     if forked_from is not None and process.cmdline() == forked_from:
         own = int(process.memory_full_info().uss)
         return Memory(own, own)

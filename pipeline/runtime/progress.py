@@ -1,4 +1,5 @@
-"""The last thing that a working tool wrote into its log, on the terminal: its progress bar with the time left."""
+"""The last thing that a working tool wrote into its log, on the terminal: its progress bar with the
+time left."""
 
 from __future__ import annotations
 
@@ -9,7 +10,10 @@ import threading
 import time
 from pathlib import Path
 
-EVERY_S, EVERY_S_IN_FILES = 1.0, 60.0  # a terminal's line is written over; in a file each is a line more
+EVERY_S, EVERY_S_IN_FILES = (
+    1.0,
+    60.0,
+)  # a terminal's line is written over; in a file each is a line more
 TAIL_BYTES = 4096
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0e-\x1f]")
 CLEAR_LINE = "\r\x1b[2K"
@@ -50,7 +54,8 @@ class Progress:
 
 
 def last_line(log: Path) -> str:
-    """What stands last in a log; progress bars write over their line, so a carriage return ends one too."""
+    """What stands last in a log; progress bars write over their line, so a carriage return ends one
+    too."""
     with log.open("rb") as file:
         file.seek(0, 2)
         file.seek(max(0, file.tell() - TAIL_BYTES))

@@ -1,9 +1,9 @@
-"""How fast this machine is: measured once, in about ten seconds, by the library that does the work, and kept.
+"""How fast this machine is: measured once, in about ten seconds, by the library that does the work,
+and kept.
 
-`here` is of the control environment, `work` of the openvino environment, which has torch. What counts is what the machine can do
-and not how busy it is just now: each rate is the best of several tries, and products are timed on one core, in processor time,
-times the cores.
-"""
+`here` is of the control environment, `work` of the openvino environment, which has torch. What
+counts is what the machine can do and not how busy it is just now: each rate is the best of several
+tries, and products are timed on one core, in processor time, times the cores."""
 
 from __future__ import annotations
 
@@ -26,19 +26,29 @@ WRITTEN_BYTES = 1 << 28
 
 
 def here() -> Speed | None:
-    """Measures if this machine was not measured yet, or was busy then: the better of each rate is kept.
+    """Measures if this machine was not measured yet, or was busy then: the better of each rate is
+    kept.
 
     None if the environment that measures is not installed.
     """
     path = _path()
     known = read(path, Speed) if path.is_file() else None
-    if (known is not None and known.others_share <= QUIET) or not environments.is_complete("openvino"):
+    if (known is not None and known.others_share <= QUIET) or not environments.is_complete(
+        "openvino"
+    ):
         return known
-    print("measuring how fast this machine is: about ten seconds, once if nothing else runs", flush=True)
+    print(
+        "measuring how fast this machine is: about ten seconds, once if nothing else runs",
+        flush=True,
+    )
     before = machine.processor()
     with artifact.stage_folder("speed") as folder:
-        done = process.run("openvino", "speed", {"folder": str(folder.resolve())}, folder, offline=True)
-    after = machine.processor()._replace(own_s=before.own_s + done.processor_s)  # of a process that has ended by now
+        done = process.run(
+            "openvino", "speed", {"folder": str(folder.resolve())}, folder, offline=True
+        )
+    after = machine.processor()._replace(
+        own_s=before.own_s + done.processor_s
+    )  # of a process that has ended by now
     kept = {name: max(rate, getattr(known, name, 0)) for name, rate in done.value.items()}
     measured = Speed(**_identity(), **kept, others_share=machine.others_share(before, after))
     measured.write(path)
@@ -47,11 +57,16 @@ def here() -> Speed | None:
 
 def _identity() -> dict[str, Any]:
     host = machine.describe()
-    return {"cpu": host["cpu"], "cores": len(host["cores_allowed"]), "memory_bytes": host["memory_bytes"]}
+    return {
+        "cpu": host["cpu"],
+        "cores": len(host["cores_allowed"]),
+        "memory_bytes": host["memory_bytes"],
+    }
 
 
 def _path() -> Path:
-    """Beside the environments, since it is of the machine; by what identifies it, since the folder may be shared by several."""
+    """Beside the environments, since it is of the machine; by what identifies it, since the folder
+    may be shared by several."""
     name = hashlib.sha256(repr(sorted(_identity().items())).encode()).hexdigest()[:16]
     return environments.root().parent / "speed" / f"{name}.json"
 
@@ -62,7 +77,10 @@ def work(job: dict[str, Any]) -> dict[str, float]:
 
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(1)
-    products = [cores * 2 * ROWS * WIDTH * WIDTH / best(_product(torch, dtype), time.thread_time) for dtype in DTYPES]
+    products = [
+        cores * 2 * ROWS * WIDTH * WIDTH / best(_product(torch, dtype), time.thread_time)
+        for dtype in DTYPES
+    ]
     torch.set_num_threads(cores)
     source = torch.ones(COPIED_BYTES, dtype=torch.uint8)
     target = torch.empty_like(source)
@@ -70,13 +88,17 @@ def work(job: dict[str, Any]) -> dict[str, float]:
     return {
         "float32_flops": products[0],
         "bfloat16_flops": products[1],
-        "memory_bytes_per_s": 2 * COPIED_BYTES / best(lambda: target.copy_(source), time.perf_counter),
+        "memory_bytes_per_s": 2
+        * COPIED_BYTES
+        / best(lambda: target.copy_(source), time.perf_counter),
         "disk_bytes_per_s": WRITTEN_BYTES / best(lambda: _written(file, block), time.perf_counter),
     }
 
 
 def _product(torch: Any, dtype: str) -> Callable[[], Any]:
-    left, right = (torch.ones(shape, dtype=getattr(torch, dtype)) for shape in ((ROWS, WIDTH), (WIDTH, WIDTH)))
+    left, right = (
+        torch.ones(shape, dtype=getattr(torch, dtype)) for shape in ((ROWS, WIDTH), (WIDTH, WIDTH))
+    )
     return lambda: left @ right
 
 
@@ -88,7 +110,8 @@ def _written(file: Path, block: bytes) -> None:
 
 
 def best(act: Callable[[], Any], clock: Callable[[], float]) -> float:
-    """Seconds of the fastest of the tries that TRY_S has time for, the first not counted: two at least."""
+    """Seconds of the fastest of the tries that TRY_S has time for, the first not counted: two at
+    least."""
     act()
     times: list[float] = []
     while sum(times) < TRY_S or len(times) < 2:

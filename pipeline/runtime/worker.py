@@ -1,9 +1,10 @@
 """The other end of pipeline.runtime.process: runs one job inside a tool environment.
 
     python -m pipeline.runtime.worker VERB JOB.json RESULT.json PARENT_PID
-    python -m pipeline.runtime.worker VERB JOB.json fd:N PARENT_PID          (a session: asked on stdin, answers on descriptor N)
+    python -m pipeline.runtime.worker VERB JOB.json fd:N PARENT_PID
 
-The process dies with its parent, so that a killed stage leaves nobody writing behind.
+The second is a session: asked on stdin, it answers on descriptor N. The process dies with its
+parent, so that a killed stage leaves nobody writing behind.
 """
 
 from __future__ import annotations
@@ -41,11 +42,15 @@ VERBS = {
 
 
 def main(verb: str, request: str, response: str, parent: str) -> int:
-    """Exit code 0 with a value, 2 with a QuantgateError; any other exception becomes one, its traceback goes into a log file."""
+    """Exit code 0 with a value, 2 with a QuantgateError; any other exception becomes one, its
+    traceback goes into a log file."""
     if not leashed.tie(int(parent), signal.SIGKILL):
         return 1
     module, name = VERBS[verb].split(":")
-    function, job = getattr(importlib.import_module(module), name), json.loads(Path(request).read_text())
+    function, job = (
+        getattr(importlib.import_module(module), name),
+        json.loads(Path(request).read_text()),
+    )
     stage = Path(request).parent.name
     if response.startswith("fd:"):
         return _converse(function, job, int(response.removeprefix("fd:")), stage)
@@ -65,7 +70,10 @@ def _failure(stage: str, error: BaseException) -> dict[str, Any]:
     if isinstance(error, QuantgateError):
         return {"type": type(error).__name__, "error": str(error)}
     if crash.is_full_disk(error):
-        return {"type": "ArtifactError", "error": f"the disk is full ({error}). Free some space and run again."}
+        return {
+            "type": "ArtifactError",
+            "error": f"the disk is full ({error}). Free some space and run again.",
+        }
     return {"type": "WorkerCrashed", "error": crash.sentence(stage, error)}
 
 
@@ -86,5 +94,6 @@ if __name__ == "__main__":
     code = main(*sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
-    # Engines hold native threads whose tear-down can hang or crash after the work is done and written.
+    # Engines hold native threads whose tear-down can hang or crash after the work is done and
+    # written.
     os._exit(code)

@@ -1,8 +1,9 @@
-"""Does a checkpoint hold what its architecture expects? Worker side: transformers builds the model without memory for weights.
+"""Does a checkpoint hold what its architecture expects? Worker side: transformers builds the model
+without memory for weights.
 
-The checkpoint's tensors go through transformers' own loading as names and shapes alone ("meta" device), so that what it renames,
-ties, merges or ignores counts as it does when the weights are loaded. Missing tensors would be filled with random numbers there.
-"""
+The checkpoint's tensors go through transformers' own loading as names and shapes alone ("meta"
+device), so that what it renames, ties, merges or ignores counts as it does when the weights are
+loaded. Missing tensors would be filled with random numbers there."""
 
 from __future__ import annotations
 
@@ -15,20 +16,28 @@ from pipeline.source.checkpoint import source_tensors
 from pipeline.source.tensors import Tensor
 
 SHOWN = 8  # names of tensors in a message
-BUFFERS = ("inv_freq", "attention.bias", "attn.bias", "masked_bias", "position_ids")  # computed, stored by older versions
+BUFFERS = (
+    "inv_freq",
+    "attention.bias",
+    "attn.bias",
+    "masked_bias",
+    "position_ids",
+)  # computed, stored by older versions
 LISTED = ("missing_keys", "unexpected_keys", "mismatched_keys")
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
-    """Worker verb: what the tokenizer adds, as JSON. Raises CheckpointError for a checkpoint that is not whole."""
+    """Worker verb: what the tokenizer adds, as JSON. Raises CheckpointError for a checkpoint that
+    is not whole."""
     folder, named = Path(job["checkpoint"]), job["named"]
     check(folder, named)
     return {"tokenizer": tokens.added(_tokenizer(folder, named)).model_dump()}
 
 
 def check(folder: Path, named: str) -> None:
-    """Raises CheckpointError naming the tensors that are missing, not expected or of another shape, in a checkpoint `named` so."""
+    """Raises CheckpointError naming the tensors that are missing, not expected or of another shape,
+    in a checkpoint `named` so."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -36,7 +45,9 @@ def check(folder: Path, named: str) -> None:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         with torch.device("meta"):
             shell = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except Exception as error:  # a configuration class raises whatever a wrong value makes Python raise
+    except (
+        Exception
+    ) as error:  # a configuration class raises whatever a wrong value makes Python raise
         raise _not_built(named, error) from error
     tensors = source_tensors(folder)
     try:
@@ -51,16 +62,29 @@ def check(folder: Path, named: str) -> None:
     except Exception as error:  # as above, while tensors are merged
         raise _not_built(named, error) from error
     if wrong := differences(found):
-        raise CheckpointError(f"{named}: not the tensors that {type(shell).__name__} expects by config.json: {wrong}. "
-                              "Fetch it again, or use the checkpoint of the whole model with its own config.json.")  # fmt: skip
+        raise CheckpointError(
+            f"{named}: not the tensors that {type(shell).__name__} expects by config.json: {wrong}."
+            " Fetch it again, or use the checkpoint of the whole model with its own config.json."
+        )
 
 
 def differences(found: dict[str, Any]) -> str:
     """transformers' loading info in words; empty if every weight found its place."""
     extra = [name for name in found["unexpected_keys"] if not name.endswith(BUFFERS)]
-    shapes = [f"{name} ({_shape(stored)}, expected {_shape(wanted)})" for name, stored, wanted in sorted(found["mismatched_keys"])]
-    said = [("missing", sorted(found["missing_keys"])), ("not expected", sorted(extra)), ("of another shape", shapes)]
-    failed = [(kind, sorted(map(str, names))) for kind, names in found.items() if names and kind not in LISTED]
+    shapes = [
+        f"{name} ({_shape(stored)}, expected {_shape(wanted)})"
+        for name, stored, wanted in sorted(found["mismatched_keys"])
+    ]
+    said = [
+        ("missing", sorted(found["missing_keys"])),
+        ("not expected", sorted(extra)),
+        ("of another shape", shapes),
+    ]
+    failed = [
+        (kind, sorted(map(str, names)))
+        for kind, names in found.items()
+        if names and kind not in LISTED
+    ]
     return "; ".join(f"{kind}: {_list(names)}" for kind, names in (*said, *failed) if names)
 
 
@@ -78,9 +102,12 @@ def _without_data(tensor: Tensor) -> Any:
 
     if tensor.dtype not in DTYPES and not tensor.name.endswith(BUFFERS):
         raise CheckpointError(
-            f"{tensor.file}: tensor {tensor.name} is of type {tensor.dtype}, expected one of {', '.join(DTYPES)}."
+            f"{tensor.file}: tensor {tensor.name} is of type {tensor.dtype}, expected one of"
+            f" {', '.join(DTYPES)}."
         )
-    return torch.empty(tensor.shape, dtype=getattr(torch, DTYPES.get(tensor.dtype, "float32")), device="meta")
+    return torch.empty(
+        tensor.shape, dtype=getattr(torch, DTYPES.get(tensor.dtype, "float32")), device="meta"
+    )
 
 
 def _not_built(named: str, error: Exception) -> CheckpointError:
@@ -91,12 +118,14 @@ def _not_built(named: str, error: Exception) -> CheckpointError:
     said = " ".join(str(error).split())
     if "trust_remote_code" in said or "remote code" in said:
         return CheckpointError(
-            f"{named}: config.json: auto_map asks for code from the repository, which quantgate never runs, and transformers "
-            f"{__version__} does not have this architecture itself. Use a checkpoint whose architecture it has."
+            f"{named}: config.json: auto_map asks for code from the repository, which quantgate"
+            f" never runs, and transformers {__version__} does not have this architecture itself."
+            " Use a checkpoint whose architecture it has."
         )
     return CheckpointError(
-        f"{named}: transformers {__version__} cannot build a causal language model by its config.json: "
-        f"{type(error).__name__}: {said[:300]}. Expected a checkpoint of an architecture that it has."
+        f"{named}: transformers {__version__} cannot build a causal language model by its"
+        f" config.json: {type(error).__name__}: {said[:300]}. Expected a checkpoint of an"
+        " architecture that it has."
     )
 
 
@@ -107,6 +136,7 @@ def _tokenizer(folder: Path, named: str) -> Any:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # tokenizers raises Exception itself for a file that it cannot read
         raise CheckpointError(
-            f"{named}: its tokenizer cannot be loaded ({type(error).__name__}: {' '.join(str(error).split())[:300]}). "
-            "Expected tokenizer.json and tokenizer_config.json of the same model."
+            f"{named}: its tokenizer cannot be loaded ({type(error).__name__}:"
+            f" {' '.join(str(error).split())[:300]}). Expected tokenizer.json and"
+            " tokenizer_config.json of the same model."
         ) from error

@@ -1,8 +1,8 @@
-"""Prompts -> calibration rows of token ids; evaluation texts -> windows of token ids; the overlap of the two, counted.
+"""Prompts -> calibration rows of token ids; evaluation texts -> windows of token ids; the overlap
+of the two, counted.
 
-Runs in a tool environment (it needs the checkpoint's tokenizer). Whatever is measured or quantized later uses these
-ids, the same for every tool and engine.
-"""
+Runs in a tool environment (it needs the checkpoint's tokenizer). Whatever is measured or quantized
+later uses these ids, the same for every tool and engine."""
 
 from __future__ import annotations
 
@@ -23,13 +23,18 @@ from pipeline.source.checkpoint import embedding_rows
 from pipeline.source.prompts import Document, Encoder, Refused
 from pipeline.source.tokens import added
 
-MOST_OF_ONE = 0.5  # of the calibration tokens may be one and the same; a full stop or a space makes up a tenth
-MOST_REFUSED = 0.1  # of the prompts that are rendered may be left out since the chat template does not take them
-OVERLAP_WORDS = 13  # the sequence length of GPT-3's contamination study (arXiv 2005.14165, appendix C)
+# of the calibration tokens may be one and the same; a full stop or a space makes up a tenth
+MOST_OF_ONE = 0.5
+# of the prompts that are rendered may be left out since the chat template does not take them
+MOST_REFUSED = 0.1
+OVERLAP_WORDS = (
+    13  # the sequence length of GPT-3's contamination study (arXiv 2005.14165, appendix C)
+)
 
 
 class Packed(NamedTuple):
-    """`rows`: [samples, tokens] token ids; `used`: the texts they are made of; `refused`: prompts the template did not take."""
+    """`rows`: [samples, tokens] token ids; `used`: the texts they are made of; `refused`: prompts
+    the template did not take."""
 
     rows: list[list[int]]
     used: list[str]
@@ -48,17 +53,23 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     texts = {name: "\n\n".join(prompts.texts(name, sets[name])) for name in perplexity.texts}
     found = prompts.documents(calibration.prompts, sets[calibration.prompts])
     front = added(tokenizer).front
-    encoder = Encoder(tokenizer, front, calibration.chat_template, sets[calibration.prompts].dialogue)
+    encoder = Encoder(
+        tokenizer, front, calibration.chat_template, sets[calibration.prompts].dialogue
+    )
     packed = pack(encoder, found.found, calibration)
     cut = [windows(tokenizer, front, name, text, perplexity) for name, text in texts.items()]
     rows = embedding_rows(source)
-    for name, ids in ((calibration.prompts, packed.rows), *((text.name, text.windows) for text in cut)):
+    for name, ids in (
+        (calibration.prompts, packed.rows),
+        *((text.name, text.windows) for text in cut),
+    ):
         prompts.require_rows(name, ids, rows)
     share = overlap(texts.values(), packed.used)
     if share > calibration.max_overlap:
         raise CalibrationError(
-            f"calibration.max_overlap: {share:.2%} of the evaluation texts' {OVERLAP_WORDS}-word sequences occur in the "
-            f"calibration samples, allowed are {calibration.max_overlap:.2%}. Use other prompts or another text."
+            f"calibration.max_overlap: {share:.2%} of the evaluation texts' {OVERLAP_WORDS}-word"
+            " sequences occur in the calibration samples, allowed are"
+            f" {calibration.max_overlap:.2%}. Use other prompts or another text."
         )
     samples = Samples(
         prompts=calibration.prompts,
@@ -76,16 +87,32 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     )
     samples.write(Path(job["out"]) / "samples.json")
     Texts(texts=cut).write(Path(job["out"]) / "texts.json")
-    return {"overlap": share, "prompts_used": len(packed.used), "notes": [*prompts.notes(found), *_notes(packed, encoder)]}
+    return {
+        "overlap": share,
+        "prompts_used": len(packed.used),
+        "notes": [*prompts.notes(found), *_notes(packed, encoder)],
+    }
 
 
 def _notes(packed: Packed, encoder: Encoder) -> list[str]:
-    said = [f"{packed.refused:,} prompts are left out, which the chat template refuses"] if packed.refused else []
-    return [*said, *([f"the chat template's date is {prompts.TEMPLATE_DATE:%Y-%m-%d}, not today's"] if encoder.dated else [])]
+    said = (
+        [f"{packed.refused:,} prompts are left out, which the chat template refuses"]
+        if packed.refused
+        else []
+    )
+    return [
+        *said,
+        *(
+            [f"the chat template's date is {prompts.TEMPLATE_DATE:%Y-%m-%d}, not today's"]
+            if encoder.dated
+            else []
+        ),
+    ]
 
 
 def pack(encoder: Encoder, found: list[Document], calibration: Calibration) -> Packed:
-    """Seeded choice of prompts, each cut to `tokens` ids, packed end to end into full rows. Raises CalibrationError."""
+    """Seeded choice of prompts, each cut to `tokens` ids, packed end to end into full rows. Raises
+    CalibrationError."""
     order = random.Random(calibration.seed).sample(range(len(found)), len(found))
     need = calibration.samples * calibration.tokens
     stream: list[int] = []
@@ -106,11 +133,15 @@ def pack(encoder: Encoder, found: list[Document], calibration: Calibration) -> P
     if len(refused) > MOST_REFUSED * (len(used) + len(refused)):
         raise _too_many_refused(calibration.prompts, refused, len(used) + len(refused))
     if len(stream) < need:
-        cut = " A .txt file is one document: use a .jsonl file with a prompt on each line." if len(found) == 1 else ""
+        cut = (
+            " A .txt file is one document: use a .jsonl file with a prompt on each line."
+            if len(found) == 1
+            else ""
+        )
         raise CalibrationError(
-            f"calibration: {calibration.samples} samples of {calibration.tokens} tokens need {need} tokens, the "
-            f"{len(found)} prompts of {calibration.prompts!r} give {len(stream)} (each is cut to {calibration.tokens}). "
-            f"Ask for fewer samples or tokens.{cut}"
+            f"calibration: {calibration.samples} samples of {calibration.tokens} tokens need {need}"
+            f" tokens, the {len(found)} prompts of {calibration.prompts!r} give {len(stream)} (each"
+            f" is cut to {calibration.tokens}). Ask for fewer samples or tokens.{cut}"
         )
     rows = [stream[i : i + calibration.tokens] for i in range(0, need, calibration.tokens)]
     _require_variety(calibration.prompts, stream[:need])
@@ -120,24 +151,28 @@ def pack(encoder: Encoder, found: list[Document], calibration: Calibration) -> P
 def _too_many_refused(name: str, refused: dict[int, str], tried: int) -> CalibrationError:
     first = min(refused)
     return CalibrationError(
-        f"prompt set {name!r}: the checkpoint's chat template refuses {len(refused)} of {tried} prompts, allowed are "
-        f"{MOST_REFUSED:.0%}; the first is number {first + 1}: {refused[first]}. Use dialogues that the template takes, or set "
-        "calibration.chat_template to false."
+        f"prompt set {name!r}: the checkpoint's chat template refuses {len(refused)} of {tried}"
+        f" prompts, allowed are {MOST_REFUSED:.0%}; the first is number {first + 1}:"
+        f" {refused[first]}. Use dialogues that the template takes, or set"
+        " calibration.chat_template to false."
     )
 
 
 def _require_variety(name: str, stream: list[int]) -> None:
-    """A quantizer that sees one token over and over learns nothing of the others. Raises CalibrationError."""
+    """A quantizer that sees one token over and over learns nothing of the others. Raises
+    CalibrationError."""
     token, count = Counter(stream).most_common(1)[0]
     if count > MOST_OF_ONE * len(stream):
         raise CalibrationError(
-            f"prompt set {name!r}: token {token} makes up {count / len(stream):.0%} of the calibration rows, expected at most "
-            f"{MOST_OF_ONE:.0%}. Use prompts like those that the model will serve."
+            f"prompt set {name!r}: token {token} makes up {count / len(stream):.0%} of the"
+            f" calibration rows, expected at most {MOST_OF_ONE:.0%}. Use prompts like those that"
+            " the model will serve."
         )
 
 
 def windows(tokenizer: Any, front: list[int], name: str, text: str, perplexity: Perplexity) -> Text:
-    """The text tokenized once and cut into non-overlapping windows; the tail that fills none is dropped.
+    """The text tokenized once and cut into non-overlapping windows; the tail that fills none is
+    dropped.
 
     `front` is what the tokenizer puts before a text; what it puts behind is left out.
     """
@@ -146,16 +181,22 @@ def windows(tokenizer: Any, front: list[int], name: str, text: str, perplexity: 
     size, bos = perplexity.window, perplexity.bos
     if bos == "every":
         if tokenizer.bos_token_id is None:
-            raise CalibrationError("evaluate.perplexity.bos: 'every', but the tokenizer has no BOS token. Use 'first'.")
+            raise CalibrationError(
+                "evaluate.perplexity.bos: 'every', but the tokenizer has no BOS token. Use 'first'."
+            )
         if ids[:1] == [tokenizer.bos_token_id]:
             ids, spans = ids[1:], spans[1:]
         size -= 1
     starts = range(0, len(ids) - size + 1, size)[: perplexity.max_windows]
     rows = [ids[i : i + size] for i in starts]
     if not rows:
-        raise CalibrationError(f"text {name!r}: {len(ids)} tokens do not fill one window of {perplexity.window}.")
+        raise CalibrationError(
+            f"text {name!r}: {len(ids)} tokens do not fill one window of {perplexity.window}."
+        )
     unscored = 0 if bos == "every" else 1
-    scored_bytes = [len(text[spans[i + unscored][0] : spans[i + size - 1][1]].encode()) for i in starts]
+    scored_bytes = [
+        len(text[spans[i + unscored][0] : spans[i + size - 1][1]].encode()) for i in starts
+    ]
     if bos == "every":
         rows = [[tokenizer.bos_token_id, *row] for row in rows]
     return Text(
@@ -170,7 +211,8 @@ def windows(tokenizer: Any, front: list[int], name: str, text: str, perplexity: 
 
 
 def overlap(texts: Iterable[str], prompts: list[str]) -> float:
-    """Share of the texts' 13-word sequences that occur in the prompts; 0 when the texts are shorter than that."""
+    """Share of the texts' 13-word sequences that occur in the prompts; 0 when the texts are shorter
+    than that."""
     seen = {gram for prompt in prompts for gram in _grams(prompt)}
     total = found = 0
     for text in texts:
@@ -182,7 +224,7 @@ def overlap(texts: Iterable[str], prompts: list[str]) -> float:
 
 def _grams(text: str) -> Iterator[tuple[str, ...]]:
     words = re.findall(r"\w+", text.lower())
-    return zip(*(words[i:] for i in range(OVERLAP_WORDS)))  # noqa: B905 (the shifted copies differ in length)
+    return zip(*(words[i:] for i in range(OVERLAP_WORDS)))  # noqa: B905  (they differ in length)
 
 
 def ids_hash(rows: list[list[int]]) -> str:

@@ -1,4 +1,5 @@
-"""The checkpoint against its architecture, and what its tokenizer adds: asked in a tool environment."""
+"""The checkpoint against its architecture, and what its tokenizer adds: asked in a tool
+environment."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from pipeline.runtime import costs
 
 
 def tokenizer_of(stage: str, source: Path, model: Model) -> records.Tokenizer:
-    """Raises CheckpointError if the checkpoint is not what its architecture expects; returns what its tokenizer adds."""
+    """Raises CheckpointError if the checkpoint is not what its architecture expects; returns what
+    its tokenizer adds."""
     with artifact.stage_folder(stage) as folder:
         job = {"checkpoint": str(source), "named": model.path or model.repo}
         found = costs.run(stage, "openvino", "check", job, folder, offline=True).value

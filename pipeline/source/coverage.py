@@ -1,4 +1,5 @@
-"""How many calibration tokens reach each expert of a mixture: an expert that sees none is quantized blindly."""
+"""How many calibration tokens reach each expert of a mixture: an expert that sees none is quantized
+blindly."""
 
 from __future__ import annotations
 
@@ -12,23 +13,28 @@ EXPERTS = ".experts"
 
 
 def count(source: Path, rows: list[list[int]]) -> dict[str, list[int]]:
-    """Tokens routed to each expert by the source model, by the name of the block; empty for a model without experts.
+    """Tokens routed to each expert by the source model, by the name of the block; empty for a model
+    without experts.
 
-    Each token counts once for every expert that it is sent to. Raises CalibrationError if no routing was seen.
-    """
+    Each token counts once for every expert that it is sent to. Raises CalibrationError if no
+    routing was seen."""
     if not any(f"{EXPERTS}." in name for name in source_tensors(source)):
         return {}
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(source, dtype="auto", trust_remote_code=False, local_files_only=True).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        source, dtype="auto", trust_remote_code=False, local_files_only=True
+    ).eval()
     found: dict[str, Any] = {}
 
     def listen(name: str, experts: int) -> Any:
         found[name] = torch.zeros(experts, dtype=torch.int64)
 
         def before(_: Any, given: tuple[Any, ...]) -> None:
-            found[name] += torch.bincount(given[1].flatten(), minlength=experts)  # given: hidden states, chosen experts, weights
+            found[name] += torch.bincount(
+                given[1].flatten(), minlength=experts
+            )  # given: hidden states, chosen experts, weights
 
         return before
 
@@ -39,13 +45,21 @@ def count(source: Path, rows: list[list[int]]) -> dict[str, list[int]]:
         for row in rows:
             model(torch.tensor([row]), use_cache=False)
     if not found or not all(counts.sum() for counts in found.values()):
-        raise CalibrationError(f"{source}: has experts, but what {type(model).__name__} sends to them cannot be counted.")
+        raise CalibrationError(
+            f"{source}: has experts, but what {type(model).__name__} sends to them cannot be"
+            " counted."
+        )
     return {name: counts.tolist() for name, counts in found.items()}
 
 
 def unseen(coverage: dict[str, list[int]]) -> list[str]:
     """The experts that no token is sent to."""
-    return [f"{block}.{expert}" for block, counts in coverage.items() for expert, count in enumerate(counts) if not count]
+    return [
+        f"{block}.{expert}"
+        for block, counts in coverage.items()
+        for expert, count in enumerate(counts)
+        if not count
+    ]
 
 
 def notes(coverage: dict[str, list[int]]) -> list[str]:
@@ -54,4 +68,7 @@ def notes(coverage: dict[str, list[int]]) -> list[str]:
     if not blind:
         return []
     more = ", ..." if len(blind) > 4 else ""
-    return [f"No calibration token is sent to {len(blind)} of {experts} experts: {', '.join(blind[:4])}{more}. Calibrate on more."]
+    return [
+        f"No calibration token is sent to {len(blind)} of {experts} experts:"
+        f" {', '.join(blind[:4])}{more}. Calibrate on more."
+    ]

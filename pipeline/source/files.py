@@ -1,8 +1,8 @@
-"""Which files of a folder are the model's, and whether quantgate can start from it. In the control environment.
+"""Which files of a folder are the model's, and whether quantgate can start from it. In the control
+environment.
 
-The weights are those that transformers would load (modeling_utils._get_resolved_checkpoint_files): what else lies there
-(consolidated or fp16 twins, adapters, pickles) is left out, and said.
-"""
+The weights are those that transformers would load (modeling_utils._get_resolved_checkpoint_files):
+what else lies there (consolidated or fp16 twins, adapters, pickles) is left out, and said."""
 
 from __future__ import annotations
 
@@ -19,13 +19,32 @@ from pipeline.source.tensors import Tensor, read_header
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
 COMPANIONS = ("*.json", "*.jinja", "tokenizer.model", "*.txt", "LICENSE*", "README.md")
-NOT_THE_MODELS = (ADAPTER, "*.index.json", "*.safetensors.json", "quantize_config.json", "hf_quant_config.json")
+NOT_THE_MODELS = (
+    ADAPTER,
+    "*.index.json",
+    "*.safetensors.json",
+    "quantize_config.json",
+    "hf_quant_config.json",
+)
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack")
 OTHERS = (".gguf", ".onnx")
 NEEDED = ("config.json", "tokenizer_config.json", "tokenizer.json")
-# What a quantizer leaves in a checkpoint besides config.json's quantization_config: names of tensors, and types of matrices
+# What a quantizer leaves in a checkpoint besides config.json's quantization_config: names of
+# tensors, and types of matrices
 PACKED = ("qweight", "qzeros", "weight_packed", "weight_scale_inv", "quant_map")
-SMALL = ("U8", "I8", "I32", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0", "F6_E2M3", "F6_E3M2", "F4")
+SMALL = (
+    "U8",
+    "I8",
+    "I32",
+    "F8_E4M3",
+    "F8_E5M2",
+    "F8_E4M3FNUZ",
+    "F8_E5M2FNUZ",
+    "F8_E8M0",
+    "F6_E2M3",
+    "F6_E3M2",
+    "F4",
+)
 
 Size = Annotated[int, Field(gt=0, le=10**9)]
 
@@ -43,9 +62,12 @@ class Config(BaseModel):
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the model's weights, sorted. Raises CheckpointError if there are none, or one is missing."""
+    """The files that hold the model's weights, sorted. Raises CheckpointError if there are none, or
+    one is missing."""
     index = folder / INDEX
-    named = config(folder).get("transformers_weights") if (folder / "config.json").is_file() else None
+    named = (
+        config(folder).get("transformers_weights") if (folder / "config.json").is_file() else None
+    )
     if named is not None:
         _require_plain(folder / "config.json", [named])
         index = folder / named
@@ -58,29 +80,38 @@ def weight_files(folder: Path) -> list[Path]:
     names = sorted(set(weight_map(index).values()))
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise CheckpointError(f"{folder}: missing shards {', '.join(missing)} that {index.name} names. Fetch them again.")
+        raise CheckpointError(
+            f"{folder}: missing shards {', '.join(missing)} that {index.name} names. Fetch them"
+            " again."
+        )
     return [folder / name for name in names]
 
 
 def weight_map(index: Path) -> dict[str, str]:
-    """The file of each tensor, as an index says. Raises CheckpointError for an index that is none, or leads out of its folder."""
+    """The file of each tensor, as an index says. Raises CheckpointError for an index that is none,
+    or leads out of its folder."""
     found = reading.json_object(index, CheckpointError).get("weight_map")
     if not isinstance(found, dict) or not found:
-        raise CheckpointError(f"{index}: weight_map: found {str(found)[:60]}, expected the file of each tensor.")
+        raise CheckpointError(
+            f"{index}: weight_map: found {str(found)[:60]}, expected the file of each tensor."
+        )
     _require_plain(index, list(found.values()))
     return found
 
 
 def index_of(folder: Path) -> Path | None:
     """The index that the weights were taken by; None for a single file."""
-    named = config(folder).get("transformers_weights") if (folder / "config.json").is_file() else None
+    named = (
+        config(folder).get("transformers_weights") if (folder / "config.json").is_file() else None
+    )
     if named is not None:
         return folder / named if str(named).endswith(".index.json") else None
     return None if (folder / WEIGHTS).is_file() else folder / INDEX
 
 
 def files(folder: Path) -> list[Path]:
-    """All files of the model: weights, and what is read beside them. Everything that a tool is given is among them."""
+    """All files of the model: weights, and what is read beside them. Everything that a tool is
+    given is among them."""
     index = index_of(folder)
     beside = {path for pattern in COMPANIONS for path in folder.glob(pattern) if path.is_file()}
     beside -= {path for pattern in NOT_THE_MODELS for path in folder.glob(pattern)}
@@ -95,10 +126,14 @@ def left_out(folder: Path) -> list[str]:
 
 
 def refuse_strays(folder: Path) -> None:
-    """Raises CheckpointError for safetensors files of which transformers would take no notice, but vLLM, which takes them all."""
-    if strays := {path.name for path in folder.glob("*.safetensors")} - {path.name for path in weight_files(folder)}:
+    """Raises CheckpointError for safetensors files of which transformers would take no notice, but
+    vLLM, which takes them all."""
+    if strays := {path.name for path in folder.glob("*.safetensors")} - {
+        path.name for path in weight_files(folder)
+    }:
         raise CheckpointError(
-            f"{folder}: {', '.join(sorted(strays))}: no part of the model by its index. Expected its weights alone."
+            f"{folder}: {', '.join(sorted(strays))}: no part of the model by its index. Expected"
+            " its weights alone."
         )
 
 
@@ -114,19 +149,23 @@ def config(folder: Path) -> dict[str, Any]:
 
 
 def refuse(folder: Path) -> None:
-    """Raises CheckpointError for a folder that quantgate cannot start from: an adapter, a quantized model, parts missing."""
+    """Raises CheckpointError for a folder that quantgate cannot start from: an adapter, a quantized
+    model, parts missing."""
     if (folder / ADAPTER).is_file():
         _refuse_adapter_alone(folder)
     for name in NEEDED:
         if not (folder / name).is_file():
-            raise CheckpointError(f"{folder}: no {name}. Expected a Hugging Face checkpoint with its tokenizer.")
+            raise CheckpointError(
+                f"{folder}: no {name}. Expected a Hugging Face checkpoint with its tokenizer."
+            )
     for path in files(folder):
         if path.suffix == ".json":  # also what only some tools read, and at the end of their work
             reading.json_object(path, CheckpointError)
     if (method := _quantized_by(folder)) is not None:
         raise CheckpointError(
-            f"{folder}: already quantized by {method}. quantgate starts from the unquantized original and compares with it: "
-            "give that one (a model card mostly names it as the base model)."
+            f"{folder}: already quantized by {method}. quantgate starts from the unquantized"
+            " original and compares with it: give that one (a model card mostly names it as the"
+            " base model)."
         )
 
 
@@ -137,13 +176,15 @@ def _refuse_adapter_alone(folder: Path) -> None:
         said = reading.json_object(folder / ADAPTER, CheckpointError)
         base = said.get("base_model_name_or_path") or "a base model that it does not name"
         raise CheckpointError(
-            f"{folder}: an adapter ({said.get('peft_type', 'of PEFT')}) of {base}, not a model. Merge it first: load {base}, "
-            "put the adapter on it with peft.PeftModel.from_pretrained, then merge_and_unload() and save_pretrained."
+            f"{folder}: an adapter ({said.get('peft_type', 'of PEFT')}) of {base}, not a model."
+            f" Merge it first: load {base}, put the adapter on it with"
+            " peft.PeftModel.from_pretrained, then merge_and_unload() and save_pretrained."
         ) from error
 
 
 def _quantized_by(folder: Path) -> str | None:
-    """By what the checkpoint is quantized already, and where that is said; None for one in floats."""
+    """By what the checkpoint is quantized already, and where that is said; None for one in
+    floats."""
     for key in ("quantization_config", "compression_config"):
         if said := config(folder).get(key):
             method = said.get("quant_method") if isinstance(said, dict) else None
@@ -164,20 +205,31 @@ def _is_packed(tensor: Tensor) -> bool:
 
 def _existing(folder: Path, name: str) -> Path:
     if not (folder / name).is_file():
-        raise CheckpointError(f"{folder}: no {name}, which config.json names as the weights. Fetch it again.")
+        raise CheckpointError(
+            f"{folder}: no {name}, which config.json names as the weights. Fetch it again."
+        )
     return folder / name
 
 
 def _require_plain(where: Path, names: list[Any]) -> None:
     """Shards lie in the folder itself, and are safetensors."""
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith((".safetensors", ".safetensors.index.json")):
-            raise CheckpointError(f"{where}: shard {str(name)[:80]!r} is no plain file name of a safetensors file in the folder.")
+        if (
+            not isinstance(name, str)
+            or Path(name).name != name
+            or not name.endswith((".safetensors", ".safetensors.index.json"))
+        ):
+            raise CheckpointError(
+                f"{where}: shard {str(name)[:80]!r} is no plain file name of a safetensors file in"
+                " the folder."
+            )
 
 
 def _no_weights(folder: Path) -> str:
     def named(suffixes: tuple[str, ...]) -> str:
-        return ", ".join(sorted(path.name for path in folder.iterdir() if path.suffix in suffixes)[:4])
+        return ", ".join(
+            sorted(path.name for path in folder.iterdir() if path.suffix in suffixes)[:4]
+        )
 
     if others := named((".safetensors",)):
         found = f"{others}, which transformers does not take for a model"
@@ -187,4 +239,7 @@ def _no_weights(folder: Path) -> str:
         found = f"only {others}"
     else:
         found = "no weights"
-    return f"{folder}: found {found}; expected {WEIGHTS}, or shards with {INDEX}. Use the repository's safetensors revision."
+    return (
+        f"{folder}: found {found}; expected {WEIGHTS}, or shards with {INDEX}. Use the repository's"
+        " safetensors revision."
+    )

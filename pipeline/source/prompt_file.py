@@ -1,4 +1,5 @@
-"""`quantgate calibration add FILE`: writes the prompt set of a local file, after all of it was read."""
+"""`quantgate calibration add FILE`: writes the prompt set of a local file, after all of it was
+read."""
 
 from __future__ import annotations
 
@@ -18,11 +19,14 @@ SUFFIXES = (".gz", prompts.LINES, *prompts.TEXTS)
 
 
 def add(path: Path, name: str | None, field: str | None, licence: str) -> None:
-    """Writes calibration/NAME.yaml; the name is the file's own unless given. Raises CalibrationError for what cannot be used."""
+    """Writes calibration/NAME.yaml; the name is the file's own unless given. Raises
+    CalibrationError for what cannot be used."""
     name = name or _plain(path)
     place = paths.prompt_set(name)
     if not PROMPT_SET_NAME.fullmatch(name):
-        raise CalibrationError(f"--name: found {name!r}, expected letters, digits, dots, dashes and underscores.")
+        raise CalibrationError(
+            f"--name: found {name!r}, expected letters, digits, dots, dashes and underscores."
+        )
     if place.exists():
         raise CalibrationError(f"{place}: is there already. Remove it, or give another --name.")
     if not path.is_file():
@@ -32,7 +36,13 @@ def add(path: Path, name: str | None, field: str | None, licence: str) -> None:
     if field is None and prompts.LINES in path.suffixes:
         field = _field(path)
     digest = hash_file(path, path.name).sha256
-    written = {"path": str(shown), "sha256": digest, "field": field, "licence": licence, "source": f"local file {path.name}"}
+    written = {
+        "path": str(shown),
+        "sha256": digest,
+        "field": field,
+        "licence": licence,
+        "source": f"local file {path.name}",
+    }
     found = PromptSet.model_validate(written)
     documents = prompts.documents(name, found)
     write_text(place, _yaml(found))
@@ -40,7 +50,9 @@ def add(path: Path, name: str | None, field: str | None, licence: str) -> None:
         print(f"note: {note}")
     kinds = sum(not isinstance(document, str) for document in documents.found)
     print(f"{place}: {len(documents.found) - kinds} texts and {kinds} dialogues of {shown}")
-    print(f"In a recipe: calibration: {{prompts: {name}, ...}}, or one of evaluate.perplexity.texts")
+    print(
+        f"In a recipe: calibration: {{prompts: {name}, ...}}, or one of evaluate.perplexity.texts"
+    )
 
 
 def _plain(path: Path) -> str:
@@ -56,7 +68,9 @@ def _field(path: Path) -> str:
     usable = [key for key, value in row.items() if isinstance(value, str | list)]
     if len(usable) != 1:
         names = ", ".join(usable[: prompts.MOST_TOLD]) or "none"
-        raise CalibrationError(f"{path}:{number}: fields that hold text or messages: {names}. Say which: --field NAME")
+        raise CalibrationError(
+            f"{path}:{number}: fields that hold text or messages: {names}. Say which: --field NAME"
+        )
     return usable[0]
 
 

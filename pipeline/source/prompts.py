@@ -1,8 +1,8 @@
-"""Prompt sets: what lies in a file or a hub data set, as documents of a known kind, and how they become token ids.
+"""Prompt sets: what lies in a file or a hub data set, as documents of a known kind, and how they
+become token ids.
 
-A document is a text, or a dialogue: messages of a role and a content. Whatever else a row holds is refused, never made a text of;
-rows without anything are counted and left out.
-"""
+A document is a text, or a dialogue: messages of a role and a content. Whatever else a row holds is
+refused, never made a text of; rows without anything are counted and left out."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from pipeline.records.artifact import hash_file
 Message = dict[str, Any]
 Document = str | list[Message]
 
-# Templates that write today's date get this one, or the calibration set would depend on the clock. Llama 3.1's template has it as
-# its own default.
+# Templates that write today's date get this one, or the calibration set would depend on the clock.
+# Llama 3.1's template has it as its own default.
 TEMPLATE_DATE = datetime(2024, 7, 26)
 RENDER_S = 10  # for one prompt; a template is a program
 AROUND = 16  # tokens that a tokenizer may put around a text
@@ -35,7 +35,8 @@ TEXTS = (".txt", ".raw", ".md")  # .raw: WikiText's own name for its untokenized
 
 
 class Documents(NamedTuple):
-    """Documents of a prompt set in its order; `empty` rows were left out, `repeated` are there again."""
+    """Documents of a prompt set in its order; `empty` rows were left out, `repeated` are there
+    again."""
 
     found: list[Document]
     empty: int
@@ -55,19 +56,23 @@ class Refused(Exception):
 
 
 def documents(name: str, source: PromptSet) -> Documents:
-    """All documents of a prompt set. Raises CalibrationError if it is missing, changed, empty, or holds anything else."""
+    """All documents of a prompt set. Raises CalibrationError if it is missing, changed, empty, or
+    holds anything else."""
     rows = list(_local(name, source) if source.path is not None else _hub(name, source))
     first = source.first or 0
     chosen = rows[first : first + source.documents if source.documents else None]
     found = [document for document in _read(chosen) if document is not None]
     if not found:
-        raise CalibrationError(f"prompt set {name!r}: no text left ({len(rows)} documents, first={first}).")
+        raise CalibrationError(
+            f"prompt set {name!r}: no text left ({len(rows)} documents, first={first})."
+        )
     distinct = {str(document) for document in found}
     return Documents(found, len(chosen) - len(found), len(found) - len(distinct))
 
 
 def _read(rows: list[tuple[str, Any]]) -> list[Document | None]:
-    """What each row holds. Raises CalibrationError with all that is wrong in them, so that a file is mended once."""
+    """What each row holds. Raises CalibrationError with all that is wrong in them, so that a file
+    is mended once."""
     read, wrong = [], []
     for where, value in rows:
         try:
@@ -81,20 +86,30 @@ def _read(rows: list[tuple[str, Any]]) -> list[Document | None]:
 
 
 def require_enough(name: str, found: Documents, calibration: Calibration) -> None:
-    """Raises CalibrationError where no tokenizer can make the tokens that are asked for; how many it makes, calibrating tells.
+    """Raises CalibrationError where no tokenizer can make the tokens that are asked for; how many
+    it makes, calibrating tells.
 
-    A document is cut to `calibration.tokens`; a token of a text stands for a byte at least, but for a few that are put around it.
-    """
-    lengths = [len(one.encode()) + AROUND if isinstance(one, str) and not calibration.chat_template else calibration.tokens
-               for one in found.found]  # fmt: skip
+    A document is cut to `calibration.tokens`; a token of a text stands for a byte at least, but for
+    a few that are put around it."""
+    lengths = [
+        len(one.encode()) + AROUND
+        if isinstance(one, str) and not calibration.chat_template
+        else calibration.tokens
+        for one in found.found
+    ]
     most = sum(min(length, calibration.tokens) for length in lengths)
     need = calibration.samples * calibration.tokens
     if most < need:
-        cut = " A .txt file is one document: use a .jsonl file with a prompt on each line." if len(found.found) == 1 else ""
+        cut = (
+            " A .txt file is one document: use a .jsonl file with a prompt on each line."
+            if len(found.found) == 1
+            else ""
+        )
         raise CalibrationError(
-            f"calibration: {calibration.samples} samples of {calibration.tokens} tokens need {need:,} tokens, the "
-            f"{len(found.found):,} prompts of {name!r} give {most:,} at most (each is cut to {calibration.tokens}). "
-            f"Ask for fewer samples or tokens, or bring more prompts.{cut}"
+            f"calibration: {calibration.samples} samples of {calibration.tokens} tokens need"
+            f" {need:,} tokens, the {len(found.found):,} prompts of {name!r} give {most:,} at most"
+            f" (each is cut to {calibration.tokens}). Ask for fewer samples or tokens, or bring"
+            f" more prompts.{cut}"
         )
 
 
@@ -104,7 +119,8 @@ def texts(name: str, source: PromptSet) -> list[str]:
     for document in documents(name, source).found:
         if not isinstance(document, str):
             raise CalibrationError(
-                f"prompt set {name!r}: field {source.field!r} holds messages, evaluation texts are text. Name another field."
+                f"prompt set {name!r}: field {source.field!r} holds messages, evaluation texts are"
+                " text. Name another field."
             )
         found.append(document)
     return found
@@ -115,27 +131,36 @@ def _document(where: str, value: Any) -> Document | None:
     if value is None or (isinstance(value, str) and not value.strip()) or value == []:
         return None
     if isinstance(value, Absent):
-        raise CalibrationError(f"{where}: no field {value.field!r}; the line has: {value.names}. Set field: in {value.named_in}.")
+        raise CalibrationError(
+            f"{where}: no field {value.field!r}; the line has: {value.names}. Set field: in"
+            f" {value.named_in}."
+        )
     if isinstance(value, str):
         return value
     if isinstance(value, list):
         messages = [_message(where, entry) for entry in value]
-        said = [message for message in messages if message["content"].strip() or "tool_calls" in message]
+        said = [
+            message for message in messages if message["content"].strip() or "tool_calls" in message
+        ]
         return (said if len(said) == len(messages) else _in_turn(said)) or None
     raise CalibrationError(
-        f"{where}: found {str(value)[:60]} ({type(value).__name__}), expected a text, or a list of messages "
-        '({"role": ..., "content": ...}). Name the column that holds it as field.'
+        f"{where}: found {str(value)[:60]} ({type(value).__name__}), expected a text, or a list of"
+        ' messages ({"role": ..., "content": ...}). Name the column that holds it as field.'
     )
 
 
 def _message(where: str, entry: Any) -> Message:
-    role, content = (entry.get("role"), entry.get("content")) if isinstance(entry, dict) else (None, None)
-    if isinstance(content, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
+    role, content = (
+        (entry.get("role"), entry.get("content")) if isinstance(entry, dict) else (None, None)
+    )
+    if isinstance(content, list) and all(
+        isinstance(part, dict) and isinstance(part.get("text"), str) for part in content
+    ):
         content = "".join(part["text"] for part in content)
     if not isinstance(role, str) or not isinstance(content, str | None):
         raise CalibrationError(
-            f'{where}: found the message {str(entry)[:80]}, expected {{"role": "user", "content": "a text"}}. '
-            "Convert the dialogues, or name a column of texts as field."
+            f'{where}: found the message {str(entry)[:80]}, expected {{"role": "user", "content":'
+            ' "a text"}. Convert the dialogues, or name a column of texts as field.'
         )
     called = {"tool_calls": entry["tool_calls"]} if entry.get("tool_calls") else {}
     return {"role": role, "content": content or "", **called}
@@ -144,18 +169,22 @@ def _message(where: str, entry: Any) -> Message:
 def _local(name: str, source: PromptSet) -> Iterator[tuple[str, Any]]:
     path = Path(str(source.path))
     if not path.is_file():
-        raise CalibrationError(f"prompt set {name!r}: path: {path} is {'a folder or a device' if path.exists() else 'not there'}.")
+        raise CalibrationError(
+            f"prompt set {name!r}: path: {path} is"
+            f" {'a folder or a device' if path.exists() else 'not there'}."
+        )
     digest = hash_file(path, path.name).sha256
     if digest != source.sha256:
         raise CalibrationError(
-            f"prompt set {name!r}: {path} has SHA-256 {digest}, calibration/{name}.yaml says {source.sha256}. "
-            "The file changed: restore it, or write the new hash if the change is meant."
+            f"prompt set {name!r}: {path} has SHA-256 {digest}, calibration/{name}.yaml says"
+            f" {source.sha256}. The file changed: restore it, or write the new hash if the change"
+            " is meant."
         )
     kind = Path(path.name.removesuffix(".gz")).suffix
     if kind != LINES and kind not in TEXTS:
         raise CalibrationError(
-            f"prompt set {name!r}: path: found {path.name}, expected JSON Lines ({LINES}) or a text ({', '.join(TEXTS)}), "
-            "or one of them as .gz."
+            f"prompt set {name!r}: path: found {path.name}, expected JSON Lines ({LINES}) or a text"
+            f" ({', '.join(TEXTS)}), or one of them as .gz."
         )
     if kind in TEXTS:
         yield str(path), reading.text(path, CalibrationError)
@@ -181,24 +210,36 @@ def _hub(name: str, source: PromptSet) -> Iterator[tuple[str, Any]]:
     from datasets import load_dataset
 
     try:
-        rows = load_dataset(source.repo, source.config, data_dir=source.data_dir, split=source.split, revision=source.revision)
+        rows = load_dataset(
+            source.repo,
+            source.config,
+            data_dir=source.data_dir,
+            split=source.split,
+            revision=source.revision,
+        )
     except Exception as error:  # the library raises a different class for each way to be offline
         raise CalibrationError(
-            f"prompt set {name!r}: hub data set {source.repo} at {source.revision} cannot be loaded "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}). Fetch it on a machine with a "
-            "network and bring HF_HOME here, or use a local file."
+            f"prompt set {name!r}: hub data set {source.repo} at {source.revision} cannot be loaded"
+            f" ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}). Fetch"
+            " it on a machine with a network and bring HF_HOME here, or use a local file."
         ) from error
     if source.field not in rows.column_names:
-        raise CalibrationError(f"prompt set {name!r}: field {source.field!r} not in {rows.column_names}.")
-    yield from ((f"{source.repo}, row {number}: {source.field}", row) for number, row in enumerate(rows[source.field]))
+        raise CalibrationError(
+            f"prompt set {name!r}: field {source.field!r} not in {rows.column_names}."
+        )
+    yield from (
+        (f"{source.repo}, row {number}: {source.field}", row)
+        for number, row in enumerate(rows[source.field])
+    )
 
 
 @dataclass
 class Encoder:
-    """Documents as text and token ids: dialogues, and with `chat_template` prompts, through the checkpoint's chat template.
+    """Documents as text and token ids: dialogues, and with `chat_template` prompts, through the
+    checkpoint's chat template.
 
-    `front` is what the tokenizer puts before a text; a template writes it itself. No document has the tokenizer's end token.
-    """
+    `front` is what the tokenizer puts before a text; a template writes it itself. No document has
+    the tokenizer's end token."""
 
     tokenizer: Any
     front: list[int]
@@ -207,13 +248,19 @@ class Encoder:
     dated: bool = field(default=False, init=False)  # whether a template asked for today's date
 
     def text(self, document: Document) -> str:
-        """Raises CalibrationError if there is no chat template where one is needed, Refused if it does not take the dialogue."""
+        """Raises CalibrationError if there is no chat template where one is needed, Refused if it
+        does not take the dialogue."""
         if isinstance(document, str) and not self.chat_template:
             return document
         if self.tokenizer.chat_template is None:
-            wants = "calibration.chat_template: true" if isinstance(document, str) else "the prompts are dialogues"
+            wants = (
+                "calibration.chat_template: true"
+                if isinstance(document, str)
+                else "the prompts are dialogues"
+            )
             raise CalibrationError(
-                f"{wants}, but the checkpoint has no chat template. Use prompts that are texts, with chat_template: false."
+                f"{wants}, but the checkpoint has no chat template. Use prompts that are texts,"
+                " with chat_template: false."
             )
         return self._render(self._messages(document))
 
@@ -225,7 +272,11 @@ class Encoder:
     def _messages(self, document: Document) -> list[Message]:
         if not isinstance(document, str):
             return document
-        return turns(document) if self.dialogue == "hh-rlhf" else [{"role": "user", "content": document}]
+        return (
+            turns(document)
+            if self.dialogue == "hh-rlhf"
+            else [{"role": "user", "content": document}]
+        )
 
     def _render(self, messages: list[Message]) -> str:
         def strftime_now(written: str) -> str:
@@ -237,12 +288,19 @@ class Encoder:
             with _time_limit(RENDER_S):
                 return str(
                     self.tokenizer.apply_chat_template(
-                        messages, tokenize=False, add_generation_prompt=open_ended, strftime_now=strftime_now
+                        messages,
+                        tokenize=False,
+                        add_generation_prompt=open_ended,
+                        strftime_now=strftime_now,
                     )
                 )
         except TimeoutError as error:
-            raise CalibrationError(f"the checkpoint's chat template takes longer than {RENDER_S} s for one prompt.") from error
-        except Exception as error:  # a template is a program of somebody else: it may raise anything
+            raise CalibrationError(
+                f"the checkpoint's chat template takes longer than {RENDER_S} s for one prompt."
+            ) from error
+        except (
+            Exception
+        ) as error:  # a template is a program of somebody else: it may raise anything
             raise Refused(" ".join(str(error).split())[:200] or type(error).__name__) from error
 
 
@@ -263,38 +321,58 @@ def _time_limit(seconds: float) -> Iterator[None]:
 
 
 def _in_turn(messages: list[Message]) -> list[Message]:
-    """What one role says in a row as one turn, since templates want roles to take turns; calls of tools and results stay apart."""
+    """What one role says in a row as one turn, since templates want roles to take turns; calls of
+    tools and results stay apart."""
 
     def speaker(message: Message) -> object:
-        return message["role"] if message["role"] in ("user", "assistant") and "tool_calls" not in message else id(message)
+        return (
+            message["role"]
+            if message["role"] in ("user", "assistant") and "tool_calls" not in message
+            else id(message)
+        )
 
     groups = (list(group) for _, group in groupby(messages, speaker))
-    return [{**group[0], "content": "\n\n".join(message["content"] for message in group)} for group in groups]
+    return [
+        {**group[0], "content": "\n\n".join(message["content"] for message in group)}
+        for group in groups
+    ]
 
 
 def turns(text: str) -> list[Message]:
-    """An HH-RLHF transcript ("\\n\\nHuman: ... \\n\\nAssistant: ...") as chat messages, without empty turns."""
+    """An HH-RLHF transcript ("\\n\\nHuman: ... \\n\\nAssistant: ...") as chat messages, without
+    empty turns."""
     parts = re.split(r"\n\n(Human|Assistant):", text)
     roles = {"Human": "user", "Assistant": "assistant"}
-    found = ({"role": roles[role], "content": said.strip()} for role, said in zip(parts[1::2], parts[2::2], strict=True))
+    found = (
+        {"role": roles[role], "content": said.strip()}
+        for role, said in zip(parts[1::2], parts[2::2], strict=True)
+    )
     messages = _in_turn([message for message in found if message["content"]])
     if not messages:
-        raise CalibrationError(f"not an HH-RLHF transcript: {text[:60]!r}. Expected turns that begin with 'Human:'.")
+        raise CalibrationError(
+            f"not an HH-RLHF transcript: {text[:60]!r}. Expected turns that begin with 'Human:'."
+        )
     return messages
 
 
 def notes(found: Documents) -> list[str]:
     """What a reader is to know of the rows."""
-    said = [(found.empty, "empty rows are left out"), (found.repeated, "documents are there more than once")]
-    return [f"{count:,} {what} (of {len(found.found) + found.empty:,})" for count, what in said if count]
+    said = [
+        (found.empty, "empty rows are left out"),
+        (found.repeated, "documents are there more than once"),
+    ]
+    return [
+        f"{count:,} {what} (of {len(found.found) + found.empty:,})" for count, what in said if count
+    ]
 
 
 def require_rows(name: str, rows: Iterable[list[int]], embedding: int) -> None:
-    """Raises CalibrationError for token ids that the model has no embedding for (`embedding`: its rows)."""
+    """Raises CalibrationError for token ids that the model has no embedding for (`embedding`: its
+    rows)."""
     highest = max((max(row) for row in rows if row), default=0)
     if highest >= embedding:
         raise CalibrationError(
-            f"prompt set {name!r}: the tokenizer gives token {highest}, the model's embedding has {embedding} rows. "
-            "The tokenizer is of another model, or has tokens that were added and never trained: use the checkpoint's own "
-            "tokenizer, or other prompts."
+            f"prompt set {name!r}: the tokenizer gives token {highest}, the model's embedding has"
+            f" {embedding} rows. The tokenizer is of another model, or has tokens that were added"
+            " and never trained: use the checkpoint's own tokenizer, or other prompts."
         )

@@ -1,7 +1,7 @@
 """Safetensors headers and a streaming NaN/Inf check, without torch.
 
-Format: https://github.com/huggingface/safetensors (8 bytes little-endian header length, JSON header, data).
-"""
+Format: https://github.com/huggingface/safetensors (8 bytes little-endian header length, JSON
+header, data)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,33 @@ from pipeline.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_DIMENSIONS = 64
-BITS = {"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
-        "F8_E4M3": 8, "F8_E5M2": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F8_E8M0": 8, "I8": 8, "U8": 8, "BOOL": 8,
-        "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4}  # fmt: skip
+BITS = {
+    "F64": 64,
+    "I64": 64,
+    "U64": 64,
+    "C64": 64,
+    "F32": 32,
+    "I32": 32,
+    "U32": 32,
+    "F16": 16,
+    "BF16": 16,
+    "I16": 16,
+    "U16": 16,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "F8_E8M0": 8,
+    "I8": 8,
+    "U8": 8,
+    "BOOL": 8,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "F4": 4,
+}
 ENTRY = {"dtype", "shape", "data_offsets"}
-# A float whose exponent bits are all ones is NaN or infinite (IEEE 754, section 3.4); one of F8_E4M3 whose bits are all ones is
-# NaN, and it has no infinity (arXiv 2209.05433).
+# A float whose exponent bits are all ones is NaN or infinite (IEEE 754, section 3.4); one of
+# F8_E4M3 whose bits are all ones is NaN, and it has no infinity (arXiv 2209.05433).
 EXPONENT = {
     "F8_E4M3": ("u1", 0x7F),
     "F32": ("<u4", 0x7F800000),
@@ -45,28 +66,39 @@ class Tensor:
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file, in the order of their data. Raises CheckpointError unless the header describes the whole file.
+    """The tensors of one file, in the order of their data. Raises CheckpointError unless the header
+    describes the whole file.
 
-    That is as the format demands: known dtypes, shapes that fit, names that are there once, data without overlap, gap or rest.
-    """
+    That is as the format demands: known dtypes, shapes that fit, names that are there once, data
+    without overlap, gap or rest."""
     header, start, size = _header(path)
     _require_texts(path, header.pop("__metadata__", {}))
-    found = sorted((_entry(path, name, entry) for name, entry in header.items()), key=lambda item: item[1:])
+    found = sorted(
+        (_entry(path, name, entry) for name, entry in header.items()), key=lambda item: item[1:]
+    )
     last = start
     for tensor, begin, end in found:
         if start + end > size:
             raise CheckpointError(
-                f"{path}: truncated: tensor {tensor.name} ends at byte {start + end}, the file has {size}. Fetch it again."
+                f"{path}: truncated: tensor {tensor.name} ends at byte {start + end}, the file has"
+                f" {size}. Fetch it again."
             )
         if start + begin != last:
             what = "overlaps the one before" if start + begin < last else "leaves a gap"
             raise CheckpointError(
-                f"{path}: tensor {tensor.name} begins at byte {start + begin} and {what}, expected {last}. Fetch the file again."
+                f"{path}: tensor {tensor.name} begins at byte {start + begin} and {what}, expected"
+                f" {last}. Fetch the file again."
             )
         last = start + end
     if last != size:
-        raise CheckpointError(f"{path}: {size - last} bytes behind the last tensor, expected none. Fetch the file again.")
-    return {tensor.name: Tensor(tensor.name, tensor.dtype, tensor.shape, start + begin, path) for tensor, begin, _ in found}
+        raise CheckpointError(
+            f"{path}: {size - last} bytes behind the last tensor, expected none. Fetch the file"
+            " again."
+        )
+    return {
+        tensor.name: Tensor(tensor.name, tensor.dtype, tensor.shape, start + begin, path)
+        for tensor, begin, _ in found
+    }
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int, int]:
@@ -77,36 +109,55 @@ def _header(path: Path) -> tuple[dict[str, Any], int, int]:
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
                 raise CheckpointError(
-                    f"{path}: not a whole safetensors file (header of {length} bytes in a file of {size} bytes). "
-                    "Fetch the file again."
+                    f"{path}: not a whole safetensors file (header of {length} bytes in a file of"
+                    f" {size} bytes). Fetch the file again."
                 )
             written = stream.read(length)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}.") from error
-    header = reading.json_value(written, f"{path}: the safetensors header", CheckpointError, unique=True)
+    header = reading.json_value(
+        written, f"{path}: the safetensors header", CheckpointError, unique=True
+    )
     if not isinstance(header, dict):
-        raise CheckpointError(f"{path}: the safetensors header is a JSON {type(header).__name__}, expected an object.")
+        raise CheckpointError(
+            f"{path}: the safetensors header is a JSON {type(header).__name__}, expected an object."
+        )
     return header, 8 + length, size
 
 
 def _require_texts(path: Path, metadata: Any) -> None:
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise CheckpointError(f"{path}: __metadata__: found {str(metadata)[:80]}, expected an object of strings.")
+    if not isinstance(metadata, dict) or not all(
+        isinstance(value, str) for value in metadata.values()
+    ):
+        raise CheckpointError(
+            f"{path}: __metadata__: found {str(metadata)[:80]}, expected an object of strings."
+        )
 
 
 def _entry(path: Path, name: str, entry: Any) -> tuple[Tensor, int, int]:
-    """One tensor of the header, and where its data begins and ends, counted from the first byte of data."""
+    """One tensor of the header, and where its data begins and ends, counted from the first byte of
+    data."""
     if not isinstance(entry, dict) or set(entry) != ENTRY:
-        raise CheckpointError(f"{path}: tensor {name}: found {str(entry)[:80]}, expected {', '.join(sorted(ENTRY))}.")
+        raise CheckpointError(
+            f"{path}: tensor {name}: found {str(entry)[:80]}, expected {', '.join(sorted(ENTRY))}."
+        )
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise CheckpointError(f"{path}: tensor {name}: found dtype {str(dtype)[:40]!r}, expected one of {', '.join(BITS)}.")
+        raise CheckpointError(
+            f"{path}: tensor {name}: found dtype {str(dtype)[:40]!r}, expected one of"
+            f" {', '.join(BITS)}."
+        )
     if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
         found = f"shape {str(shape)[:60]} at {str(offsets)[:60]}"
-        raise CheckpointError(f"{path}: tensor {name}: found {found}, expected sizes and two offsets of 0 or more.")
+        raise CheckpointError(
+            f"{path}: tensor {name}: found {found}, expected sizes and two offsets of 0 or more."
+        )
     bits, (begin, end) = math.prod(shape) * BITS[dtype], offsets
     if 8 * (end - begin) != bits:
-        raise CheckpointError(f"{path}: tensor {name} spans {end - begin} bytes, {dtype}{list(shape)} needs {-(-bits // 8)}.")
+        raise CheckpointError(
+            f"{path}: tensor {name} spans {end - begin} bytes, {dtype}{list(shape)} needs"
+            f" {-(-bits // 8)}."
+        )
     return Tensor(name, dtype, tuple(shape), begin, path), begin, end
 
 
@@ -116,16 +167,21 @@ def _counts(values: Any) -> bool:
 
 
 def not_finite(tensor: Tensor) -> int:
-    """How many values of a float tensor are NaN or infinite; 0 for integer types. Reads block by block."""
+    """How many values of a float tensor are NaN or infinite; 0 for integer types. Reads block by
+    block."""
     count = math.prod(tensor.shape)
     if tensor.dtype not in EXPONENT or count == 0:
         return 0
     kind, _ = EXPONENT[tensor.dtype]
-    return not_finite_in(np.memmap(tensor.file, dtype=kind, mode="r", offset=tensor.begin, shape=(count,)), tensor.dtype)
+    return not_finite_in(
+        np.memmap(tensor.file, dtype=kind, mode="r", offset=tensor.begin, shape=(count,)),
+        tensor.dtype,
+    )
 
 
 def not_finite_in(values: np.ndarray, dtype: str) -> int:
-    """The same of an array that holds the bits of a float type, by safetensors' name, under whatever name of that size."""
+    """The same of an array that holds the bits of a float type, by safetensors' name, under
+    whatever name of that size."""
     kind, mask = EXPONENT[dtype]
     bits = values.reshape(-1).view(kind)
     blocks = (bits[start : start + BLOCK_VALUES] for start in range(0, len(bits), BLOCK_VALUES))

@@ -1,8 +1,8 @@
 """What a tokenizer puts around a text.
 
-A model that was trained with BOS in front needs it there. An end token behind a context says that the text is over: what is
-scored behind it, or calibrated with it inside a row, is no longer what the model will see (lm-eval scored 25 % instead of 88 %).
-"""
+A model that was trained with BOS in front needs it there. An end token behind a context says that
+the text is over: what is scored behind it, or calibrated with it inside a row, is no longer what
+the model will see (lm-eval scored 25 % instead of 88 %)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ PROBES = ("The boat is green.", "7 + 5 = 12")
 
 
 def added(tokenizer: Any) -> Tokenizer:
-    """Token ids that are put in front of every text and behind it. Raises CheckpointError if they depend on the text."""
+    """Token ids that are put in front of every text and behind it. Raises CheckpointError if they
+    depend on the text."""
     found = {tuple(map(tuple, _around(tokenizer, probe))) for probe in PROBES}
     if len(found) != 1:
         raise CheckpointError(
-            f"the tokenizer puts other tokens around one text than around another: {sorted(found)}. Expected the same."
+            f"the tokenizer puts other tokens around one text than around another: {sorted(found)}."
+            " Expected the same."
         )
     front, end = found.pop()
     return Tokenizer(front=list(front), end=list(end))
@@ -32,5 +34,6 @@ def _around(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
         if plain and whole[start : start + len(plain)] == plain:
             return whole[:start], whole[start + len(plain) :]
     raise CheckpointError(
-        f"the tokenizer makes {whole} of {text!r} with its special tokens and {plain} without. Expected these within those."
+        f"the tokenizer makes {whole} of {text!r} with its special tokens and {plain} without."
+        " Expected these within those."
     )

@@ -1,9 +1,10 @@
-"""The benchmark stage: every variant that passed, and every unquantized one, in rounds. Control side.
+"""The benchmark stage: every variant that passed, and every unquantized one, in rounds. Control
+side.
 
-A round replays the closed loads on every variant; the next round goes through them backwards (A B B A), so that a machine that
-slows down falls on all of them. The open loads follow in rounds of their own, at rates that the closed ones reached. A variant
-stays loaded between its turns as long as memory has room for the others.
-"""
+A round replays the closed loads on every variant; the next round goes through them backwards (A B B
+A), so that a machine that slows down falls on all of them. The open loads follow in rounds of their
+own, at rates that the closed ones reached. A variant stays loaded between its turns as long as
+memory has room for the others."""
 
 from __future__ import annotations
 
@@ -46,10 +47,15 @@ class Measured:
 
 
 def run(name: str) -> None:
-    """The benchmark stage: a record and the raw timings of every variant, also of those that did not pass."""
+    """The benchmark stage: a record and the raw timings of every variant, also of those that did
+    not pass."""
     recipe = opened.recipe(name)
-    words = {variant: records.read_text(paths.gate(name, variant)).strip() for variant in recipe.variants}
-    passed = [v for v, word in words.items() if word == "PASS" or recipe.variants[v].quantizer is None]
+    words = {
+        variant: records.read_text(paths.gate(name, variant)).strip() for variant in recipe.variants
+    }
+    passed = [
+        v for v, word in words.items() if word == "PASS" or recipe.variants[v].quantizer is None
+    ]
     measure(name, recipe, passed)
     for variant in recipe.variants.keys() - set(passed):
         _write_unmeasured(name, recipe, variant, f"the gate says {words[variant]}")
@@ -61,21 +67,41 @@ def measure(name: str, recipe: Recipe, variants: list[str]) -> None:
     with artifact.stage_folder(f"benchmark@{name}") as folder:
         found = _rounds(name, recipe, variants, folder)
     for variant in variants:
-        _write(name, recipe, variant, trace, {turn.profile: m for turn, m in found.items() if turn.variant == variant}, before)
+        _write(
+            name,
+            recipe,
+            variant,
+            trace,
+            {turn.profile: m for turn, m in found.items() if turn.variant == variant},
+            before,
+        )
 
 
 def _rounds(name: str, recipe: Recipe, variants: list[str], folder: Path) -> dict[Turn, Measured]:
-    turns = [Turn(variant, profile) for variant in variants for profile in _profiles(recipe, variant)]
+    turns = [
+        Turn(variant, profile) for variant in variants for profile in _profiles(recipe, variant)
+    ]
     found = {turn: Measured() for turn in turns}
     pool = _Pool(name, recipe, folder, found)
-    closed: list[dict[str, Any]] = [{"concurrency": concurrency} for concurrency in recipe.benchmark.concurrency]
+    closed: list[dict[str, Any]] = [
+        {"concurrency": concurrency} for concurrency in recipe.benchmark.concurrency
+    ]
     deployed = [turn for turn in turns if turn.profile == "deployed"]
     total = len(turns) + (len(deployed) if recipe.benchmark.open_loop else 0)
     try:
-        with tqdm(total=total * recipe.benchmark.repeats, desc="benchmark", unit="turn", mininterval=2) as bar:
+        with tqdm(
+            total=total * recipe.benchmark.repeats, desc="benchmark", unit="turn", mininterval=2
+        ) as bar:
             _take_turns(turns, recipe, pool, lambda turn: closed, found, bar)
             if recipe.benchmark.open_loop:
-                _take_turns(deployed, recipe, pool, lambda turn: _open_loads(recipe, found[turn].replays), found, bar)
+                _take_turns(
+                    deployed,
+                    recipe,
+                    pool,
+                    lambda turn: _open_loads(recipe, found[turn].replays),
+                    found,
+                    bar,
+                )
         pool.close()
     finally:
         pool.kill()
@@ -83,8 +109,13 @@ def _rounds(name: str, recipe: Recipe, variants: list[str], folder: Path) -> dic
 
 
 def _profiles(recipe: Recipe, variant: str) -> list[str]:
-    """vLLM has no precision of its own to take away: as deployed it is what OpenVINO's is matched to."""
-    own = recipe.benchmark.matched and recipe.variants[variant].served_by.own_precision and recipe.serve.precision == "engine"
+    """vLLM has no precision of its own to take away: as deployed it is what OpenVINO's is matched
+    to."""
+    own = (
+        recipe.benchmark.matched
+        and recipe.variants[variant].served_by.own_precision
+        and recipe.serve.precision == "engine"
+    )
     return ["deployed", "matched"] if own else ["deployed"]
 
 
@@ -112,9 +143,12 @@ def _open_loads(recipe: Recipe, closed: list[Replay]) -> list[dict[str, Any]]:
 
 
 class _Pool:
-    """Sessions that stay open while memory has room; the one that waited longest is closed first."""
+    """Sessions that stay open while memory has room; the one that waited longest is closed
+    first."""
 
-    def __init__(self, name: str, recipe: Recipe, folder: Path, found: dict[Turn, Measured]) -> None:
+    def __init__(
+        self, name: str, recipe: Recipe, folder: Path, found: dict[Turn, Measured]
+    ) -> None:
         self._name, self._recipe, self._folder, self._found = name, recipe, folder, found
         self._open: dict[Turn, Session] = {}
 
@@ -125,14 +159,23 @@ class _Pool:
 
     def _start(self, turn: Turn) -> Session:
         model, manifest = keeping.verified(paths.place(self._name, turn.variant))
-        needed = MEMORY_PER_SIZE * manifest.size_bytes + self._recipe.serve.kv_cache_gib * (1 << 30) + ENGINE_BYTES
+        needed = (
+            MEMORY_PER_SIZE * manifest.size_bytes
+            + self._recipe.serve.kv_cache_gib * (1 << 30)
+            + ENGINE_BYTES
+        )
         while self._open and psutil.virtual_memory().available < needed:
             self._finish(next(iter(self._open)))
         engine = self._recipe.variants[turn.variant].engine
         serve = self._recipe.serve_for(turn.variant)
         if turn.profile == "matched":
             serve = serve.model_copy(update={"precision": "bf16", "kv_cache": None})
-        job = {"engine": engine, "artifact": str(model), "serve": serve.model_dump(), "trace": str(paths.trace(self._name))}
+        job = {
+            "engine": engine,
+            "artifact": str(model),
+            "serve": serve.model_dump(),
+            "trace": str(paths.trace(self._name)),
+        }
         request = self._folder / f"{turn.variant}.{turn.profile}.json"
         session = Session(engines.ENGINES[engine].environment, "session", job, request)
         self._open[turn] = session
@@ -155,7 +198,14 @@ class _Pool:
             session.close()
 
 
-def _write(name: str, recipe: Recipe, variant: str, trace: Trace, found: dict[str, Measured], host: dict[str, Any]) -> None:
+def _write(
+    name: str,
+    recipe: Recipe,
+    variant: str,
+    trace: Trace,
+    found: dict[str, Measured],
+    host: dict[str, Any],
+) -> None:
     manifest = records.read(paths.manifest(name, variant), records.Manifest)
     profiles = {
         profile: Profile(
@@ -189,12 +239,22 @@ def _write(name: str, recipe: Recipe, variant: str, trace: Trace, found: dict[st
     )
     keeping.keep_timings(timings, timed)
     for level in statistics.closed_levels(profiles["deployed"]):
-        print(f"{variant}: {level.output_tokens_per_s.median:.1f} tokens/s at concurrency {level.concurrency}")
+        print(
+            f"{variant}: {level.output_tokens_per_s.median:.1f} tokens/s at concurrency"
+            f" {level.concurrency}"
+        )
 
 
 def _write_unmeasured(name: str, recipe: Recipe, variant: str, reason: str) -> None:
     engine = recipe.variants[variant].engine
-    untimed = Benchmark(recipe=name, variant=variant, engine=engine, over="in process", measured=False, reason=reason)
+    untimed = Benchmark(
+        recipe=name,
+        variant=variant,
+        engine=engine,
+        over="in process",
+        measured=False,
+        reason=reason,
+    )
     seals.sealed(untimed, {}).write(paths.benchmark(name, variant))
     paths.timings(name, variant).unlink(missing_ok=True)
     print(f"{variant}: not benchmarked: {reason}")

@@ -1,8 +1,7 @@
 """The benchmark over HTTP: `quantgate benchmark RECIPE --http VARIANT`. Control side.
 
-The same trace, loads and statistics as in process, on `vllm serve`, which is started for it, or on a server that runs
-already (--url): OpenVINO Model Server, or any other OpenAI-compatible one.
-"""
+The same trace, loads and statistics as in process, on `vllm serve`, which is started for it, or on
+a server that runs already (--url): OpenVINO Model Server, or any other OpenAI-compatible one."""
 
 from __future__ import annotations
 
@@ -27,15 +26,19 @@ from pipeline.stages import benchmark
 
 REQUEST_TIMEOUT_S = 1800.0
 RETOKENIZED = (
-    "The server took the prompts as text, as OpenVINO Model Server does, and tokenized them itself: {changed} of {all} "
-    "requests had another number of prompt tokens there than in the trace."
+    "The server took the prompts as text, as OpenVINO Model Server does, and tokenized them itself:"
+    " {changed} of {all} requests had another number of prompt tokens there than in the trace."
 )
 UNVERIFIED = (
-    "Measured on a server that was running already: that it serves this artifact, on what machine, under which settings and "
-    "whether it caches prefixes was not verified; its load time and memory are not known. What is said of other processes is "
-    "about the machine that sent the requests."
+    "Measured on a server that was running already: that it serves this artifact, on what machine,"
+    " under which settings and whether it caches prefixes was not verified; its load time and"
+    " memory are not known. What is said of other processes is about the machine that sent the"
+    " requests."
 )
-SHARED = "The load generator ran on the same machine as the server; both together count as the benchmark's own processes."
+SHARED = (
+    "The load generator ran on the same machine as the server; both together count as the"
+    " benchmark's own processes."
+)
 
 
 class Found(NamedTuple):
@@ -45,9 +48,12 @@ class Found(NamedTuple):
 
 
 def command(name: str, served: str | None, url: str | None, model: str | None) -> None:
-    """`quantgate benchmark`: all that passed, in process, or the variant `served` over HTTP. Raises RecipeError."""
+    """`quantgate benchmark`: all that passed, in process, or the variant `served` over HTTP. Raises
+    RecipeError."""
     if (url and not served) or (model and not url):
-        raise RecipeError("--url needs --http VARIANT, and --model needs --url. See: quantgate benchmark --help")
+        raise RecipeError(
+            "--url needs --http VARIANT, and --model needs --url. See: quantgate benchmark --help"
+        )
     if served:
         run(name, served, url, model)
     else:
@@ -55,7 +61,8 @@ def command(name: str, served: str | None, url: str | None, model: str | None) -
 
 
 def run(name: str, variant_name: str, url: str | None, model: str | None) -> None:
-    """Times one variant that passed over HTTP. Raises Rejected if it did not pass, EvaluationError if nothing answers."""
+    """Times one variant that passed over HTTP. Raises Rejected if it did not pass, EvaluationError
+    if nothing answers."""
     candidate = opened.candidate(name, variant_name)
     recipe, variant = candidate.recipe, candidate.variant
     reason = _refuse(name, variant_name, variant, url)
@@ -72,7 +79,9 @@ def run(name: str, variant_name: str, url: str | None, model: str | None) -> Non
         variant=variant_name,
         artifact_sha256=known.get("artifact_sha256"),
         replays={"deployed": found.replays},
-    ).write(paths.http(name, f"{variant_name}.timings"))  # not among the stage's: DVC owns that folder
+    ).write(
+        paths.http(name, f"{variant_name}.timings")
+    )  # not among the stage's: DVC owns that folder
     Benchmark(
         recipe=name,
         variant=variant_name,
@@ -90,7 +99,10 @@ def run(name: str, variant_name: str, url: str | None, model: str | None) -> Non
         **known,
     ).write(paths.http(name, variant_name))
     for level in found.profile.levels:
-        print(f"{variant_name}: {level.output_tokens_per_s.median:.1f} tokens/s over HTTP, {statistics.label(level)}")
+        print(
+            f"{variant_name}: {level.output_tokens_per_s.median:.1f} tokens/s over HTTP,"
+            f" {statistics.label(level)}"
+        )
     for notice in notices:
         print(f"note: {notice}")
 
@@ -100,7 +112,9 @@ def _refuse(name: str, variant_name: str, variant: Variant, url: str | None) -> 
     if variant.quantizer is not None:
         word = records.read_text(paths.gate(name, variant_name)).strip()
         if word != "PASS":
-            raise Rejected(f"{variant_name}: the gate says {word}, and what did not pass is not benchmarked.")
+            raise Rejected(
+                f"{variant_name}: the gate says {word}, and what did not pass is not benchmarked."
+            )
     if url is None and not variant.served_by.serves_http:
         raise EvaluationError(
             f"{variant_name}: quantgate starts servers of {_servers()} only. Serve the folder "
@@ -111,10 +125,14 @@ def _refuse(name: str, variant_name: str, variant: Variant, url: str | None) -> 
 
 
 def _servers() -> str:
-    return " and ".join(engine.name for engine in capabilities.ENGINES.values() if engine.serves_http)
+    return " and ".join(
+        engine.name for engine in capabilities.ENGINES.values() if engine.serves_http
+    )
 
 
-def _on_own_server(name: str, recipe: Recipe, variant_name: str, folder: Path) -> tuple[Found, dict[str, Any]]:
+def _on_own_server(
+    name: str, recipe: Recipe, variant_name: str, folder: Path
+) -> tuple[Found, dict[str, Any]]:
     model, manifest = keeping.verified(paths.place(name, variant_name))
     device = environments.device()
     with serving.served(model, recipe.serve, variant_name, folder) as server:
@@ -129,34 +147,65 @@ def _on_own_server(name: str, recipe: Recipe, variant_name: str, folder: Path) -
         peak_memory_bytes=peak,
         levels=statistics.levels(replays, recipe.benchmark.slo),
     )
-    known = {"artifact_sha256": artifact.digest(manifest.files), "size_bytes": manifest.size_bytes, "device": device}
+    known = {
+        "artifact_sha256": artifact.digest(manifest.files),
+        "size_bytes": manifest.size_bytes,
+        "device": device,
+    }
     return Found(replays, profile, versions), known
 
 
-def _on_given_server(name: str, recipe: Recipe, variant: Variant, url: str, model: str | None, folder: Path) -> Found:
-    """OpenVINO Model Server refuses token ids ("prompt is not a string"): it gets the text that they stand for."""
-    tokenizer = str(checkpoint.open_pinned(name, recipe.model)[0]) if not variant.served_by.takes_token_ids else None
+def _on_given_server(
+    name: str, recipe: Recipe, variant: Variant, url: str, model: str | None, folder: Path
+) -> Found:
+    """OpenVINO Model Server refuses token ids ("prompt is not a string"): it gets the text that
+    they stand for."""
+    tokenizer = (
+        str(checkpoint.open_pinned(name, recipe.model)[0])
+        if not variant.served_by.takes_token_ids
+        else None
+    )
     job = {"url": url, "model": model or _only_model(url), "tokenizer": tokenizer}
     replays, versions = _replays(name, recipe, job, folder)
-    settings = {"url": url, "model": job["model"], "prompts": "text" if tokenizer else "token ids", **_generator(versions)}
+    settings = {
+        "url": url,
+        "model": job["model"],
+        "prompts": "text" if tokenizer else "token ids",
+        **_generator(versions),
+    }
     levels = statistics.levels(replays, recipe.benchmark.slo)
-    return Found(replays, Profile(settings=settings, load_s=None, peak_memory_bytes=None, levels=levels), {})
+    return Found(
+        replays, Profile(settings=settings, load_s=None, peak_memory_bytes=None, levels=levels), {}
+    )
 
 
 def _generator(versions: dict[str, str]) -> dict[str, str]:
     return {"load_generator": f"vllm bench serve {versions['vllm']}"}
 
 
-def _replays(name: str, recipe: Recipe, job: dict[str, Any], folder: Path) -> tuple[list[Replay], dict[str, str]]:
-    """All repeats of the closed loads, then of the open ones, at fractions of the requests per second that those reached."""
+def _replays(
+    name: str, recipe: Recipe, job: dict[str, Any], folder: Path
+) -> tuple[list[Replay], dict[str, str]]:
+    """All repeats of the closed loads, then of the open ones, at fractions of the requests per
+    second that those reached."""
     plan = recipe.benchmark
     job |= {"trace": str(paths.trace(name)), "timeout_s": REQUEST_TIMEOUT_S, "pid": os.getpid()}
-    with closing(Session(engines.ENGINES["vllm"].environment, "load", job, folder / "job.json")) as session:
+    with closing(
+        Session(engines.ENGINES["vllm"].environment, "load", job, folder / "job.json")
+    ) as session:
         versions = session.ask()["versions"]
-        replays = _ask(session, [{"concurrency": concurrency} for concurrency in plan.concurrency], plan.repeats)
+        replays = _ask(
+            session,
+            [{"concurrency": concurrency} for concurrency in plan.concurrency],
+            plan.repeats,
+        )
         if plan.open_loop:
             reached = statistics.highest_rate(replays)
-            replays += _ask(session, [{"fraction": part, "rate_per_s": part * reached} for part in plan.open_loop], plan.repeats)
+            replays += _ask(
+                session,
+                [{"fraction": part, "rate_per_s": part * reached} for part in plan.open_loop],
+                plan.repeats,
+            )
     return replays, versions
 
 
@@ -177,16 +226,24 @@ def _notices(found: Found, trace: Trace, url: str | None) -> list[str]:
 
 
 def _base(url: str) -> str:
-    """The address up to the version: /v1 unless said. It is recorded, so that nothing secret may be in it."""
+    """The address up to the version: /v1 unless said. It is recorded, so that nothing secret may be
+    in it."""
     parts = urlsplit(url)
     try:
         parts.port  # noqa: B018  (urlsplit looks at it only when asked)
     except ValueError as error:
-        raise EvaluationError(f"--url: {error}. Expected an address such as http://HOST:PORT/v1.") from error
+        raise EvaluationError(
+            f"--url: {error}. Expected an address such as http://HOST:PORT/v1."
+        ) from error
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise EvaluationError("--url: found something else than an address such as http://HOST:PORT/v1.")
+        raise EvaluationError(
+            "--url: found something else than an address such as http://HOST:PORT/v1."
+        )
     if parts.username is not None or parts.password is not None:
-        raise EvaluationError("--url: holds a user name or password. Put the server's token into OPENAI_API_KEY instead.")
+        raise EvaluationError(
+            "--url: holds a user name or password. Put the server's token into OPENAI_API_KEY"
+            " instead."
+        )
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
 
 
@@ -194,9 +251,15 @@ def _only_model(url: str) -> str:
     try:
         names = [str(model["id"]) for model in json.loads(http.call(f"{url}/models"))["data"]]
     except OSError as error:
-        raise EvaluationError(f"{url}/models: no answer ({error}). Start the server, or correct the address in --url.") from error
+        raise EvaluationError(
+            f"{url}/models: no answer ({error}). Start the server, or correct the address in --url."
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise EvaluationError(f"{url}/models: did not say which models there are ({error}). Name one: --model NAME") from error
+        raise EvaluationError(
+            f"{url}/models: did not say which models there are ({error}). Name one: --model NAME"
+        ) from error
     if len(names) != 1:
-        raise EvaluationError(f"{url}: serves {', '.join(names) or 'no model'}. Name one: --model NAME")
+        raise EvaluationError(
+            f"{url}: serves {', '.join(names) or 'no model'}. Name one: --model NAME"
+        )
     return str(names[0])

@@ -27,8 +27,18 @@ def run(name: str) -> None:
             "prompt_sets": {key: recipes.load_prompt_set(key).model_dump() for key in sorted(used)},
             "out": str(out),
         }
-        done = costs.run(stage, "openvino", "calibrate", job, folder, estimate.needs_bytes(name, recipe, "calibrate"))
+        done = costs.run(
+            stage,
+            "openvino",
+            "calibrate",
+            job,
+            folder,
+            estimate.needs_bytes(name, recipe, "calibrate"),
+        )
         artifact.install(out, paths.samples(name).parent)
     for note in done.value["notes"]:
         print(f"note: {recipe.calibration.prompts}: {note}")
-    print(f"calibration set from {done.value['prompts_used']} prompts, overlap {done.value['overlap']:.2%}")
+    print(
+        f"calibration set from {done.value['prompts_used']} prompts, overlap"
+        f" {done.value['overlap']:.2%}"
+    )

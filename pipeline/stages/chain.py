@@ -1,6 +1,6 @@
-"""`quantgate run`: all stages of a recipe. DVC runs them and skips what did not change, as after `dvc repro require@RECIPE`;
-beside that the recipe is refused before anything runs if it is impossible, and each stage is announced with the time left.
-"""
+"""`quantgate run`: all stages of a recipe. DVC runs them and skips what did not change, as after
+`dvc repro require@RECIPE`; beside that the recipe is refused before anything runs if it is
+impossible, and each stage is announced with the time left."""
 
 from __future__ import annotations
 
@@ -20,17 +20,30 @@ from pipeline.recipe import Recipe
 from pipeline.records import StageCost, Workload, read
 from pipeline.stages import require
 
-RUNS, SKIPS = re.compile(r"Running stage '(\S+)':"), re.compile(r"Stage '(\S+)' didn't change, skipping")
+RUNS, SKIPS = (
+    re.compile(r"Running stage '(\S+)':"),
+    re.compile(r"Stage '(\S+)' didn't change, skipping"),
+)
 CACHED = re.compile(r"Stage '(\S+)' is cached - skipping run")
 FIRST = ("pin", "calibrate", "reference", "trace")
 LAST = ("benchmark", "report", "require")
 WORKERS = ("pin@", "calibrate@", "reference@", "quantize@", "trace@")
-LONG = ("pin@", "calibrate@", "reference@", "quantize@", "evaluate@", "climb@")  # the others are not planned, or take seconds
+LONG = (
+    "pin@",
+    "calibrate@",
+    "reference@",
+    "quantize@",
+    "evaluate@",
+    "climb@",
+)  # the others are not planned, or take seconds
 
 
 def run(name: str, until: str) -> None:
-    """Raises RecipeError and others for what is impossible, Rejected if not all passed, StageError if a stage failed."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what service managers stop with: ends as Ctrl-C does
+    """Raises RecipeError and others for what is impossible, Rejected if not all passed, StageError
+    if a stage failed."""
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # what service managers stop with: ends as Ctrl-C does
     recipe = opened.unclimbed(name)
     index.write()
     local.refuse(name, recipe)
@@ -38,12 +51,19 @@ def run(name: str, until: str) -> None:
         print(f"note: {said}", flush=True)
     stages = chain(name, recipe, until)
     announced = Announced(stages, _seconds(name, recipe, stages))
-    command = [str(Path(sys.executable).with_name("dvc")), "repro", "--keep-going", f"{until}@{name}"]
+    command = [
+        str(Path(sys.executable).with_name("dvc")),
+        "repro",
+        "--keep-going",
+        f"{until}@{name}",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace") as repro:
         assert repro.stdout is not None
         try:
             _announce(repro.stdout, announced)
-        except KeyboardInterrupt:  # DVC was told too, or is now; what it still says while it ends is shown
+        except (
+            KeyboardInterrupt
+        ):  # DVC was told too, or is now; what it still says while it ends is shown
             repro.send_signal(signal.SIGINT)
             _announce(repro.stdout, announced)
             raise
@@ -52,8 +72,8 @@ def run(name: str, until: str) -> None:
     if until == "require":
         require.run(name, None)  # says which did not pass, or what is missing, by its exit code
     raise StageError(
-        f"dvc repro {until}@{name} ended with exit code {repro.returncode}. What it said stands above, what the tools said is in "
-        f"{paths.LOGS}/."
+        f"dvc repro {until}@{name} ended with exit code {repro.returncode}. What it said stands"
+        f" above, what the tools said is in {paths.LOGS}/."
     )
 
 
@@ -68,20 +88,28 @@ def chain(name: str, recipe: Recipe, until: str) -> list[str]:
     first = [f"{stage}@{name}" for stage in FIRST]
     if until in FIRST:
         return first[: FIRST.index(until) + 1]
-    made = [f"{stage}@{name}--{variant}" for variant, of in recipe.variants.items()
-            for stage in (("climb", "gate") if of.ladder else ("quantize", "evaluate", "gate"))]  # fmt: skip
+    made = [
+        f"{stage}@{name}--{variant}"
+        for variant, of in recipe.variants.items()
+        for stage in (("climb", "gate") if of.ladder else ("quantize", "evaluate", "gate"))
+    ]
     return [*first, *made, *(f"{stage}@{name}" for stage in LAST[: LAST.index(until) + 1])]
 
 
 class Announced:
-    """Turns what DVC prints into lines that count the stages and tell the time left. `seconds`: what each will take."""
+    """Turns what DVC prints into lines that count the stages and tell the time left. `seconds`:
+    what each will take."""
 
     def __init__(self, stages: list[str], seconds: dict[str, float]) -> None:
         self._left, self._count, self._seconds = list(stages), len(stages), seconds
 
     def of(self, line: str) -> str:
         """What to print for a line of DVC's; empty for what is said otherwise."""
-        for pattern, what in ((RUNS, "runs"), (SKIPS, "did not change"), (CACHED, "is in DVC's cache")):
+        for pattern, what in (
+            (RUNS, "runs"),
+            (SKIPS, "did not change"),
+            (CACHED, "is in DVC's cache"),
+        ):
             if (found := pattern.match(line)) and found[1] in self._left:
                 left = plan.duration(sum(self._seconds.get(stage, 0) for stage in self._left))
                 self._left.remove(found[1])
@@ -100,21 +128,31 @@ def _log(stage: str) -> str:
 
 def _seconds(name: str, recipe: Recipe, stages: list[str]) -> dict[str, float]:
     """What each stage took when it last ran here, else what is planned for it."""
-    took = {stage: read(path, StageCost).wall_s for stage in stages if (path := paths.cost(stage)).is_file()}
+    took = {
+        stage: read(path, StageCost).wall_s
+        for stage in stages
+        if (path := paths.cost(stage)).is_file()
+    }
     unknown = [stage for stage in stages if stage not in took and stage.startswith(LONG)]
     rows = list(_planned(name, recipe)) if unknown else []
-    return {stage: took.get(stage, sum(seconds for of, seconds in rows if of == stage)) for stage in stages}
+    return {
+        stage: took.get(stage, sum(seconds for of, seconds in rows if of == stage))
+        for stage in stages
+    }
 
 
 def _planned(name: str, recipe: Recipe) -> Iterator[tuple[str, float]]:
-    """For usual texts and tasks on a usual machine: to count and measure, as `plan` does, would be the longest wait of a short
-    run. Of a ladder the rungs together, as if all were made.
-    """
+    """For usual texts and tasks on a usual machine: to count and measure, as `plan` does, would be
+    the longest wait of a short run. Of a ladder the rungs together, as if all were made."""
     shape = estimate.of(name, recipe)
     if shape is None:
         return
-    items = {task: None if count == "all" else count for task, count in recipe.evaluate.items.items()}
-    for row in estimate.stages(recipe, Counted(shape, Workload(windows={}, tasks={}), items, estimate.USUAL)):
+    items = {
+        task: None if count == "all" else count for task, count in recipe.evaluate.items.items()
+    }
+    for row in estimate.stages(
+        recipe, Counted(shape, Workload(windows={}, tasks={}), items, estimate.USUAL)
+    ):
         kind, _, label = row.stage.partition(" ")
         variant = label.partition(",")[0]
         if variant and recipe.variants[variant].ladder and kind != "gate":

@@ -18,7 +18,13 @@ from pipeline.runtime import costs, process
 from pipeline.source import checkpoint
 from pipeline.stages import measuring
 
-UNMEASURED: dict[str, Any] = {"versions": {}, "load_check": None, "logprobs_sha256": "", "views": {}, "tasks": []}
+UNMEASURED: dict[str, Any] = {
+    "versions": {},
+    "load_check": None,
+    "logprobs_sha256": "",
+    "views": {},
+    "tasks": [],
+}
 
 
 def run(name: str, variant_name: str) -> None:
@@ -26,11 +32,15 @@ def run(name: str, variant_name: str) -> None:
 
 
 def measure(candidate: Candidate) -> None:
-    """A damaged artifact, or one that its engine cannot run, is a finding and recorded as such: the gate fails it."""
+    """A damaged artifact, or one that its engine cannot run, is a finding and recorded as such: the
+    gate fails it."""
     name, recipe, place = candidate.name, candidate.recipe, candidate.place
     source, pinned = checkpoint.open_pinned(name, recipe.model)
     failure = None
-    manifest, stored = records.read(place.manifest, records.Manifest), evaluations.stored_logprobs(name)
+    manifest, stored = (
+        records.read(place.manifest, records.Manifest),
+        evaluations.stored_logprobs(name),
+    )
     job, stage = measuring.evaluation_job(candidate, source), candidate.stage("evaluate")
     costs.require_memory(stage, estimate.needs_bytes(name, recipe, "evaluate", candidate.variant))
     with artifact.stage_folder(stage) as folder:
@@ -44,33 +54,52 @@ def measure(candidate: Candidate) -> None:
             print(f"{candidate.variant_name}: not measured: {error}", file=sys.stderr)
     if failure is None:
         costs.keep(stage, engines.ENGINES[manifest.engine].environment, done)
-    keeping.keep_evaluation(measuring.record(candidate, artifact.digest(manifest.files), done, failure), place)
+    keeping.keep_evaluation(
+        measuring.record(candidate, artifact.digest(manifest.files), done, failure), place
+    )
 
 
 def _measured(candidate: Candidate, job: dict[str, Any], folder: Path) -> process.Finished:
-    """Everything; or the first of the texts' windows alone, where the gate looks in parts and these are beyond a limit already."""
+    """Everything; or the first of the texts' windows alone, where the gate looks in parts and these
+    are beyond a limit already."""
     held_to = limits.of(candidate.recipe, candidate.variant)
     theirs = records.read(paths.evaluation(candidate.name, "reference"), records.Evaluation)
     start = time.monotonic()
-    print(f"{folder.name}: starting in environment {engines.ENGINES[job['engine']].environment!r}", flush=True)
-    session = process.Session(engines.ENGINES[job["engine"]].environment, "evaluate", job, folder / "job.json", offline=False)
+    print(
+        f"{folder.name}: starting in environment {engines.ENGINES[job['engine']].environment!r}",
+        flush=True,
+    )
+    session = process.Session(
+        engines.ENGINES[job["engine"]].environment,
+        "evaluate",
+        job,
+        folder / "job.json",
+        offline=False,
+    )
     try:
         value = session.ask()
         for look, _ in enumerate(job["looks"][1:], 1):
-            views = {label: records.View.model_validate(view) for label, view in value["views"].items()}
+            views = {
+                label: records.View.model_validate(view) for label, view in value["views"].items()
+            }
             if gate.texts.beyond(theirs, views, held_to):
                 number = f"{look} of {len(job['looks'])}"
-                print(f"{candidate.variant_name}: beyond a limit at look {number} at the texts; no more is measured")
+                print(
+                    f"{candidate.variant_name}: beyond a limit at look {number} at the texts; no"
+                    " more is measured"
+                )
                 break
             value = session.ask({})
     finally:
         peak_bytes = session.close()
-    return process.Finished(value, time.monotonic() - start, peak_bytes, session.anonymous_bytes, session.processor_s)
+    return process.Finished(
+        value, time.monotonic() - start, peak_bytes, session.anonymous_bytes, session.processor_s
+    )
 
 
 def _require_source(manifest: records.Manifest, pinned: str) -> None:
     if manifest.checkpoint_sha256 != pinned:
         raise ArtifactError(
-            f"{manifest.variant}: made from a checkpoint with SHA-256 {manifest.checkpoint_sha256}, pinned is {pinned}. "
-            f"Run: dvc repro quantize@{manifest.recipe}--{manifest.variant}"
+            f"{manifest.variant}: made from a checkpoint with SHA-256 {manifest.checkpoint_sha256},"
+            f" pinned is {pinned}. Run: dvc repro quantize@{manifest.recipe}--{manifest.variant}"
         )

@@ -1,4 +1,5 @@
-"""The gate stage: decides, and where the recipe looks at its items in parts, measures the next part while that can decide."""
+"""The gate stage: decides, and where the recipe looks at its items in parts, measures the next part
+while that can decide."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from pipeline.stages import measuring
 
 
 def run(name: str, variant_name: str, recheck: bool = False) -> None:
-    """The gate stage: writes the verdict; with `recheck` it only raises ArtifactError if the stored one is another."""
+    """The gate stage: writes the verdict; with `recheck` it only raises ArtifactError if the stored
+    one is another."""
     if recheck:
         current.recheck(name, variant_name)
         return
@@ -39,7 +41,8 @@ def say(verdict: records.Verdict) -> None:
 
 
 def settle(candidate: Candidate) -> records.Verdict:
-    """The verdict; where the recipe has several looks at the items, draws more of them first while they can decide it.
+    """The verdict; where the recipe has several looks at the items, draws more of them first while
+    they can decide it.
 
     Each look is kept when it is finished, so that a killed gate goes on with the next.
     """
@@ -49,7 +52,10 @@ def settle(candidate: Candidate) -> records.Verdict:
     spans = _next(verdict, evaluations.evaluation_of(candidate), held_to)
     if not spans:
         return verdict
-    with artifact.stage_folder(candidate.stage("gate")) as folder, _more(candidate, folder) as session:
+    with (
+        artifact.stage_folder(candidate.stage("gate")) as folder,
+        _more(candidate, folder) as session,
+    ):
         while spans:
             drawn = ", ".join(f"{task} {start} to {stop}" for task, (start, stop) in spans.items())
             print(f"{candidate.variant_name}: undecided; adding items: {drawn}", flush=True)
@@ -59,17 +65,26 @@ def settle(candidate: Candidate) -> records.Verdict:
     return verdict
 
 
-def _next(verdict: records.Verdict, measured: records.Evaluation, held_to: gate.Limits) -> measuring.Spans:
-    """The items to add: those of the next look, if more can decide it, or what a draw for another kind of gate lacks."""
+def _next(
+    verdict: records.Verdict, measured: records.Evaluation, held_to: gate.Limits
+) -> measuring.Spans:
+    """The items to add: those of the next look, if more can decide it, or what a draw for another
+    kind of gate lacks."""
     drawn = {task.name: len(task.items) for task in measured.tasks}
     later = range(len(held_to.fractions))
     if _stands(measured, held_to):
-        later = later[gate.items.reached(measured, held_to) + 1 :] if _goes_on(verdict) else range(0)
+        later = (
+            later[gate.items.reached(measured, held_to) + 1 :] if _goes_on(verdict) else range(0)
+        )
     elif not _stands(measured, _other(held_to)):
         return {}
     for look in later:
-        sizes = {task.name: held_to.size(task.name, task.documents, look) for task in measured.tasks}
-        spans: measuring.Spans = {task: (drawn[task], size) for task, size in sizes.items() if drawn[task] < size}
+        sizes = {
+            task.name: held_to.size(task.name, task.documents, look) for task in measured.tasks
+        }
+        spans: measuring.Spans = {
+            task: (drawn[task], size) for task, size in sizes.items() if drawn[task] < size
+        }
         if spans and all(drawn[task] <= size for task, size in sizes.items()):
             return spans
     return {}
@@ -79,7 +94,12 @@ def _goes_on(verdict: records.Verdict) -> bool:
     """Is all that is undecided asked of items, and can more of them still decide it?"""
     undecided = {check.kind for check in verdict.checks if check.status == "INCONCLUSIVE"}
     by_items = undecided <= {"accuracy_drop", "task_drop", "length_ratio"}
-    return verdict.status == "INCONCLUSIVE" and by_items and bool(verdict.looks) and not verdict.looks[-1].futile
+    return (
+        verdict.status == "INCONCLUSIVE"
+        and by_items
+        and bool(verdict.looks)
+        and not verdict.looks[-1].futile
+    )
 
 
 def _stands(measured: records.Evaluation, held_to: gate.Limits) -> bool:
@@ -92,7 +112,8 @@ def _stands(measured: records.Evaluation, held_to: gate.Limits) -> bool:
 
 
 def _other(held_to: gate.Limits) -> gate.Limits:
-    """The same recipe with gate.sequential the other way: what was measured for it is not measured again."""
+    """The same recipe with gate.sequential the other way: what was measured for it is not measured
+    again."""
     return dataclasses.replace(held_to, sequential=not held_to.sequential)
 
 
@@ -106,12 +127,17 @@ def _more(candidate: Candidate, folder: Path) -> closing[process.Session]:
 
 
 def _start_extension(held_to: gate.Limits, place: paths.Place) -> None:
-    """Items added earlier are kept if they are of the same artifact and settings, and of a look that the recipe has."""
+    """Items added earlier are kept if they are of the same artifact and settings, and of a look
+    that the recipe has."""
     evaluation = records.read(place.evaluation, records.Evaluation)
     if place.extension.is_file():
         found = records.read(place.extension, records.Extension)
-        measured = evaluation.model_copy(update={"tasks": evaluations.joined(evaluation.tasks, found.tasks)})
-        if evaluations.extends(found, evaluation) and (_stands(measured, held_to) or _stands(measured, _other(held_to))):
+        measured = evaluation.model_copy(
+            update={"tasks": evaluations.joined(evaluation.tasks, found.tasks)}
+        )
+        if evaluations.extends(found, evaluation) and (
+            _stands(measured, held_to) or _stands(measured, _other(held_to))
+        ):
             return
     started = records.Extension(
         artifact_sha256=evaluation.artifact_sha256,
@@ -129,9 +155,13 @@ def _add(candidate: Candidate, answer: dict[str, Any]) -> None:
     extension = records.read(path, records.Extension)
     if answer["versions"] != extension.versions:
         raise EvaluationError(
-            f"{candidate.variant_name}: measured with {extension.versions}, this environment has {answer['versions']}. "
-            f"Run: dvc repro -f {candidate.stage('evaluate')}"
+            f"{candidate.variant_name}: measured with {extension.versions}, this environment has"
+            f" {answer['versions']}. Run: dvc repro -f {candidate.stage('evaluate')}"
         )
-    tasks = evaluations.joined(extension.tasks, [records.Task.model_validate(task) for task in answer["tasks"]])
-    extended = extension.model_copy(update={"tasks": tasks, "wall_s": extension.wall_s + answer["wall_s"]})
+    tasks = evaluations.joined(
+        extension.tasks, [records.Task.model_validate(task) for task in answer["tasks"]]
+    )
+    extended = extension.model_copy(
+        update={"tasks": tasks, "wall_s": extension.wall_s + answer["wall_s"]}
+    )
     seals.sealed(extended, {}).write(path)

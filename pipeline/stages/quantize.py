@@ -15,7 +15,8 @@ from pipeline.records import artifact
 from pipeline.runtime import costs, environments, machine
 from pipeline.source import checkpoint
 
-SPARE_DISK = 1.2  # of the source's size must be free before a quantizer starts: its output and temporary files
+# of the source's size must be free before a quantizer starts: its output and temporary files
+SPARE_DISK = 1.2
 
 
 def run(name: str, variant_name: str) -> None:
@@ -24,7 +25,12 @@ def run(name: str, variant_name: str) -> None:
 
 def make(candidate: Candidate) -> records.Manifest:
     """Makes the artifact and its manifest. Raises QuantizeError, RecipeError, ArtifactError."""
-    name, variant_name, recipe, variant = candidate.name, candidate.variant_name, candidate.recipe, candidate.variant
+    name, variant_name, recipe, variant = (
+        candidate.name,
+        candidate.variant_name,
+        candidate.recipe,
+        candidate.variant,
+    )
     tool = quantizers.tool(variant)
     source, pinned = checkpoint.open_pinned(name, recipe.model)
     refusal.refuse_model(paths.recipe(name), variant_name, variant, source, environments.device())
@@ -39,7 +45,14 @@ def make(candidate: Candidate) -> records.Manifest:
         out = folder / "out"
         out.mkdir()
         job = quantizers.job(variant, source, paths.samples(name), exported, out)
-        done = costs.run(stage, tool.environment, "quantize", job, folder, estimate.needs_bytes(name, recipe, "quantize", variant))
+        done = costs.run(
+            stage,
+            tool.environment,
+            "quantize",
+            job,
+            folder,
+            estimate.needs_bytes(name, recipe, "quantize", variant),
+        )
         manifest = records.Manifest(
             recipe=name,
             variant=variant_name,
@@ -62,9 +75,14 @@ def make(candidate: Candidate) -> records.Manifest:
         keeping.keep_manifest(manifest, candidate.place)
     types = ", ".join(f"{count} {kind}" for kind, count in sorted(manifest.stored_types.items()))
     weights = sum(manifest.weights_by_type.values())
-    shares = ", ".join(f"{count / weights:.1%} {kind}" for kind, count in sorted(manifest.weights_by_type.items()))
-    print(f"{variant_name}: layers stored as {types}; of all weights {shares}; "
-          f"{manifest.size_bytes / 1e6:.1f} MB, {done.wall_s:.0f} s, {done.peak_memory_bytes / 1e9:.2f} GB")  # fmt: skip
+    shares = ", ".join(
+        f"{count / weights:.1%} {kind}" for kind, count in sorted(manifest.weights_by_type.items())
+    )
+    print(
+        f"{variant_name}: layers stored as {types}; of all weights {shares};"
+        f" {manifest.size_bytes / 1e6:.1f} MB, {done.wall_s:.0f} s,"
+        f" {done.peak_memory_bytes / 1e9:.2f} GB"
+    )
     return manifest
 
 
@@ -73,6 +91,6 @@ def _require_disk(folder: Path, pinned: records.Checkpoint) -> None:
     free = machine.free_bytes(folder)
     if free < needed:
         raise ArtifactError(
-            f"{folder.resolve()}: {free / 1e9:.1f} GB free, quantizing needs about {needed / 1e9:.1f} GB. Free some space "
-            "or put artifacts/ on a larger disk."
+            f"{folder.resolve()}: {free / 1e9:.1f} GB free, quantizing needs about"
+            f" {needed / 1e9:.1f} GB. Free some space or put artifacts/ on a larger disk."
         )

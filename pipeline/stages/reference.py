@@ -17,15 +17,21 @@ def run(name: str) -> None:
     recipe = opened.recipe(name)
     source, pinned = checkpoint.open_pinned(name, recipe.model)
     lengths.refuse(paths.recipe(name), recipe, source)
-    most: dict[str, Items] = dict(recipe.evaluate.extend_to) if recipe.gate.on_inconclusive == "extend" else {}
+    most: dict[str, Items] = (
+        dict(recipe.evaluate.extend_to) if recipe.gate.on_inconclusive == "extend" else {}
+    )
     measured, stage = Candidate.here(name, "reference", recipe), f"reference@{name}"
     with artifact.stage_folder(stage) as folder:
         logprobs = folder / "logprobs"
         logprobs.mkdir()
         asked = measuring.whole(recipe.evaluate.items | most)
-        job = measuring.engine_job(measured, "reference", source, source, asked) | {"logprobs": str(logprobs)}
+        job = measuring.engine_job(measured, "reference", source, source, asked) | {
+            "logprobs": str(logprobs)
+        }
         needs = estimate.needs_bytes(name, recipe, "reference")
-        done = costs.run(stage, engines.ENGINES["reference"].environment, "reference", job, folder, needs)
+        done = costs.run(
+            stage, engines.ENGINES["reference"].environment, "reference", job, folder, needs
+        )
         stored = artifact.digest(artifact.hash_files(logprobs))
         artifact.install(logprobs, paths.logprobs(name))
     done.value["logprobs_sha256"] = stored

@@ -1,10 +1,10 @@
-"""Trains the tiny checkpoint and writes it with its tokenizer and chat template (run in the openvino environment).
+"""Trains the tiny checkpoint and writes it with its tokenizer and chat template (run in the
+openvino environment).
 
     python recipes/tiny/make_checkpoint.py OUT       (20 minutes on one core)
 
-The model is deliberately full: many facts in few parameters, so that rounding its weights costs answers.
-Same seed, same number of threads: same weights.
-"""
+The model is deliberately full: many facts in few parameters, so that rounding its weights costs
+answers. Same seed, same number of threads: same weights."""
 
 from __future__ import annotations
 
@@ -48,9 +48,15 @@ def train_tokenizer(world: World) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator((next(stream) for _ in range(40_000)), trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>", model_max_length=512
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="</s>",
+        model_max_length=512,
     )
     fast.chat_template = CHAT_TEMPLATE
     return fast
@@ -71,11 +77,14 @@ def batches(world: World, tokenizer: PreTrainedTokenizerFast, seed: int):
 
 
 def train(model: LlamaForCausalLM, rows, steps: int, warm_up: int = 200) -> float:
-    """AdamW, linear warm-up, cosine to zero; returns the mean loss of the last 50 steps in nats per token."""
+    """AdamW, linear warm-up, cosine to zero; returns the mean loss of the last 50 steps in nats per
+    token."""
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim == 1]
     optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}], lr=PEAK_LR, betas=(0.9, 0.98)
+        [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}],
+        lr=PEAK_LR,
+        betas=(0.9, 0.98),
     )
 
     @torch.compile
@@ -99,7 +108,8 @@ def train(model: LlamaForCausalLM, rows, steps: int, warm_up: int = 200) -> floa
             elapsed = time.monotonic() - start
             left = elapsed / (step + 1) * (steps - step - 1)
             print(
-                f"step {step + 1}/{steps} loss {sum(losses[-50:]) / 50:.4f} elapsed {elapsed:.0f} s left {left:.0f} s",
+                f"step {step + 1}/{steps} loss {sum(losses[-50:]) / 50:.4f} elapsed {elapsed:.0f} s"
+                f" left {left:.0f} s",
                 flush=True,
             )
     return sum(losses[-50:]) / len(losses[-50:])
@@ -134,7 +144,11 @@ def main() -> None:
     loss = train(model, batches(world, tokenizer, SEED), args.steps)
     model.to(torch.bfloat16).save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
-    record = {"steps": args.steps, "tokens": args.steps * BATCH * CONTEXT, "loss_nats_per_token": round(loss, 4)}
+    record = {
+        "steps": args.steps,
+        "tokens": args.steps * BATCH * CONTEXT,
+        "loss_nats_per_token": round(loss, 4),
+    }
     (args.out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

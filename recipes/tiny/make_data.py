@@ -1,4 +1,5 @@
-"""Writes what the tiny recipe reads besides the checkpoint: held-out items, held-out text, calibration prompts.
+"""Writes what the tiny recipe reads besides the checkpoint: held-out items, held-out text,
+calibration prompts.
 
 python recipes/tiny/make_data.py        (standard library only; same seed, same bytes)
 """
@@ -52,7 +53,11 @@ generation_kwargs:
 
 
 def write_task(name: str, items: list[Item], form: dict[str, str]) -> None:
-    rows = [{"query": i.query, "choices": i.choices, "gold": i.gold} | ({"about": i.about} if i.about else {}) for i in items]
+    rows = [
+        {"query": i.query, "choices": i.choices, "gold": i.gold}
+        | ({"about": i.about} if i.about else {})
+        for i in items
+    ]
     lines = [json.dumps(row) for row in rows]
     (HERE / "tasks" / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     (HERE / "tasks" / f"{name}.yaml").write_text(TASK.format(name=name, **form))
@@ -77,12 +82,24 @@ def main() -> None:
     write_task("facts", world.fact_items(seed=1, count=1200), CHOOSE)
     write_task("sums", world.sum_items(seed=2, count=500), CHOOSE)
     write_task("sentences", world.sentence_items(seed=3, count=300), CHOOSE)
-    write_task("answers", world.fact_items(seed=6, count=100) + world.sum_items(seed=7, count=100), GENERATE)
-    # Documents are set apart by the special tokens that set them apart in training; tokenizers read them as such.
-    write_prompt_set("tiny-text", CALIBRATION / "tiny-text.txt", None, "</s><s>".join(world.held_out_text(4, 400)))
+    write_task(
+        "answers",
+        world.fact_items(seed=6, count=100) + world.sum_items(seed=7, count=100),
+        GENERATE,
+    )
+    # Documents are set apart by the special tokens that set them apart in training; tokenizers read
+    # them as such.
+    write_prompt_set(
+        "tiny-text",
+        CALIBRATION / "tiny-text.txt",
+        None,
+        "</s><s>".join(world.held_out_text(4, 400)),
+    )
     stream = world.documents(random.Random(5))
     prompts = [json.dumps({"text": next(stream)}) for _ in range(1500)]
-    write_prompt_set("tiny-prompts", CALIBRATION / "tiny-prompts.jsonl", "text", "\n".join(prompts) + "\n")
+    write_prompt_set(
+        "tiny-prompts", CALIBRATION / "tiny-prompts.jsonl", "text", "\n".join(prompts) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Runs inside the openvino environment: checkpoints that are whole and others that are not, each as `pin` and the reference see it.
+"""Runs inside the openvino environment: checkpoints that are whole and others that are not, each as
+`pin` and the reference see it.
 
 python -m tests.contract.architecture_probe CHECKPOINT FOLDER OUT.json
 """
@@ -27,22 +28,36 @@ DAMAGE: dict[str, Change] = {
     "a matrix less": lambda tensors, config: tensors.pop(DOWN),
     "no output projection": lambda tensors, config: config.update(tie_word_embeddings=False),
     "no embedding": lambda tensors, config: tensors.pop("model.embed_tokens.weight"),
-    "a head of classes": lambda tensors, config: tensors.update({"score.weight": torch.zeros(2, 128)}),
-    "a bias that has no place": lambda tensors, config: tensors.update({QUERY.replace("weight", "bias"): torch.zeros(128)}),
+    "a head of classes": lambda tensors, config: tensors.update(
+        {"score.weight": torch.zeros(2, 128)}
+    ),
+    "a bias that has no place": lambda tensors, config: tensors.update(
+        {QUERY.replace("weight", "bias"): torch.zeros(128)}
+    ),
     "another shape": lambda tensors, config: tensors.update({DOWN: tensors[DOWN][:, :128].clone()}),
     "more layers in config": lambda tensors, config: config.update(num_hidden_layers=4),
     "fewer layers in config": lambda tensors, config: config.update(num_hidden_layers=2),
-    "another type in config": lambda tensors, config: config.update(model_type="gpt_neox", architectures=["GPTNeoXForCausalLM"]),
-    "an unknown type in config": lambda tensors, config: config.update(model_type="nothing", architectures=["Nothing"]),
+    "another type in config": lambda tensors, config: config.update(
+        model_type="gpt_neox", architectures=["GPTNeoXForCausalLM"]
+    ),
+    "an unknown type in config": lambda tensors, config: config.update(
+        model_type="nothing", architectures=["Nothing"]
+    ),
     "code from the repository": lambda tensors, config: config.update(
         model_type="nothing", auto_map={"AutoConfig": "x.Config", "AutoModelForCausalLM": "x.Model"}
     ),
     "auto_map of a known type": lambda tensors, config: config.update(
-        auto_map={"AutoConfig": "configuration_x.Config", "AutoModelForCausalLM": "modeling_x.Model"}
+        auto_map={
+            "AutoConfig": "configuration_x.Config",
+            "AutoModelForCausalLM": "modeling_x.Model",
+        }
     ),
     "a config of wrong types": lambda tensors, config: config.update(hidden_size="128"),
     "stored rotary frequencies": lambda tensors, config: tensors.update(
-        {f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": torch.ones(32) for layer in range(3)}
+        {
+            f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": torch.ones(32)
+            for layer in range(3)
+        }
     ),
 }
 
@@ -62,7 +77,9 @@ def main(checkpoint: str, folder: str, out: str) -> None:
         (made / "config.json").write_text(json.dumps(config))
         found["checked"][name] = _said(made)
     try:
-        with engines.open_engine("reference", Path(folder) / "a-matrix-less", Serve(max_model_len=64)):
+        with engines.open_engine(
+            "reference", Path(folder) / "a-matrix-less", Serve(max_model_len=64)
+        ):
             pass
     except CheckpointError as error:
         found["reference"] = str(error)
@@ -92,11 +109,17 @@ def _tokenizers(checkpoint: Path) -> dict[str, Any]:
     found = {}
     for template in ("$A", "<s> $A", "$A </s>", "<s> $A </s>", "</s> $A </s>"):
         tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=special)
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=template, special_tokens=special
+        )
         model = EngineLM(None, tokenizer, 64, set())  # type: ignore[arg-type]  # no engine is asked
         plain = tokenizer("Hello there", add_special_tokens=False)["input_ids"]
-        found[template] = [tokens.added(tokenizer).model_dump(), plain, model.tok_encode("Hello there"),
-                           list(model._encode_pair("Hello", " there"))]  # fmt: skip
+        found[template] = [
+            tokens.added(tokenizer).model_dump(),
+            plain,
+            model.tok_encode("Hello there"),
+            list(model._encode_pair("Hello", " there")),
+        ]
     return found
 
 

@@ -1,4 +1,5 @@
-"""Runs inside GPTQModel's environment: the clipping limits of one layer by GPTQModel's own search and by ours, as JSON.
+"""Runs inside GPTQModel's environment: the clipping limits of one layer by GPTQModel's own search
+and by ours, as JSON.
 
 python -m tests.contract.clip_probe OUT.json
 """
@@ -27,10 +28,17 @@ def main(out: str) -> None:
     awq_clip.replace_in_gptqmodel()
     for symmetric in (False, True):
         processor = SimpleNamespace(qcfg=SimpleNamespace(group_size=GROUP, bits=4, sym=symmetric))
-        processor._pseudo_quantize_tensor_into = functools.partial(AWQProcessor._pseudo_quantize_tensor_into, processor)
+        processor._pseudo_quantize_tensor_into = functools.partial(
+            AWQProcessor._pseudo_quantize_tensor_into, processor
+        )
         searches = {"theirs": theirs, "ours": AWQProcessor._compute_best_clip}
-        limits = {name: search(processor, weight, inputs).tolist() for name, search in searches.items()}
-        found[str(symmetric)] = {**limits, "largest": weight.reshape(OUTPUTS, -1, GROUP).abs().amax(-1, keepdim=True).tolist()}
+        limits = {
+            name: search(processor, weight, inputs).tolist() for name, search in searches.items()
+        }
+        found[str(symmetric)] = {
+            **limits,
+            "largest": weight.reshape(OUTPUTS, -1, GROUP).abs().amax(-1, keepdim=True).tolist(),
+        }
     Path(out).write_text(json.dumps(found))
 
 

@@ -1,4 +1,5 @@
-"""What the contract suites share: the probe in a tool environment, transformers' own scores, the registries' servers."""
+"""What the contract suites share: the probe in a tool environment, transformers' own scores, the
+registries' servers."""
 
 from __future__ import annotations
 
@@ -23,7 +24,13 @@ TINY = ROOT / "recipes" / "tiny" / "checkpoint"
 
 
 def run_probe(environment: str, *arguments: str, out: Path) -> dict[str, Any]:
-    command = [str(environments.python(environment)), "-m", "tests.contract.probe", *arguments, str(out)]
+    command = [
+        str(environments.python(environment)),
+        "-m",
+        "tests.contract.probe",
+        *arguments,
+        str(out),
+    ]
     subprocess.run(command, cwd=ROOT, check=True)
     found: dict[str, Any] = json.loads(out.read_text())
     return found
@@ -31,7 +38,9 @@ def run_probe(environment: str, *arguments: str, out: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def torch_scores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run_probe("openvino", "torch", str(TINY), out=tmp_path_factory.mktemp("torch") / "scores.json")
+    return run_probe(
+        "openvino", "torch", str(TINY), out=tmp_path_factory.mktemp("torch") / "scores.json"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +53,9 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
             if reason := registry_servers.missing(kind):
                 pytest.skip(reason)
             if kind not in started:
-                started[kind] = stack.enter_context(registry_servers.serving(kind, tmp_path_factory.mktemp(kind)))
+                started[kind] = stack.enter_context(
+                    registry_servers.serving(kind, tmp_path_factory.mktemp(kind))
+                )
             return started[kind]
 
         yield get
@@ -53,7 +64,11 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
 @pytest.fixture
 def entry(request: pytest.FixtureRequest) -> Entry:
     """Another one in every test: the servers keep what was published."""
-    return Entry(f"recipe-{hashlib.sha256(request.node.name.encode()).hexdigest()[:10]}", "ov-int4_g64", "1.0.0")
+    return Entry(
+        f"recipe-{hashlib.sha256(request.node.name.encode()).hexdigest()[:10]}",
+        "ov-int4_g64",
+        "1.0.0",
+    )
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""Runs inside the openvino environment: tokens per expert as quantgate counts them, and from the routers' own logits.
+"""Runs inside the openvino environment: tokens per expert as quantgate counts them, and from the
+routers' own logits.
 
 python -m tests.contract.coverage_probe CHECKPOINT IDS.json OUT.json
 """

@@ -1,4 +1,5 @@
-"""Runs inside the vllm environment: the dequantized engine over packed weights beside the reference over the same ones unpacked.
+"""Runs inside the vllm environment: the dequantized engine over packed weights beside the reference
+over the same ones unpacked.
 
 python -m tests.contract.dequantized_probe PACKED PLAIN TORN OUT.json
 """
@@ -20,7 +21,10 @@ from tests.contract.probe import SERVE, sequences
 def probe(engine: engines.Engine) -> dict[str, Any]:
     with engine:
         scores = [engine.echo(row) for row in sequences()]
-        return {"scores": scores, "decoded": engines.generate(engine, sequences()[:2], [8, 8], stop_at_eos=False)}
+        return {
+            "scores": scores,
+            "decoded": engines.generate(engine, sequences()[:2], [8, 8], stop_at_eos=False),
+        }
 
 
 def main(packed: str, plain: str, torn: str, out: str) -> None:

@@ -1,4 +1,5 @@
-"""Runs inside a tool environment: an artifact's weights against its source's, and the engine's scores against those weights'.
+"""Runs inside a tool environment: an artifact's weights against its source's, and the engine's
+scores against those weights'.
 
 python -m tests.contract.family_probe ENGINE ARTIFACT SOURCE PRECISION ROWS.json OUT.json
 """
@@ -17,13 +18,17 @@ from tests.contract.probe import SERVE, gathered
 
 def main(name: str, artifact: str, source: str, weights: str, given: str, out: str) -> None:
     rows = json.loads(Path(given).read_text())
-    errors = fidelity.check(Path(artifact), Path(source), name, fidelity.Claim(weights)).relative_error
+    errors = fidelity.check(
+        Path(artifact), Path(source), name, fidelity.Claim(weights)
+    ).relative_error
     with engines.open_engine(name, Path(artifact), SERVE) as engine:
         scores = [engine.echo(row) for row in rows]
         decoded = engines.generate(engine, rows[:2], [1, 4], stop_at_eos=False)
     with engines.open_weights(name, Path(artifact), SERVE) as model:
         own, _ = gathered(model, rows)
-    Path(out).write_text(json.dumps({"errors": errors, "scores": scores, "weights": own, "decoded": decoded}))
+    Path(out).write_text(
+        json.dumps({"errors": errors, "scores": scores, "weights": own, "decoded": decoded})
+    )
     sys.stdout.flush()
     os._exit(0)  # as the worker does: native threads of an engine may hang at exit
 

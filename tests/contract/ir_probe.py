@@ -1,4 +1,5 @@
-"""Runs inside the openvino environment: writes small IRs with known weights and tells what pipeline.formats.layers sees in them.
+"""Runs inside the openvino environment: writes small IRs with known weights and tells what
+pipeline.formats.layers sees in them.
 
 python -m tests.contract.ir_probe FOLDER OUT.json
 """
@@ -24,7 +25,11 @@ def write(folder: Path, element: str, values: Any) -> Path:
 
     folder.mkdir(parents=True)
     kind = getattr(openvino.Type, element)
-    constant = ops.constant(openvino.Tensor(values, values.shape, kind)) if element == "bf16" else ops.constant(values, dtype=kind)
+    constant = (
+        ops.constant(openvino.Tensor(values, values.shape, kind))
+        if element == "bf16"
+        else ops.constant(values, dtype=kind)
+    )
     constant.set_friendly_name(NAME)
     model = openvino.Model([ops.convert(constant, openvino.Type.f32)], [], "m")
     openvino.save_model(model, folder / "openvino_model.xml", compress_to_fp16=False)

@@ -23,7 +23,13 @@ def main(out: str) -> None:
     given = torch.randn(5, 16) * 2
     with torch.no_grad():
         answer = fake_quantized(linear, Found(SCALE, ZERO, scales))(given)
-    found = {"given": given, "weight": linear.weight, "bias": linear.bias, "scales": scales, "answer": answer}
+    found = {
+        "given": given,
+        "weight": linear.weight,
+        "bias": linear.bias,
+        "scales": scales,
+        "answer": answer,
+    }
     Path(out).write_text(json.dumps({name: value.tolist() for name, value in found.items()}))
 
 

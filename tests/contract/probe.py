@@ -1,10 +1,11 @@
-"""Runs inside a tool environment: puts one engine through the contract's motions and writes what came out as JSON.
+"""Runs inside a tool environment: puts one engine through the contract's motions and writes what
+came out as JSON.
 
-python -m tests.contract.probe ENGINE ARTIFACT OUT.json
-python -m tests.contract.probe weights ENGINE ARTIFACT PRECISION OUT.json     (relative error of each weight, or refused)
-python -m tests.contract.probe cache ENGINE ARTIFACT PRECISION OUT.json     (scores and settings with such a KV cache)
-python -m tests.contract.probe torch SOURCE OUT.json     (log-probabilities straight from transformers)
-"""
+python -m tests.contract.probe ENGINE ARTIFACT OUT.json python -m tests.contract.probe weights
+ENGINE ARTIFACT PRECISION OUT.json (relative error of each weight, or refused) python -m
+tests.contract.probe cache ENGINE ARTIFACT PRECISION OUT.json (scores and settings with such a KV
+cache) python -m tests.contract.probe torch SOURCE OUT.json (log-probabilities straight from
+transformers)"""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ from pipeline.engines.scoring import Request, score
 from pipeline.formats import fidelity
 from pipeline.recipe import Serve, Variant
 
-SERVE = Serve(max_model_len=256, max_num_seqs=8, max_num_batched_tokens=256, kv_cache_gib=1, eager=True)
+SERVE = Serve(
+    max_model_len=256, max_num_seqs=8, max_num_batched_tokens=256, kv_cache_gib=1, eager=True
+)
 SOURCE = Path("recipes/tiny/checkpoint")
 LOWEST, HIGHEST = 2, 31  # ids that every vocabulary here has, the special ones left out
 
@@ -30,17 +33,23 @@ LOWEST, HIGHEST = 2, 31  # ids that every vocabulary here has, the special ones 
 def sequences() -> list[list[int]]:
     """Lengths below, at and above the scheduler's token budget, one of them twice."""
     rng = random.Random(0)
-    made = [[rng.randint(LOWEST, HIGHEST) for _ in range(length)] for length in (2, 3, 17, 64, 129, 255, 40)]
+    made = [
+        [rng.randint(LOWEST, HIGHEST) for _ in range(length)]
+        for length in (2, 3, 17, 64, 129, 255, 40)
+    ]
     return [*made, made[3]]
 
 
 def choices() -> list[Request]:
-    """What tasks ask: choices of one and of several tokens after shared contexts, equal ones, and one that begins another."""
+    """What tasks ask: choices of one and of several tokens after shared contexts, equal ones, and
+    one that begins another."""
     rng = random.Random(1)
     drawn = lambda length: [rng.randint(LOWEST, HIGHEST) for _ in range(length)]  # noqa: E731
     shots = drawn(70)
     contexts = [drawn(1), drawn(33), drawn(90), *(shots + drawn(20) for _ in range(6))]
-    made = [Request(context, drawn(length), True) for context in contexts for length in (1, 1, 1, 4, 9)]
+    made = [
+        Request(context, drawn(length), True) for context in contexts for length in (1, 1, 1, 4, 9)
+    ]
     longer = made[-1]
     made.append(Request(longer.context, longer.continuation[:3], True))
     made.append(Request(longer.context + longer.continuation[:2], longer.continuation[2:]))
@@ -67,8 +76,11 @@ def probe(engine: engines.Engine) -> dict[str, Any]:
     }
 
 
-def gathered(model: engines.Distributions, rows: list[list[int]]) -> tuple[list[list[float]], float]:
-    """The true tokens' log-probabilities out of the distributions, and how far a distribution's sum is from 1 at most."""
+def gathered(
+    model: engines.Distributions, rows: list[list[int]]
+) -> tuple[list[list[float]], float]:
+    """The true tokens' log-probabilities out of the distributions, and how far a distribution's sum
+    is from 1 at most."""
     found: list[list[float]] = [[] for _ in rows]
     apart = [0.0]
 
@@ -93,7 +105,11 @@ def torch_scores(source: Path) -> dict[str, Any]:
             logprobs = torch.log_softmax(model(torch.tensor([row])).logits[0].double(), -1)
         scores.append([logprobs[i, token].item() for i, token in enumerate(row[1:])])
         best.append(logprobs.argmax(-1).tolist())
-    return {"scores": scores, "best": best, "choices": [_alone(model, request) for request in choices()]}
+    return {
+        "scores": scores,
+        "best": best,
+        "choices": [_alone(model, request) for request in choices()],
+    }
 
 
 def _alone(model: Any, request: Request) -> Any:
@@ -102,7 +118,9 @@ def _alone(model: Any, request: Request) -> Any:
 
     ids, length = request.context + request.continuation, len(request.continuation)
     with torch.no_grad():
-        logprobs = torch.log_softmax(model(torch.tensor([ids])).logits[0, -length - 1 : -1].double(), -1)
+        logprobs = torch.log_softmax(
+            model(torch.tensor([ids])).logits[0, -length - 1 : -1].double(), -1
+        )
     values = [logprobs[i, token].item() for i, token in enumerate(request.continuation)]
     return values, logprobs.argmax(-1).tolist() == request.continuation
 
@@ -117,7 +135,9 @@ def main(name: str, *given: str) -> None:
         claim = fidelity.Claim(variant.weights, quantizers.simulated(variant))
         found = fidelity.check(Path(artifact), SOURCE, asked[0], claim).relative_error
     elif name == "cache":
-        with engines.open_engine(asked[0], Path(artifact), SERVE.model_copy(update={"kv_cache": asked[2]})) as engine:
+        with engines.open_engine(
+            asked[0], Path(artifact), SERVE.model_copy(update={"kv_cache": asked[2]})
+        ) as engine:
             distributions, _ = gathered(engine, sequences())
             found = {"scores": distributions, "settings": engine.settings()}
     else:

@@ -1,8 +1,8 @@
 """Publishes in processes of their own, so that they can be killed: URL MODULE...
 
-Imports the modules, which takes longer than publishing does, and then forks for every line "BUNDLE RECIPE VARIANT VERSION" that it
-reads: prints the child's process id and, once that is gone, how it ended and after how many seconds.
-"""
+Imports the modules, which takes longer than publishing does, and then forks for every line "BUNDLE
+RECIPE VARIANT VERSION" that it reads: prints the child's process id and, once that is gone, how it
+ended and after how many seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Runs inside the openvino environment: one matrix through NNCF's rounding to 8 bits, whole and in slices, as JSON.
+"""Runs inside the openvino environment: one matrix through NNCF's rounding to 8 bits, whole and in
+slices, as JSON.
 
 python -m tests.contract.slices_probe OUT.json
 """
@@ -33,14 +34,21 @@ def matrix(kind: str) -> Any:
 
 
 def rounded(kind: str, mode: Any) -> dict[str, Any]:
-    made = weight_lowering.compress_weight(Tensor(matrix(kind)), (1,), WeightCompressionConfig(mode=mode))
+    made = weight_lowering.compress_weight(
+        Tensor(matrix(kind)), (1,), WeightCompressionConfig(mode=mode)
+    )
     parts = {"tensor": made.tensor, "scale": made.scale, "zero_point": made.zero_point}
-    return {name: None if part is None else [str(part.data.dtype), part.data.tolist()] for name, part in parts.items()}
+    return {
+        name: None if part is None else [str(part.data.dtype), part.data.tolist()]
+        for name, part in parts.items()
+    }
 
 
 def main(out: str) -> None:
     asked = [
-        (kind, mode) for kind in ("f16", "bf16") for mode in (nncf.CompressWeightsMode.INT8_ASYM, nncf.CompressWeightsMode.INT8_SYM)
+        (kind, mode)
+        for kind in ("f16", "bf16")
+        for mode in (nncf.CompressWeightsMode.INT8_ASYM, nncf.CompressWeightsMode.INT8_SYM)
     ]
     whole = [rounded(*one) for one in asked]
     calls = 0

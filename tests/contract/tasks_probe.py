@@ -1,8 +1,8 @@
 """Runs inside the openvino environment: what quantgate says of tasks before anything is measured.
 
-python -m tests.contract.tasks_probe EVERY OUT.json      every task that the pinned lm-eval ships: the metric, or the refusal
-python -m tests.contract.tasks_probe JOBS.json OUT.json  the worker verb "count" for each job: what it returns, or the refusal
-"""
+python -m tests.contract.tasks_probe EVERY OUT.json every task that the pinned lm-eval ships: the
+metric, or the refusal python -m tests.contract.tasks_probe JOBS.json OUT.json the worker verb
+"count" for each job: what it returns, or the refusal"""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ def every() -> dict[str, Any]:
         try:
             (leaf,) = catalogue.leaves(manager.task_index, name, evaluate)
             trust.require(name, evaluate, leaf)
-            found[name] = {"metric": scores.choose(name, TaskItems(items=1, filter=None, metric=None), leaf).metric}
+            found[name] = {
+                "metric": scores.choose(
+                    name, TaskItems(items=1, filter=None, metric=None), leaf
+                ).metric
+            }
         except QuantgateError as error:
             found[name] = {"refused": str(error)}
     return found
@@ -41,7 +45,9 @@ def counted(jobs: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(jobs: str, out: str) -> None:
-    Path(out).write_text(json.dumps(every() if jobs == "EVERY" else counted(json.loads(Path(jobs).read_text()))))
+    Path(out).write_text(
+        json.dumps(every() if jobs == "EVERY" else counted(json.loads(Path(jobs).read_text())))
+    )
 
 
 if __name__ == "__main__":

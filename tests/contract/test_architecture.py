@@ -1,4 +1,5 @@
-"""A checkpoint whose tensors are not those of its architecture is refused by name, and a tokenizer's end token scores nothing."""
+"""A checkpoint whose tensors are not those of its architecture is refused by name, and a
+tokenizer's end token scores nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ DOWN = "model.layers.1.mlp.down_proj.weight"
 REFUSED = {
     "a matrix less": f"missing: {DOWN}",
     "no output projection": "missing: lm_head.weight",
-    "no embedding": "missing: lm_head.weight, model.embed_tokens.weight",  # tied: one matrix, two places
+    # tied: one matrix, two places
+    "no embedding": "missing: lm_head.weight, model.embed_tokens.weight",
     "a head of classes": "not expected: score.weight",
     "a bias that has no place": "not expected: model.layers.0.self_attn.q_proj.bias",
     "another shape": f"of another shape: {DOWN} ([128, 128], expected [128, 256])",
@@ -35,7 +37,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("architecture")
     out = folder / "found.json"
     command = [str(environments.python("openvino")), "-m", "tests.contract.architecture_probe"]
-    subprocess.run([*command, "recipes/tiny/checkpoint", str(folder), str(out)], cwd=ROOT, check=True)
+    subprocess.run(
+        [*command, "recipes/tiny/checkpoint", str(folder), str(out)], cwd=ROOT, check=True
+    )
     result: dict[str, Any] = json.loads(out.read_text())
     return result
 
@@ -46,7 +50,9 @@ def test_what_does_not_fit_is_named(found: dict[str, Any], damage: str) -> None:
     assert found["checked"][damage].startswith("HERE: ")
 
 
-@pytest.mark.parametrize("harmless", ["whole", "auto_map of a known type", "stored rotary frequencies"])
+@pytest.mark.parametrize(
+    "harmless", ["whole", "auto_map of a known type", "stored rotary frequencies"]
+)
 def test_what_transformers_loads_whole_is_taken(found: dict[str, Any], harmless: str) -> None:
     assert found["checked"][harmless] == ""
 
@@ -63,7 +69,9 @@ def test_the_reference_itself_refuses_missing_weights(found: dict[str, Any]) -> 
     assert f"missing: {DOWN}" in found["reference"]
 
 
-def test_texts_begin_as_the_tokenizer_begins_them_and_have_no_end_token(found: dict[str, Any]) -> None:
+def test_texts_begin_as_the_tokenizer_begins_them_and_have_no_end_token(
+    found: dict[str, Any],
+) -> None:
     for template, (added, plain, encoded, (context, continuation)) in found["tokenizers"].items():
         front, _, end = template.partition("$A")
         ids = {"<s>": [0], "</s>": [1], "": []}

@@ -17,7 +17,11 @@ pytestmark = pytest.mark.engine
 
 def test_the_limits_are_those_of_gptqmodels_own_search(tmp_path: Path) -> None:
     out = tmp_path / "limits.json"
-    subprocess.run([str(environments.python("gptq")), "-m", "tests.contract.clip_probe", str(out)], cwd=ROOT, check=True)
+    subprocess.run(
+        [str(environments.python("gptq")), "-m", "tests.contract.clip_probe", str(out)],
+        cwd=ROOT,
+        check=True,
+    )
     for found in json.loads(out.read_text()).values():
         theirs, ours, largest = (np.array(found[name]) for name in ("theirs", "ours", "largest"))
         assert ours.shape == (64, 3, 1)

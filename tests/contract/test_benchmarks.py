@@ -1,4 +1,5 @@
-"""The programs in benchmarks/ take too long for the tests: here each is only started, in the environment it runs in."""
+"""The programs in benchmarks/ take too long for the tests: here each is only started, in the
+environment it runs in."""
 
 from __future__ import annotations
 
@@ -24,18 +25,30 @@ WHERE = {
         "scoring",
         "three_ways",
     ),
-    "openvino": ("bandwidth", "by_hand_worker", "driver", "evaluating_worker", "quality_worker", "random_model", "scoring_worker"),
+    "openvino": (
+        "bandwidth",
+        "by_hand_worker",
+        "driver",
+        "evaluating_worker",
+        "quality_worker",
+        "random_model",
+        "scoring_worker",
+    ),
     "gptq": ("by_hand_worker",),
     "vllm": ("by_hand_worker", "driver", "quality_worker", "scoring_worker"),
 }
 
 
-@pytest.mark.parametrize(("environment", "name"), [(where, name) for where, names in WHERE.items() for name in names])
+@pytest.mark.parametrize(
+    ("environment", "name"), [(where, name) for where, names in WHERE.items() for name in names]
+)
 def test_it_starts(environment: str, name: str, root: Path) -> None:
     if not environments.is_complete(environment):
         pytest.skip(f"environment {environment!r} is not installed")
     command = [str(environments.python(environment)), "-c", f"import benchmarks.{name}"]
-    done = subprocess.run(command, cwd=root, env=dict(os.environ), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=root, env=dict(os.environ), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -1,4 +1,5 @@
-"""What the export to OpenVINO leaves behind: optimum-intel keeps a whole copy of the model in a temporary folder."""
+"""What the export to OpenVINO leaves behind: optimum-intel keeps a whole copy of the model in a
+temporary folder."""
 
 from __future__ import annotations
 
@@ -12,14 +13,19 @@ from tests.conftest import ROOT
 
 
 @pytest.mark.engine
-def test_no_copy_of_the_model_is_left_outside_the_stages_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_copy_of_the_model_is_left_outside_the_stages_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)
     temporary, stage = tmp_path / "temporary", tmp_path / "stage"
     for folder in (temporary, stage / "out"):
         folder.mkdir(parents=True)
     monkeypatch.setenv("TMPDIR", str(temporary))
     samples = stage / "samples.json"
-    samples.write_text('{"prompts": "p", "seed": 0, "prompts_used": 1, "sha256": "", "overlap": 0, "overlap_limit": 0, "ids": []}')
+    samples.write_text(
+        '{"prompts": "p", "seed": 0, "prompts_used": 1, "sha256": "", "overlap": 0,'
+        ' "overlap_limit": 0, "ids": []}'
+    )
     variant = Variant(engine="openvino").model_dump()
     job = {
         "variant": variant,

@@ -1,4 +1,5 @@
-"""The benchmark over HTTP: vLLM's load generator on a server with known delays, and `vllm serve` started and stopped.
+"""The benchmark over HTTP: vLLM's load generator on a server with known delays, and `vllm serve`
+started and stopped.
 
 The delays are tens to hundreds of milliseconds, so that the 2 % allowed here mean something.
 """
@@ -42,7 +43,8 @@ SERVE = Serve(max_model_len=256, max_num_seqs=8, max_num_batched_tokens=256, eag
 Ask = Callable[..., list[Replay]]
 
 
-HICCUP_S = 0.05  # what a machine that does something else may add to a single request; medians are held to 2 %
+# what a machine that does something else may add to a single request; medians are held to 2 %
+HICCUP_S = 0.05
 
 
 def near(value: float) -> Any:
@@ -64,12 +66,26 @@ def trace(count: int) -> Trace:
 
 @pytest.fixture
 def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
-    def replays(server: Running, count: int, *loads: dict[str, Any], timeout_s: float = 30, tokenizer: str | None = None) -> Any:
+    def replays(
+        server: Running,
+        count: int,
+        *loads: dict[str, Any],
+        timeout_s: float = 30,
+        tokenizer: str | None = None,
+    ) -> Any:
         monkeypatch.chdir(ROOT)
         file = tmp_path / "trace.json"
         file.write_text(trace(count).dumps())
-        job = {"url": server.url, "model": "fake", "trace": str(file), "tokenizer": tokenizer, "timeout_s": timeout_s}
-        with closing(Session("vllm", "load", {**job, "pid": os.getpid()}, tmp_path / "job.json")) as session:
+        job = {
+            "url": server.url,
+            "model": "fake",
+            "trace": str(file),
+            "tokenizer": tokenizer,
+            "timeout_s": timeout_s,
+        }
+        with closing(
+            Session("vllm", "load", {**job, "pid": os.getpid()}, tmp_path / "job.json")
+        ) as session:
             assert session.ask()["versions"]["vllm"]
             answer = session.ask({"loads": list(loads), "repeat": 0})
         return [Replay.model_validate(replay) for replay in answer["replays"]]
@@ -84,7 +100,9 @@ def test_figures_of_both_loops_are_the_servers(
     with running(Behaviour(FIRST_S, TOKEN_S)) as server:
         closed, opened = ask(server, 12, {"concurrency": 4}, {"rate_per_s": 5.0, "fraction": 0.5})
     for replay in (closed, opened):
-        level = statistics.levels([replay], Slo(ttft_ms=1.2 * 1000 * FIRST_S, tpot_ms=1.2 * 1000 * TOKEN_S))[0]
+        level = statistics.levels(
+            [replay], Slo(ttft_ms=1.2 * 1000 * FIRST_S, tpot_ms=1.2 * 1000 * TOKEN_S)
+        )[0]
         assert level.failed == 0
         assert level.ttft_ms.estimate.median == near(1000 * FIRST_S)
         assert level.tpot_ms.estimate.median == near(1000 * TOKEN_S)
@@ -110,12 +128,19 @@ def assert_poisson_arrivals_honoured(opened: Replay, server: Running) -> None:
     assert opened.wall_s == near(due[-1] - due[0] + WHOLE_S)
     bodies = [request.body for request in last]
     assert [body["prompt"] for body in bodies] == [request.prompt for request in trace(12).requests]
-    assert {(body["max_tokens"], body["ignore_eos"], body["temperature"]) for body in bodies} == {(TOKENS, True, 0)}
+    assert {(body["max_tokens"], body["ignore_eos"], body["temperature"]) for body in bodies} == {
+        (TOKENS, True, 0)
+    }
 
 
 def test_stragglers_failures_and_a_request_that_hangs_are_all_counted(ask: Ask) -> None:
     behaviour = Behaviour(
-        FIRST_S, TOKEN_S, slow_s={1: 2 * FIRST_S, 9: 60.0}, refused=frozenset({3}), broken=frozenset({5}), short=frozenset({7})
+        FIRST_S,
+        TOKEN_S,
+        slow_s={1: 2 * FIRST_S, 9: 60.0},
+        refused=frozenset({3}),
+        broken=frozenset({5}),
+        short=frozenset({7}),
     )
     with running(behaviour) as server:
         replay = ask(server, 12, {"concurrency": 12}, timeout_s=3)[0]
@@ -135,7 +160,8 @@ def test_stragglers_failures_and_a_request_that_hangs_are_all_counted(ask: Ask) 
 
 
 def test_queueing_is_seen(ask: Ask) -> None:
-    """Two served at once, four in flight: each waits for one whole request. In the open loop, one after the other."""
+    """Two served at once, four in flight: each waits for one whole request. In the open loop, one
+    after the other."""
     with running(Behaviour(FIRST_S, TOKEN_S, slots=2)) as server:
         closed, opened = ask(server, 8, {"concurrency": 4}, {"rate_per_s": 4.0, "fraction": 1.5})
     assert closed.wall_s == near(4 * WHOLE_S)
@@ -149,16 +175,24 @@ def test_queueing_is_seen(ask: Ask) -> None:
         end = max(due, min(free)) + WHOLE_S
         free[free.index(min(free))] = end
         expected.append(single(end - due))
-    assert sorted(timed.e2e_s for timed in opened.requests) == sorted(expected, key=lambda value: value.expected)
+    assert sorted(timed.e2e_s for timed in opened.requests) == sorted(
+        expected, key=lambda value: value.expected
+    )
 
 
 def test_a_server_that_counts_no_tokens_is_refused(ask: Ask) -> None:
-    with running(Behaviour(0.01, 0.001, usage=False)) as server, pytest.raises(EvaluationError, match="sent no usage"):
+    with (
+        running(Behaviour(0.01, 0.001, usage=False)) as server,
+        pytest.raises(EvaluationError, match="sent no usage"),
+    ):
         ask(server, 2, {"concurrency": 1})
 
 
 def test_what_the_server_says_is_passed_on(ask: Ask) -> None:
-    with running(Behaviour(0.01, 0.001, text_only=True)) as server, pytest.raises(EvaluationError, match="prompt is not a string"):
+    with (
+        running(Behaviour(0.01, 0.001, text_only=True)) as server,
+        pytest.raises(EvaluationError, match="prompt is not a string"),
+    ):
         ask(server, 2, {"concurrency": 1})
 
 
@@ -177,7 +211,10 @@ def nothing_left() -> Iterator[list[psutil.Process]]:
 def test_vllm_serve_is_started_and_stopped_even_when_interrupted(
     tmp_path: Path, root: Path, nothing_left: list[psutil.Process]
 ) -> None:
-    with pytest.raises(KeyboardInterrupt), serving.served(CHECKPOINT, SERVE, "tiny", tmp_path) as server:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        serving.served(CHECKPOINT, SERVE, "tiny", tmp_path) as server,
+    ):
         nothing_left += children()
         assert len(nothing_left) >= 3
         assert benchmark_http._only_model(server.url) == "tiny"
@@ -191,13 +228,16 @@ import sys, time
 from pathlib import Path
 from pipeline.engines import serving
 from pipeline.recipe import Serve
-with serving.served(Path(sys.argv[1]), Serve.model_validate_json(sys.argv[2]), "tiny", Path(sys.argv[3])):
+model, settings, log = sys.argv[1:4]
+with serving.served(Path(model), Serve.model_validate_json(settings), "tiny", Path(log)):
     print("up", flush=True)
     time.sleep(600)
 """
 
 
-def test_vllm_serve_dies_with_a_killed_quantgate(tmp_path: Path, root: Path, nothing_left: list[psutil.Process]) -> None:
+def test_vllm_serve_dies_with_a_killed_quantgate(
+    tmp_path: Path, root: Path, nothing_left: list[psutil.Process]
+) -> None:
     command = [sys.executable, "-c", HELD, str(CHECKPOINT), SERVE.model_dump_json(), str(tmp_path)]
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert parent.stdout
@@ -210,7 +250,9 @@ def test_vllm_serve_dies_with_a_killed_quantgate(tmp_path: Path, root: Path, not
 def test_a_server_that_cannot_start_says_why(tmp_path: Path, root: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    refused = pytest.raises(EvaluationError, match=r"ended with exit code 1 before it was ready[\s\S]*empty")
+    refused = pytest.raises(
+        EvaluationError, match=r"ended with exit code 1 before it was ready[\s\S]*empty"
+    )
     with refused, serving.served(empty, SERVE, "tiny", tmp_path):
         pass
     assert not children()
@@ -224,31 +266,49 @@ def short_plan(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def shortened(name: str, variant: str) -> Candidate:
         found = whole(name, variant)
-        plan = found.recipe.benchmark.model_copy(update={"concurrency": [2, 4], "repeats": 2, "open_loop": [0.5]})
-        return dataclasses.replace(found, recipe=found.recipe.model_copy(update={"benchmark": plan}))
+        plan = found.recipe.benchmark.model_copy(
+            update={"concurrency": [2, 4], "repeats": 2, "open_loop": [0.5]}
+        )
+        return dataclasses.replace(
+            found, recipe=found.recipe.model_copy(update={"benchmark": plan})
+        )
 
     monkeypatch.setattr(opened, "candidate", shortened)
 
 
 def test_a_variant_is_timed_on_vllm_serve(
-    tiny_run: Path, http_benchmark: subprocess.CompletedProcess[str], monkeypatch: pytest.MonkeyPatch
+    tiny_run: Path,
+    http_benchmark: subprocess.CompletedProcess[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tiny_run)
     assert http_benchmark.returncode == 0, http_benchmark.stderr
     assert "tokens/s over HTTP, concurrency 8" in http_benchmark.stdout
     record = records.read(paths.http("tiny", "gptq-int4"), records.Benchmark)
-    assert record.artifact_sha256 == records.read(paths.benchmark("tiny", "gptq-int4"), records.Benchmark).artifact_sha256
+    assert (
+        record.artifact_sha256
+        == records.read(paths.benchmark("tiny", "gptq-int4"), records.Benchmark).artifact_sha256
+    )
     profile = record.profiles["deployed"]
     loads = [(level.loop, level.concurrency, level.fraction) for level in profile.levels]
-    assert loads == [("closed", n, None) for n in (1, 4, 8)] + [("open", None, part) for part in (0.5, 0.8)]
-    assert all(level.failed == 0 and level.output_tokens_per_s.median > 0 for level in profile.levels)
+    assert loads == [("closed", n, None) for n in (1, 4, 8)] + [
+        ("open", None, part) for part in (0.5, 0.8)
+    ]
+    assert all(
+        level.failed == 0 and level.output_tokens_per_s.median > 0 for level in profile.levels
+    )
     assert profile.load_s
     assert profile.peak_memory_bytes
     raw = records.read(paths.http("tiny", "gptq-int4.timings"), records.Timings)
-    assert statistics.levels(raw.replays["deployed"], None)[0].requests_per_s == profile.levels[0].requests_per_s
+    assert (
+        statistics.levels(raw.replays["deployed"], None)[0].requests_per_s
+        == profile.levels[0].requests_per_s
+    )
 
 
-def test_an_openvino_variant_is_timed_on_a_given_server_and_says_what_is_not_known(short_plan: None) -> None:
+def test_an_openvino_variant_is_timed_on_a_given_server_and_says_what_is_not_known(
+    short_plan: None,
+) -> None:
     with running(Behaviour(0.02, 0.002, text_only=True, models=("one",))) as server:
         benchmark_http.run("tiny", "ov-int4", server.url.removesuffix("/v1"), None)
     record = records.read(paths.http("tiny", "ov-int4"), records.Benchmark)
@@ -258,7 +318,10 @@ def test_an_openvino_variant_is_timed_on_a_given_server_and_says_what_is_not_kno
     assert (profile.settings["model"], profile.settings["prompts"]) == ("one", "text")
     assert all(level.failed == 0 for level in profile.levels)
     assert any("not verified" in notice for notice in record.notices)
-    assert any("16 of 16 requests had another number of prompt tokens" in notice for notice in record.notices)
+    assert any(
+        "16 of 16 requests had another number of prompt tokens" in notice
+        for notice in record.notices
+    )
     source, _ = checkpoint.open_pinned("tiny", opened.recipe("tiny").model)
     words = json.loads((source / "tokenizer.json").read_text())["model"]["vocab"]
     assert any(word in server.arrived[0].body["prompt"] for word in words if len(word) > 2)

@@ -17,7 +17,13 @@ pytestmark = pytest.mark.engine
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("lm") / "found.json"
-    command = [str(environments.python("openvino")), "-m", "tests.contract.lm_probe", "recipes/tiny/checkpoint", str(out)]
+    command = [
+        str(environments.python("openvino")),
+        "-m",
+        "tests.contract.lm_probe",
+        "recipes/tiny/checkpoint",
+        str(out),
+    ]
     subprocess.run(command, cwd=ROOT, check=True)
     result: dict[str, Any] = json.loads(out.read_text())
     return result
@@ -29,7 +35,9 @@ def test_every_item_scores_the_same(found: dict[str, Any]) -> None:
 
 
 def test_log_likelihoods_and_greedy_answers_agree(found: dict[str, Any]) -> None:
-    for (ours, greedy), (theirs, expected) in zip(found["pairs"], found["their_pairs"], strict=True):
+    for (ours, greedy), (theirs, expected) in zip(
+        found["pairs"], found["their_pairs"], strict=True
+    ):
         assert ours == pytest.approx(theirs, abs=1e-3)
         assert greedy == expected
     assert [greedy for _, greedy in found["pairs"]] == [True, False]

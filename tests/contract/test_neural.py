@@ -1,4 +1,5 @@
-"""The bridge from Neural Compressor's observers to OpenVINO: fake quantization against integer arithmetic written out."""
+"""The bridge from Neural Compressor's observers to OpenVINO: fake quantization against integer
+arithmetic written out."""
 
 from __future__ import annotations
 
@@ -18,8 +19,14 @@ SCALE, ZERO = 0.02, 131  # as in the probe, which this environment cannot import
 @pytest.mark.engine
 def test_the_bridge_is_integer_arithmetic(tmp_path: Path) -> None:
     out = tmp_path / "found.json"
-    subprocess.run([str(environments.python("openvino")), "-m", "tests.contract.neural_probe", str(out)], cwd=ROOT, check=True)
-    given, weight, bias, scales, answer = (np.array(value, np.float64) for value in json.loads(out.read_text()).values())
+    subprocess.run(
+        [str(environments.python("openvino")), "-m", "tests.contract.neural_probe", str(out)],
+        cwd=ROOT,
+        check=True,
+    )
+    given, weight, bias, scales, answer = (
+        np.array(value, np.float64) for value in json.loads(out.read_text()).values()
+    )
     inputs = np.clip(np.rint(given / SCALE) + ZERO, 0, 255).astype(int) - ZERO
     assert inputs.min() == -ZERO, "some input is clipped, or the test shows less than it should"
     weights = np.clip(np.rint(weight / scales[:, None]), -128, 127).astype(int)

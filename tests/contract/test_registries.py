@@ -29,12 +29,22 @@ from tests.registry_servers import KINDS, Served, use
 
 BYTES = 17 << 20  # several parts of an upload to S3 and to an OCI registry
 OURS = "pipeline.release.registries"
-MODULES = {"folder": f"{OURS}.folder", "s3": "s3fs", "oci": f"{OURS}.oci_client", "mlflow": "mlflow", "hub": f"{OURS}.hub"}
+MODULES = {
+    "folder": f"{OURS}.folder",
+    "s3": "s3fs",
+    "oci": f"{OURS}.oci_client",
+    "mlflow": "mlflow",
+    "hub": f"{OURS}.hub",
+}
 KILLS = [pytest.param(3, id="3-kills"), pytest.param(20, id="20-kills", marks=pytest.mark.thorough)]
 
 
 @pytest.fixture(params=KINDS)
-def served(request: pytest.FixtureRequest, servers: Callable[[str], Served], monkeypatch: pytest.MonkeyPatch) -> Served:
+def served(
+    request: pytest.FixtureRequest,
+    servers: Callable[[str], Served],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Served:
     return use(servers(request.param), monkeypatch)
 
 
@@ -110,7 +120,9 @@ def of(registry: Registry, entry: Entry) -> list[Entry]:
     return [each for each in registry.list() if each.recipe == entry.recipe]
 
 
-def test_what_is_published_is_listed_and_comes_back(registry: Registry, entry: Entry, large: Path, tmp_path: Path) -> None:
+def test_what_is_published_is_listed_and_comes_back(
+    registry: Registry, entry: Entry, large: Path, tmp_path: Path
+) -> None:
     bundle = large
     assert of(registry, entry) == []
     assert publish(registry, entry, bundle) == sum(file.size_bytes for file in hash_files(bundle))
@@ -119,10 +131,14 @@ def test_what_is_published_is_listed_and_comes_back(registry: Registry, entry: E
     assert of(registry, entry) == [entry, newer]
     assert registry.resolve(entry) == (bundle / paths.SIGNATURE).read_bytes()
     assert fetched(registry, entry, bundle, tmp_path / "back") == hash_files(bundle)
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]  # no leftovers beside the bundle
+    assert not [
+        path for path in tmp_path.iterdir() if path.name.startswith(".")
+    ]  # no leftovers beside the bundle
 
 
-def test_it_never_overwrites(registry: Registry, entry: Entry, bundle: Path, tmp_path: Path) -> None:
+def test_it_never_overwrites(
+    registry: Registry, entry: Entry, bundle: Path, tmp_path: Path
+) -> None:
     publish(registry, entry, bundle)
     other = make_bundle(tmp_path / "other", 1)
     for again in (bundle, other):
@@ -131,7 +147,9 @@ def test_it_never_overwrites(registry: Registry, entry: Entry, bundle: Path, tmp
     assert fetched(registry, entry, bundle, tmp_path / "back") == hash_files(bundle)
 
 
-def test_an_altered_byte_is_refused(served: Served, registry: Registry, entry: Entry, bundle: Path) -> None:
+def test_an_altered_byte_is_refused(
+    served: Served, registry: Registry, entry: Entry, bundle: Path
+) -> None:
     """Altered where the server keeps it, when all is sent and the first file is being read back."""
     altered: list[int] = []
 
@@ -147,7 +165,9 @@ def test_an_altered_byte_is_refused(served: Served, registry: Registry, entry: E
         registry.resolve(entry)
 
 
-def test_a_broken_upload_is_taken_up(served: Served, registry: Registry, entry: Entry, bundle: Path, tmp_path: Path) -> None:
+def test_a_broken_upload_is_taken_up(
+    served: Served, registry: Registry, entry: Entry, bundle: Path, tmp_path: Path
+) -> None:
     break_off(registry, entry, bundle)
     assert of(registry, entry) == []
     with pytest.raises(RegistryError, match="is not published there"):
@@ -159,7 +179,9 @@ def test_a_broken_upload_is_taken_up(served: Served, registry: Registry, entry: 
     assert fetched(registry, entry, bundle, tmp_path / "back") == hash_files(bundle)
 
 
-def test_a_broken_upload_of_another_bundle_leaves_nothing(registry: Registry, entry: Entry, bundle: Path, tmp_path: Path) -> None:
+def test_a_broken_upload_of_another_bundle_leaves_nothing(
+    registry: Registry, entry: Entry, bundle: Path, tmp_path: Path
+) -> None:
     other = make_bundle(tmp_path / "other", 1)
     (other / "stranger.txt").write_text("of an earlier try")
     break_off(registry, entry, other)
@@ -176,15 +198,21 @@ def test_what_was_not_published(registry: Registry, entry: Entry, tmp_path: Path
         registry.fetch(entry, [WEIGHTS], tmp_path, lambda done: None)
 
 
-@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../b", "a//b", "a\\..\\b", "a\nb", "."])
-def test_names_that_leave_the_folder(registry: Registry, entry: Entry, bundle: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["../outside", "/etc/passwd", "a/../../b", "a//b", "a\\..\\b", "a\nb", "."]
+)
+def test_names_that_leave_the_folder(
+    registry: Registry, entry: Entry, bundle: Path, tmp_path: Path, name: str
+) -> None:
     files = [*hash_files(bundle), File(path=name, size_bytes=1, sha256="0" * 64)]
     with pytest.raises(RegistryError, match="expected a path inside the bundle"):
         registry.publish(entry, bundle, files, lambda done: None)
     assert of(registry, entry) == []
 
 
-def test_a_name_that_leaves_the_folder_is_not_fetched(registry: Registry, entry: Entry, bundle: Path, tmp_path: Path) -> None:
+def test_a_name_that_leaves_the_folder_is_not_fetched(
+    registry: Registry, entry: Entry, bundle: Path, tmp_path: Path
+) -> None:
     publish(registry, entry, bundle)
     with pytest.raises(RegistryError):
         registry.fetch(entry, ["../outside"], tmp_path / "back", lambda done: None)
@@ -197,8 +225,11 @@ def test_an_unsigned_bundle(registry: Registry, entry: Entry, bundle: Path) -> N
         publish(registry, entry, bundle)
 
 
-def test_two_at_once(served: Served, registry: Registry, entry: Entry, bundle: Path, tmp_path: Path) -> None:
-    """The second one begins when all of the first one is sent: one of them is refused, the other one is published whole."""
+def test_two_at_once(
+    served: Served, registry: Registry, entry: Entry, bundle: Path, tmp_path: Path
+) -> None:
+    """The second one begins when all of the first one is sent: one of them is refused, the other
+    one is published whole."""
     other = make_bundle(tmp_path / "other", 1)
     ended: list[Path] = []
 
@@ -220,31 +251,54 @@ def test_two_at_once(served: Served, registry: Registry, entry: Entry, bundle: P
 
 
 @pytest.mark.parametrize("kills", KILLS)
-def test_killed_while_publishing(served: Served, registry: Registry, entry: Entry, tmp_path: Path, kills: int) -> None:
-    """Each time another bundle: what a registry has of one it does not take again, and that is soon over."""
+def test_killed_while_publishing(
+    served: Served, registry: Registry, entry: Entry, tmp_path: Path, kills: int
+) -> None:
+    """Each time another bundle: what a registry has of one it does not take again, and that is soon
+    over."""
     rng, unfinished, bundles, took = random.Random(f"{served.kind} {kills}"), 0, {}, float("inf")
-    command = [sys.executable, "-m", "tests.contract.publish_probe", served.url, MODULES[served.kind]]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as probe:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.contract.publish_probe",
+        served.url,
+        MODULES[served.kind],
+    ]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as probe:
         for number in range(kills + 1):
             version = Entry(entry.recipe, entry.variant, str(number))
-            bundles[version] = bundle = make_bundle(tmp_path / f"bundle-{number}", rng.randrange(1 << 30), BYTES)
-            took = run_and_kill(probe, version, bundle, rng.uniform(0, took) if number else None, took)
+            bundles[version] = bundle = make_bundle(
+                tmp_path / f"bundle-{number}", rng.randrange(1 << 30), BYTES
+            )
+            took = run_and_kill(
+                probe, version, bundle, rng.uniform(0, took) if number else None, took
+            )
             if version not in of(registry, entry):
                 try:
                     publish(registry, version, bundle)
                     unfinished += 1
-                except RegistryError as error:  # the server was still at the last request of the killed one
+                except (
+                    RegistryError
+                ) as error:  # the server was still at the last request of the killed one
                     assert "is published already" in str(error)
             assert of(registry, entry) == sorted(bundles)
-            assert fetched(registry, version, bundle, tmp_path / "back" / version.version) == hash_files(bundle)
+            assert fetched(
+                registry, version, bundle, tmp_path / "back" / version.version
+            ) == hash_files(bundle)
     assert not list(tmp_path.glob(".*"))  # what was being read back when it was killed
-    assert unfinished >= kills // 3, f"{unfinished} of {kills} kills came before the end of publishing, {took:.2f} s"
+    assert unfinished >= kills // 3, (
+        f"{unfinished} of {kills} kills came before the end of publishing, {took:.2f} s"
+    )
 
 
-def run_and_kill(probe: subprocess.Popen[str], entry: Entry, bundle: Path, after_s: float | None, took: float) -> float:
-    """Publishes in a process of its own and kills that; None lets it finish. Returns how long it takes to publish, in seconds:
-    `took`, or less, where this one was done before it was killed. The machine has other work too.
-    """
+def run_and_kill(
+    probe: subprocess.Popen[str], entry: Entry, bundle: Path, after_s: float | None, took: float
+) -> float:
+    """Publishes in a process of its own and kills that; None lets it finish. Returns how long it
+    takes to publish, in seconds: `took`, or less, where this one was done before it was killed. The
+    machine has other work too."""
     assert probe.stdin and probe.stdout
     probe.stdin.write(f"{bundle} {entry.recipe} {entry.variant} {entry.version}\n")
     probe.stdin.flush()
@@ -266,13 +320,18 @@ def test_names_of_entries(name: str) -> None:
 
 
 def test_a_url_with_an_entry() -> None:
-    assert split("oci://host/models/tiny/int4/1.0") == ("oci://host/models", Entry("tiny", "int4", "1.0"))
+    assert split("oci://host/models/tiny/int4/1.0") == (
+        "oci://host/models",
+        Entry("tiny", "int4", "1.0"),
+    )
 
 
 @pytest.mark.parametrize("scheme", ["oci+http", "mlflow+http"])
 def test_nobody_there(scheme: str, entry: Entry) -> None:
     """Said soon, and without the password, which no traceback shows either."""
-    registry = open_registry(f"{scheme}://user:hidden-word@127.0.0.1:{registry_servers.free_port()}")
+    registry = open_registry(
+        f"{scheme}://user:hidden-word@127.0.0.1:{registry_servers.free_port()}"
+    )
     start = time.monotonic()
     with pytest.raises(RegistryError, match=r"127\.0\.0\.1.*Check the URL") as caught:
         registry.resolve(entry)
@@ -282,12 +341,21 @@ def test_nobody_there(scheme: str, entry: Entry) -> None:
 
 @pytest.mark.parametrize(
     ("url", "module", "extra"),
-    [("s3://bucket", "s3fs", "s3"), ("oci://host/models", "oras", "oci"), ("mlflow+http://host", "mlflow", "mlflow")],
+    [
+        ("s3://bucket", "s3fs", "s3"),
+        ("oci://host/models", "oras", "oci"),
+        ("mlflow+http://host", "mlflow", "mlflow"),
+    ],
 )
 def test_a_missing_package_names_its_extra(url: str, module: str, extra: str) -> None:
     script = (
-        f"import sys; sys.modules[{module!r}] = None; from pipeline.release.registries import open_registry; open_registry({url!r})"
+        f"import sys; sys.modules[{module!r}] = None; from pipeline.release.registries import"
+        f" open_registry; open_registry({url!r})"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert f"RegistryError: {module}: not installed here" in done.stderr.replace("pipeline.errors.", "")
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert f"RegistryError: {module}: not installed here" in done.stderr.replace(
+        "pipeline.errors.", ""
+    )
     assert f"pip install 'quantgate[{extra}]'" in done.stderr

@@ -1,4 +1,5 @@
-"""What each kind of registry does in its own way: the form in which others find a bundle there, logins, strangers' things."""
+"""What each kind of registry does in its own way: the form in which others find a bundle there,
+logins, strangers' things."""
 
 from __future__ import annotations
 
@@ -49,7 +50,9 @@ def test_a_full_disk_is_no_fault_of_the_url(tmp_path: Path, bundle: Path, entry:
     incoming = tmp_path / "registry" / entry.recipe / entry.variant / f".incoming-{entry.version}"
     incoming.mkdir(parents=True)
     (incoming / WEIGHTS).symlink_to("/dev/full")
-    with pytest.raises(RegistryError, match=r"registry: publishing .*: the disk is full\. Free some space") as refused:
+    with pytest.raises(
+        RegistryError, match=r"registry: publishing .*: the disk is full\. Free some space"
+    ) as refused:
         publish(open_registry(str(tmp_path / "registry")), entry, bundle)
     assert "credentials" not in str(refused.value)
 
@@ -59,7 +62,9 @@ def test_a_scheme_that_nobody_knows() -> None:
         open_registry("gopher://host")
 
 
-def test_s3_without_its_bucket(servers: Start, monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
+def test_s3_without_its_bucket(
+    servers: Start, monkeypatch: pytest.MonkeyPatch, bundle: Path
+) -> None:
     use(servers("s3"), monkeypatch)
     registry = open_registry("s3://no-such-bucket/models")
     assert registry.list() == []
@@ -71,13 +76,19 @@ def test_an_oci_artifact_is_a_modelpack(servers: Start, entry: Entry, bundle: Pa
     """https://github.com/modelpack/model-spec: docs/spec.md, docs/config.md."""
     server = servers("oci")
     publish(open_registry(server.url), entry, bundle)
-    base = f"{server.url.removeprefix('oci+').replace('/team', '/v2/team')}/{entry.recipe}/{entry.variant}"
+    team = server.url.removeprefix("oci+").replace("/team", "/v2/team")
+    base = f"{team}/{entry.recipe}/{entry.variant}"
     manifest = requests.get(
-        f"{base}/manifests/{entry.version}", headers={"Accept": "application/vnd.oci.image.manifest.v1+json"}, timeout=9
+        f"{base}/manifests/{entry.version}",
+        headers={"Accept": "application/vnd.oci.image.manifest.v1+json"},
+        timeout=9,
     ).json()
     assert manifest["artifactType"] == "application/vnd.cncf.model.manifest.v1+json"
     assert manifest["config"]["mediaType"] == "application/vnd.cncf.model.config.v1+json"
-    kinds = {layer["annotations"]["org.cncf.model.filepath"]: layer["mediaType"] for layer in manifest["layers"]}
+    kinds = {
+        layer["annotations"]["org.cncf.model.filepath"]: layer["mediaType"]
+        for layer in manifest["layers"]
+    }
     assert set(kinds) == {file.path for file in hash_files(bundle)}
     assert kinds[WEIGHTS] == "application/vnd.cncf.model.weight.v1.raw"
     assert kinds["config.json"] == "application/vnd.cncf.model.weight.config.v1.raw"
@@ -85,18 +96,27 @@ def test_an_oci_artifact_is_a_modelpack(servers: Start, entry: Entry, bundle: Pa
     config = requests.get(f"{base}/blobs/{manifest['config']['digest']}", timeout=9).json()
     assert set(config) == {"descriptor", "config", "modelfs"}
     assert config["descriptor"]["version"] == entry.version
-    assert config["modelfs"] == {"type": "layers", "diffIds": [layer["digest"] for layer in manifest["layers"]]}
+    assert config["modelfs"] == {
+        "type": "layers",
+        "diffIds": [layer["digest"] for layer in manifest["layers"]],
+    }
 
 
 def test_an_oci_tag_of_somebody_else(servers: Start, entry: Entry, bundle: Path) -> None:
     server = servers("oci")
     registry = open_registry(server.url)
     publish(registry, entry, bundle)
-    base = f"{server.url.removeprefix('oci+').replace('/team', '/v2/team')}/{entry.recipe}/{entry.variant}"
+    team = server.url.removeprefix("oci+").replace("/team", "/v2/team")
+    base = f"{team}/{entry.recipe}/{entry.variant}"
     kind = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
     image = requests.get(f"{base}/manifests/{entry.version}", headers=kind, timeout=9).json()
     del image["artifactType"]
-    put = requests.put(f"{base}/manifests/image", data=json.dumps(image), headers={"Content-Type": kind["Accept"]}, timeout=9)
+    put = requests.put(
+        f"{base}/manifests/image",
+        data=json.dumps(image),
+        headers={"Content-Type": kind["Accept"]},
+        timeout=9,
+    )
     assert put.status_code == 201
     assert [each for each in registry.list() if each.recipe == entry.recipe] == [entry]
     with pytest.raises(RegistryError, match="is not published there"):
@@ -129,7 +149,9 @@ def test_an_oci_registry_with_a_password(
             publish(wrong, entry, bundle)
         assert "wrong-word" not in str(caught.value)
         login = base64.b64encode(f"tester:{PASSWORD}".encode()).decode()
-        (tmp_path / "docker" / "config.json").write_text(json.dumps({"auths": {host: {"auth": login}}}))
+        (tmp_path / "docker" / "config.json").write_text(
+            json.dumps({"auths": {host: {"auth": login}}})
+        )
         monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
         publish(open_registry(server.url), entry, bundle)
         monkeypatch.delenv("DOCKER_CONFIG")
@@ -142,7 +164,9 @@ def test_an_oci_registry_with_a_password(
     assert PASSWORD not in said.out + said.err
 
 
-def test_an_oci_registry_with_tokens(tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_oci_registry_with_tokens(
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A token for reading is asked for first and does not let anybody write."""
     if reason := registry_servers.missing("oci"):
         pytest.skip(reason)
@@ -175,24 +199,32 @@ def test_mlflow_points_at_the_newest(servers: Start, entry: Entry, bundle: Path)
         found = client.get_model_version_by_alias(name, "approved")
         assert found.tags["quantgate.version"] == version
         assert client.get_run(found.run_id).info.status == "FINISHED"
-    client.create_model_version(name, source=client.get_run(found.run_id).info.artifact_uri, run_id=found.run_id)
+    client.create_model_version(
+        name, source=client.get_run(found.run_id).info.artifact_uri, run_id=found.run_id
+    )
     assert [each.version for each in registry.list() if each.recipe == entry.recipe] == ["1", "2"]
     assert mlflow.get_tracking_uri() != address
 
 
-def test_hub_names_that_collide(servers: Start, monkeypatch: pytest.MonkeyPatch, bundle: Path, tmp_path: Path) -> None:
+def test_hub_names_that_collide(
+    servers: Start, monkeypatch: pytest.MonkeyPatch, bundle: Path, tmp_path: Path
+) -> None:
     use(servers("hub"), monkeypatch)
     registry = open_registry("hf://collisions")
     first, second = Entry("a", "b-c", "1"), Entry("a-b", "c", "1")
     publish(registry, first, bundle)
-    with pytest.raises(RegistryError, match=r"collisions/a-b-c has a tag 1 of a/b-c/1, so it cannot hold a-b/c/1"):
+    with pytest.raises(
+        RegistryError, match=r"collisions/a-b-c has a tag 1 of a/b-c/1, so it cannot hold a-b/c/1"
+    ):
         publish(registry, second, make_bundle(tmp_path / "other", 1))
     with pytest.raises(RegistryError, match="is not published there"):
         registry.resolve(second)
     assert registry.list() == [first]
 
 
-def test_hub_tag_of_somebody_else(servers: Start, monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
+def test_hub_tag_of_somebody_else(
+    servers: Start, monkeypatch: pytest.MonkeyPatch, bundle: Path
+) -> None:
     import huggingface_hub
 
     server = use(servers("hub"), monkeypatch)
@@ -205,7 +237,9 @@ def test_hub_tag_of_somebody_else(servers: Start, monkeypatch: pytest.MonkeyPatc
     assert len(hub.list_repo_refs("strangers/a-b").branches) == 1  # incoming-1 is gone
 
 
-def test_hub_with_a_wrong_token(servers: Start, monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
+def test_hub_with_a_wrong_token(
+    servers: Start, monkeypatch: pytest.MonkeyPatch, bundle: Path
+) -> None:
     use(servers("hub"), monkeypatch)
     monkeypatch.setenv("HF_TOKEN", PASSWORD)
     with pytest.raises(RegistryError, match=r"hf://team: publishing.*401") as caught:

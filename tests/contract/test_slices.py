@@ -16,7 +16,11 @@ pytestmark = pytest.mark.engine
 
 def test_slices_are_rounded_as_the_whole(tmp_path: Path) -> None:
     out = tmp_path / "rounded.json"
-    subprocess.run([str(environments.python("openvino")), "-m", "tests.contract.slices_probe", str(out)], cwd=ROOT, check=True)
+    subprocess.run(
+        [str(environments.python("openvino")), "-m", "tests.contract.slices_probe", str(out)],
+        cwd=ROOT,
+        check=True,
+    )
     found = json.loads(out.read_text())
     assert found["calls"] == 4 * 3
     assert found["sliced"] == found["whole"]

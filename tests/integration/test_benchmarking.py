@@ -22,19 +22,34 @@ VARIANTS = ("ov-bf16", "ov-int8", "ov-int4", "vllm-bf16", "gptq-int4", "awq-int4
 def test_benchmarks_hold_every_load_and_every_request(run: Path) -> None:
     trace, asked = read(paths.trace("tiny"), Trace), load("tiny").benchmark.output_tokens
     for name in VARIANTS:
-        record, raw = read(paths.benchmark("tiny", name), Benchmark), read(paths.timings("tiny", name), Timings)
+        record, raw = (
+            read(paths.benchmark("tiny", name), Benchmark),
+            read(paths.timings("tiny", name), Timings),
+        )
         engine = "vllm" if name in ("vllm-bf16", "gptq-int4", "awq-int4") else "openvino"
-        assert set(record.profiles) == ({"deployed"} if engine == "vllm" else {"deployed", "matched"})
+        assert set(record.profiles) == (
+            {"deployed"} if engine == "vllm" else {"deployed", "matched"}
+        )
         deployed = record.profiles["deployed"]
         loads = [(level.loop, level.concurrency, level.fraction) for level in deployed.levels]
-        assert loads == [("closed", n, None) for n in (1, 4, 8)] + [("open", None, part) for part in (0.5, 0.8)]
+        assert loads == [("closed", n, None) for n in (1, 4, 8)] + [
+            ("open", None, part) for part in (0.5, 0.8)
+        ]
         for level in deployed.levels:
-            assert (level.requests, level.failed) == (load("tiny").benchmark.repeats * len(trace.requests), 0), level.errors
+            assert (level.requests, level.failed) == (
+                load("tiny").benchmark.repeats * len(trace.requests),
+                0,
+            ), level.errors
             assert level.ttft_ms and level.tpot_ms
             assert min(level.ttft_ms.estimate.median, level.tpot_ms.estimate.median) > 0
-            assert list(level.ttft_ms.percentiles) == ["p50", "p90"]  # 48 requests do not support the 95th
+            assert list(level.ttft_ms.percentiles) == [
+                "p50",
+                "p90",
+            ]  # 48 requests do not support the 95th
         assert record.trace_sha256 == trace.sha256
-        assert {request.wanted for replay in raw.replays["deployed"] for request in replay.requests} == {asked}
+        assert {
+            request.wanted for replay in raw.replays["deployed"] for request in replay.requests
+        } == {asked}
         assert levels(raw.replays["deployed"], load("tiny").benchmark.slo) == deployed.levels
         assert deployed.peak_memory_bytes > record.size_bytes
         assert len(record.costs) == 3
@@ -46,7 +61,10 @@ def test_the_engines_ran_under_the_settings_that_were_asked_for(run: Path) -> No
     cores = len(os.sched_getaffinity(0))
     for name in ("ov-bf16", "ov-int8", "ov-int4"):
         matched = found[name].profiles["matched"].settings
-        assert "bfloat16" in matched["inference_precision_hint"] and "bfloat16" in matched["kv_cache_precision"]
+        assert (
+            "bfloat16" in matched["inference_precision_hint"]
+            and "bfloat16" in matched["kv_cache_precision"]
+        )
         assert matched["dynamic_quantization_group_size"] == "0"
         assert int(matched["inference_num_threads"]) == cores
     for name in ("vllm-bf16", "gptq-int4", "awq-int4"):
@@ -59,8 +77,14 @@ def test_a_moved_speedup_times_nothing_again(run: Path) -> None:
     recipe = run / "recipes" / "tiny.yaml"
     text = recipe.read_text()
     try:
-        recipe.write_text(text.replace("  p99_kl:", "  speedup: {int8: 9, int4: 9, int2: 9}\n  p99_kl:"))
-        stages = {name for name in json.loads(command("dvc", "status", "--json").stdout) if "@tiny" in name}
+        recipe.write_text(
+            text.replace("  p99_kl:", "  speedup: {int8: 9, int4: 9, int2: 9}\n  p99_kl:")
+        )
+        stages = {
+            name
+            for name in json.loads(command("dvc", "status", "--json").stdout)
+            if "@tiny" in name
+        }
         assert "gate@tiny--ov-int8" in stages
         assert not [stage for stage in stages if stage.startswith(("quantize", "evaluate"))]
         assert "benchmark@tiny" not in stages
@@ -76,11 +100,18 @@ def test_the_comparison_answers_the_question(run: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     found = json.loads(command("quantgate", "compare", "tiny", "--json").stdout)
     titles = [section["title"] for section in found["sections"]]
-    assert titles == ["As deployed", "Like for like: unquantized", "Like for like: 4-bit weights in groups of 128"]
+    assert titles == [
+        "As deployed",
+        "Like for like: unquantized",
+        "Like for like: 4-bit weights in groups of 128",
+    ]
     four_bits = found["sections"][2]
     assert [row["variant"] for row in four_bits["rows"]] == ["ov-int4", "gptq-int4", "awq-int4"]
     assert "scheme: asymmetric (ov-int4 and awq-int4), symmetric (gptq-int4)" in four_bits["note"]
-    assert "embedding and output layer: int8 (ov-int4), floats (gptq-int4 and awq-int4)" in four_bits["note"]
+    assert (
+        "embedding and output layer: int8 (ov-int4), floats (gptq-int4 and awq-int4)"
+        in four_bits["note"]
+    )
     goals = {item["goal"]: item["variant"] for item in found["recommendations"]}
     assert goals["smallest"] in VARIANTS
     assert goals["fastest"] in ("ov-int8", "ov-int4")
@@ -96,5 +127,7 @@ def test_dvc_plots_are_the_reports_charts_and_need_no_network(run: Path, tmp_pat
     assert "<script" not in page
     assert "http" not in page
     shown = [tmp_path / name for name in re.findall(r'<img src="([^"]+)"', page)]
-    assert [path.read_text() for path in shown] == [path.read_text() for path in sorted(paths.plots("tiny").iterdir())]
+    assert [path.read_text() for path in shown] == [
+        path.read_text() for path in sorted(paths.plots("tiny").iterdir())
+    ]
     assert all(name in path.read_text() for path in shown for name in VARIANTS)

@@ -1,4 +1,5 @@
-"""The commands on a model card do what it says: taken out of the card and run, in the environments that they are for."""
+"""The commands on a model card do what it says: taken out of the card and run, in the environments
+that they are for."""
 
 from __future__ import annotations
 
@@ -38,12 +39,17 @@ def blocks(variant: str, language: str) -> list[str]:
 
 
 def place(variant: str, folder: Path) -> None:
-    (folder / f"tiny-{variant}").symlink_to(paths.model("tiny", variant).resolve(), target_is_directory=True)
+    (folder / f"tiny-{variant}").symlink_to(
+        paths.model("tiny", variant).resolve(), target_is_directory=True
+    )
 
 
 def activated(name: str) -> dict[str, str]:
     """The process environment with an environment's commands first, as after its activation."""
-    return {**os.environ, "PATH": f"{environments.python(name).parent}{os.pathsep}{os.environ['PATH']}"}
+    return {
+        **os.environ,
+        "PATH": f"{environments.python(name).parent}{os.pathsep}{os.environ['PATH']}",
+    }
 
 
 def free_port() -> int:
@@ -56,7 +62,12 @@ def test_the_openvino_code_generates(run: Path, folder: Path) -> None:
     place("ov-int8", folder)
     (code,) = blocks("ov-int8", "python")
     done = subprocess.run(
-        [environments.python("openvino"), "-c", code], cwd=folder, capture_output=True, text=True, check=False, timeout=START_S
+        [environments.python("openvino"), "-c", code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=START_S,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip()
@@ -67,7 +78,9 @@ def test_the_server_starts_and_answers(run: Path, folder: Path) -> None:
     port = free_port()
     serve, ask = (block.replace(str(PORT), str(port)) for block in blocks("gptq-int4", "sh"))
     with serving(serve, folder, port):
-        done = subprocess.run(["sh", "-c", ask], capture_output=True, text=True, check=False, timeout=START_S)
+        done = subprocess.run(
+            ["sh", "-c", ask], capture_output=True, text=True, check=False, timeout=START_S
+        )
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer["model"] == "tiny-gptq-int4"
@@ -80,7 +93,12 @@ def serving(command: str, folder: Path, port: int) -> Iterator[None]:
     log = folder / "server.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            ["sh", "-c", command], cwd=folder, env=activated("vllm"), stdout=output, stderr=output, start_new_session=True
+            ["sh", "-c", command],
+            cwd=folder,
+            env=activated("vllm"),
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
     try:
         wait_until_healthy(process, f"http://127.0.0.1:{port}/health", log)

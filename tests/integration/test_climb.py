@@ -12,7 +12,10 @@ from pipeline.records import Evaluation, Manifest, Verdict, read
 from tests.conftest import command
 
 pytestmark = pytest.mark.engine
-LADDER = "  small: {{engine: openvino, ladder: [{{quantizer: rounding, weights: int2}}, int4 g128{more}]}}\n"
+LADDER = (
+    "  small: {{engine: openvino, ladder: [{{quantizer: rounding, weights: int2}}, int4"
+    " g128{more}]}}\n"
+)
 
 
 @pytest.fixture
@@ -23,8 +26,16 @@ def recipe(run: Path) -> Iterator[Path]:
         yield path
     finally:
         path.write_text(stored)
-        for record in (paths.manifest, paths.evaluation, paths.extension, paths.verdict, paths.gate):
-            record("tiny", "small").unlink(missing_ok=True)  # or the whole recipe would be timed again with it
+        for record in (
+            paths.manifest,
+            paths.evaluation,
+            paths.extension,
+            paths.verdict,
+            paths.gate,
+        ):
+            record("tiny", "small").unlink(
+                missing_ok=True
+            )  # or the whole recipe would be timed again with it
         assert command("quantgate", "index").returncode == 0
 
 
@@ -44,18 +55,27 @@ def test_a_ladder_is_climbed_until_the_gate_passes(recipe: Path) -> None:
         ("rounding int2", "FAIL at first look"),
         ("openvino int4 g128", "PASS"),
     ]
-    assert said.count("starting in environment") == 2  # each rung is made; looking and evaluating is a session
+    assert (
+        said.count("starting in environment") == 2
+    )  # each rung is made; looking and evaluating is a session
     assert (made.weights, made.requested) == ("int4", {"group_size": 128})
     assert len(list(paths.rungs("tiny", "small").glob("*/*/glance.json"))) == 2
     assert len(list(paths.rungs("tiny", "small").glob("*/*/evaluation.json"))) == 1
     assert read(paths.verdict("tiny", "small"), Verdict).status == "PASS"
     assert set(read(paths.evaluation("tiny", "small"), Evaluation).views) == {"deployed", "weights"}
 
-    tighter = text.replace("mean_kl: {bf16: 0.001, int8: 0.001, int4: 0.02,", "mean_kl: {bf16: 0.001, int8: 0.001, int4: 0.0001,")
+    tighter = text.replace(
+        "mean_kl: {bf16: 0.001, int8: 0.001, int4: 0.02,",
+        "mean_kl: {bf16: 0.001, int8: 0.001, int4: 0.0001,",
+    )
     assert tighter != text
     made, said = climb(recipe, tighter + LADDER.format(more=", int8"))
     assert made.climb is not None
-    assert [step.status for step in made.climb.steps] == ["FAIL at first look", "FAIL at first look", "PASS"]
+    assert [step.status for step in made.climb.steps] == [
+        "FAIL at first look",
+        "FAIL at first look",
+        "PASS",
+    ]
     assert "layers stored as 21 int8" in said
     assert said.count("layers stored as") == 1  # the first two are taken from before
     assert made.weights == "int8"
@@ -64,10 +84,14 @@ def test_a_ladder_is_climbed_until_the_gate_passes(recipe: Path) -> None:
 @pytest.mark.thorough
 def test_the_fastest_that_passes_is_taken_on_vllm(recipe: Path) -> None:
     rungs = "[{quantizer: rounding, weights: int2}, gptq int4 g32, compressed-tensors int4 g32]"
-    made, said = climb(recipe, recipe.read_text() + f"  small: {{engine: vllm, goal: fastest, ladder: {rungs}}}\n")
+    made, said = climb(
+        recipe, recipe.read_text() + f"  small: {{engine: vllm, goal: fastest, ladder: {rungs}}}\n"
+    )
     assert made.climb is not None
     assert said.count(" tokens/s\n") == 3  # all are timed
-    speeds = [step.output_tokens_per_s.median for step in made.climb.steps if step.output_tokens_per_s]
+    speeds = [
+        step.output_tokens_per_s.median for step in made.climb.steps if step.output_tokens_per_s
+    ]
     assert speeds == sorted(speeds, reverse=True)
     assert [step.status for step in made.climb.steps][-1] == "PASS"
     assert made.weights == "int4"

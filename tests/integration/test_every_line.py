@@ -1,4 +1,5 @@
-"""Every line of the quantizers' table through the whole pipeline on the tiny recipe (make test-all)."""
+"""Every line of the quantizers' table through the whole pipeline on the tiny recipe (make
+test-all)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Forged records of a real run: seals show what was edited, and measuring again what was sealed again."""
+"""Forged records of a real run: seals show what was edited, and measuring again what was sealed
+again."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ def project(tiny_untouched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     return tmp_path / "project"
 
 
-def test_every_edit_of_a_real_record_shows(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_edit_of_a_real_record_shows(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["require", *PASS]) == 0
     for kind in KINDS:
         shutil.copytree(paths.ARTIFACTS / kind, project.parent / kind)
@@ -51,9 +54,15 @@ def test_measured_again_the_honest_holds_and_the_forged_does_not(project: Path) 
     assert done.returncode == 0, done.stderr
     found = log.read(*PASS)[-1][0].remeasured
     assert found is not None
-    assert (found.windows, found.items) == (7, 110)  # a twentieth of 135 windows, all of them compared, and of 2,200 items
+    assert (found.windows, found.items) == (
+        7,
+        110,
+    )  # a twentieth of 135 windows, all of them compared, and of 2,200 items
     assert max(found.of_noise.values()) <= 1
-    assert "measured again: 7 windows, 110 items" in command("quantgate", "signoff", "show", *PASS).stdout
+    assert (
+        "measured again: 7 windows, 110 items"
+        in command("quantgate", "signoff", "show", *PASS).stdout
+    )
     lower_kl()
     release.seal_again()  # as who owns the machine can
     assert command(*asked).returncode == 0

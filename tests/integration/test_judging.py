@@ -19,11 +19,16 @@ def test_both_views_were_measured_and_differ_where_engines_round(run: Path) -> N
     for name in VARIANTS:
         views = read(paths.evaluation("tiny", name), Evaluation).views
         assert set(views) == {"deployed", "weights"}
-        positions = [sum(len(w.kl_nats) for w in view.divergence[0].windows) for view in views.values()]
+        positions = [
+            sum(len(w.kl_nats) for w in view.divergence[0].windows) for view in views.values()
+        ]
         assert min(positions) >= 16320
         assert len(views["deployed"].divergence[0].worst) == 20
     exact = read(paths.evaluation("tiny", "vllm-bf16"), Evaluation).views
-    mean = {name: np.mean([x for w in view.divergence[0].windows for x in w.kl_nats]) for name, view in exact.items()}
+    mean = {
+        name: np.mean([x for w in view.divergence[0].windows for x in w.kl_nats])
+        for name, view in exact.items()
+    }
     assert abs(mean["weights"]) < 1e-7 < mean["deployed"]
 
 
@@ -62,15 +67,24 @@ def test_inconclusive_draws_more_items_by_itself(run: Path) -> None:
     """65 items cannot decide two points; 780 can."""
     recipe = (run / "recipes" / "tiny.yaml").read_text()
     start, end = recipe.index("  tasks: {"), recipe.index("  task_path")
-    tasks = "  tasks: {world_sums: 40, world_sentences: 25}\n  extend_to: {world_sums: 480, world_sentences: 300}\n"
+    tasks = (
+        "  tasks: {world_sums: 40, world_sentences: 25}\n  extend_to: {world_sums: 480,"
+        " world_sentences: 300}\n"
+    )
     recipe = recipe[:start] + tasks + recipe[end:]
     recipe = recipe.replace("gate:\n", "gate:\n  on_inconclusive: extend\n").split("variants:")[0]
-    recipe = recipe.replace("positions: 16320", "positions: 1024").replace("bf16: 0.01,", "bf16: 0.02,")
-    (run / "recipes" / "extend.yaml").write_text(recipe + "variants:\n  ov-bf16: {engine: openvino}\n")
+    recipe = recipe.replace("positions: 16320", "positions: 1024").replace(
+        "bf16: 0.01,", "bf16: 0.02,"
+    )
+    (run / "recipes" / "extend.yaml").write_text(
+        recipe + "variants:\n  ov-bf16: {engine: openvino}\n"
+    )
     try:
         assert command("quantgate", "index").returncode == 0
         done = command("dvc", "repro", "gate@extend--ov-bf16")
-        assert "undecided; adding items: world_sums 40 to 80, world_sentences 25 to 50" in done.stdout, done.stderr
+        assert (
+            "undecided; adding items: world_sums 40 to 80, world_sentences 25 to 50" in done.stdout
+        ), done.stderr
         verdict = read(paths.verdict("extend", "ov-bf16"), Verdict)
         pooled = next(check for check in verdict.checks if check.name == "accuracy_drop")
         assert (verdict.status, pooled.status) == ("PASS", "PASS")

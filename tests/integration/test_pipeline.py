@@ -17,7 +17,16 @@ import psutil
 import pytest
 
 from pipeline import paths
-from pipeline.records import Benchmark, Checkpoint, Evaluation, Manifest, Rounding, Verdict, artifact, read
+from pipeline.records import (
+    Benchmark,
+    Checkpoint,
+    Evaluation,
+    Manifest,
+    Rounding,
+    Verdict,
+    artifact,
+    read,
+)
 from tests.conftest import command
 
 pytestmark = pytest.mark.engine
@@ -48,14 +57,18 @@ def test_the_failed_variant_is_reported_and_not_benchmarked(run: Path) -> None:
 def test_what_damage_costs(run: Path) -> None:
     rows = report()["variants"]
     reference = report()["reference"]
-    accuracy = {name: weighted(row["tasks"]) for name, row in {**rows, "reference": reference}.items()}
+    accuracy = {
+        name: weighted(row["tasks"]) for name, row in {**rows, "reference": reference}.items()
+    }
     assert 0.80 <= accuracy["reference"] <= 0.95
     assert abs(accuracy["reference"] - accuracy["ov-int8"]) < 0.005
     assert accuracy["reference"] - accuracy["rounded-int2"] > 0.10
 
 
 def weighted(tasks: dict[str, Any]) -> float:
-    return float(sum(t["accuracy"] * t["n"] for t in tasks.values()) / sum(t["n"] for t in tasks.values()))
+    return float(
+        sum(t["accuracy"] * t["n"] for t in tasks.values()) / sum(t["n"] for t in tasks.values())
+    )
 
 
 def test_manifests_say_what_was_asked_and_what_was_done(run: Path) -> None:
@@ -70,26 +83,45 @@ def test_manifests_say_what_was_asked_and_what_was_done(run: Path) -> None:
     assert ov.resolved["nncf"]["awq"] == "True"
     assert ov.stored_types == {"int4": 21}
     stored = sum(ov.weights_by_type.values())
-    assert stored == pytest.approx(read(paths.checkpoint("tiny"), Checkpoint).parameters, rel=0.01)  # all but the norms
+    assert stored == pytest.approx(
+        read(paths.checkpoint("tiny"), Checkpoint).parameters, rel=0.01
+    )  # all but the norms
     asked = json.loads(Path("recipes/tiny/checkpoint/config.json").read_text())
-    assert ov.weights_by_type["int8"] == asked["vocab_size"] * asked["hidden_size"]  # embedding and output layer are one
-    assert ov.rounding == Rounding(format="openvino", bits=4, group_size=128, symmetric=False, outside=["int8"])
+    assert (
+        ov.weights_by_type["int8"] == asked["vocab_size"] * asked["hidden_size"]
+    )  # embedding and output layer are one
+    assert ov.rounding == Rounding(
+        format="openvino", bits=4, group_size=128, symmetric=False, outside=["int8"]
+    )
     gptq = read(paths.manifest("tiny", "gptq-int4"), Manifest)
-    assert gptq.rounding == Rounding(format="gptq", bits=4, group_size=128, symmetric=True, outside=["bf16"])
+    assert gptq.rounding == Rounding(
+        format="gptq", bits=4, group_size=128, symmetric=True, outside=["bf16"]
+    )
     assert gptq.resolved["desc_act"] is False
     assert len(gptq.resolved["loss_by_layer"]) == 21
     awq = read(paths.manifest("tiny", "awq-int4"), Manifest)
-    assert awq.rounding == Rounding(format="awq", bits=4, group_size=128, symmetric=False, outside=["bf16"])
+    assert awq.rounding == Rounding(
+        format="awq", bits=4, group_size=128, symmetric=False, outside=["bf16"]
+    )
     int8 = read(paths.manifest("tiny", "ov-int8"), Manifest)
-    assert int8.rounding == Rounding(format="openvino", bits=8, group_size=-1, symmetric=False, outside=["int8"])
+    assert int8.rounding == Rounding(
+        format="openvino", bits=8, group_size=-1, symmetric=False, outside=["int8"]
+    )
     int2 = read(paths.manifest("tiny", "rounded-int2"), Manifest)
-    assert int2.rounding == Rounding(format="simulated", bits=2, group_size=128, symmetric=False, outside=["bf16"])
+    assert int2.rounding == Rounding(
+        format="simulated", bits=2, group_size=128, symmetric=False, outside=["bf16"]
+    )
     assert read(paths.manifest("tiny", "ov-bf16"), Manifest).rounding is None
 
 
 def test_all_engines_measured_the_same_tokens_and_items(run: Path) -> None:
-    evaluations = [read(paths.evaluation("tiny", name), Evaluation) for name in ("reference", *VARIANTS)]
-    keys = [[(i.task, i.doc_id, i.doc_hash, i.prompt_hash) for t in e.tasks for i in t.items] for e in evaluations]
+    evaluations = [
+        read(paths.evaluation("tiny", name), Evaluation) for name in ("reference", *VARIANTS)
+    ]
+    keys = [
+        [(i.task, i.doc_id, i.doc_hash, i.prompt_hash) for t in e.tasks for i in t.items]
+        for e in evaluations
+    ]
     assert all(key == keys[0] for key in keys)
     assert len(keys[0]) >= 2000
     views = [e.views.get("deployed") or e.views["reference"] for e in evaluations]
@@ -114,7 +146,10 @@ def test_only_what_changed_runs_again(run: Path) -> None:
     text = recipe.read_text()
     expected = {
         "group_size: 128, awq: true": ("group_size: 64, awq: true", {"quantize@tiny--ov-int4"}),
-        "int8: 1.005": ("int8: 1.006", {f"gate@tiny--{name}" for name in (*VARIANTS, "rounded-int2")}),
+        "int8: 1.005": (
+            "int8: 1.006",
+            {f"gate@tiny--{name}" for name in (*VARIANTS, "rounded-int2")},
+        ),
         "# The offline": ("# An offline", set()),
     }
     try:
@@ -128,7 +163,11 @@ def test_only_what_changed_runs_again(run: Path) -> None:
 def test_dvc_metrics_and_params_say_something(run: Path) -> None:
     shown = command("dvc", "metrics", "show", "--json").stdout
     files = json.loads(shown)[""]["data"]
-    metrics = {Path(path).stem: found["data"] for path, found in files.items() if path.startswith("artifacts/metrics/tiny/")}
+    metrics = {
+        Path(path).stem: found["data"]
+        for path, found in files.items()
+        if path.startswith("artifacts/metrics/tiny/")
+    }
     assert metrics["ov-int8"]["verdict"] == "PASS"
     assert metrics["gptq-int4"]["tokens_per_s_at_1"] > 0
     assert metrics["rounded-int2"]["perplexity_ratio"] > 1.05
@@ -148,13 +187,23 @@ def start(*arguments: str) -> subprocess.Popen[bytes]:
     """A command in a process group of its own, so that all of it can be killed at once."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     null = subprocess.DEVNULL
-    return subprocess.Popen(arguments, env={**os.environ, "PATH": path}, start_new_session=True, stdout=null, stderr=null)
+    return subprocess.Popen(
+        arguments,
+        env={**os.environ, "PATH": path},
+        start_new_session=True,
+        stdout=null,
+        stderr=null,
+    )
 
 
 @pytest.fixture
 def records_as_before(run: Path) -> Iterator[None]:
     """A record made again says other seconds, for which DVC would time the whole recipe again."""
-    files = [Path("dvc.lock"), paths.manifest("tiny", "ov-int8"), paths.evaluation("tiny", "ov-int8")]
+    files = [
+        Path("dvc.lock"),
+        paths.manifest("tiny", "ov-int8"),
+        paths.evaluation("tiny", "ov-int8"),
+    ]
     before = {path: path.read_bytes() for path in files}
     yield
     for path, stored in before.items():
@@ -184,7 +233,9 @@ def test_killed_at_any_moment_and_run_again(run: Path, stage: str) -> None:
     assert read(paths.manifest("tiny", "ov-int8"), Manifest).files == manifest.files
     artifact.verify(model, manifest.files)
     again = read(record, Evaluation)
-    values = [[p.value for p in record.views["deployed"].perplexity] for record in (again, measured)]
+    values = [
+        [p.value for p in record.views["deployed"].perplexity] for record in (again, measured)
+    ]
     assert values[0] == pytest.approx(values[1], rel=1e-3)
     assert again.artifact_sha256 == measured.artifact_sha256
     assert not (paths.TEMPORARY / f"{stage}.tiny--ov-int8").exists()
@@ -201,7 +252,10 @@ def test_killing_the_command_alone_kills_its_worker(run: Path) -> None:
 
 
 def test_a_damaged_artifact_is_not_evaluated_and_fails(run: Path) -> None:
-    path, record = paths.model("tiny", "ov-bf16") / "openvino_model.bin", paths.evaluation("tiny", "ov-bf16")
+    path, record = (
+        paths.model("tiny", "ov-bf16") / "openvino_model.bin",
+        paths.evaluation("tiny", "ov-bf16"),
+    )
     data, measured = path.read_bytes(), record.read_bytes()
     path.unlink()
     path.write_bytes(bytes([data[0] ^ 1]) + data[1:])

@@ -1,4 +1,5 @@
-"""What `quantgate plan` says of the tiny recipe, beside what its stages took in the run of `make repro`."""
+"""What `quantgate plan` says of the tiny recipe, beside what its stages took in the run of `make
+repro`."""
 
 from __future__ import annotations
 
@@ -13,7 +14,9 @@ from pipeline.records import Evaluation, StageCost, Texts, Workload, read
 
 pytestmark = pytest.mark.engine
 FACTOR = 2.0
-COMPILER_BYTES = 2e9  # GPTQModel compiles its packing kernel once a home folder, and that of this run is empty
+COMPILER_BYTES = (
+    2e9  # GPTQModel compiles its packing kernel once a home folder, and that of this run is empty
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,17 +26,24 @@ def load(tiny_untouched: Path) -> Workload:
         return workload.look("tiny", recipe.load("tiny"))
 
 
-def test_texts_and_items_are_weighed_as_they_are_measured(tiny_untouched: Path, load: Workload) -> None:
+def test_texts_and_items_are_weighed_as_they_are_measured(
+    tiny_untouched: Path, load: Workload
+) -> None:
     texts = read(tiny_untouched / paths.texts("tiny"), Texts).texts
     assert load.windows == {text.name: len(text.windows) for text in texts}
-    answered = {task.name: task for task in read(tiny_untouched / paths.evaluation("tiny", "reference"), Evaluation).tasks}
+    answered = {
+        task.name: task
+        for task in read(tiny_untouched / paths.evaluation("tiny", "reference"), Evaluation).tasks
+    }
     assert load.tasks.keys() == answered.keys()
     for name, task in load.tasks.items():
         generated = [item.generated_tokens or 0 for item in answered[name].items]
         assert (task.generated > 0) == (max(generated) > 0)
         assert max(generated) <= task.generated
         assert 5 < task.shared_tokens <= task.tokens < 200
-        assert (task.shared_tokens < task.tokens / 2) == (answered[name].metric == "acc")  # choices share their question
+        assert (task.shared_tokens < task.tokens / 2) == (
+            answered[name].metric == "acc"
+        )  # choices share their question
 
 
 def test_every_stage_took_the_memory_that_was_planned(
@@ -44,8 +54,13 @@ def test_every_stage_took_the_memory_that_was_planned(
     tiny = recipe.load("tiny")
     shape, items = estimate.of("tiny", tiny), dict.fromkeys(tiny.evaluate.tasks, None)
     assert shape is not None
-    known = Counted(shape, load, items | {"world_facts": 1200, "world_sums": 500, "world_sentences": 300, "world_answers": 200},
-                    estimate.USUAL)  # fmt: skip
+    known = Counted(
+        shape,
+        load,
+        items
+        | {"world_facts": 1200, "world_sums": 500, "world_sentences": 300, "world_answers": 200},
+        estimate.USUAL,
+    )
     off, compared = [], 0
     for row in estimate.stages(tiny, known):
         kind, _, variant = row.stage.partition(" ")
@@ -53,8 +68,15 @@ def test_every_stage_took_the_memory_that_was_planned(
         if kind == "benchmark" or row.memory_bytes < 1e8:
             continue
         cost, compared = read(path, StageCost), compared + 1
-        most = max(row.memory_bytes, COMPILER_BYTES) if row.environment == "gptq" else row.memory_bytes
+        most = (
+            max(row.memory_bytes, COMPILER_BYTES) if row.environment == "gptq" else row.memory_bytes
+        )
         if not row.memory_bytes / FACTOR <= cost.peak_anonymous_bytes <= FACTOR * most:
-            off.append(f"{row.stage}: {row.memory_bytes / 1e9:.2f} GB planned, {cost.peak_anonymous_bytes / 1e9:.2f} GB taken")
+            off.append(
+                f"{row.stage}: {row.memory_bytes / 1e9:.2f} GB planned,"
+                f" {cost.peak_anonymous_bytes / 1e9:.2f} GB taken"
+            )
     assert off == []
-    assert compared == 3 + 2 * len(tiny.variants) - 1  # of copying vLLM's unquantized one there is nothing to say
+    assert (
+        compared == 3 + 2 * len(tiny.variants) - 1
+    )  # of copying vLLM's unquantized one there is nothing to say

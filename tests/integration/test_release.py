@@ -1,4 +1,5 @@
-"""The real artifact, signed off, published and served as it was measured; and not at all once a byte of it changed."""
+"""The real artifact, signed off, published and served as it was measured; and not at all once a
+byte of it changed."""
 
 from __future__ import annotations
 
@@ -38,7 +39,18 @@ def bundle(tiny_untouched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("quantgate", "signoff", "approve", "tiny", VARIANT, "--key", release.key(release.ADA)),
         ("git", "add", "signoff"),
         ("git", "commit", "-qm", "signed off"),
-        ("quantgate", "publish", "tiny", VARIANT, "--to", "../registry", "--key", release.key(release.CI), "--version", "1"),
+        (
+            "quantgate",
+            "publish",
+            "tiny",
+            VARIANT,
+            "--to",
+            "../registry",
+            "--key",
+            release.key(release.CI),
+            "--version",
+            "1",
+        ),
     ):
         done = command(*words)
         assert done.returncode == 0, done.stderr
@@ -48,14 +60,20 @@ def bundle(tiny_untouched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def serve(bundle: Path, port: int) -> subprocess.Popen[str]:
     quantgate = str(Path(sys.executable).with_name("quantgate"))
     words = [quantgate, "serve", str(bundle), "--port", str(port)]
-    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, process_group=0)
+    return subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, process_group=0
+    )
 
 
 def answer(port: int, model: str, key: str) -> str:
     """The server's greedy continuation, once it is up; to who knows its key."""
-    body = json.dumps({"model": model, "prompt": "Once upon a time", "max_tokens": 8, "temperature": 0}).encode()
+    body = json.dumps(
+        {"model": model, "prompt": "Once upon a time", "max_tokens": 8, "temperature": 0}
+    ).encode()
     request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/completions", body, {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+        f"http://127.0.0.1:{port}/v1/completions",
+        body,
+        {"Content-Type": "application/json", "Authorization": f"Bearer {key}"},
     )
     end = time.monotonic() + START_S
     while time.monotonic() < end:
@@ -69,7 +87,9 @@ def answer(port: int, model: str, key: str) -> str:
     raise AssertionError("the server did not start")
 
 
-def test_vllm_serves_a_bundle_until_it_is_stopped(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllm_serves_a_bundle_until_it_is_stopped(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(deploy.KEY, "a-key")
     files = artifact.hash_files(paths.model("tiny", VARIANT))
     assert [artifact.hash_file(bundle / file.path, file.path) for file in files] == files

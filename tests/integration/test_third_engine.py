@@ -1,4 +1,5 @@
-"""A third engine, by one new file and one row: from its recipe to the report, and started as `serve` starts it."""
+"""A third engine, by one new file and one row: from its recipe to the report, and started as
+`serve` starts it."""
 
 from __future__ import annotations
 
@@ -100,19 +101,39 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_from_recipe_to_report(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
     commit_all()
-    for words in (("quantgate", "index"), ("quantgate", "plan", "third"), ("dvc", "repro", "--keep-going", "report@third")):
+    for words in (
+        ("quantgate", "index"),
+        ("quantgate", "plan", "third"),
+        ("dvc", "repro", "--keep-going", "report@third"),
+    ):
         done = command(*words)
         assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads(Path("artifacts/reports/third.json").read_text())
     assert list(summary["variants"]) == ["third-bf16", "third-int8"]
     for row in summary["variants"].values():
         assert (row["verdict"]["status"], row["benchmark"]["measured"]) == ("PASS", True)
-    assert "with transformers, in float32" in Path("artifacts/cards/third/third-int8.md").read_text()
+    assert (
+        "with transformers, in float32" in Path("artifacts/cards/third/third-int8.md").read_text()
+    )
 
 
 def test_it_is_started_as_it_was_measured(project: Path) -> None:
-    question = json.dumps({"engine": "third", "artifact": "artifacts/models/third/third-bf16", "serve": {"max_model_len": 64}})
+    question = json.dumps(
+        {
+            "engine": "third",
+            "artifact": "artifacts/models/third/third-bf16",
+            "serve": {"max_model_len": 64},
+        }
+    )
     words = [str(environments.python("openvino")), "-m", "pipeline.release.prompting", question]
-    done = subprocess.run(words, cwd=project, input="The\n", capture_output=True, text=True, check=False, env={**os.environ})
+    done = subprocess.run(
+        words,
+        cwd=project,
+        input="The\n",
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ},
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()

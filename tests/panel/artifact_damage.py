@@ -1,7 +1,8 @@
-"""Damages to a finished artifact, in place, one function a fault: OpenVINO IR, tokenizer files, packed GPTQ and AWQ.
+"""Damages to a finished artifact, in place, one function a fault: OpenVINO IR, tokenizer files,
+packed GPTQ and AWQ.
 
-Every function takes the artifact folder, which the caller copied, and the source checkpoint. Runs where torch and openvino are.
-"""
+Every function takes the artifact folder, which the caller copied, and the source checkpoint. Runs
+where torch and openvino are."""
 
 from __future__ import annotations
 
@@ -30,7 +31,16 @@ from tests.panel.artifact_files import (
     unpack,
 )
 
-AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]  # the column that each nibble of an AWQ word holds, lowest first
+AWQ_ORDER = [
+    0,
+    2,
+    4,
+    6,
+    1,
+    3,
+    5,
+    7,
+]  # the column that each nibble of an AWQ word holds, lowest first
 NAN_BITS = {"bf16": (np.uint16, 0x7FC0), "f16": (np.uint16, 0x7E00), "f32": (np.uint32, 0x7FC00000)}
 SATURATED_SHARE = 0.2
 PERMUTED_TOKENS = 2
@@ -38,7 +48,8 @@ TEMPLATE = "{% for message in messages %}[INST] {{ message['content'] }} [/INST]
 
 
 def ir_swapped_scales(artifact: Path, source: Path) -> None:
-    """A plugin or exporter that confuses two layers: the first and last down projection have each other's scales."""
+    """A plugin or exporter that confuses two layers: the first and last down projection have each
+    other's scales."""
 
     def change(model: openvino.Model) -> None:
         scales = constants(model, r"mlp\.down_proj\.\w+/scale")
@@ -51,7 +62,8 @@ def ir_swapped_scales(artifact: Path, source: Path) -> None:
 
 
 def ir_zero_point(artifact: Path, source: Path) -> None:
-    """Zero-points counted from one: all of the middle down projection's are one level off (asymmetric weights only)."""
+    """Zero-points counted from one: all of the middle down projection's are one level off
+    (asymmetric weights only)."""
 
     def change(model: openvino.Model) -> None:
         zeros = constants(model, r"mlp\.down_proj\.\w+/zero_point")
@@ -70,11 +82,12 @@ def _off_by_one(values: np.ndarray, highest: int) -> np.ndarray:
 
 
 def ir_saturated_activations(artifact: Path, source: Path) -> None:
-    """Static activation ranges calibrated on too little: each down projection's input is cut at 20 % of its maximum.
+    """Static activation ranges calibrated on too little: each down projection's input is cut at 20
+    % of its maximum.
 
-    The maximum is that of the artifact itself on 128 random tokens (seed 0), since activations differ between models
-    by orders of magnitude and a fixed number would cut everything in one and nothing in another.
-    """
+    The maximum is that of the artifact itself on 128 random tokens (seed 0), since activations
+    differ between models by orders of magnitude and a fixed number would cut everything in one and
+    nothing in another."""
     limits = {name: SATURATED_SHARE * value for name, value in activation_maxima(artifact).items()}
 
     def change(model: openvino.Model) -> None:
@@ -88,15 +101,19 @@ def ir_saturated_activations(artifact: Path, source: Path) -> None:
 
 
 def kv_cache_4bit(artifact: Path, source: Path) -> None:
-    """A deployment option that travels in the IR: keys and values cached in 4 bits, where the plug-in's own choice is 8 or 16.
+    """A deployment option that travels in the IR: keys and values cached in 4 bits, where the
+    plug-in's own choice is 8 or 16.
 
-    Seen in GenAI's paged attention, scoring included; in the plain stateful graph only once tokens come one at a time.
-    """
-    edit_ir(artifact, lambda model: model.set_rt_info("u4", ["runtime_options", "KV_CACHE_PRECISION"]))
+    Seen in GenAI's paged attention, scoring included; in the plain stateful graph only once tokens
+    come one at a time."""
+    edit_ir(
+        artifact, lambda model: model.set_rt_info("u4", ["runtime_options", "KV_CACHE_PRECISION"])
+    )
 
 
 def nan_constant(artifact: Path, source: Path) -> None:
-    """A division by zero while compressing: one NaN in the scale, or else the weight, of the middle down projection."""
+    """A division by zero while compressing: one NaN in the scale, or else the weight, of the middle
+    down projection."""
 
     def change(model: openvino.Model) -> None:
         try:
@@ -127,11 +144,14 @@ def wrong_chat_template(artifact: Path, source: Path) -> None:
     if template_file.is_file():
         replace_file(template_file, TEMPLATE.encode())
     if "chat_template" in config or not template_file.is_file():
-        replace_file(config_file, json.dumps(config | {"chat_template": TEMPLATE}, indent=2).encode())
+        replace_file(
+            config_file, json.dumps(config | {"chat_template": TEMPLATE}, indent=2).encode()
+        )
 
 
 def wrong_tokenizer(artifact: Path, source: Path) -> None:
-    """The tokenizer of a sister model, of the same size: two ordinary tokens have each other's ids in tokenizer.json.
+    """The tokenizer of a sister model, of the same size: two ordinary tokens have each other's ids
+    in tokenizer.json.
 
     A converted openvino_tokenizer.xml stays, as it would: it was made from the right one.
     """
@@ -146,7 +166,8 @@ def wrong_tokenizer(artifact: Path, source: Path) -> None:
 
 
 def bos_dropped(artifact: Path, source: Path) -> None:
-    """A tokenizer saved by another version: no BOS in front any more; where the source has none, one that it must not have."""
+    """A tokenizer saved by another version: no BOS in front any more; where the source has none,
+    one that it must not have."""
     path = artifact / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
     named = json.loads((source / "tokenizer_config.json").read_text())
@@ -159,7 +180,9 @@ def bos_dropped(artifact: Path, source: Path) -> None:
     processor = tokenizer["post_processor"]
     steps = processor["processors"] if processor["type"] == "Sequence" else [processor]
     template = next(step for step in steps if step["type"] == "TemplateProcessing")
-    without = [piece for piece in template["single"] if piece.get("SpecialToken", {}).get("id") != bos]
+    without = [
+        piece for piece in template["single"] if piece.get("SpecialToken", {}).get("id") != bos
+    ]
     if len(without) < len(template["single"]):
         template["single"] = without
     else:
@@ -170,7 +193,8 @@ def bos_dropped(artifact: Path, source: Path) -> None:
 
 
 def gptq_swapped_scales(artifact: Path, source: Path) -> None:
-    """Two entries of a dictionary confused while saving: the first and last down projection have each other's scales."""
+    """Two entries of a dictionary confused while saving: the first and last down projection have
+    each other's scales."""
 
     def change(tensors: Tensors) -> None:
         names = packed(tensors, "mlp.down_proj.scales")
@@ -180,10 +204,11 @@ def gptq_swapped_scales(artifact: Path, source: Path) -> None:
 
 
 def gptq_zero_point(artifact: Path, source: Path) -> None:
-    """GPTQ's formats confused: v2 zero-points (as they are) in a file that says v1 (one less), in every layer.
+    """GPTQ's formats confused: v2 zero-points (as they are) in a file that says v1 (one less), in
+    every layer.
 
-    vLLM's CPU kernels do not read the zero-points of symmetric GPTQ: there it changes nothing. Of AWQ they do.
-    """
+    vLLM's CPU kernels do not read the zero-points of symmetric GPTQ: there it changes nothing. Of
+    AWQ they do."""
 
     def change(tensors: Tensors) -> None:
         for name in packed(tensors, ".qzeros"):
@@ -193,7 +218,8 @@ def gptq_zero_point(artifact: Path, source: Path) -> None:
 
 
 def awq_nibble_order(artifact: Path, source: Path) -> None:
-    """A packer that knows GPTQ's order only: the middle down projection's words hold their columns from low to high."""
+    """A packer that knows GPTQ's order only: the middle down projection's words hold their columns
+    from low to high."""
 
     def change(tensors: Tensors) -> None:
         if any(name.endswith(".g_idx") for name in tensors):
@@ -211,7 +237,17 @@ def awq_nibble_order(artifact: Path, source: Path) -> None:
 ARTIFACT: dict[str, Callable[[Path, Path], None]] = {
     damage.__name__: damage
     for damage in (
-        ir_swapped_scales, ir_zero_point, ir_saturated_activations, kv_cache_4bit, nan_constant, torn_bin, wrong_chat_template,
-        wrong_tokenizer, bos_dropped, gptq_swapped_scales, gptq_zero_point, awq_nibble_order,
+        ir_swapped_scales,
+        ir_zero_point,
+        ir_saturated_activations,
+        kv_cache_4bit,
+        nan_constant,
+        torn_bin,
+        wrong_chat_template,
+        wrong_tokenizer,
+        bos_dropped,
+        gptq_swapped_scales,
+        gptq_zero_point,
+        awq_nibble_order,
     )
-}  # fmt: skip
+}

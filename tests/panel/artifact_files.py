@@ -1,7 +1,8 @@
-"""What the damages to artifacts share: an OpenVINO IR, or packed safetensors, read, changed and put back.
+"""What the damages to artifacts share: an OpenVINO IR, or packed safetensors, read, changed and put
+back.
 
-Files are replaced, never written into: a copy may be a hard link, and OpenVINO maps weights into memory.
-"""
+Files are replaced, never written into: a copy may be a hard link, and OpenVINO maps weights into
+memory."""
 
 from __future__ import annotations
 
@@ -36,25 +37,37 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def constants(model: openvino.Model, ending: str) -> dict[int, Any]:
-    """Constants of the decoder by layer, for one ending of a name such as "mlp.down_proj._openvino_orig_weight/scale"."""
+    """Constants of the decoder by layer, for one ending of a name such as
+    "mlp.down_proj._openvino_orig_weight/scale"."""
     pattern = re.compile(rf"\.layers\.(\d+)\.{ending}$")
     nodes = [node for node in model.get_ops() if node.get_type_name() == "Constant"]
-    found = {int(match[1]): node for node in nodes if (match := pattern.search(node.get_friendly_name()))}
+    found = {
+        int(match[1]): node for node in nodes if (match := pattern.search(node.get_friendly_name()))
+    }
     if not found:
         raise ValueError(f"the model has no constant that ends with {ending}.")
     return found
 
 
 def replace(constant: Any, raw: np.ndarray) -> None:
-    """Puts new bytes (packed, if the type is) in the place of a constant of the same type, shape and name."""
-    tensor = openvino.Tensor(np.ascontiguousarray(raw), constant.get_output_shape(0), constant.get_element_type())
-    new = openvino.op.Constant(tensor, shared_memory=False)  # shared, it would outlive the array that it points into
+    """Puts new bytes (packed, if the type is) in the place of a constant of the same type, shape
+    and name."""
+    tensor = openvino.Tensor(
+        np.ascontiguousarray(raw), constant.get_output_shape(0), constant.get_element_type()
+    )
+    new = openvino.op.Constant(
+        tensor, shared_memory=False
+    )  # shared, it would outlive the array that it points into
     new.set_friendly_name(constant.get_friendly_name())
     constant.output(0).replace(new.output(0))
 
 
 def down_projections(model: openvino.Model) -> list[Any]:
-    return [node for node in model.get_ops() if node.get_type_name() == "MatMul" and "down_proj" in node.get_friendly_name()]
+    return [
+        node
+        for node in model.get_ops()
+        if node.get_type_name() == "MatMul" and "down_proj" in node.get_friendly_name()
+    ]
 
 
 def key_inputs(model: openvino.Model) -> list[Any]:
@@ -64,7 +77,8 @@ def key_inputs(model: openvino.Model) -> list[Any]:
 
 
 def activation_maxima(artifact: Path) -> dict[str, float]:
-    """The largest |input| of each down projection on 128 random tokens, by the name of its MatMul."""
+    """The largest |input| of each down projection on 128 random tokens, by the name of its
+    MatMul."""
     names: list[str] = []
 
     def inputs(model: openvino.Model) -> list[Any]:
@@ -75,7 +89,9 @@ def activation_maxima(artifact: Path) -> dict[str, float]:
     return {name: float(np.abs(value).max()) for name, value in zip(names, found, strict=True)}
 
 
-def on_random_tokens(artifact: Path, outputs: Callable[[openvino.Model], list[Any]], prompts: int, length: int) -> list[np.ndarray]:
+def on_random_tokens(
+    artifact: Path, outputs: Callable[[openvino.Model], list[Any]], prompts: int, length: int
+) -> list[np.ndarray]:
     """Inner values of the model in float32, on prompts of random tokens (seed 0)."""
     model = openvino.Core().read_model(artifact / f"{IR}.xml")
     vocabulary = model.output("logits").get_partial_shape()[2].get_length()
@@ -90,7 +106,8 @@ def on_random_tokens(artifact: Path, outputs: Callable[[openvino.Model], list[An
 
 
 def edit_packed(artifact: Path, change: Callable[[Tensors], None]) -> None:
-    """Reads all shards as one dictionary, and writes every tensor back to its shard; new ones go into the last."""
+    """Reads all shards as one dictionary, and writes every tensor back to its shard; new ones go
+    into the last."""
     shards = {path: load_file(path) for path in sorted(artifact.glob("*.safetensors"))}
     tensors = {name: tensor for shard in shards.values() for name, tensor in shard.items()}
     files = {name: path for path, shard in shards.items() for name in shard}
@@ -98,7 +115,11 @@ def edit_packed(artifact: Path, change: Callable[[Tensors], None]) -> None:
     change(tensors)
     for path in shards:
         path.unlink()
-        shard = {name: tensor.contiguous() for name, tensor in tensors.items() if files.get(name, last) == path}
+        shard = {
+            name: tensor.contiguous()
+            for name, tensor in tensors.items()
+            if files.get(name, last) == path
+        }
         save_file(shard, path, metadata={"format": "pt"})
 
 

@@ -1,8 +1,8 @@
-"""`python autoawq_cpu.py SOURCE SAMPLES.json OUT`, in the environment of autoawq.txt: real output of autoawq 0.2.9 on a CPU.
+"""`python autoawq_cpu.py SOURCE SAMPLES.json OUT`, in the environment of autoawq.txt: real output
+of autoawq 0.2.9 on a CPU.
 
-autoawq is not changed in any way. The backup of its scale search (awq/quantize/quantizer.py, `v.cpu()`) is no copy on a
-CPU, so that the weights it scales are spoilt while it exits 0.
-"""
+autoawq is not changed in any way. The backup of its scale search (awq/quantize/quantizer.py,
+`v.cpu()`) is no copy on a CPU, so that the weights it scales are spoilt while it exits 0."""
 
 from __future__ import annotations
 
@@ -29,8 +29,16 @@ def main(source: Path, samples: Path, out: Path, group_size: int) -> None:
         texts = [tokenizer.decode(ids) for ids in rows]
         model = AutoAWQForCausalLM.from_pretrained(folder, device_map="cpu")
         config = {"zero_point": True, "q_group_size": group_size, "w_bit": 4, "version": "GEMM"}
-        longest = 2 * len(rows[0])  # autoawq leaves out what is longer, and decoded text may become more tokens
-        model.quantize(tokenizer, quant_config=config, calib_data=texts, max_calib_samples=32, max_calib_seq_len=longest)
+        longest = 2 * len(
+            rows[0]
+        )  # autoawq leaves out what is longer, and decoded text may become more tokens
+        model.quantize(
+            tokenizer,
+            quant_config=config,
+            calib_data=texts,
+            max_calib_samples=32,
+            max_calib_seq_len=longest,
+        )
         model.save_quantized(str(out))
     for pattern in ("tokenizer*", "*.jinja", "generation_config.json"):
         for path in source.glob(pattern):

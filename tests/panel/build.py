@@ -1,8 +1,8 @@
-"""`python -m tests.panel.build JOB.json`: makes the panel's artifacts in one process of a tool environment.
+"""`python -m tests.panel.build JOB.json`: makes the panel's artifacts in one process of a tool
+environment.
 
-A job is {"item": ..., "variant": ..., "source": ..., "samples": ..., "base": ..., "work": ..., "out": ...}. The way from
-a damaged checkpoint to an artifact is the project's own quantizer.
-"""
+A job is {"item": ..., "variant": ..., "source": ..., "samples": ..., "base": ..., "work": ...,
+"out": ...}. The way from a damaged checkpoint to an artifact is the project's own quantizer."""
 
 from __future__ import annotations
 
@@ -27,20 +27,35 @@ def build(job: dict[str, Any]) -> dict[str, int]:
     variant = Variant.model_validate(job["variant"])
     if item["made"] == "artifact":
         honest = layers.stored_types(layers.inspect(Path(job["base"]), variant.engine))
-        damage.run({"kind": "artifact", "name": item["how"], "source": str(source), "artifact": job["base"], "out": str(out)})
+        damage.run(
+            {
+                "kind": "artifact",
+                "name": item["how"],
+                "source": str(source),
+                "artifact": job["base"],
+                "out": str(out),
+            }
+        )
         return honest
     if item["made"] == "checkpoint":
         damaged = Path(job["work"]) / "checkpoint"
-        damage.run({"kind": "checkpoint", "name": item["how"], "source": str(source), "out": str(damaged)})
+        damage.run(
+            {"kind": "checkpoint", "name": item["how"], "source": str(source), "out": str(damaged)}
+        )
         make(variant, damaged, read(Path(job["samples"]), Samples), out)
         shutil.rmtree(damaged)
-        return {"bf16" if variant.quantizer == "rounding" else variant.weights: len(layers.linear_shapes(source))}
+        return {
+            "bf16" if variant.quantizer == "rounding" else variant.weights: len(
+                layers.linear_shapes(source)
+            )
+        }
     make(variant, source, read(Path(job["samples"]), Samples), out)
     return layers.stored_types(layers.inspect(out, variant.engine))
 
 
 def make(variant: Variant, source: Path, samples: Samples, out: Path) -> None:
-    """The damaged arithmetic is in the checkpoint already where the claim is `rounding`: export as it is."""
+    """The damaged arithmetic is in the checkpoint already where the claim is `rounding`: export as
+    it is."""
     out.mkdir()
     if variant.quantizer == "rounding":
         export(source, out.parent).save_pretrained(out)

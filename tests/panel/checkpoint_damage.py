@@ -1,7 +1,8 @@
-"""Damaged copies of a Llama checkpoint, one function a fault, and harmless rewrites that a gate has to let through.
+"""Damaged copies of a Llama checkpoint, one function a fault, and harmless rewrites that a gate has
+to let through.
 
-Every function takes the source folder and the folder to write; nothing of the source is changed. Runs where torch is.
-"""
+Every function takes the source folder and the folder to write; nothing of the source is changed.
+Runs where torch is."""
 
 from __future__ import annotations
 
@@ -11,9 +12,18 @@ from pathlib import Path
 import torch
 
 from pipeline.quantizers.rounding import round_to_nearest
-from tests.panel.checkpoint_files import Checkpoint, Quantized, final_hidden_states, rewrite, round_to, round_with
+from tests.panel.checkpoint_files import (
+    Checkpoint,
+    Quantized,
+    final_hidden_states,
+    rewrite,
+    round_to,
+    round_with,
+)
 
-EOS_MORE = 0.05  # probability of an end at every token: half of the answers are cut before their 14th
+EOS_MORE = (
+    0.05  # probability of an end at every token: half of the answers are cut before their 14th
+)
 
 
 @rewrite
@@ -24,7 +34,8 @@ def zeroed_layer(checkpoint: Checkpoint) -> None:
 
 @rewrite
 def transposed_projection(checkpoint: Checkpoint) -> None:
-    """A converter that transposes where it must not, unseen because the matrix is square: the middle output projection."""
+    """A converter that transposes where it must not, unseen because the matrix is square: the
+    middle output projection."""
     name = checkpoint.name(checkpoint.middle, "self_attn.o_proj")
     rows, columns = checkpoint.tensors[name].shape
     if rows != columns:
@@ -34,7 +45,8 @@ def transposed_projection(checkpoint: Checkpoint) -> None:
 
 @rewrite
 def clipped_embeddings(checkpoint: Checkpoint) -> None:
-    """Outlier clipping that was meant for activations: embeddings clamped at one standard deviation."""
+    """Outlier clipping that was meant for activations: embeddings clamped at one standard
+    deviation."""
     weight = checkpoint.tensors[checkpoint.embedding()]
     limit = weight.float().std().item()
     weight.clamp_(-limit, limit)
@@ -61,25 +73,31 @@ def nan_block(checkpoint: Checkpoint) -> None:
 
 @rewrite
 def lm_head_4bit(checkpoint: Checkpoint) -> None:
-    """A tool that quantizes the output projection too, one 4-bit group a row, where only the decoder was asked for."""
+    """A tool that quantizes the output projection too, one 4-bit group a row, where only the
+    decoder was asked for."""
     checkpoint.untie(round_to_nearest(checkpoint.head(), 4, -1))
 
 
 @rewrite
 def tied_embedding_4bit(checkpoint: Checkpoint) -> None:
-    """huggingface/transformers#37905: the input embedding is quantized (4 bits, one group a row), and the tied output with it."""
+    """huggingface/transformers#37905: the input embedding is quantized (4 bits, one group a row),
+    and the tied output with it."""
     name = checkpoint.embedding()
     checkpoint.tensors[name] = round_to_nearest(checkpoint.tensors[name], 4, -1)
 
 
 @rewrite
 def early_eos(checkpoint: Checkpoint) -> None:
-    """A fine-tune that learned to stop: on text of its own the model ends with a probability that is 0.05 higher."""
+    """A fine-tune that learned to stop: on text of its own the model ends with a probability that
+    is 0.05 higher."""
     hidden = final_hidden_states(checkpoint.source)
     mean = hidden.mean(0)
     eos = checkpoint.config["eos_token_id"]
     rows = eos if isinstance(eos, list) else [eos]
-    logits, nats = hidden @ checkpoint.head().float().T, (hidden @ mean / mean.square().sum())[:, None]
+    logits, nats = (
+        hidden @ checkpoint.head().float().T,
+        (hidden @ mean / mean.square().sum())[:, None],
+    )
 
     def probability(strength: float) -> float:
         moved = logits.clone()
@@ -109,7 +127,8 @@ def rounded_3bit(checkpoint: Checkpoint) -> None:
 
 @rewrite
 def group_order_off_by_one(checkpoint: Checkpoint) -> None:
-    """An index bug in a packing kernel: each 4-bit group has its right neighbour's scale and zero (one group: the next row's)."""
+    """An index bug in a packing kernel: each 4-bit group has its right neighbour's scale and zero
+    (one group: the next row's)."""
 
     def change(layers: dict[str, Quantized]) -> None:
         for name, (levels, scale, zero) in layers.items():
@@ -121,7 +140,8 @@ def group_order_off_by_one(checkpoint: Checkpoint) -> None:
 
 @rewrite
 def swapped_scales(checkpoint: Checkpoint) -> None:
-    """Two entries of a dictionary confused: the first and last down projection have each other's 4-bit scales and zeros."""
+    """Two entries of a dictionary confused: the first and last down projection have each other's
+    4-bit scales and zeros."""
     first, last = (checkpoint.name(layer, "mlp.down_proj") for layer in (0, checkpoint.depth - 1))
 
     def change(layers: dict[str, Quantized]) -> None:
@@ -133,7 +153,8 @@ def swapped_scales(checkpoint: Checkpoint) -> None:
 
 @rewrite
 def wrong_zero_point(checkpoint: Checkpoint) -> None:
-    """GPTQ's v1 and v2 formats confused in one layer: every zero-point of the middle down projection is one too high."""
+    """GPTQ's v1 and v2 formats confused in one layer: every zero-point of the middle down
+    projection is one too high."""
     name = checkpoint.name(checkpoint.middle, "mlp.down_proj")
 
     def change(layers: dict[str, Quantized]) -> None:
@@ -145,7 +166,8 @@ def wrong_zero_point(checkpoint: Checkpoint) -> None:
 
 @rewrite
 def one_wrong_zero_point(checkpoint: Checkpoint) -> None:
-    """One flipped bit: the top bit of one zero-point of the middle down projection, in its 4-bit group of the largest scale."""
+    """One flipped bit: the top bit of one zero-point of the middle down projection, in its 4-bit
+    group of the largest scale."""
     name = checkpoint.name(checkpoint.middle, "mlp.down_proj")
 
     def change(layers: dict[str, Quantized]) -> None:
@@ -162,26 +184,33 @@ def _noise(weight: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 @rewrite
 def foreign_shard(checkpoint: Checkpoint) -> None:
-    """A shard of another model of the same shape: the later half of the layers is drawn anew, same mean and deviation."""
+    """A shard of another model of the same shape: the later half of the layers is drawn anew, same
+    mean and deviation."""
     generator = torch.Generator().manual_seed(0)
     for layer in range(checkpoint.middle, checkpoint.depth):
         for name in checkpoint.of_layer(layer):
             weight = checkpoint.tensors[name]
-            checkpoint.tensors[name] = (weight.float().mean() + _noise(weight, generator)).to(weight.dtype)
+            checkpoint.tensors[name] = (weight.float().mean() + _noise(weight, generator)).to(
+                weight.dtype
+            )
 
 
 @rewrite
 def stale_checkpoint(checkpoint: Checkpoint) -> None:
-    """An earlier state of the training: decoder weights at 0.9 of their size, with noise of 15 % of their deviation."""
+    """An earlier state of the training: decoder weights at 0.9 of their size, with noise of 15 % of
+    their deviation."""
     generator = torch.Generator().manual_seed(0)
     for name in checkpoint.linears():
         weight = checkpoint.tensors[name]
-        checkpoint.tensors[name] = (0.9 * weight.float() + 0.15 * _noise(weight, generator)).to(weight.dtype)
+        checkpoint.tensors[name] = (0.9 * weight.float() + 0.15 * _noise(weight, generator)).to(
+            weight.dtype
+        )
 
 
 @rewrite
 def repeated_layer(checkpoint: Checkpoint) -> None:
-    """An index bug while merging shards: the middle layer stands a second time in the place of the one after it."""
+    """An index bug while merging shards: the middle layer stands a second time in the place of the
+    one after it."""
     for name in checkpoint.of_layer(checkpoint.middle):
         later = name.replace(f".layers.{checkpoint.middle}.", f".layers.{checkpoint.middle + 1}.")
         checkpoint.tensors[later] = checkpoint.tensors[name].clone()
@@ -189,7 +218,8 @@ def repeated_layer(checkpoint: Checkpoint) -> None:
 
 @rewrite
 def permuted_heads(checkpoint: Checkpoint) -> None:
-    """Tensor-parallel parts joined in the wrong order: the middle layer's query heads moved on by one."""
+    """Tensor-parallel parts joined in the wrong order: the middle layer's query heads moved on by
+    one."""
     heads = checkpoint.config["num_attention_heads"]
     name = checkpoint.name(checkpoint.middle, "self_attn.q_proj")
     weight = checkpoint.tensors[name]
@@ -199,8 +229,13 @@ def permuted_heads(checkpoint: Checkpoint) -> None:
 @rewrite
 def swapped_gate_up(checkpoint: Checkpoint) -> None:
     """A fused gate and up projection split the wrong way round, in the middle layer."""
-    gate, up = (checkpoint.name(checkpoint.middle, part) for part in ("mlp.gate_proj", "mlp.up_proj"))
-    checkpoint.tensors[gate], checkpoint.tensors[up] = checkpoint.tensors[up], checkpoint.tensors[gate]
+    gate, up = (
+        checkpoint.name(checkpoint.middle, part) for part in ("mlp.gate_proj", "mlp.up_proj")
+    )
+    checkpoint.tensors[gate], checkpoint.tensors[up] = (
+        checkpoint.tensors[up],
+        checkpoint.tensors[gate],
+    )
 
 
 @rewrite
@@ -215,7 +250,10 @@ def scaled_layer(checkpoint: Checkpoint) -> None:
 def resharded(checkpoint: Checkpoint) -> None:
     """The same tensors in three files with an index."""
     names = sorted(checkpoint.tensors)
-    checkpoint.files = {name: f"model-{1 + 3 * i // len(names):05}-of-00003.safetensors" for i, name in enumerate(names)}
+    checkpoint.files = {
+        name: f"model-{1 + 3 * i // len(names):05}-of-00003.safetensors"
+        for i, name in enumerate(names)
+    }
 
 
 def _retype(checkpoint: Checkpoint, dtype: torch.dtype) -> None:
@@ -246,9 +284,29 @@ Damage = Callable[[Path, Path], None]
 CHECKPOINT: dict[str, Damage] = {
     damage.__name__: damage
     for damage in (
-        zeroed_layer, transposed_projection, clipped_embeddings, rope_base, norm_epsilon, nan_block, lm_head_4bit,
-        tied_embedding_4bit, early_eos, rounded_2bit, rounded_3bit, group_order_off_by_one, swapped_scales, wrong_zero_point,
-        one_wrong_zero_point, foreign_shard, stale_checkpoint, repeated_layer, permuted_heads, swapped_gate_up, scaled_layer,
+        zeroed_layer,
+        transposed_projection,
+        clipped_embeddings,
+        rope_base,
+        norm_epsilon,
+        nan_block,
+        lm_head_4bit,
+        tied_embedding_4bit,
+        early_eos,
+        rounded_2bit,
+        rounded_3bit,
+        group_order_off_by_one,
+        swapped_scales,
+        wrong_zero_point,
+        one_wrong_zero_point,
+        foreign_shard,
+        stale_checkpoint,
+        repeated_layer,
+        permuted_heads,
+        swapped_gate_up,
+        scaled_layer,
     )
-}  # fmt: skip
-BENIGN: dict[str, Damage] = {damage.__name__: damage for damage in (resharded, float16, float32, untied_head)}
+}
+BENIGN: dict[str, Damage] = {
+    damage.__name__: damage for damage in (resharded, float16, float32, untied_head)
+}

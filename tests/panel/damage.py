@@ -1,9 +1,9 @@
-"""`python -m tests.panel.damage JOB.json`: makes what a list of jobs names, in an environment with torch and openvino.
+"""`python -m tests.panel.damage JOB.json`: makes what a list of jobs names, in an environment with
+torch and openvino.
 
-A job: {"kind": "checkpoint", "name", "source", "out"} writes a damaged or harmless copy of the source to `out`;
-{"kind": "artifact", "name", "source", "artifact", "out"} copies the artifact to `out` and damages the copy; without
-`out` the artifact itself is damaged.
-"""
+A job: {"kind": "checkpoint", "name", "source", "out"} writes a damaged or harmless copy of the
+source to `out`; {"kind": "artifact", "name", "source", "artifact", "out"} copies the artifact to
+`out` and damages the copy; without `out` the artifact itself is damaged."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The panel: what is done to a model, what the result claims to be, and whether it must be caught.
 
-Most damages are made on the checkpoint and then taken to an engine by the project's own export; those that only exist
-in a quantized artifact are made on one that the real tools wrote. `claims` is the precision whose limits it is held to.
-"""
+Most damages are made on the checkpoint and then taken to an engine by the project's own export;
+those that only exist in a quantized artifact are made on one that the real tools wrote. `claims` is
+the precision whose limits it is held to."""
 
 from __future__ import annotations
 
@@ -12,18 +12,25 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Item:
-    """`made`: checkpoint (damage it, export it), artifact (damage a finished one), recipe (another setting of the real
-    tool), serve (another way to serve a finished one), given (made elsewhere)."""
+    """`made`: checkpoint (damage it, export it), artifact (damage a finished one), recipe (another
+    setting of the real tool), serve (another way to serve a finished one), given (made
+    elsewhere)."""
 
     name: str
     made: str
     claims: str
     engine: str = "openvino"
-    of: str = ""  # artifact and serve: the base recipe's variant; checkpoint and artifact: see `how`
+    of: str = (
+        ""  # artifact and serve: the base recipe's variant; checkpoint and artifact: see `how`
+    )
     how: str = ""  # the function in checkpoint_damage, artifact_damage or shipped_damage
-    settings: dict[str, Any] = field(default_factory=dict)  # recipe: variant keys; serve: serve keys
+    settings: dict[str, Any] = field(
+        default_factory=dict
+    )  # recipe: variant keys; serve: serve keys
     fast: bool = False  # part of the subset that `make test` runs
-    long: bool = False  # shows at long context alone: judged under recipes with evaluate.long_context
+    long: bool = (
+        False  # shows at long context alone: judged under recipes with evaluate.long_context
+    )
     shipped: str = ""  # the public report of a bug that was released: repository#number
     twin: str = ""  # of a shipped bug: the honest item that differs from it by the fault alone
 
@@ -52,7 +59,15 @@ def _checkpoint(how: str, claims: str, **more: Any) -> Item:
 def _artifact(how: str, of: str, **more: Any) -> Item:
     claims = of.rsplit("-", 1)[1]
     engine = "openvino" if of.startswith("ov") else "vllm"
-    return Item(name=f"{how.replace('_', '-')}-{of}", made="artifact", how=how, of=of, claims=claims, engine=engine, **more)
+    return Item(
+        name=f"{how.replace('_', '-')}-{of}",
+        made="artifact",
+        how=how,
+        of=of,
+        claims=claims,
+        engine=engine,
+        **more,
+    )
 
 
 def _shipped(report: str, twin: str, how: str, of: str, **more: Any) -> Item:
@@ -94,15 +109,49 @@ DAMAGES = [
     _artifact("gptq_zero_point", "gptq-int4"),
     _artifact("awq_nibble_order", "awq-int4"),
     Item("calibrated-on-one-token", made="calibration", claims="int4", engine="vllm"),
-    Item("autoawq-on-a-cpu", "given", "int4", "vllm", how="autoawq", shipped="mit-han-lab/llm-awq#327", twin="awq"),
-    _shipped("vllm-project/llm-compressor#2939", "gptq", "names_without_a_reader", "gptq-int4", fast=True),
+    Item(
+        "autoawq-on-a-cpu",
+        "given",
+        "int4",
+        "vllm",
+        how="autoawq",
+        shipped="mit-han-lab/llm-awq#327",
+        twin="awq",
+    ),
+    _shipped(
+        "vllm-project/llm-compressor#2939", "gptq", "names_without_a_reader", "gptq-int4", fast=True
+    ),
     _shipped("vllm-project/llm-compressor#2826", "gptq", "scales_of_nothing", "gptq-int4"),
-    _shipped("vllm-project/vllm#7374", "groups-in-order-gptq-int4", "g_idx_ignored", "gptq-int4", fast=True),
+    _shipped(
+        "vllm-project/vllm#7374",
+        "groups-in-order-gptq-int4",
+        "g_idx_ignored",
+        "gptq-int4",
+        fast=True,
+    ),
     _shipped("unslothai/unsloth#2744", "int8-asymmetric", "chat_template_dropped", "ov-int8"),
-    _shipped("vllm-project/llm-compressor#2153", "int8-asymmetric", "tokenizer_pattern", "ov-int8", fast=True),
+    _shipped(
+        "vllm-project/llm-compressor#2153",
+        "int8-asymmetric",
+        "tokenizer_pattern",
+        "ov-int8",
+        fast=True,
+    ),
     _shipped("intel/auto-round#707", "int8-asymmetric", "one_activation_scale", "ov-int8"),
-    _shipped("verl-project/verl#4435", "key-ranges-of-long-prompts-ov-int8", "key_ranges_of_short_prompts", "ov-int8", long=True),
-    _checkpoint("tied_embedding_4bit", "int4", shipped="huggingface/transformers#37905", twin="int4-plain", fast=True),
+    _shipped(
+        "verl-project/verl#4435",
+        "key-ranges-of-long-prompts-ov-int8",
+        "key_ranges_of_short_prompts",
+        "ov-int8",
+        long=True,
+    ),
+    _checkpoint(
+        "tied_embedding_4bit",
+        "int4",
+        shipped="huggingface/transformers#37905",
+        twin="int4-plain",
+        fast=True,
+    ),
 ]
 BENIGN = [
     _checkpoint("resharded", "bf16", engine="vllm"),
@@ -115,13 +164,24 @@ BENIGN = [
     Item("int8-asymmetric", made="recipe", claims="int8", fast=True),
     Item("int8-symmetric", made="recipe", claims="int8", settings={"symmetric": True}),
     Item("int4-plain", made="recipe", claims="int4", settings={"group_size": 128}),
-    Item("int4-awq", made="recipe", claims="int4", settings={"group_size": 128, "awq": True, "scale_estimation": True}),
+    Item(
+        "int4-awq",
+        made="recipe",
+        claims="int4",
+        settings={"group_size": 128, "awq": True, "scale_estimation": True},
+    ),
     Item("gptq", made="serve", of="gptq-int4", claims="int4", engine="vllm"),
     Item("awq", made="serve", of="awq-int4", claims="int4", engine="vllm"),
     _artifact("groups_in_order", "gptq-int4"),
     _artifact("key_ranges_of_long_prompts", "ov-int8", long=True),
     Item("batch-of-one", made="serve", of="ov-int8", claims="int8", settings={"max_num_seqs": 1}),
-    Item("small-batches", made="serve", of="ov-int8", claims="int8", settings={"max_num_batched_tokens": 512}),
+    Item(
+        "small-batches",
+        made="serve",
+        of="ov-int8",
+        claims="int8",
+        settings={"max_num_batched_tokens": 512},
+    ),
     Item("one-thread", made="serve", of="ov-int8", claims="int8", settings={"threads": 1}),
     Item("int4-on-one-thread", made="serve", of="ov-int4", claims="int4", settings={"threads": 1}),
     Item(
@@ -132,5 +192,12 @@ BENIGN = [
         engine="vllm",
         settings={"max_num_batched_tokens": 512},
     ),
-    Item("one-thread-on-vllm", made="serve", of="vllm-bf16", claims="bf16", engine="vllm", settings={"threads": 1}),
-]  # fmt: skip
+    Item(
+        "one-thread-on-vllm",
+        made="serve",
+        of="vllm-bf16",
+        claims="bf16",
+        engine="vllm",
+        settings={"threads": 1},
+    ),
+]

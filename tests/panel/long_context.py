@@ -1,7 +1,8 @@
-"""`python -m tests.panel.long_context SOURCE ARTIFACT TEXTS.json WORK OUT.json`: KL by position of artifacts with cut keys.
+"""`python -m tests.panel.long_context SOURCE ARTIFACT TEXTS.json WORK OUT.json`: KL by position of
+artifacts with cut keys.
 
-Windows of 64 tokens, and up to 256 as served: what the tiny model was trained on. Runs where torch and openvino are.
-"""
+Windows of 64 tokens, and up to 256 as served: what the tiny model was trained on. Runs where torch
+and openvino are."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ KEYS_OF = {"as it is": None, "keys of 48 tokens": 48, "keys of 256 tokens": 256}
 
 
 def main(source: Path, artifact: Path, texts: Path, work: Path, out: Path) -> None:
-    from tests.panel.shipped_damage import cut_keys  # needs openvino, which the test that reads LONG has not
+    from tests.panel.shipped_damage import (
+        cut_keys,
+    )  # needs openvino, which the test that reads LONG has not
 
     found, given = {}, read(texts, Texts)
     with engines.open_engine("reference", source, SERVE) as engine:

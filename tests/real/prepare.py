@@ -1,9 +1,11 @@
-"""Puts the recipe of a real checkpoint into a project: HH-RLHF prompts, WikiText-2, for books-llama held-out books, real tasks.
+"""Puts the recipe of a real checkpoint into a project: HH-RLHF prompts, WikiText-2, for books-llama
+held-out books, real tasks.
 
-    python -m tests.real.prepare RECIPE DATA [PROJECT]     then: quantgate index && dvc repro require@RECIPE
+    python -m tests.real.prepare RECIPE DATA [PROJECT] then: quantgate index && dvc repro
+    require@RECIPE
 
-RECIPE is one of those beside this file. DATA is a folder that is not part of the repository; what is written names it by absolute
-path and copies none of it except the two held-out books, as text.
+RECIPE is one of those beside this file. DATA is a folder that is not part of the repository; what
+is written names it by absolute path and copies none of it except the two held-out books, as text.
 """
 
 from __future__ import annotations
@@ -24,7 +26,13 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 TASKS = {
     "lambada": ("lambada_openai", "loglikelihood", "{{context}}", " {{continuation}}", None),
-    "arc_easy_local": ("arc_easy", "multiple_choice", "{{query}}\\nAnswer:", "{{gold}}", "{{choices}}"),
+    "arc_easy_local": (
+        "arc_easy",
+        "multiple_choice",
+        "{{query}}\\nAnswer:",
+        "{{gold}}",
+        "{{choices}}",
+    ),
     "piqa_local": ("piqa", "multiple_choice", "{{query}}Answer:", "{{gold}}", "{{choices}}"),
 }
 
@@ -39,7 +47,9 @@ def main(name: str, data: Path, project: Path) -> None:
         books = own / "held-out-books.txt"
         books.write_text(held_out_books(data))
         prompt_set(project, "real-held-out-books", books, None, "public domain (US)")
-    prompt_set(project, "real-hh-rlhf", data / "hh_rlhf/helpful_base_prompts.jsonl.gz", "prompt", "MIT")
+    prompt_set(
+        project, "real-hh-rlhf", data / "hh_rlhf/helpful_base_prompts.jsonl.gz", "prompt", "MIT"
+    )
     prompt_set(project, "real-wikitext-2", data / "wikitext2/wiki.test.raw", None, "CC BY-SA 3.0")
     tasks = own / "tasks"
     tasks.mkdir(exist_ok=True)
@@ -52,24 +62,37 @@ def main(name: str, data: Path, project: Path) -> None:
 
 
 def checkpoint(name: str, data: Path) -> Path:
-    """The folder of a real checkpoint: one of the data, or one that a package brings, which is kept in the cache folder.
+    """The folder of a real checkpoint: one of the data, or one that a package brings, which is kept
+    in the cache folder.
 
     Raises Unavailable, with the reason.
     """
     beside = data / "checkpoints"
     if (beside / name / "config.json").is_file():
         return beside / name
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quantgate" / "checkpoints"
+    cache = (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        / "quantgate"
+        / "checkpoints"
+    )
     folder = Path(os.environ.get("QUANTGATE_REAL_CHECKPOINTS", cache)) / name
     fetch = beside / "fetch-real"
     with locked(folder):
         if not (folder / "model.safetensors").is_file():
             if not fetch.is_file():
-                raise Unavailable(f"no {name} in {folder.parent} (QUANTGATE_REAL_CHECKPOINTS) and no {fetch} to bring it")
-            done = subprocess.run([sys.executable, fetch, name, folder], capture_output=True, text=True, check=False)
+                raise Unavailable(
+                    f"no {name} in {folder.parent} (QUANTGATE_REAL_CHECKPOINTS) and no {fetch} to"
+                    " bring it"
+                )
+            done = subprocess.run(
+                [sys.executable, fetch, name, folder], capture_output=True, text=True, check=False
+            )
             shutil.rmtree(folder.parent / f".{name}.work", ignore_errors=True)
             if done.returncode:
-                raise Unavailable(f"{fetch.name} could not bring {name}: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+                raise Unavailable(
+                    f"{fetch.name} could not bring {name}:"
+                    f" {(done.stderr.strip().splitlines() or ['?'])[-1]}"
+                )
     return folder
 
 
@@ -98,11 +121,20 @@ def held_out_books(data: Path) -> str:
 
 def prompt_set(project: Path, name: str, path: Path, field: str | None, licence: str) -> None:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    lines = [f"path: {path}", f"sha256: {digest}", f"licence: {licence}", "source: see the data's README"]
-    (project / "calibration" / f"{name}.yaml").write_text("\n".join(lines + ([f"field: {field}"] if field else [])) + "\n")
+    lines = [
+        f"path: {path}",
+        f"sha256: {digest}",
+        f"licence: {licence}",
+        "source: see the data's README",
+    ]
+    (project / "calibration" / f"{name}.yaml").write_text(
+        "\n".join(lines + ([f"field: {field}"] if field else [])) + "\n"
+    )
 
 
-def task(name: str, data: Path, file: str, output_type: str, text: str, target: str, choices: str | None) -> str:
+def task(
+    name: str, data: Path, file: str, output_type: str, text: str, target: str, choices: str | None
+) -> str:
     lines = [
         f"task: {name}",
         "dataset_path: json",

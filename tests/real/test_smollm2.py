@@ -1,7 +1,8 @@
-"""Real weights through the real tools: honest artifacts of every kind pass the load check, damaged ones do not.
+"""Real weights through the real tools: honest artifacts of every kind pass the load check, damaged
+ones do not.
 
-SmolLM2 cut to its first blocks, which is enough of its outlier channels and uneven groups, and takes minutes.
-"""
+SmolLM2 cut to its first blocks, which is enough of its outlier channels and uneven groups, and
+takes minutes."""
 
 from __future__ import annotations
 
@@ -33,8 +34,13 @@ SMALLER = {
     "samples: 128, tokens: 256": "samples: 32, tokens: 128",
 }
 VARIANTS = ("ov-bf16", "ov-int8", "ov-int4", "vllm-bf16", "gptq-int4", "awq-int4")
-DAMAGES = ("ir-zero-point-ov-int8", "ir-swapped-scales-ov-int8", "gptq-zero-point-gptq-int4", "awq-nibble-order-awq-int4",
-           "one-wrong-zero-point")  # fmt: skip
+DAMAGES = (
+    "ir-zero-point-ov-int8",
+    "ir-swapped-scales-ov-int8",
+    "gptq-zero-point-gptq-int4",
+    "awq-nibble-order-awq-int4",
+    "one-wrong-zero-point",
+)
 HONEST = ("int4-awq",)
 
 pytestmark = [pytest.mark.real, pytest.mark.engine]
@@ -46,16 +52,22 @@ def cut(source: Path, blocks: int, out: Path) -> None:
     config = json.loads((source / "config.json").read_text())
     (out / "config.json").write_text(json.dumps(config | {"num_hidden_layers": blocks}))
     header = tensors.read_header(source / "model.safetensors")
-    kept = [tensor for name, tensor in header.items() if int((re.findall(r"layers\.(\d+)\.", name) or [0])[0]) < blocks]
+    kept = [
+        tensor
+        for name, tensor in header.items()
+        if int((re.findall(r"layers\.(\d+)\.", name) or [0])[0]) < blocks
+    ]
     stored = {
-        tensor.name: ("BF16", np.memmap(tensor.file, "<u2", "r", tensor.begin, tensor.shape)) for tensor in kept
-    }  # fmt: skip
+        tensor.name: ("BF16", np.memmap(tensor.file, "<u2", "r", tensor.begin, tensor.shape))
+        for tensor in kept
+    }
     write_safetensors(out / "model.safetensors", stored)
 
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project in which the six usual variants of the cut model have been made, measured and judged."""
+    """A project in which the six usual variants of the cut model have been made, measured and
+    judged."""
     folder = make_project(tmp_path_factory.mktemp("smollm2") / "project")
     try:
         prepare.main(NAME, REAL, folder)
@@ -73,7 +85,9 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         subprocess.run(["git", "init", "-q"], check=True)
         assert command("quantgate", "index").returncode == 0
-        done = command("dvc", "repro", "--keep-going", *(f"gate@{NAME}--{variant}" for variant in VARIANTS))
+        done = command(
+            "dvc", "repro", "--keep-going", *(f"gate@{NAME}--{variant}" for variant in VARIANTS)
+        )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -89,9 +103,22 @@ def test_honest_weights_are_found_to_be_the_sources(judged: Path, variant: str) 
 
 def test_damaged_weights_are_refused_and_others_are_not(judged: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.panel.run", NAME, "artifacts/panel.md", "--only", *DAMAGES, *HONEST],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=judged, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "tests.panel.run",
+            NAME,
+            "artifacts/panel.md",
+            "--only",
+            *DAMAGES,
+            *HONEST,
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=judged,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     said = re.findall(r"^(?:WRONG )?(\S+): (\w+): (.*)", done.stdout, re.MULTILINE)
     assert len(said) == len(DAMAGES) + len(HONEST), f"{done.stdout}\n{done.stderr[-3000:]}"
     refused = {name for name, _, why in said if "weights that are not the source's" in why}

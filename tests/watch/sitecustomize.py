@@ -1,7 +1,8 @@
-"""Read by every Python that is started with this folder in PYTHONPATH: writes down whom it calls on other machines.
+"""Read by every Python that is started with this folder in PYTHONPATH: writes down whom it calls on
+other machines.
 
-QUANTGATE_CALLS names the file: a line for each connection, each datagram and each host name that was looked up.
-"""
+QUANTGATE_CALLS names the file: a line for each connection, each datagram and each host name that
+was looked up."""
 
 from __future__ import annotations
 
@@ -13,7 +14,12 @@ from typing import Any
 
 CALLS = os.environ.get("QUANTGATE_CALLS")
 OURS = ("", "localhost", socket.gethostname())
-EVENTS = {"socket.connect": 1, "socket.sendto": 1, "socket.getaddrinfo": 0, "socket.gethostbyname": 0}  # which argument
+EVENTS = {
+    "socket.connect": 1,
+    "socket.sendto": 1,
+    "socket.getaddrinfo": 0,
+    "socket.gethostbyname": 0,
+}  # which argument
 
 
 def _is_elsewhere(address: Any) -> bool:
@@ -31,7 +37,9 @@ def _is_elsewhere(address: Any) -> bool:
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
     if event not in EVENTS or not _is_elsewhere(arguments[EVENTS[event]]):
         return
-    if event == "socket.connect" and arguments[0].type == socket.SOCK_DGRAM:  # sends nothing: asks for the way there
+    if (
+        event == "socket.connect" and arguments[0].type == socket.SOCK_DGRAM
+    ):  # sends nothing: asks for the way there
         return
     with open(str(CALLS), "a") as file:  # noqa: PTH123
         file.write(f"{event} {arguments[EVENTS[event]]!r} by {sys.orig_argv}\n")

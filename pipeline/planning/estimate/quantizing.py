@@ -1,8 +1,7 @@
 """What making an artifact takes: time, and the memory that no file backs.
 
-One row of coefficients for each way to quantize, fitted to runs of SmolLM2-135M, Qwen2.5-Coder-0.5B and a 1.5B shape of random
-weights; docs/plan.md has the runs beside the estimates.
-"""
+One row of coefficients for each way to quantize, fitted to runs of SmolLM2-135M, Qwen2.5-Coder-0.5B
+and a 1.5B shape of random weights; docs/plan.md has the runs beside the estimates."""
 
 from __future__ import annotations
 
@@ -16,14 +15,21 @@ from pipeline.quantizers.gptqmodel import AWQ_TOKENS
 from pipeline.recipe import Calibration, Variant
 
 # Bytes per parameter on disk, embeddings and scales included.
-BYTES = {"bf16": 2.0, "int8": 1.05, "int4": 0.65, "nf4": 0.65, "mxfp4": 0.65, "fp8": 1.05, "int2": 2.0}
+BYTES = {
+    "bf16": 2.0,
+    "int8": 1.05,
+    "int4": 0.65,
+    "nf4": 0.65,
+    "mxfp4": 0.65,
+    "fp8": 1.05,
+    "int2": 2.0,
+}
 
 
 class Method(NamedTuple):
-    """`start_s`: imports and what else does not depend on the model; `serial_ns`: of one core, a parameter; `passes`: how often
-    the calibration tokens go through the blocks, other products of tokens and weights counted as such. Memory: `base_bytes`
-    and `per_parameter` bytes.
-    """
+    """`start_s`: imports and what else does not depend on the model; `serial_ns`: of one core, a
+    parameter; `passes`: how often the calibration tokens go through the blocks, other products of
+    tokens and weights counted as such. Memory: `base_bytes` and `per_parameter` bytes."""
 
     start_s: float
     serial_ns: float
@@ -55,14 +61,28 @@ def method(variant: Variant) -> str:
     """The row of METHODS for a variant."""
     tool = quantizers.tool(variant)
     activations = ", activations" if variant.activations else ""
-    on_data = variant.awq or variant.scale_estimation or variant.gptq or variant.lora_correction or (variant.ratio or 1) < 1
+    on_data = (
+        variant.awq
+        or variant.scale_estimation
+        or variant.gptq
+        or variant.lora_correction
+        or (variant.ratio or 1) < 1
+    )
     rows = {
         "unquantized": "copy",
-        "openvino": "export" if variant.quantizer is None else f"openvino{activations or (', on data' if on_data else '')}",
-        "rounding": "rounding" if variant.served_by.artifact_format == IR else "rounding, checkpoint",
+        "openvino": (
+            "export"
+            if variant.quantizer is None
+            else f"openvino{activations or (', on data' if on_data else '')}"
+        ),
+        "rounding": (
+            "rounding" if variant.served_by.artifact_format == IR else "rounding, checkpoint"
+        ),
         "gptqmodel": tool.method,
         "neural": f"neural{activations}",
-        "compressed": f"compressed, {variant.method or ('rtn' if variant.weights == 'fp8' else 'gptq')}",
+        "compressed": (
+            f"compressed, {variant.method or ('rtn' if variant.weights == 'fp8' else 'gptq')}"
+        ),
         "autoround": "autoround",
     }
     return rows[tool.module.rsplit(".", 1)[1]]
@@ -87,4 +107,6 @@ def memory_bytes(variant: Variant, shape: Shape) -> float:
 
 
 def stored_bytes(variant: Variant, shape: Shape) -> float:
-    return BYTES["bf16" if quantizers.tool(variant).simulated else variant.weights] * shape.parameters
+    return (
+        BYTES["bf16" if quantizers.tool(variant).simulated else variant.weights] * shape.parameters
+    )

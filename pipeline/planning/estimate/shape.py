@@ -1,4 +1,5 @@
-"""The sizes of a model that its costs depend on, from its config.json or, where that is not here, from its parameters alone."""
+"""The sizes of a model that its costs depend on, from its config.json or, where that is not here,
+from its parameters alone."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ EXPERTS = ("moe", "mixtral")
 
 
 class Shape(NamedTuple):
-    """`embedding`: values of the embedding matrix, and of the output projection whether it is stored or tied to it."""
+    """`embedding`: values of the embedding matrix, and of the output projection whether it is
+    stored or tied to it."""
 
     parameters: int
     embedding: int
@@ -44,7 +46,9 @@ def of(name: str, recipe: Recipe) -> Shape | None:
     config = _config(name, recipe)
     experts = any(word in " ".join(config.get("architectures") or []).lower() for word in EXPERTS)
     vocabulary = int(config.get("vocab_size") or USUAL_VOCABULARY)
-    hidden = config.get("hidden_size") or round((parameters * USUAL_ASPECT / BLOCK_MATRICES) ** (1 / 3))
+    hidden = config.get("hidden_size") or round(
+        (parameters * USUAL_ASPECT / BLOCK_MATRICES) ** (1 / 3)
+    )
     tied = bool(config.get("tie_word_embeddings", False))
     return Shape(parameters, vocabulary * int(hidden), tied, vocabulary, experts)
 

@@ -1,4 +1,5 @@
-"""How much a recipe evaluates, in tokens: looked at in the openvino environment where its data is here, else what is usual."""
+"""How much a recipe evaluates, in tokens: looked at in the openvino environment where its data is
+here, else what is usual."""
 
 from __future__ import annotations
 
@@ -14,11 +15,14 @@ from pipeline.runtime import environments, process
 
 DEFAULT_WINDOWS = 141  # WikiText-2 test in windows of 2048
 DEFAULT_ITEMS = 2500
-USUAL_LOAD = TaskLoad(tokens=90, shared_tokens=60, rows=25, generated=0)  # LAMBADA, ARC-Easy and PIQA without examples
+USUAL_LOAD = TaskLoad(
+    tokens=90, shared_tokens=60, rows=25, generated=0
+)  # LAMBADA, ARC-Easy and PIQA without examples
 
 
 class Tokens(NamedTuple):
-    """What one pass puts to an engine: tokens through the blocks, rows through the output projection, tokens decoded."""
+    """What one pass puts to an engine: tokens through the blocks, rows through the output
+    projection, tokens decoded."""
 
     blocks: float
     rows: float
@@ -29,19 +33,31 @@ class Tokens(NamedTuple):
 
 
 def look(name: str, recipe: Recipe) -> Workload:
-    """Windows of the texts that are calibrated or local, loads of the tasks whose data is here. Raises RecipeError."""
+    """Windows of the texts that are calibrated or local, loads of the tasks whose data is here.
+    Raises RecipeError."""
     known = Workload(windows={}, tasks={})
-    folder = next((path for path in (paths.source(name), Path(recipe.model.path or "missing")) if path.is_dir()), None)
+    folder = next(
+        (
+            path
+            for path in (paths.source(name), Path(recipe.model.path or "missing"))
+            if path.is_dir()
+        ),
+        None,
+    )
     if folder is not None and environments.is_complete("openvino"):
         sets = {key: recipes.load_prompt_set(key) for key in recipe.evaluate.perplexity.texts}
         job = {
             "evaluate": recipe.evaluate.model_dump(),
             "serve": recipe.serve.model_dump(),
             "checkpoint": str(folder.resolve()),
-            "texts": {key: found.model_dump() for key, found in sets.items() if found.path is not None},
+            "texts": {
+                key: found.model_dump() for key, found in sets.items() if found.path is not None
+            },
         }
         with artifact.stage_folder(f"weigh@{name}") as scratch:
-            known = Workload.model_validate(process.run("openvino", "weigh", job, scratch, offline=True).value)
+            known = Workload.model_validate(
+                process.run("openvino", "weigh", job, scratch, offline=True).value
+            )
     if not paths.texts(name).is_file():
         return known
     texts = {text.name: len(text.windows) for text in read(paths.texts(name), Texts).texts}
@@ -68,8 +84,11 @@ def long_windows(recipe: Recipe, load: Workload) -> int:
 
 
 def compared(recipe: Recipe, load: Workload) -> Tokens:
-    """The windows that are compared with the reference's distributions, which the `weights` view scores again."""
-    chosen = sum(len(recipe.evaluate.divergence.chosen(count)) for count in windows(recipe, load).values())
+    """The windows that are compared with the reference's distributions, which the `weights` view
+    scores again."""
+    chosen = sum(
+        len(recipe.evaluate.divergence.chosen(count)) for count in windows(recipe, load).values()
+    )
     scored = chosen * (recipe.evaluate.perplexity.window - 1)
     return Tokens(scored, scored)
 
@@ -85,13 +104,18 @@ def tasks(recipe: Recipe, load: Workload, items: dict[str, int], shares: bool) -
 
 
 def most_items(recipe: Recipe, counts: dict[str, int | None]) -> dict[str, int]:
-    """What the reference measures: all that any look may draw. `counts` is what power.count_items found."""
+    """What the reference measures: all that any look may draw. `counts` is what power.count_items
+    found."""
     drawn = {task: DEFAULT_ITEMS if count is None else count for task, count in counts.items()}
     caps = recipe.evaluate.extend_to if recipe.gate.on_inconclusive == "extend" else {}
     return drawn | caps
 
 
 def first_items(recipe: Recipe, variant: Variant, counts: dict[str, int | None]) -> dict[str, int]:
-    """What evaluate measures of a variant; the gate adds the rest, part by part, while that can decide."""
+    """What evaluate measures of a variant; the gate adds the rest, part by part, while that can
+    decide."""
     held_to = limits.of(recipe, variant)
-    return {task: held_to.size(task, DEFAULT_ITEMS if count is None else count, 0) for task, count in counts.items()}
+    return {
+        task: held_to.size(task, DEFAULT_ITEMS if count is None else count, 0)
+        for task, count in counts.items()
+    }

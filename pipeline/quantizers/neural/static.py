@@ -1,9 +1,9 @@
 """Static INT8 by Intel Neural Compressor, as a stateful OpenVINO IR that GenAI serves.
 
-Neural Compressor's PT2E path (`INT8StaticQuantConfig`) observes a torch.export graph that has no KV cache. What it found,
-the scale and zero-point of each linear layer's input and weight, is put around the layers of the model as fake quantization,
-and that is exported with its cache: OpenVINO keeps it as FakeQuantize operations and INT8 weights.
-"""
+Neural Compressor's PT2E path (`INT8StaticQuantConfig`) observes a torch.export graph that has no KV
+cache. What it found, the scale and zero-point of each linear layer's input and weight, is put
+around the layers of the model as fake quantization, and that is exported with its cache: OpenVINO
+keeps it as FakeQuantize operations and INT8 weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 class Found(NamedTuple):
-    """Of one linear layer: its input is quantized to 0..255 as a whole, its weight to -128..127 by output row."""
+    """Of one linear layer: its input is quantized to 0..255 as a whole, its weight to -128..127 by
+    output row."""
 
     scale: float
     zero: int
@@ -27,26 +28,52 @@ class Found(NamedTuple):
 
 
 def quantize(spec: Spec, out: Path) -> Outcome:
-    """Calibrates, bridges, exports and saves. Raises QuantizeError for a layer that was not observed."""
+    """Calibrates, bridges, exports and saves. Raises QuantizeError for a layer that was not
+    observed."""
     import torch
     from optimum.exporters.openvino import export_from_model
     from optimum.intel import OVConfig
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(spec.source, dtype=torch.float32, trust_remote_code=False, local_files_only=True)
-    wanted = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and name != spec.output]
+    model = AutoModelForCausalLM.from_pretrained(
+        spec.source, dtype=torch.float32, trust_remote_code=False, local_files_only=True
+    )
+    wanted = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and name != spec.output
+    ]
     wanted = [name for name in wanted if name not in spec.keep]
     found = observe(model, spec.samples.ids)
     missing = [name for name in wanted if name not in found]
     if missing:
-        raise QuantizeError(f"Neural Compressor observed {len(found)} layers and left out {', '.join(missing[:5])}.")
+        raise QuantizeError(
+            f"Neural Compressor observed {len(found)} layers and left out {', '.join(missing[:5])}."
+        )
     for name in wanted:
         model.set_submodule(name, fake_quantized(model.get_submodule(name), found[name]))
-    export_from_model(model, output=out, task="text-generation-with-past", stateful=True, ov_config=OVConfig(dtype="fp32"))
+    export_from_model(
+        model,
+        output=out,
+        task="text-generation-with-past",
+        stateful=True,
+        ov_config=OVConfig(dtype="fp32"),
+    )
     add_tokenizer(spec.source, out)
-    ranges = {name: {"input_scale": found[name].scale, "input_zero_point": found[name].zero} for name in wanted}
-    return Outcome({"bits": 8, "activations": "uint8 per tensor", "weights": "int8 per channel", "samples": len(spec.samples.ids),
-                    "keep": spec.keep, "ranges": ranges})  # fmt: skip
+    ranges = {
+        name: {"input_scale": found[name].scale, "input_zero_point": found[name].zero}
+        for name in wanted
+    }
+    return Outcome(
+        {
+            "bits": 8,
+            "activations": "uint8 per tensor",
+            "weights": "int8 per channel",
+            "samples": len(spec.samples.ids),
+            "keep": spec.keep,
+            "ranges": ranges,
+        }
+    )
 
 
 def observe(model: Any, rows: list[list[int]]) -> dict[str, Found]:
@@ -58,7 +85,9 @@ def observe(model: Any, rows: list[list[int]]) -> dict[str, Found]:
     length = min(map(len, rows))
     batches = [torch.tensor([row[:length]]) for row in rows]
     with torch.no_grad():
-        prepared = prepare(export(logits_only(model), (batches[0],)), quant_config=INT8StaticQuantConfig())
+        prepared = prepare(
+            export(logits_only(model), (batches[0],)), quant_config=INT8StaticQuantConfig()
+        )
         for batch in batches:
             prepared(batch)
         converted = convert(prepared)
@@ -106,7 +135,9 @@ def fake_quantized(linear: torch.nn.Linear, found: Found) -> torch.nn.Module:
 
         def forward(self, given: torch.Tensor) -> torch.Tensor:
             given = torch.fake_quantize_per_tensor_affine(given, found.scale, found.zero, 0, 255)
-            weight = torch.fake_quantize_per_channel_affine(self.weight, self.scales, self.zeros, 0, -128, 127)
+            weight = torch.fake_quantize_per_channel_affine(
+                self.weight, self.scales, self.zeros, 0, -128, 127
+            )
             return torch.nn.functional.linear(given, weight, self.bias)
 
     return FakeQuantized()

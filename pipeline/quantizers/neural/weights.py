@@ -1,8 +1,9 @@
-"""Weights in 4 bits by Intel Neural Compressor, by rounding or GPTQ (arXiv 2210.17323), in GPTQ's layout for vLLM.
+"""Weights in 4 bits by Intel Neural Compressor, by rounding or GPTQ (arXiv 2210.17323), in GPTQ's
+layout for vLLM.
 
-Neural Compressor packs a layer as AutoGPTQ does, but saves a bias that the source does not have and a scale for 8-bit
-floats beside it, for which vLLM has no place. So the checkpoint is put together here: the source's tensors, and the packed
-parts in the place of the weights that they stand for.
+Neural Compressor packs a layer as AutoGPTQ does, but saves a bias that the source does not have and
+a scale for 8-bit floats beside it, for which vLLM has no place. So the checkpoint is put together
+here: the source's tensors, and the packed parts in the place of the weights that they stand for.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ def quantize(spec: Spec, out: Path) -> Outcome:
 
     method, group = spec.variant.method or "gptq", spec.variant.groups_of
     kind = {"gptq": GPTQConfig, "rtn": RTNConfig}[method]
-    model = AutoModelForCausalLM.from_pretrained(spec.source, dtype=torch.float32, trust_remote_code=False, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        spec.source, dtype=torch.float32, trust_remote_code=False, local_files_only=True
+    )
     config = kind(bits=4, use_sym=True, group_size=group, use_layer_wise=False)
     for name in [spec.output, *spec.keep]:
         config.set_local(name, kind(dtype="fp32"))
@@ -37,18 +40,27 @@ def quantize(spec: Spec, out: Path) -> Outcome:
     if method == "gptq":
         for ids in spec.samples.ids:
             model(torch.tensor([ids]))
-    packed = {name: tensor for name, tensor in convert(model).state_dict().items() if name.rpartition(".")[2] in PARTS}
+    packed = {
+        name: tensor
+        for name, tensor in convert(model).state_dict().items()
+        if name.rpartition(".")[2] in PARTS
+    }
     wanted = [name for name in linear_shapes(spec.source) if name not in spec.keep]
     if missing := [name for name in wanted if f"{name}.qweight" not in packed]:
-        raise QuantizeError(f"Neural Compressor left {len(missing)} layers unpacked: {', '.join(missing[:5])}.")
+        raise QuantizeError(
+            f"Neural Compressor left {len(missing)} layers unpacked: {', '.join(missing[:5])}."
+        )
     _save(spec.source, packed, {f"{name}.weight" for name in wanted}, out)
     resolved = _write_config(spec, group, out)
     copy_companions(spec.source, out)
-    return Outcome({**resolved, "method": method, "samples": len(spec.samples.ids) if method == "gptq" else 0})
+    return Outcome(
+        {**resolved, "method": method, "samples": len(spec.samples.ids) if method == "gptq" else 0}
+    )
 
 
 def _settings_by_name() -> None:
-    """Neural Compressor's GPTQ takes a layer without settings for one with those of any other, and quantizes what is to be kept.
+    """Neural Compressor's GPTQ takes a layer without settings for one with those of any other, and
+    quantizes what is to be kept.
 
     Its module needs transformers imported before it.
     """
@@ -80,6 +92,8 @@ def _write_config(spec: Spec, group: int, out: Path) -> dict[str, Any]:
         "lm_head": False,
         "dynamic": {f"-:^{re.escape(name)}$": {} for name in spec.keep},
     }
-    config = json.loads((spec.source / "config.json").read_text()) | {"quantization_config": quantization}
+    config = json.loads((spec.source / "config.json").read_text()) | {
+        "quantization_config": quantization
+    }
     (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     return quantization

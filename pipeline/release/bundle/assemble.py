@@ -26,28 +26,41 @@ PREDICATE = "urn:quantgate:bundle:v1"
 
 
 def assemble(entry: Entry, recipe: Recipe, signer: Signer, by: str, out: Path) -> list[File]:
-    """Fills the empty folder; returns all its files, the signature last. Raises ArtifactError if something is missing."""
+    """Fills the empty folder; returns all its files, the signature last. Raises ArtifactError if
+    something is missing."""
     candidate = Candidate.here(entry.recipe, entry.variant, recipe)
     model, found = candidate.place.model, seals.evidence(candidate)
     shutil.copytree(model, out, copy_function=_link, dirs_exist_ok=True)
     for reserved in (layout.CARD, str(layout.OURS)):
         if (out / reserved).exists():
-            raise ArtifactError(f"{model / reserved}: a bundle puts a file of its own there. Remove it from the artifact.")
+            raise ArtifactError(
+                f"{model / reserved}: a bundle puts a file of its own there. Remove it from the"
+                " artifact."
+            )
     for name, path in found.items():
         _copy(path, out / layout.RECORDS / name)
     evidence = layout.evidence(out)
     told = layout.told(evidence)
-    summary = summarize(entry.recipe, recipe)  # rendered anew: a report that lies here may be old, or edited
+    summary = summarize(
+        entry.recipe, recipe
+    )  # rendered anew: a report that lies here may be old, or edited
     write_text(out / layout.CARD, card.render(summary, entry.variant))
-    for path, text in zip(layout.REPORTS, (markdown.render(summary), page.render(summary)), strict=True):
+    for path, text in zip(
+        layout.REPORTS, (markdown.render(summary), page.render(summary)), strict=True
+    ):
         write_text(out / path, text)
-    for environment in sorted({told.manifest.origin.environment, told.evaluation.origin.environment}):
+    for environment in sorted(
+        {told.manifest.origin.environment, told.evaluation.origin.environment}
+    ):
         _copy(environments.pins_file(environment), out / layout.pins(environment))
     _copy(log.path(entry.recipe, entry.variant), out / layout.SIGNOFF)
     _copy(policy.PATH, out / layout.POLICY)
     write_text(out / layout.BOM, bom.make(told))
     write_text(out / layout.SERVE, serve.render(told))
-    write_text(out / layout.STATEMENTS, "".join(signing.sign(said, signer) for said in statements.make(evidence)))
+    write_text(
+        out / layout.STATEMENTS,
+        "".join(signing.sign(said, signer) for said in statements.make(evidence)),
+    )
     files = artifact.hash_files(out)
     sign(entry, files, signer, by, out)
     return [*files, artifact.hash_file(out / paths.SIGNATURE, paths.SIGNATURE)]
@@ -75,7 +88,8 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _link(source: str, target: str) -> None:
-    """A second name for the same file where the disk can, so that a bundle costs no space. The stages only ever replace files."""
+    """A second name for the same file where the disk can, so that a bundle costs no space. The
+    stages only ever replace files."""
     try:
         os.link(source, target)
     except OSError:

@@ -1,5 +1,6 @@
-"""CycloneDX 1.6 ML-BOM of an artifact: the model with its card, the source that it was made from, and the packages that made and
-measured it. The library's own classes know no model card, so the document is written out; the library's validator must accept it.
+"""CycloneDX 1.6 ML-BOM of an artifact: the model with its card, the source that it was made from,
+and the packages that made and measured it. The library's own classes know no model card, so the
+document is written out; the library's validator must accept it.
 
 Source: cyclonedx.org/docs/1.6/json.
 """
@@ -21,7 +22,8 @@ MODEL = "machine-learning-model"
 
 
 def make(told: Told) -> str:
-    """JSON; the same records give the same bytes. Raises ArtifactError if CycloneDX's validator refuses it."""
+    """JSON; the same records give the same bytes. Raises ArtifactError if CycloneDX's validator
+    refuses it."""
     manifest, tools = told.manifest, {**told.evaluation.versions, **told.manifest.versions}
     packages = [_package(name, version) for name, version in sorted(tools.items())]
     source = _source(told)
@@ -38,19 +40,27 @@ def make(told: Told) -> str:
                 "name": f"{manifest.recipe}-{manifest.variant}",
                 "version": told.verdict.candidate_sha256[:12],
                 **_licence(told),
-                "pedigree": {"ancestors": [{key: value for key, value in source.items() if key != "bom-ref"}]},
+                "pedigree": {
+                    "ancestors": [{key: value for key, value in source.items() if key != "bom-ref"}]
+                },
                 "modelCard": _card(told),
                 "components": [_file(file.path, file.sha256) for file in manifest.files],
             }
         },
         "components": [source, *packages],
-        "dependencies": [{"ref": "artifact", "dependsOn": ["source", *(package["bom-ref"] for package in packages)]}],
+        "dependencies": [
+            {
+                "ref": "artifact",
+                "dependsOn": ["source", *(package["bom-ref"] for package in packages)],
+            }
+        ],
     }
     text = json.dumps(document, indent=1) + "\n"
     wrong = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
     if wrong is not None:
         raise ArtifactError(
-            f"{manifest.recipe}/{manifest.variant}: CycloneDX refuses the bill of materials: {str(wrong).splitlines()[0]}"
+            f"{manifest.recipe}/{manifest.variant}: CycloneDX refuses the bill of materials:"
+            f" {str(wrong).splitlines()[0]}"
         )
     return text
 
@@ -60,7 +70,14 @@ def _source(told: Told) -> dict[str, Any]:
     purl = {"purl": f"pkg:huggingface/{pinned.repo}@{pinned.revision}"} if pinned.repo else {}
     files = [_file(f"source/{file.path}", file.sha256) for file in pinned.files]
     name = pinned.repo or pinned.path or pinned.architecture
-    return {"type": MODEL, "bom-ref": "source", "name": name, **purl, **_licence(told), "components": files}
+    return {
+        "type": MODEL,
+        "bom-ref": "source",
+        "name": name,
+        **purl,
+        **_licence(told),
+        "components": files,
+    }
 
 
 def _licence(told: Told) -> dict[str, Any]:
@@ -88,7 +105,10 @@ def _card(told: Told) -> dict[str, Any]:
         }
         for check in checks
     ]
-    found += [{"type": f"accuracy {task.name}", "value": repr(task.accuracy)} for task in told.verdict.tasks]
+    found += [
+        {"type": f"accuracy {task.name}", "value": repr(task.accuracy)}
+        for task in told.verdict.tasks
+    ]
     return {
         "modelParameters": {
             "task": "text-generation",

@@ -1,7 +1,8 @@
-"""Is a bundle what was signed, does its chain hold, and is it signed off? By a policy of the reader's own.
+"""Is a bundle what was signed, does its chain hold, and is it signed off? By a policy of the
+reader's own.
 
-Raises Tampered naming what is wrong, Rejected for a bundle that is whole and not, or no longer, approved.
-"""
+Raises Tampered naming what is wrong, Rejected for a bundle that is whole and not, or no longer,
+approved."""
 
 from __future__ import annotations
 
@@ -46,36 +47,51 @@ class Checked:
 
 
 def signature(text: str, rules: Policy, now: datetime.datetime, what: str) -> Signed:
-    """Believes a bundle's signature. Raises Tampered, also for names of files that would leave the folder."""
+    """Believes a bundle's signature. Raises Tampered, also for names of files that would leave the
+    folder."""
     found = signing.opened(text, f"{what}: {paths.SIGNATURE}")
     by = signing.signed_by(found, rules.keys(rules.publishers, now), f"{what}: {paths.SIGNATURE}")
     try:
         said = found.statement["predicate"]
         sizes = {str(name): int(size) for name, size in said["size_bytes"].items()}
         entry = Entry(said["recipe"], said["variant"], said["version"])
-        named = [(str(one["name"]), str(one["digest"]["sha256"])) for one in found.statement["subject"]]
+        named = [
+            (str(one["name"]), str(one["digest"]["sha256"])) for one in found.statement["subject"]
+        ]
         files = [File(path=name, size_bytes=sizes[name], sha256=sha256) for name, sha256 in named]
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise Tampered(f"{what}: {paths.SIGNATURE}: not the statement of a bundle ({error!r}).") from error
+        raise Tampered(
+            f"{what}: {paths.SIGNATURE}: not the statement of a bundle ({error!r})."
+        ) from error
     if found.statement.get("predicateType") != PREDICATE or said.get("by") != by:
         raise Tampered(f"{what}: {paths.SIGNATURE}: not the statement of a bundle by {by}.")
     for name, _ in named:
         if not _is_safe(name):
-            raise Tampered(f"{what}: {paths.SIGNATURE}: lists {name!r}, which is no file inside the bundle.")
+            raise Tampered(
+                f"{what}: {paths.SIGNATURE}: lists {name!r}, which is no file inside the bundle."
+            )
     return Signed(entry, by, files)
 
 
 def _is_safe(name: str) -> bool:
     path = PurePosixPath(name)
-    plain = name == path.as_posix() and "\\" not in name and "\0" not in name and name != paths.SIGNATURE
-    return plain and not path.is_absolute() and not {"..", "."} & set(path.parts) and bool(path.parts)
+    plain = (
+        name == path.as_posix()
+        and "\\" not in name
+        and "\0" not in name
+        and name != paths.SIGNATURE
+    )
+    return (
+        plain and not path.is_absolute() and not {"..", "."} & set(path.parts) and bool(path.parts)
+    )
 
 
 def check(bundle: Path, rules: Policy, now: datetime.datetime, recheck: bool = False) -> Checked:
-    """Checks everything; a rejection in the log of the project that the reader stands in counts too.
+    """Checks everything; a rejection in the log of the project that the reader stands in counts
+    too.
 
-    With `recheck` the verdict is decided again from the raw evaluations by the gate of this project.
-    """
+    With `recheck` the verdict is decided again from the raw evaluations by the gate of this
+    project."""
     signed = _whole(bundle, rules, now)
     evidence = layout.evidence(bundle)
     try:
@@ -112,10 +128,16 @@ def _whole(bundle: Path, rules: Policy, now: datetime.datetime) -> Signed:
     signed = signature(_text(where), rules, now, str(bundle))
     listed = [*signed.files, artifact.hash_file(where, paths.SIGNATURE)]
     folders = {parent.as_posix() for file in listed for parent in PurePosixPath(file.path).parents}
-    wrong = [f"{name}: a folder of nothing that is signed" for name, path in found.items() if path.is_dir() and name not in folders]
+    wrong = [
+        f"{name}: a folder of nothing that is signed"
+        for name, path in found.items()
+        if path.is_dir() and name not in folders
+    ]
     wrong += artifact.differences(bundle, listed, "the signature")
     if wrong:
-        raise Tampered(f"{bundle}: not the bundle that {signed.by} signed:\n  " + "\n  ".join(wrong))
+        raise Tampered(
+            f"{bundle}: not the bundle that {signed.by} signed:\n  " + "\n  ".join(wrong)
+        )
     return signed
 
 
@@ -127,32 +149,54 @@ def _text(path: Path) -> str:
 
 
 def _chain(signed: Signed, told: Told) -> dict[str, bool]:
-    """What must be so for the records to be of these files and of each other, by what is wrong otherwise."""
+    """What must be so for the records to be of these files and of each other, by what is wrong
+    otherwise."""
     manifest, evaluation = told.manifest, told.evaluation
-    model = [file for file in signed.files if file.path != layout.CARD and PurePosixPath(file.path).parts[0] != str(layout.OURS)]
+    model = [
+        file
+        for file in signed.files
+        if file.path != layout.CARD and PurePosixPath(file.path).parts[0] != str(layout.OURS)
+    ]
     made, source = artifact.digest(manifest.files), artifact.digest(told.checkpoint.files)
     entry, floor = signed.entry, told.floor
-    named = [(record.recipe, record.variant) for record in (manifest, evaluation, told.verdict, told.benchmark)]
+    named = [
+        (record.recipe, record.variant)
+        for record in (manifest, evaluation, told.verdict, told.benchmark)
+    ]
     return {
-        "the records are of another recipe or variant": set(named) == {(entry.recipe, entry.variant)},
-        "the manifest is of other model files": sorted(map(str, model)) == sorted(map(str, manifest.files)),
+        "the records are of another recipe or variant": (
+            set(named) == {(entry.recipe, entry.variant)}
+        ),
+        "the manifest is of other model files": (
+            sorted(map(str, model)) == sorted(map(str, manifest.files))
+        ),
         "the artifact was made from another checkpoint": manifest.checkpoint_sha256 == source,
-        "the artifact was calibrated on other samples": manifest.samples_sha256 == told.samples.sha256,
+        "the artifact was calibrated on other samples": (
+            manifest.samples_sha256 == told.samples.sha256
+        ),
         "the evaluation is of another artifact": evaluation.artifact_sha256 == made,
-        "the evaluation is against another reference": not evaluation.logprobs_sha256
-        or evaluation.logprobs_sha256 == told.reference.logprobs_sha256,
+        "the evaluation is against another reference": (
+            not evaluation.logprobs_sha256
+            or evaluation.logprobs_sha256 == told.reference.logprobs_sha256
+        ),
         "the added items are of another artifact": told.extension.artifact_sha256 == made,
         "the reference is of another checkpoint": told.reference.artifact_sha256 == source,
         "the noise floor is of another engine": floor is None or floor.engine == manifest.engine,
         "the verdict is of another artifact": told.verdict.candidate_sha256 == made,
         "the verdict is against another checkpoint": told.verdict.reference_sha256 == source,
-        "the benchmark is of another artifact": not told.benchmark.measured or told.benchmark.artifact_sha256 == made,
+        "the benchmark is of another artifact": (
+            not told.benchmark.measured or told.benchmark.artifact_sha256 == made
+        ),
     }
 
 
 def _ours(bundle: Path, signed: Signed, told: Told) -> list[str]:
-    """What is below quantgate/ follows from the records: made again here, and compared. Reports and policy are for people alone."""
-    origins = {origin.environment: origin.environment_sha256 for origin in (told.evaluation.origin, told.manifest.origin)}
+    """What is below quantgate/ follows from the records: made again here, and compared. Reports and
+    policy are for people alone."""
+    origins = {
+        origin.environment: origin.environment_sha256
+        for origin in (told.evaluation.origin, told.manifest.origin)
+    }
     files = {file.path: file.sha256 for file in signed.files}
     known = {
         layout.STATEMENTS,
@@ -165,7 +209,9 @@ def _ours(bundle: Path, signed: Signed, told: Told) -> list[str]:
     }
     ours = [path for path in map(PurePosixPath, files) if path.parts[0] == str(layout.OURS)]
     wrong = [
-        f"{path}: no part of a bundle" for path in ours if Path(path) not in known and path.parent != PurePosixPath(layout.RECORDS)
+        f"{path}: no part of a bundle"
+        for path in ours
+        if Path(path) not in known and path.parent != PurePosixPath(layout.RECORDS)
     ]
     for environment, sha256 in origins.items():
         if files.get(layout.pins(environment).as_posix()) != sha256:
@@ -176,9 +222,15 @@ def _ours(bundle: Path, signed: Signed, told: Told) -> list[str]:
     return wrong
 
 
-def _statements(bundle: Path, again: list[dict[str, object]], rules: Policy, now: datetime.datetime) -> list[str]:
+def _statements(
+    bundle: Path, again: list[dict[str, object]], rules: Policy, now: datetime.datetime
+) -> list[str]:
     """The statements must be signed, and be what the records give."""
-    lines = _text(bundle / layout.STATEMENTS).splitlines() if (bundle / layout.STATEMENTS).is_file() else []
+    lines = (
+        _text(bundle / layout.STATEMENTS).splitlines()
+        if (bundle / layout.STATEMENTS).is_file()
+        else []
+    )
     found = []
     for number, line in enumerate(lines, 1):
         what = f"{bundle}: {layout.STATEMENTS}: line {number}"
@@ -190,16 +242,27 @@ def _statements(bundle: Path, again: list[dict[str, object]], rules: Policy, now
 
 
 def _decided_again(told: Told) -> str:
-    candidate = told.evaluation.model_copy(update={"tasks": joined(told.evaluation.tasks, told.extension.tasks)})
-    return gate.decide(told.reference, candidate, told.floor, limits.of(told.recipe, told.variant)).dumps()
+    candidate = told.evaluation.model_copy(
+        update={"tasks": joined(told.evaluation.tasks, told.extension.tasks)}
+    )
+    return gate.decide(
+        told.reference, candidate, told.floor, limits.of(told.recipe, told.variant)
+    ).dumps()
 
 
-def _standing(bundle: Path, evidence: Mapping[str, Path], told: Told, rules: Policy, now: datetime.datetime) -> Standing:
+def _standing(
+    bundle: Path, evidence: Mapping[str, Path], told: Told, rules: Policy, now: datetime.datetime
+) -> Standing:
     manifest, where = told.manifest, bundle / layout.SIGNOFF
     entries = log.parse(_text(where) if where.is_file() else "", f"{bundle}: {layout.SIGNOFF}")
     about = subject.of(manifest.recipe, manifest.variant, evidence)
     subject_case = Case(about, told.verdict.status, case.failing(told.verdict, told.performance))
-    found = standing(entries, rules, subject_case, now, heard=log.read(manifest.recipe, manifest.variant))
+    found = standing(
+        entries, rules, subject_case, now, heard=log.read(manifest.recipe, manifest.variant)
+    )
     if not found.approved:
-        raise Rejected(f"{bundle}: {manifest.recipe}/{manifest.variant}: {found.words}: {'; '.join(found.reasons)}")
+        raise Rejected(
+            f"{bundle}: {manifest.recipe}/{manifest.variant}: {found.words}:"
+            f" {'; '.join(found.reasons)}"
+        )
     return found

@@ -11,7 +11,16 @@ from pipeline.benchmark import performance
 from pipeline.errors import ArtifactError
 from pipeline.recipe import Recipe, Variant
 from pipeline.recipe.parsing import parse
-from pipeline.records import Benchmark, Checkpoint, Evaluation, Extension, Manifest, Performance, Samples, Verdict
+from pipeline.records import (
+    Benchmark,
+    Checkpoint,
+    Evaluation,
+    Extension,
+    Manifest,
+    Performance,
+    Samples,
+    Verdict,
+)
 
 CARD = "README.md"
 OURS = Path(paths.SIGNATURE).parent
@@ -24,8 +33,17 @@ BOM = OURS / "bom.cdx.json"
 ENVIRONMENTS = OURS / "environments"
 REPORTS = (OURS / "report.md", OURS / "report.html")
 FLOOR = {"floor.json", "floor-benchmark.json"}  # of the unquantized model on the same engine
-REQUIRED = {"manifest.json", "recipe.yaml", "checkpoint.json", "samples.json", "reference.json", "evaluation.json",
-            "extension.json", "verdict.json", "benchmark.json"}  # fmt: skip
+REQUIRED = {
+    "manifest.json",
+    "recipe.yaml",
+    "checkpoint.json",
+    "samples.json",
+    "reference.json",
+    "evaluation.json",
+    "extension.json",
+    "verdict.json",
+    "benchmark.json",
+}
 
 
 def evidence(bundle: Path) -> dict[str, Path]:
@@ -39,7 +57,8 @@ def pins(environment: str) -> Path:
 
 @dataclass(frozen=True)
 class Told:
-    """What the records say, read. Those of the unquantized model on the same engine are None for that model itself."""
+    """What the records say, read. Those of the unquantized model on the same engine are None for
+    that model itself."""
 
     recipe: Recipe
     manifest: Manifest
@@ -57,7 +76,11 @@ class Told:
     def variant(self) -> Variant:
         """As it was made: of a ladder the rung that was reached."""
         climb = self.manifest.climb
-        return self.recipe.variants[self.manifest.variant] if climb is None else Variant.model_validate(climb.reached)
+        return (
+            self.recipe.variants[self.manifest.variant]
+            if climb is None
+            else Variant.model_validate(climb.reached)
+        )
 
     @property
     def performance(self) -> Performance:
@@ -66,7 +89,8 @@ class Told:
 
 
 def told(found: Mapping[str, Path]) -> Told:
-    """Raises ArtifactError for a record that is missing or is none, RecipeError for such a recipe."""
+    """Raises ArtifactError for a record that is missing or is none, RecipeError for such a
+    recipe."""
     missing = sorted(REQUIRED - found.keys())
     if missing:
         raise ArtifactError(f"records missing: {', '.join(missing)}")
@@ -82,5 +106,7 @@ def told(found: Mapping[str, Path]) -> Told:
         floor=records.read(found["floor.json"], Evaluation) if has_floor else None,
         verdict=records.read(found["verdict.json"], Verdict),
         benchmark=records.read(found["benchmark.json"], Benchmark),
-        floor_benchmark=records.read(found["floor-benchmark.json"], Benchmark) if has_floor else None,
+        floor_benchmark=(
+            records.read(found["floor-benchmark.json"], Benchmark) if has_floor else None
+        ),
     )

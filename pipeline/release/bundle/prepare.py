@@ -1,4 +1,5 @@
-"""Verifies everything once more and puts the bundle together: a worker's job, whose memory is free before gigabytes are sent."""
+"""Verifies everything once more and puts the bundle together: a worker's job, whose memory is free
+before gigabytes are sent."""
 
 from __future__ import annotations
 
@@ -19,15 +20,18 @@ from pipeline.release.signoff import log, policy, verbs
 def work(job: dict[str, Any]) -> dict[str, Any]:
     """Worker verb: fills job["out"]; returns the entry and the files, the signature last.
 
-    Raises ArtifactError for anything stale, Rejected unless signed off, SignoffError for a key that may not publish.
-    """
+    Raises ArtifactError for anything stale, Rejected unless signed off, SignoffError for a key that
+    may not publish."""
     name, variant_name, out = job["recipe"], job["variant"], Path(job["out"])
     index.check(name)  # of a recipe that leaves out sections, the bundle has what was written of it
     rules, now = policy.load(), datetime.datetime.now(datetime.UTC)
     by, signer = signing.signer(job["key"], rules.holders("publishers", now))
     verbs.verify(name, variant_name)
     if not revision.is_committed(log.path(name, variant_name)):
-        raise SignoffError(f"{log.path(name, variant_name)}: not in the git commit as it is. Commit the sign-off, then publish.")
+        raise SignoffError(
+            f"{log.path(name, variant_name)}: not in the git commit as it is. Commit the sign-off,"
+            " then publish."
+        )
     made = seals.content(paths.manifest(name, variant_name))
     entry = Entry(name, variant_name, made[:12] if job["version"] is None else job["version"])
     files = assemble.assemble(entry, opened.recipe(name), signer, by, out)

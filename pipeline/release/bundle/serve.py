@@ -1,4 +1,5 @@
-"""serve.yaml: the exact settings under which an artifact was measured, and what starts its engine with them."""
+"""serve.yaml: the exact settings under which an artifact was measured, and what starts its engine
+with them."""
 
 from __future__ import annotations
 
@@ -13,11 +14,15 @@ from pipeline.recipe import Serve, Strict
 from pipeline.recipe.parsing import parse
 from pipeline.release.bundle.layout import Told
 
-HEADER = "# The settings under which this artifact was measured. `quantgate serve` starts its engine with them.\n"
+HEADER = (
+    "# The settings under which this artifact was measured. `quantgate serve` starts its engine"
+    " with them.\n"
+)
 
 
 class Settings(Strict):
-    """`serve` are the recipe's words; `measured` what the engine itself said of its settings while it was measured."""
+    """`serve` are the recipe's words; `measured` what the engine itself said of its settings while
+    it was measured."""
 
     engine: str
     device: str
@@ -28,7 +33,10 @@ class Settings(Strict):
 def render(told: Told) -> str:
     """Raises ArtifactError if the artifact was never measured as it serves."""
     if "deployed" not in told.evaluation.views:
-        raise ArtifactError(f"{told.manifest.recipe}/{told.manifest.variant}: not measured as it serves (no view 'deployed')")
+        raise ArtifactError(
+            f"{told.manifest.recipe}/{told.manifest.variant}: not measured as it serves (no view"
+            " 'deployed')"
+        )
     name = told.manifest.variant
     serve = told.recipe.with_variant(name, told.variant).serve_for(name)
     settings = Settings(

@@ -1,5 +1,5 @@
-"""The chain from the source to the figures, as in-toto Statements: a function of the records alone, so that who checks them makes
-them again and compares.
+"""The chain from the source to the figures, as in-toto Statements: a function of the records alone,
+so that who checks them makes them again and compares.
 
 Predicates: SLSA Provenance v1 (slsa.dev/spec/v1.0/provenance), in-toto Test Result v0.1
 (in-toto/attestation/spec/predicates/test-result.md), and one of our own for the benchmark.
@@ -26,7 +26,10 @@ def make(evidence: Mapping[str, Path]) -> list[dict[str, Any]]:
     """The statements about the artifact's files. Raises ArtifactError if a record is missing."""
     told = layout.told(evidence)
     files = {file.path: file.sha256 for file in told.manifest.files}
-    recorded = [_resource(name, artifact.hash_file(path, name).sha256) for name, path in sorted(evidence.items())]
+    recorded = [
+        _resource(name, artifact.hash_file(path, name).sha256)
+        for name, path in sorted(evidence.items())
+    ]
     return [
         statement(files, PROVENANCE, _provenance(told, recorded)),
         statement(files, TEST_RESULT, _test_result(told, recorded)),
@@ -35,16 +38,26 @@ def make(evidence: Mapping[str, Path]) -> list[dict[str, Any]]:
 
 
 def _resource(name: str, sha256: str, **annotations: Any) -> dict[str, Any]:
-    return {"name": name, "digest": {"sha256": sha256}, **({"annotations": annotations} if annotations else {})}
+    return {
+        "name": name,
+        "digest": {"sha256": sha256},
+        **({"annotations": annotations} if annotations else {}),
+    }
 
 
 def _provenance(told: Told, recorded: list[dict[str, Any]]) -> dict[str, Any]:
     manifest, samples, origin = told.manifest, told.samples, told.manifest.origin
-    where = {"repository": told.checkpoint.repo, "revision": told.checkpoint.revision, "path": told.checkpoint.path}
+    where = {
+        "repository": told.checkpoint.repo,
+        "revision": told.checkpoint.revision,
+        "path": told.checkpoint.path,
+    }
     known = {key: value for key, value in where.items() if value is not None}
     calibration = {"prompts": samples.prompts, "seed": samples.seed, "count": len(samples.ids)}
     project = (
-        {"name": "project", "digest": {"gitCommit": origin.revision.commit}} if origin.revision.commit else {"name": "project"}
+        {"name": "project", "digest": {"gitCommit": origin.revision.commit}}
+        if origin.revision.commit
+        else {"name": "project"}
     )
     return {
         "buildDefinition": {
@@ -63,10 +76,19 @@ def _provenance(told: Told, recorded: list[dict[str, Any]]) -> dict[str, Any]:
                 "versions": manifest.versions,
             },
             "resolvedDependencies": [
-                *(_resource(f"source/{file.path}", file.sha256, **known) for file in told.checkpoint.files),
+                *(
+                    _resource(f"source/{file.path}", file.sha256, **known)
+                    for file in told.checkpoint.files
+                ),
                 _resource("calibration samples", samples.sha256, **calibration),
                 _resource("recipe", origin.recipe_sha256),
-                {**project, "annotations": {"dirty": bool(origin.revision.changed), "changed": origin.revision.changed}},
+                {
+                    **project,
+                    "annotations": {
+                        "dirty": bool(origin.revision.changed),
+                        "changed": origin.revision.changed,
+                    },
+                },
                 _resource(f"environment {origin.environment}", origin.environment_sha256),
             ],
         },
@@ -75,7 +97,10 @@ def _provenance(told: Told, recorded: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _test_result(told: Told, recorded: list[dict[str, Any]]) -> dict[str, Any]:
-    by_status = {status: [check.name for check in told.verdict.checks if check.status == status] for status in RESULTS}
+    by_status = {
+        status: [check.name for check in told.verdict.checks if check.status == status]
+        for status in RESULTS
+    }
     return {
         "result": RESULTS[told.verdict.status],
         "configuration": recorded,

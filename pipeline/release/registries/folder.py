@@ -1,9 +1,11 @@
-"""A folder, or whatever fsspec opens by its URL (file://, s3://, memory://), as a registry: ROOT/RECIPE/VARIANT/VERSION/FILE.
+"""A folder, or whatever fsspec opens by its URL (file://, s3://, memory://), as a registry:
+ROOT/RECIPE/VARIANT/VERSION/FILE.
 
-A version is published once its signature stands in place. On a local folder that is one rename of the whole version; on an object
-store (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html) the signature comes last and is created
-exclusively. A broken upload to S3 leaves parts that only the bucket's rule AbortIncompleteMultipartUpload removes.
-"""
+A version is published once its signature stands in place. On a local folder that is one rename of
+the whole version; on an object store
+(https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html) the signature comes
+last and is created exclusively. A broken upload to S3 leaves parts that only the bucket's rule
+AbortIncompleteMultipartUpload removes."""
 
 from __future__ import annotations
 
@@ -26,29 +28,48 @@ from pipeline.release.registries import NAME, Entry, Progress, shared
 PART = 8 << 20  # bytes of one request to S3, of which `AT_ONCE` are held in memory
 AT_ONCE = 4
 COPIED = 256 << 20  # bytes that S3 copies for one request
-MOST_PARTS = 10_000  # of one object: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
+MOST_PARTS = (
+    10_000  # of one object: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
+)
 S3 = ("s3", "s3a")
-OBJECTS = (*S3, "gs", "gcs", "abfs", "abfss", "az", "oss")  # have no folders to make; making one could make a bucket
+OBJECTS = (
+    *S3,
+    "gs",
+    "gcs",
+    "abfs",
+    "abfss",
+    "az",
+    "oss",
+)  # have no folders to make; making one could make a bucket
 
 
 class Registry:
     def __init__(self, url: str) -> None:
-        """Raises RegistryError for a URL that fsspec does not know or whose package is not installed."""
+        """Raises RegistryError for a URL that fsspec does not know or whose package is not
+        installed."""
         self.url = url
         if url.startswith(tuple(f"{scheme}://" for scheme in S3)):
             shared.needed("s3fs", "s3")
         with shared.asking(url, "opening it", ImportError, ValueError, OSError):
             # Others write there too: listings are never cached.
-            self.store, self.root = fsspec.core.url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
+            self.store, self.root = fsspec.core.url_to_fs(
+                url, use_listings_cache=False, skip_instance_cache=True
+            )
         names = self.store.protocol
         self.kinds = {names} if isinstance(names, str) else set(names)
         self.local = bool(getattr(self.store, "local_file", False))
 
     def list(self) -> list[Entry]:
         with self._asking("listing it"):
-            found = [(recipe, variant, version) for recipe in self._folders() for variant in self._folders(recipe)
-                     for version in self._folders(recipe, variant)]  # fmt: skip
-            entries = [Entry(*parts) for parts in found if all(NAME.fullmatch(part) for part in parts)]
+            found = [
+                (recipe, variant, version)
+                for recipe in self._folders()
+                for variant in self._folders(recipe)
+                for version in self._folders(recipe, variant)
+            ]
+            entries = [
+                Entry(*parts) for parts in found if all(NAME.fullmatch(part) for part in parts)
+            ]
             return sorted(entry for entry in entries if self._is_published(entry))
 
     def resolve(self, entry: Entry) -> bytes:
@@ -57,7 +78,9 @@ class Registry:
                 raise shared.not_published(self.url, entry)
             return bytes(self.store.cat_file(f"{self._place(entry)}/{paths.SIGNATURE}"))
 
-    def publish(self, entry: Entry, bundle: Path, files: Sequence[File], progress: Progress) -> None:
+    def publish(
+        self, entry: Entry, bundle: Path, files: Sequence[File], progress: Progress
+    ) -> None:
         sent = shared.ordered(files)
         incoming = f"{self.root}/{entry.recipe}/{entry.variant}/.incoming-{entry.version}"
         with self._asking(f"publishing {entry}"):
@@ -72,7 +95,11 @@ class Registry:
                     self._read_back(file, f"{incoming}/{file.path}", progress)
                 self._clear(incoming, {file.path for file in sent})
                 commit = self._rename if self.local else self._move
-                commit(entry, incoming, {file.path: stands.get(file.path, f"{incoming}/{file.path}") for file in sent})
+                commit(
+                    entry,
+                    incoming,
+                    {file.path: stands.get(file.path, f"{incoming}/{file.path}") for file in sent},
+                )
 
     def fetch(self, entry: Entry, names: Sequence[str], target: Path, progress: Progress) -> None:
         with self._asking(f"fetching {entry}"):
@@ -85,7 +112,8 @@ class Registry:
                 shared.write(self._read(path), target, name, progress)
 
     def _asking(self, question: str) -> contextlib.AbstractContextManager[None]:
-        # The libraries under fsspec have errors of their own (botocore's, for one), without a common base.
+        # The libraries under fsspec have errors of their own (botocore's, for one), without a
+        # common base.
         return shared.asking(self.url, question, Exception)
 
     def _place(self, entry: Entry) -> str:
@@ -107,13 +135,20 @@ class Registry:
             if info["type"] == "directory":
                 yield info["name"].rstrip("/").rsplit("/", 1)[-1]
 
-    def _taken_up(self, files: Sequence[File], incoming: str, final: str, progress: Progress) -> dict[str, str]:
-        """Where the files of an earlier, broken try stand whose hash holds: their names, and the path of each."""
+    def _taken_up(
+        self, files: Sequence[File], incoming: str, final: str, progress: Progress
+    ) -> dict[str, str]:
+        """Where the files of an earlier, broken try stand whose hash holds: their names, and the
+        path of each."""
         stands = {}
         for file in files:
             for folder in (incoming,) if self.local else (final, incoming):
                 path = f"{folder}/{file.path}"
-                if self.store.isfile(path) and self.store.size(path) == file.size_bytes and shared.holds(file, self._read(path)):
+                if (
+                    self.store.isfile(path)
+                    and self.store.size(path) == file.size_bytes
+                    and shared.holds(file, self._read(path))
+                ):
                     stands[file.path] = path
                     progress(file.size_bytes)
                     break
@@ -124,13 +159,17 @@ class Registry:
             self.store.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
         limits: dict[str, Any] = {}
         if self.kinds & set(S3):
-            limits = {"chunksize": max(PART, math.ceil(source.stat().st_size / MOST_PARTS)), "max_concurrency": AT_ONCE}
+            limits = {
+                "chunksize": max(PART, math.ceil(source.stat().st_size / MOST_PARTS)),
+                "max_concurrency": AT_ONCE,
+            }
         self.store.put_file(str(source), path, **limits)
         if self.local:
             _settle(Path(path))
 
     def _read(self, path: str) -> Iterator[bytes]:
-        """In one request where that can be: a request for each part makes a store look the object up each time."""
+        """In one request where that can be: a request for each part makes a store look the object
+        up each time."""
         if self.kinds & set(S3):
             stream = asyn.sync(self.store.loop, self.store.open_async, path, "rb")
             while chunk := asyn.sync(self.store.loop, stream.read, shared.CHUNK):
@@ -153,7 +192,8 @@ class Registry:
 
     @contextlib.contextmanager
     def _alone(self, incoming: str) -> Iterator[None]:
-        """Raises RegistryError while another process publishes the same into a local folder; a killed one holds no lock."""
+        """Raises RegistryError while another process publishes the same into a local folder; a
+        killed one holds no lock."""
         if not self.local:
             yield
             return
@@ -163,7 +203,10 @@ class Registry:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
         except BlockingIOError as error:
-            raise RegistryError(f"{shared.clean(self.url)}: another process is publishing this version. Wait for it.") from error
+            raise RegistryError(
+                f"{shared.clean(self.url)}: another process is publishing this version. Wait"
+                " for it."
+            ) from error
         finally:
             os.close(handle)
 
@@ -172,7 +215,8 @@ class Registry:
         for path in (Path(incoming), *Path(incoming).rglob("*")):
             if path.is_dir():
                 _sync(path)
-        # Fails where the target holds anything: that of another process that published meanwhile, too.
+        # Fails where the target holds anything: that of another process that published meanwhile,
+        # too.
         Path(incoming).rename(self._place(entry))
         _sync(Path(incoming).parent)
 
@@ -206,7 +250,8 @@ class Registry:
 
 
 def _settle(path: Path) -> None:
-    """Writes a file out to its disk and drops it from memory, so that reading back reads the disk."""
+    """Writes a file out to its disk and drops it from memory, so that reading back reads the
+    disk."""
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
         os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

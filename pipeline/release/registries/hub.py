@@ -1,10 +1,11 @@
-"""The Hugging Face Hub: hf://OWNER, one repository OWNER/RECIPE-VARIANT, private when it is made here, the version is a tag.
+"""The Hugging Face Hub: hf://OWNER, one repository OWNER/RECIPE-VARIANT, private when it is made
+here, the version is a tag.
 
-Files go to a branch incoming-VERSION as Git LFS or Xet objects, whichever the Hub takes (https://huggingface.co/docs/hub/storage-backends);
-objects it has are not sent again. The tag on the checked commit makes a version published; the Hub refuses to put one twice.
-The commit's title tells which recipe and variant a repository holds: its name alone does not, as both may hold a hyphen.
-Endpoint and token as the library has them: HF_ENDPOINT, HF_TOKEN, `hf auth login`.
-"""
+Files go to a branch incoming-VERSION as Git LFS or Xet objects, whichever the Hub takes
+(https://huggingface.co/docs/hub/storage-backends); objects it has are not sent again. The tag on
+the checked commit makes a version published; the Hub refuses to put one twice. The commit's title
+tells which recipe and variant a repository holds: its name alone does not, as both may hold a
+hyphen. Endpoint and token as the library has them: HF_ENDPOINT, HF_TOKEN, `hf auth login`."""
 
 from __future__ import annotations
 
@@ -18,7 +19,11 @@ from typing import Any
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from huggingface_hub.utils import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 
 from pipeline import paths
 from pipeline.errors import RegistryError
@@ -34,21 +39,40 @@ class Registry:
         self.url = url
         self.owner = url.removeprefix("hf://").strip("/")
         if not self.owner or "/" in self.owner or "@" in self.owner:
-            raise RegistryError(f"{shared.clean(url)}: expected hf://OWNER, a user or an organization. Leave the rest away.")
+            raise RegistryError(
+                f"{shared.clean(url)}: expected hf://OWNER, a user or an organization. Leave the"
+                " rest away."
+            )
         self.hub = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
 
     def list(self) -> list[Entry]:
         with self._asking("listing it"):
-            return sorted(entry for model in self.hub.list_models(author=self.owner) for tag, commit in self._tags(model.id).items()
-                          if (entry := self._held(model.id, commit)) is not None and entry.version == tag
-                          and self._repository(entry) == model.id)  # fmt: skip
+            return sorted(
+                entry
+                for model in self.hub.list_models(author=self.owner)
+                for tag, commit in self._tags(model.id).items()
+                if (entry := self._held(model.id, commit)) is not None
+                and entry.version == tag
+                and self._repository(entry) == model.id
+            )
 
     def resolve(self, entry: Entry) -> bytes:
-        with self._asking(f"reading the signature of {entry}"), tempfile.TemporaryDirectory() as folder:
-            return self._download(entry, self._published(entry), paths.SIGNATURE, Path(folder)).read_bytes()
+        with (
+            self._asking(f"reading the signature of {entry}"),
+            tempfile.TemporaryDirectory() as folder,
+        ):
+            return self._download(
+                entry, self._published(entry), paths.SIGNATURE, Path(folder)
+            ).read_bytes()
 
-    def publish(self, entry: Entry, bundle: Path, files: Sequence[File], progress: Progress) -> None:
-        sent, repository, branch = shared.ordered(files), self._repository(entry), f"incoming-{entry.version}"
+    def publish(
+        self, entry: Entry, bundle: Path, files: Sequence[File], progress: Progress
+    ) -> None:
+        sent, repository, branch = (
+            shared.ordered(files),
+            self._repository(entry),
+            f"incoming-{entry.version}",
+        )
         with self._asking(f"publishing {entry}"):
             self.hub.create_repo(repository, private=True, exist_ok=True)
             self._refuse_published(entry)
@@ -86,7 +110,9 @@ class Registry:
         if shown:
             disable_progress_bars()
         try:
-            with shared.asking(self.url, question, Exception):  # it lets httpx's errors, ValueError and RuntimeError through
+            with shared.asking(
+                self.url, question, Exception
+            ):  # it lets httpx's errors, ValueError and RuntimeError through
                 yield
         finally:
             if shown:
@@ -105,7 +131,11 @@ class Registry:
     def _held(self, repository: str, commit: str) -> Entry | None:
         """What a commit was published as, None for one of somebody else's."""
         parts = self.hub.list_repo_commits(repository, revision=commit)[0].title.split("/")
-        return Entry(*parts) if len(parts) == 3 and all(NAME.fullmatch(part) for part in parts) else None
+        return (
+            Entry(*parts)
+            if len(parts) == 3 and all(NAME.fullmatch(part) for part in parts)
+            else None
+        )
 
     def _published(self, entry: Entry) -> str:
         """The commit of a published version."""
@@ -120,24 +150,46 @@ class Registry:
         if commit is None:
             return
         if (held := self._held(repository, commit)) != entry:
-            raise RegistryError(f"{shared.clean(self.url)}: {repository} has a tag {entry.version} of {held or 'another'}, so it "
-                                f"cannot hold {entry}. Rename the recipe or the variant, or give a new version.")  # fmt: skip
+            raise RegistryError(
+                f"{shared.clean(self.url)}: {repository} has a tag {entry.version} of"
+                f" {held or 'another'}, so it cannot hold {entry}. Rename the recipe or the"
+                " variant, or give a new version."
+            )
         raise shared.published(self.url, entry)
 
     def _send(self, entry: Entry, branch: str, bundle: Path, files: Sequence[File]) -> str:
-        """One commit of exactly these files; what an earlier try of another bundle left there goes."""
+        """One commit of exactly these files; what an earlier try of another bundle left there
+        goes."""
         repository, wanted = self._repository(entry), {file.path for file in files} | {OWN}
-        there = [info.path for info in self.hub.list_repo_tree(repository, recursive=True, revision=branch)
-                 if isinstance(info, RepoFile)]  # fmt: skip
-        changes: list[Any] = [huggingface_hub.CommitOperationDelete(path) for path in there if path not in wanted]
+        there = [
+            info.path
+            for info in self.hub.list_repo_tree(repository, recursive=True, revision=branch)
+            if isinstance(info, RepoFile)
+        ]
+        changes: list[Any] = [
+            huggingface_hub.CommitOperationDelete(path) for path in there if path not in wanted
+        ]
         for file in files:
             change = huggingface_hub.CommitOperationAdd(file.path, str(bundle / file.path))
-            change.upload_info.sha256 = bytes.fromhex(file.sha256)  # known already: saves reading all once more
+            change.upload_info.sha256 = bytes.fromhex(
+                file.sha256
+            )  # known already: saves reading all once more
             changes.append(change)
-        commit = self.hub.create_commit(repository, changes, commit_message=str(entry), revision=branch)
+        commit = self.hub.create_commit(
+            repository, changes, commit_message=str(entry), revision=branch
+        )
         return str(commit.oid)
 
     def _download(self, entry: Entry, commit: str, name: str, folder: Path) -> Path:
-        """`force_download` and a cache folder of its own: nothing may come from this machine's cache."""
-        return Path(self.hub.hf_hub_download(self._repository(entry), name, revision=commit, local_dir=folder,
-                                             cache_dir=folder / ".cache", force_download=True))  # fmt: skip
+        """`force_download` and a cache folder of its own: nothing may come from this machine's
+        cache."""
+        return Path(
+            self.hub.hf_hub_download(
+                self._repository(entry),
+                name,
+                revision=commit,
+                local_dir=folder,
+                cache_dir=folder / ".cache",
+                force_download=True,
+            )
+        )

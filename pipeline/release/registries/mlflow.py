@@ -1,10 +1,11 @@
-"""MLflow's model registry: mlflow+http://HOST:PORT or mlflow+https://HOST. Registered model RECIPE--VARIANT, and a run for each
-bundle, whose artifacts are the files (https://mlflow.org/docs/latest/ml/model-registry/).
+"""MLflow's model registry: mlflow+http://HOST:PORT or mlflow+https://HOST. Registered model
+RECIPE--VARIANT, and a run for each bundle, whose artifacts are the files
+(https://mlflow.org/docs/latest/ml/model-registry/).
 
-A model version with our tags makes a bundle published; it is made last, in one request. The alias `approved` follows it in a second
-one, so a process killed between the two leaves it on the version before. MLflow numbers versions itself and has no way to
-make one only if ours is new: of two who publish the same version at the same instant the first one counts.
-"""
+A model version with our tags makes a bundle published; it is made last, in one request. The alias
+`approved` follows it in a second one, so a process killed between the two leaves it on the version
+before. MLflow numbers versions itself and has no way to make one only if ours is new: of two who
+publish the same version at the same instant the first one counts."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ EXPERIMENT = "quantgate"
 ALIAS = "approved"
 TAGS = ("quantgate.recipe", "quantgate.variant", "quantgate.version")
 BUNDLE = "quantgate.bundle"  # the bundle's hash, pipeline/records/artifact.digest
-# Before mlflow is imported: we show our own progress, and a private registry's client should not report its use elsewhere.
+# Before mlflow is imported: we show our own progress, and a private registry's client should not
+# report its use elsewhere.
 QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", **environments.UNTRACKED}
 
 
@@ -39,7 +41,9 @@ class Registry:
             os.environ.setdefault(name, value)
         self.library = shared.needed("mlflow", "mlflow")
         self.web = shared.needed("requests", "mlflow")
-        self.client = self.library.MlflowClient(tracking_uri=self.address, registry_uri=self.address)
+        self.client = self.library.MlflowClient(
+            tracking_uri=self.address, registry_uri=self.address
+        )
 
     def list(self) -> list[Entry]:
         with self._asking("listing it"):
@@ -47,10 +51,17 @@ class Registry:
                            if (entry := _entry(version)) is not None})  # fmt: skip
 
     def resolve(self, entry: Entry) -> bytes:
-        with self._asking(f"reading the signature of {entry}"), tempfile.TemporaryDirectory() as folder:
-            return self._download(self._published(entry), paths.SIGNATURE, Path(folder)).read_bytes()
+        with (
+            self._asking(f"reading the signature of {entry}"),
+            tempfile.TemporaryDirectory() as folder,
+        ):
+            return self._download(
+                self._published(entry), paths.SIGNATURE, Path(folder)
+            ).read_bytes()
 
-    def publish(self, entry: Entry, bundle: Path, files: Sequence[File], progress: Progress) -> None:
+    def publish(
+        self, entry: Entry, bundle: Path, files: Sequence[File], progress: Progress
+    ) -> None:
         sent = shared.ordered(files)
         with self._asking(f"publishing {entry}"):
             self._refuse_published(entry)
@@ -66,7 +77,9 @@ class Registry:
                 left = [file for file in sent if file.path not in held]
                 for file in left:
                     folder = str(PurePosixPath(file.path).parent)
-                    self.client.log_artifact(run.info.run_id, str(bundle / file.path), None if folder == "." else folder)
+                    self.client.log_artifact(
+                        run.info.run_id, str(bundle / file.path), None if folder == "." else folder
+                    )
                 for file in left:
                     if not self._read_back(run.info.run_id, file, scratch, progress):
                         raise shared.altered(self.url, file)
@@ -81,11 +94,17 @@ class Registry:
 
     @contextlib.contextmanager
     def _asking(self, question: str) -> Iterator[None]:
-        """One quick request first: mlflow itself tries eight times over minutes before it says that nobody is there."""
-        with shared.asking(self.url, question, Exception):  # its artifact side raises requests' errors and bare Exception
+        """One quick request first: mlflow itself tries eight times over minutes before it says that
+        nobody is there."""
+        with shared.asking(
+            self.url, question, Exception
+        ):  # its artifact side raises requests' errors and bare Exception
             answer = self.web.get(f"{self.address}/health", timeout=shared.REACH_S)
             if answer.status_code >= 500 or answer.status_code == 404:
-                raise RegistryError(f"{shared.clean(self.url)}: GET /health: {answer.status_code}, expected an MLflow server.")
+                raise RegistryError(
+                    f"{shared.clean(self.url)}: GET /health: {answer.status_code}, expected an"
+                    " MLflow server."
+                )
             yield
 
     def _pages(self, search: Any, *arguments: Any, **settings: Any) -> Iterator[Any]:
@@ -121,7 +140,10 @@ class Registry:
             except self.library.MlflowException:  # another process was first
                 found = self.client.get_experiment_by_name(EXPERIMENT)
         if found is None or found.lifecycle_stage != "active":
-            raise RegistryError(f"{shared.clean(self.url)}: experiment {EXPERIMENT!r} is deleted or refused. Restore it in MLflow.")
+            raise RegistryError(
+                f"{shared.clean(self.url)}: experiment {EXPERIMENT!r} is deleted or refused."
+                " Restore it in MLflow."
+            )
         return str(found.experiment_id)
 
     def _run(self, entry: Entry, hashed: str) -> Any:
@@ -129,7 +151,11 @@ class Registry:
         experiment, tags = self._experiment(), {**_tags(entry), BUNDLE: hashed}
         wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
         found = self.client.search_runs([experiment], wanted, max_results=1)
-        return found[0] if found else self.client.create_run(experiment, tags=tags, run_name=str(entry))
+        return (
+            found[0]
+            if found
+            else self.client.create_run(experiment, tags=tags, run_name=str(entry))
+        )
 
     def _sizes(self, run: str, folder: str | None = None) -> Iterator[tuple[str, int]]:
         for info in self.client.list_artifacts(run, folder):
@@ -138,7 +164,9 @@ class Registry:
             else:
                 yield info.path, info.file_size
 
-    def _read_back(self, run: str, file: File, scratch: Path, progress: Progress | None = None) -> bool:
+    def _read_back(
+        self, run: str, file: File, scratch: Path, progress: Progress | None = None
+    ) -> bool:
         """Downloads one file for as long as it is compared."""
         path = self._download(run, file.path, scratch)
         try:
@@ -160,7 +188,11 @@ class Registry:
                 raise
         self._refuse_published(entry)
         made = self.client.create_model_version(
-            name, source=run.info.artifact_uri, run_id=run.info.run_id, tags=_tags(entry), await_creation_for=0
+            name,
+            source=run.info.artifact_uri,
+            run_id=run.info.run_id,
+            tags=_tags(entry),
+            await_creation_for=0,
         )
         self.client.set_registered_model_alias(name, ALIAS, made.version)
 

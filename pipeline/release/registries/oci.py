@@ -1,10 +1,10 @@
-"""An OCI registry: oci://HOST/PREFIX, or oci+http://HOST:PORT/PREFIX without encryption. One repository PREFIX/RECIPE/VARIANT,
-the version is the tag, each file a layer.
+"""An OCI registry: oci://HOST/PREFIX, or oci+http://HOST:PORT/PREFIX without encryption. One
+repository PREFIX/RECIPE/VARIANT, the version is the tag, each file a layer.
 
-The artifact is a CNCF ModelPack (https://github.com/modelpack/model-spec, docs/spec.md and docs/config.md); with the title
-annotation `oras pull` writes the files too. The tag is put last and makes a version published; the protocol has no way to
-put it only if it is new, so of two who publish the same version at the same instant the later one wins.
-"""
+The artifact is a CNCF ModelPack (https://github.com/modelpack/model-spec, docs/spec.md and
+docs/config.md); with the title annotation `oras pull` writes the files too. The tag is put last and
+makes a version published; the protocol has no way to put it only if it is new, so of two who
+publish the same version at the same instant the later one wins."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ PART = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 
 class Registry:
     def __init__(self, url: str) -> None:
-        """Raises RegistryError without the package oras, or for a prefix that no repository can have."""
+        """Raises RegistryError without the package oras, or for a prefix that no repository can
+        have."""
         self.url = url
         scheme, _, rest = url.partition("://")
         place, _, prefix = rest.strip("/").partition("/")
@@ -50,17 +51,34 @@ class Registry:
 
     def list(self) -> list[Entry]:
         with self._asking("listing it"):
-            names = [name.removeprefix(self.prefix).split("/") for page in self.client.pages("/v2/_catalog")
-                     for name in page.get("repositories") or [] if name.startswith(self.prefix)]  # fmt: skip
-            found = [(*name, tag) for name in names if len(name) == 2 for tag in self._tags("/".join(name))]
-            entries = [Entry(*parts) for parts in found if all(NAME.fullmatch(part) for part in parts)]
-            return sorted(entry for entry in entries if paths.SIGNATURE in _layers(self._manifest(entry) or b"{}"))
+            names = [
+                name.removeprefix(self.prefix).split("/")
+                for page in self.client.pages("/v2/_catalog")
+                for name in page.get("repositories") or []
+                if name.startswith(self.prefix)
+            ]
+            found = [
+                (*name, tag)
+                for name in names
+                if len(name) == 2
+                for tag in self._tags("/".join(name))
+            ]
+            entries = [
+                Entry(*parts) for parts in found if all(NAME.fullmatch(part) for part in parts)
+            ]
+            return sorted(
+                entry
+                for entry in entries
+                if paths.SIGNATURE in _layers(self._manifest(entry) or b"{}")
+            )
 
     def resolve(self, entry: Entry) -> bytes:
         with self._asking(f"reading the signature of {entry}"):
             return b"".join(self._read(entry, self._published(entry)[paths.SIGNATURE]))
 
-    def publish(self, entry: Entry, bundle: Path, files: Sequence[File], progress: Progress) -> None:
+    def publish(
+        self, entry: Entry, bundle: Path, files: Sequence[File], progress: Progress
+    ) -> None:
         sent = shared.ordered(files)
         for part in (entry.recipe, entry.variant):
             self._refuse_part(part)
@@ -76,9 +94,13 @@ class Registry:
             for file in sent:
                 if not shared.holds(file, self._read(entry, f"sha256:{file.sha256}"), progress):
                     raise shared.altered(self.url, file)
-            if self._get(entry, digest) != manifest or b"".join(self._read(entry, _digest(config))) != config:
+            if (
+                self._get(entry, digest) != manifest
+                or b"".join(self._read(entry, _digest(config))) != config
+            ):
                 raise RegistryError(
-                    f"{shared.clean(self.url)}: {entry}: the manifest read back is not the one sent. Nothing was tagged."
+                    f"{shared.clean(self.url)}: {entry}: the manifest read back is not the one"
+                    " sent. Nothing was tagged."
                 )
             self._refuse_published(entry)
             self._put(entry, entry.version, manifest)
@@ -96,13 +118,17 @@ class Registry:
         return self.library.Client(self.host, self.plain, self.user)
 
     def _asking(self, question: str) -> Any:
-        # oras raises requests' errors, ValueError for what it did not expect, and its own for a refused login.
+        # oras raises requests' errors, ValueError for what it did not expect, and its own for a
+        # refused login.
         return shared.asking(self.url, question, Exception)
 
     def _refuse_part(self, part: str) -> None:
         if not PART.fullmatch(part):
-            raise RegistryError(f"{shared.clean(self.url)}: {part!r} cannot be part of a repository's name; expected a-z and 0-9 "
-                                "with single '.' or '_', or '-', only between them. Give another name.")  # fmt: skip
+            raise RegistryError(
+                f"{shared.clean(self.url)}: {part!r} cannot be part of a repository's name;"
+                " expected a-z and 0-9 with single '.' or '_', or '-', only between them. Give"
+                " another name."
+            )
 
     def _repository(self, entry: Entry) -> Any:
         return self.client.repository(self.host, f"{self.prefix}{entry.recipe}/{entry.variant}")
@@ -136,22 +162,36 @@ class Registry:
 
     def _put(self, entry: Entry, reference: str, manifest: bytes) -> None:
         url = f"{self.client.prefix}://{self._repository(entry).manifest_url(reference)}"
-        answer = self.client.do_request(url, "PUT", data=manifest, headers={"Content-Type": MANIFEST})
+        answer = self.client.do_request(
+            url, "PUT", data=manifest, headers={"Content-Type": MANIFEST}
+        )
         self.library.require(answer, f"putting the manifest {reference}")
 
     def _send(self, entry: Entry, bundle: Path, file: File) -> None:
-        repository, layer = self._repository(entry), {"digest": f"sha256:{file.sha256}", "size": file.size_bytes}
+        repository, layer = (
+            self._repository(entry),
+            {"digest": f"sha256:{file.sha256}", "size": file.size_bytes},
+        )
         if not self.client.blob_exists(layer, repository):
-            answer = self.client.chunked_upload(str(bundle / file.path), repository, layer, chunk_size=self.library.PART)
+            answer = self.client.chunked_upload(
+                str(bundle / file.path), repository, layer, chunk_size=self.library.PART
+            )
             self.library.require(answer, f"sending {file.path}")
 
     def _send_config(self, entry: Entry, config: bytes) -> None:
-        repository, layer = self._repository(entry), {"digest": _digest(config), "size": len(config)}
+        repository, layer = (
+            self._repository(entry),
+            {"digest": _digest(config), "size": len(config)},
+        )
         if not self.client.blob_exists(layer, repository):
-            opened = self.client.do_request(f"{self.client.prefix}://{repository.upload_blob_url()}", "POST")
+            opened = self.client.do_request(
+                f"{self.client.prefix}://{repository.upload_blob_url()}", "POST"
+            )
             self.library.require(opened, "opening an upload")
             url = self.library.with_digest(self.client, opened, repository, layer["digest"])
-            self.library.require(self.client.do_request(url, "PUT", data=config), "sending the configuration")
+            self.library.require(
+                self.client.do_request(url, "PUT", data=config), "sending the configuration"
+            )
 
     def _read(self, entry: Entry, digest: str) -> Iterator[bytes]:
         with self.client.get_blob(self._repository(entry), digest, stream=True) as answer:
@@ -169,28 +209,57 @@ def _layers(manifest: bytes) -> dict[str, str]:
         read = json.loads(manifest)
         if read.get("artifactType") != ARTIFACT:
             return {}
-        found = {(layer.get("annotations") or {}).get(FILE_PATH): layer["digest"] for layer in read["layers"]}
+        found = {
+            (layer.get("annotations") or {}).get(FILE_PATH): layer["digest"]
+            for layer in read["layers"]
+        }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RegistryError(f"the registry gave what is no OCI manifest ({type(error).__name__}: {str(error)[:100]}).") from error
+        raise RegistryError(
+            f"the registry gave what is no OCI manifest ({type(error).__name__}:"
+            f" {str(error)[:100]})."
+        ) from error
     return {path: digest for path, digest in found.items() if isinstance(path, str)}
 
 
 def _manifest(config: bytes, files: Sequence[File]) -> bytes:
     """The same bytes for the same files: a second try finds the first one's."""
-    layers = [{"mediaType": _kind(file.path), "digest": f"sha256:{file.sha256}", "size": file.size_bytes,
-               "annotations": {FILE_PATH: file.path, TITLE: file.path}} for file in files]  # fmt: skip
+    layers = [
+        {
+            "mediaType": _kind(file.path),
+            "digest": f"sha256:{file.sha256}",
+            "size": file.size_bytes,
+            "annotations": {FILE_PATH: file.path, TITLE: file.path},
+        }
+        for file in files
+    ]
     about = {"mediaType": CONFIG, "digest": _digest(config), "size": len(config)}
     return json.dumps(
-        {"schemaVersion": 2, "mediaType": MANIFEST, "artifactType": ARTIFACT, "config": about, "layers": layers}
+        {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "artifactType": ARTIFACT,
+            "config": about,
+            "layers": layers,
+        }
     ).encode()
 
 
 def _config(entry: Entry, files: Sequence[File]) -> bytes:
-    """Model configuration: a raw layer is its own uncompressed content, so its diffId is its digest."""
-    formats = {FORMATS[Path(file.path).suffix] for file in files if Path(file.path).suffix in FORMATS}
+    """Model configuration: a raw layer is its own uncompressed content, so its diffId is its
+    digest."""
+    formats = {
+        FORMATS[Path(file.path).suffix] for file in files if Path(file.path).suffix in FORMATS
+    }
     about: dict[str, Any] = {
-        "descriptor": {"name": f"{entry.recipe}-{entry.variant}", "version": entry.version, "title": str(entry)},
-        "config": {"architecture": "transformer", **({"format": formats.pop()} if len(formats) == 1 else {})},
+        "descriptor": {
+            "name": f"{entry.recipe}-{entry.variant}",
+            "version": entry.version,
+            "title": str(entry),
+        },
+        "config": {
+            "architecture": "transformer",
+            **({"format": formats.pop()} if len(formats) == 1 else {}),
+        },
         "modelfs": {"type": "layers", "diffIds": [f"sha256:{file.sha256}" for file in files]},
     }
     return json.dumps(about).encode()
@@ -198,6 +267,10 @@ def _config(entry: Entry, files: Sequence[File]) -> bytes:
 
 def _kind(name: str) -> str:
     path = Path(name)
-    if path.parts[0] == "quantgate" or path.suffix == ".md" or path.stem.upper() in ("LICENSE", "NOTICE"):
+    if (
+        path.parts[0] == "quantgate"
+        or path.suffix == ".md"
+        or path.stem.upper() in ("LICENSE", "NOTICE")
+    ):
         return DOCUMENT
     return WEIGHTS if path.suffix in FORMATS else SETTINGS

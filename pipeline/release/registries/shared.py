@@ -1,4 +1,5 @@
-"""What all registries share: which files they take, how what arrived is compared, and errors that hold no secret."""
+"""What all registries share: which files they take, how what arrived is compared, and errors that
+hold no secret."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def needed(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise RegistryError(
-            f"{module.split('.', maxsplit=1)[0]}: not installed here ({error}). Run: pip install 'quantgate[{extra}]'"
+            f"{module.split('.', maxsplit=1)[0]}: not installed here ({error}). Run: pip install"
+            f" 'quantgate[{extra}]'"
         ) from error
 
 
@@ -41,7 +43,8 @@ def clean(text: str) -> str:
 
 @contextlib.contextmanager
 def asking(url: str, question: str, *errors: type[Exception]) -> Iterator[None]:
-    """Turns a library's errors into RegistryError: which URL, what was asked, what came back, what to do."""
+    """Turns a library's errors into RegistryError: which URL, what was asked, what came back, what
+    to do."""
     try:
         yield
     except RegistryError:
@@ -50,7 +53,8 @@ def asking(url: str, question: str, *errors: type[Exception]) -> Iterator[None]:
         if (full := _full_disk(error)) is not None:
             where = f" ({full.filename})" if full.filename else ""
             raise RegistryError(
-                f"{clean(url)}: {question}: the disk is full{where}. Free some space and run again; what arrived is taken up."
+                f"{clean(url)}: {question}: the disk is full{where}. Free some space and run again;"
+                " what arrived is taken up."
             ) from None
         said = _first_line(error)
         if error.__cause__ is not None and str(error.__cause__) not in str(error):
@@ -58,7 +62,8 @@ def asking(url: str, question: str, *errors: type[Exception]) -> Iterator[None]:
         # The cause would show in a traceback what was cleaned away here.
         cause = None if USER.search(url) else error
         raise RegistryError(
-            f"{clean(url)}: {question}: {said[:LONGEST]}. Check the URL, the server and the credentials."
+            f"{clean(url)}: {question}: {said[:LONGEST]}. Check the URL, the server and the"
+            " credentials."
         ) from cause
 
 
@@ -72,16 +77,22 @@ def _full_disk(error: BaseException | None) -> OSError | None:
 
 
 def _first_line(error: BaseException) -> str:
-    line = next((line.strip() for line in clean(str(error)).splitlines() if line.strip()), "no message")
+    line = next(
+        (line.strip() for line in clean(str(error)).splitlines() if line.strip()), "no message"
+    )
     return f"{type(error).__name__}: {line}".rstrip(".")
 
 
 def ordered(files: Sequence[File]) -> list[File]:
-    """The files as they are sent: by name, the signature last. Raises RegistryError for a name that leaves the folder."""
+    """The files as they are sent: by name, the signature last. Raises RegistryError for a name that
+    leaves the folder."""
     for file in files:
         inside(file.path)
     if paths.SIGNATURE not in {file.path for file in files}:
-        raise RegistryError(f"bundle: no {paths.SIGNATURE} among its {len(files)} files, expected a signed bundle. Sign it first.")
+        raise RegistryError(
+            f"bundle: no {paths.SIGNATURE} among its {len(files)} files, expected a signed bundle."
+            " Sign it first."
+        )
     return sorted(files, key=lambda file: (file.path == paths.SIGNATURE, file.path))
 
 
@@ -89,12 +100,16 @@ def inside(name: str) -> PurePosixPath:
     """A file's name in a bundle. Raises RegistryError unless it is a plain relative path."""
     parts = name.split("/")
     if not all(parts) or {".", ".."} & set(parts) or "\\" in name or not name.isprintable():
-        raise RegistryError(f"file {name!r}: expected a path inside the bundle, such as quantgate/card.md. Rename the file.")
+        raise RegistryError(
+            f"file {name!r}: expected a path inside the bundle, such as quantgate/card.md. Rename"
+            " the file."
+        )
     return PurePosixPath(name)
 
 
 def holds(file: File, chunks: Iterable[bytes], progress: Progress | None = None) -> bool:
-    """Whether the chunks are the file: its size and SHA-256. Reads no further than one chunk beyond its size."""
+    """Whether the chunks are the file: its size and SHA-256. Reads no further than one chunk beyond
+    its size."""
     digest, size = hashlib.sha256(), 0
     for chunk in chunks:
         digest.update(chunk)
@@ -107,28 +122,39 @@ def holds(file: File, chunks: Iterable[bytes], progress: Progress | None = None)
 
 
 def altered(url: str, file: File) -> RegistryError:
-    return RegistryError(f"{clean(url)}: {file.path}: what was read back is not what was sent ({file.size_bytes} bytes, SHA-256 "
-                         f"{file.sha256[:12]}...). Nothing was published; the registry alters what it stores, or the file "
-                         "changed meanwhile: publish again.")  # fmt: skip
+    return RegistryError(
+        f"{clean(url)}: {file.path}: what was read back is not what was sent ({file.size_bytes}"
+        f" bytes, SHA-256 {file.sha256[:12]}...). Nothing was published; the registry alters what"
+        " it stores, or the file changed meanwhile: publish again."
+    )
 
 
 def published(url: str, entry: Entry) -> RegistryError:
-    return RegistryError(f"{clean(url)}: {entry} is published already, and a registry never overwrites. Give a new version.")
+    return RegistryError(
+        f"{clean(url)}: {entry} is published already, and a registry never overwrites. Give a new"
+        " version."
+    )
 
 
 def not_published(url: str, entry: Entry) -> RegistryError:
-    return RegistryError(f"{clean(url)}: {entry} is not published there. See: quantgate list {clean(url)}")
+    return RegistryError(
+        f"{clean(url)}: {entry} is not published there. See: quantgate list {clean(url)}"
+    )
 
 
 def no_file(url: str, entry: Entry, name: str) -> RegistryError:
-    return RegistryError(f"{clean(url)}: {entry} has no file {name!r}. Publish the bundle as a new version.")
+    return RegistryError(
+        f"{clean(url)}: {entry} has no file {name!r}. Publish the bundle as a new version."
+    )
 
 
 @contextlib.contextmanager
 def scratch(url: str, bundle: Path) -> Iterator[Path]:
-    """An empty folder beside a bundle, where there is room for its files, for what is read back whole; what a killed process
-    left there goes."""
-    folder = bundle.parent / f".read-back-{bundle.name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+    """An empty folder beside a bundle, where there is room for its files, for what is read back
+    whole; what a killed process left there goes."""
+    folder = (
+        bundle.parent / f".read-back-{bundle.name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+    )
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:
@@ -145,7 +171,8 @@ def read(path: Path) -> Iterator[bytes]:
 
 
 def write(chunks: Iterable[bytes], target: Path, name: str, progress: Progress) -> None:
-    """Writes the chunks as a named file of the folder. Raises RegistryError for a name that leaves it."""
+    """Writes the chunks as a named file of the folder. Raises RegistryError for a name that leaves
+    it."""
     path = target / inside(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as stream:

@@ -1,4 +1,5 @@
-"""What is put before an approver: the artifact as it lies here, its verdict decided again, and what rules an approval out."""
+"""What is put before an approver: the artifact as it lies here, its verdict decided again, and what
+rules an approval out."""
 
 from __future__ import annotations
 
@@ -10,7 +11,18 @@ from pipeline.benchmark import performance
 from pipeline.errors import SignoffError
 from pipeline.evidence import current, opened, provenance, revision, seals
 from pipeline.recipe import Recipe
-from pipeline.records import VIEWS, Benchmark, Checkpoint, Evaluation, Manifest, Origin, Performance, Revision, Texts, Verdict
+from pipeline.records import (
+    VIEWS,
+    Benchmark,
+    Checkpoint,
+    Evaluation,
+    Manifest,
+    Origin,
+    Performance,
+    Revision,
+    Texts,
+    Verdict,
+)
 from pipeline.release.signoff import subject
 from pipeline.release.signoff.policy import Policy
 from pipeline.release.signoff.standing import Case
@@ -20,28 +32,41 @@ SHOWN = 3
 
 
 def of(name: str, variant_name: str) -> Case:
-    """Raises ArtifactError if anything is missing, changed or stale, SignoffError for what nobody may sign off."""
+    """Raises ArtifactError if anything is missing, changed or stale, SignoffError for what nobody
+    may sign off."""
     candidate = opened.candidate(name, variant_name)
     recipe, verdict = candidate.recipe, current.verdict(candidate)
-    never = [*_unfounded(name, variant_name), *_floating(name), *_partial(name, variant_name, recipe, verdict)]
+    never = [
+        *_unfounded(name, variant_name),
+        *_floating(name),
+        *_partial(name, variant_name, recipe, verdict),
+    ]
     if never:
-        raise SignoffError(f"{name}/{variant_name}: cannot be signed off as it is:\n  " + "\n  ".join(never))
+        raise SignoffError(
+            f"{name}/{variant_name}: cannot be signed off as it is:\n  " + "\n  ".join(never)
+        )
     found = subject.of(name, variant_name, seals.evidence(candidate))
     return Case(found, verdict.status, failing(verdict, performance.of(name, recipe, variant_name)))
 
 
 def authors(name: str, rules: Policy) -> frozenset[str]:
-    """Who wrote the recipe, by git alone: e-mail addresses in lower case, and those of approvers that .mailmap makes the same.
+    """Who wrote the recipe, by git alone: e-mail addresses in lower case, and those of approvers
+    that .mailmap makes the same.
 
     Raises SignoffError in a shallow clone.
     """
     wrote = revision.authors(paths.recipe(name))
-    return frozenset(wrote | {who.lower() for who in rules.approvers if revision.canonical(who) in wrote})
+    return frozenset(
+        wrote | {who.lower() for who in rules.approvers if revision.canonical(who) in wrote}
+    )
 
 
 def failing(verdict: Verdict, speed: Performance) -> dict[str, str]:
-    """The checks that did not pass, with their status; speed among them where the recipe asks for some."""
-    found: dict[str, str] = {check.name: check.status for check in verdict.checks if check.status != "PASS"}
+    """The checks that did not pass, with their status; speed among them where the recipe asks for
+    some."""
+    found: dict[str, str] = {
+        check.name: check.status for check in verdict.checks if check.status != "PASS"
+    }
     if speed.status in performance.REJECTED and not found:
         found["speedup"] = speed.status
     return found
@@ -70,7 +95,10 @@ def _dirty(what: str, state: Revision, remedy: str) -> list[str]:
     if not state.changed:
         return []
     files = ", ".join(state.changed[:SHOWN]) + (", ..." if len(state.changed) > SHOWN else "")
-    return [f"{what}: of a dirty tree: {files} differ from commit {state.commit[:12]}. Commit, then: {remedy}"]
+    return [
+        f"{what}: of a dirty tree: {files} differ from commit {state.commit[:12]}. Commit, then:"
+        f" {remedy}"
+    ]
 
 
 def _invented(what: str, name: str, origin: Origin, remedy: str) -> list[str]:
@@ -78,18 +106,22 @@ def _invented(what: str, name: str, origin: Origin, remedy: str) -> list[str]:
     commit = origin.revision.commit or ""
     named = {
         f"recipe {paths.settings(name)}": (origin.recipe_sha256, [paths.settings(name)]),
-        f"environment {origin.environment}": (origin.environment_sha256, environments.pins_files(origin.environment)),
+        f"environment {origin.environment}": (
+            origin.environment_sha256,
+            environments.pins_files(origin.environment),
+        ),
     }
     lost = [
         words
         for words, (sha256, files) in named.items()
-        if sha256 not in {hashlib.sha256(revision.content(commit, file) or b"").hexdigest() for file in files}
+        if sha256
+        not in {hashlib.sha256(revision.content(commit, file) or b"").hexdigest() for file in files}
     ]
     if not lost:
         return []
     return [
-        f"{what}: made at commit {commit[:12]}, which git does not have here, or not with that {' and '.join(lost)}. Fetch the "
-        f"commit (git fetch origin {commit}), or: {remedy}"
+        f"{what}: made at commit {commit[:12]}, which git does not have here, or not with that"
+        f" {' and '.join(lost)}. Fetch the commit (git fetch origin {commit}), or: {remedy}"
     ]
 
 
@@ -97,11 +129,15 @@ def _floating(name: str) -> list[str]:
     pinned = records.read(paths.checkpoint(name), Checkpoint)
     if pinned.repo is None or len(pinned.revision or "") == 40:
         return []
-    return [f"the source {pinned.repo} has a floating revision ({pinned.revision}). Give the commit: model.revision"]
+    return [
+        f"the source {pinned.repo} has a floating revision ({pinned.revision}). Give the commit:"
+        " model.revision"
+    ]
 
 
 def _partial(name: str, variant_name: str, recipe: Recipe, verdict: Verdict) -> list[str]:
-    """What the recipe asks for and nobody measured; a waiver is for what was measured and is known."""
+    """What the recipe asks for and nobody measured; a waiver is for what was measured and is
+    known."""
     evaluation = records.read(paths.evaluation(name, variant_name), Evaluation)
     texts = records.read(paths.texts(name), Texts).texts
     timed = records.read(paths.benchmark(name, variant_name), Benchmark)
@@ -109,15 +145,33 @@ def _partial(name: str, variant_name: str, recipe: Recipe, verdict: Verdict) -> 
     expected = records.read(paths.manifest(name, variant_name), Manifest).layers.expected
     compared = len(evaluation.load_check.relative_error) if evaluation.load_check else 0
     if compared < expected:
-        wrong.append(f"partial evaluation: the weights of {compared} of {expected} layers were compared with the source's")
+        wrong.append(
+            f"partial evaluation: the weights of {compared} of {expected} layers were compared with"
+            " the source's"
+        )
     for view in VIEWS:
-        scored = {found.text for found in evaluation.views[view].perplexity} if view in evaluation.views else set()
-        wrong += [f"partial evaluation: {text.name} was not scored in the view {view}" for text in texts if text.name not in scored]
+        scored = (
+            {found.text for found in evaluation.views[view].perplexity}
+            if view in evaluation.views
+            else set()
+        )
+        wrong += [
+            f"partial evaluation: {text.name} was not scored in the view {view}"
+            for text in texts
+            if text.name not in scored
+        ]
     counts = {task.name: len(task.items) for task in evaluation.tasks}
     for task, asked in recipe.evaluate.items.items():
         if counts.get(task, 0) < (1 if asked == "all" else asked):
-            wrong.append(f"partial evaluation: {counts.get(task, 0)} items of {task}, the recipe asks for {asked}")
-    wrong += [f"partial evaluation: {check.name}: {check.reason}" for check in verdict.checks if not math.isfinite(check.value)]
+            wrong.append(
+                f"partial evaluation: {counts.get(task, 0)} items of {task}, the recipe asks for"
+                f" {asked}"
+            )
+    wrong += [
+        f"partial evaluation: {check.name}: {check.reason}"
+        for check in verdict.checks
+        if not math.isfinite(check.value)
+    ]
     if verdict.status == "PASS" and not timed.measured:
         wrong.append(f"not benchmarked: {timed.reason}")
     return list(dict.fromkeys(wrong))

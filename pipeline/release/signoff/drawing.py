@@ -1,4 +1,5 @@
-"""What of an evaluation is measured again: drawn with a seed that the approver's machine makes. On both sides."""
+"""What of an evaluation is measured again: drawn with a seed that the approver's machine makes. On
+both sides."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ def some(numbers: list[int], share: float, rng: random.Random) -> list[int]:
 
 
 def span(count: int, share: float, rng: random.Random) -> tuple[int, int]:
-    """A run of that share of a task's `count` items, from a drawn start: they stand in a drawn order already."""
+    """A run of that share of a task's `count` items, from a drawn start: they stand in a drawn
+    order already."""
     size = math.ceil(share * count)
     start = rng.randrange(count - size + 1)
     return start, start + size

@@ -1,4 +1,5 @@
-"""What a sign-off is about: an artifact's manifest, and every record that its verdict follows from, by SHA-256 of what they say."""
+"""What a sign-off is about: an artifact's manifest, and every record that its verdict follows from,
+by SHA-256 of what they say."""
 
 from __future__ import annotations
 
@@ -16,4 +17,6 @@ def of(recipe: str, variant: str, evidence: Mapping[str, Path]) -> Subject:
         if not path.is_file():
             raise ArtifactError(f"{path}: missing. Run: dvc repro report@{recipe}")
     hashes = {name: seals.content(path) for name, path in sorted(evidence.items())}
-    return Subject(recipe=recipe, variant=variant, manifest_sha256=hashes[seals.MANIFEST], evidence=hashes)
+    return Subject(
+        recipe=recipe, variant=variant, manifest_sha256=hashes[seals.MANIFEST], evidence=hashes
+    )

@@ -23,22 +23,39 @@ def make_key(path: Path, name: str, role: str) -> None:
     """Makes a person's key and prints their line of the policy. Raises SignoffError."""
     section = policy.section(name, role)
     line = policy.line(name, role, signing.make_key(path))
-    print(f"{path}: keep it to yourself. For {policy.PATH}, below `{section}:`, indented as it is:\n")
+    print(
+        f"{path}: keep it to yourself. For {policy.PATH}, below `{section}:`, indented as it is:\n"
+    )
     print(line)
 
 
 def request(name: str, variant_name: str, by: str | None) -> None:
-    """Asks for a sign-off of the artifact as it is now. Raises SignoffError for what nobody may sign off."""
+    """Asks for a sign-off of the artifact as it is now. Raises SignoffError for what nobody may
+    sign off."""
     asking = by or revision.user()
     if asking is None:
-        raise SignoffError("nobody asks: git knows no user.email here. Say who you are with --by EMAIL.")
+        raise SignoffError(
+            "nobody asks: git knows no user.email here. Say who you are with --by EMAIL."
+        )
     if not policy.EMAIL.fullmatch(asking):
-        raise SignoffError(f"--by: found {asking!r}, expected an e-mail address: who asks may not be the only one to approve.")
+        raise SignoffError(
+            f"--by: found {asking!r}, expected an e-mail address: who asks may not be the only one"
+            " to approve."
+        )
     case = cases.of(name, variant_name)
     decision = _decision("request", name, case, asking)
-    log.append(decision.model_copy(update={"authors": sorted({*revision.authors(paths.recipe(name)), asking.lower()})}), None, {})
+    log.append(
+        decision.model_copy(
+            update={"authors": sorted({*revision.authors(paths.recipe(name)), asking.lower()})}
+        ),
+        None,
+        {},
+    )
     print(f"{name}/{variant_name}: sign-off requested by {asking}; {_verdict(case)}")
-    print(f"commit {log.path(name, variant_name)}, and have it approved: quantgate signoff approve {name} {variant_name} --key KEY")
+    print(
+        f"commit {log.path(name, variant_name)}, and have it approved: quantgate signoff approve"
+        f" {name} {variant_name} --key KEY"
+    )
 
 
 def approve(
@@ -50,16 +67,21 @@ def approve(
     until: datetime.date | None,
     remeasure: float | None = None,
 ) -> None:
-    """Raises SignoffError unless the policy lets the key's holder approve this as it is, Rejected if that is not enough.
+    """Raises SignoffError unless the policy lets the key's holder approve this as it is, Rejected
+    if that is not enough.
 
     `remeasure` is the share of the evaluation that is measured again here first.
     """
     rules, at = _policy(), _now()
     if remeasure is not None and not 0 < remeasure <= 1:
-        raise SignoffError(f"--remeasure: found {remeasure}, expected a share of the evaluation: above 0, at most 1.")
+        raise SignoffError(
+            f"--remeasure: found {remeasure}, expected a share of the evaluation: above 0, at"
+            " most 1."
+        )
     if until and not waive:
         raise SignoffError(
-            "--until is the end of a waiver and needs --waive CHECK; how long an approval holds says the policy (valid_days)."
+            "--until is the end of a waiver and needs --waive CHECK; how long an approval holds"
+            " says the policy (valid_days)."
         )
     known = rules.holders("approvers", at)
     by, signer = signing.signer(key, known)
@@ -82,40 +104,58 @@ def approve(
     found = standing(log.read(name, variant_name), rules, case, _now())
     if not found.approved:
         raise Rejected(
-            f"{name}/{variant_name}: your approval is in the log, and is not enough: {found.words}: {'; '.join(found.reasons)}"
+            f"{name}/{variant_name}: your approval is in the log, and is not enough: {found.words}:"
+            f" {'; '.join(found.reasons)}"
         )
     _say(name, variant_name, found)
 
 
 def _require_waived(name: str, variant_name: str, case: Case, waivers: list[Waiver]) -> None:
-    open_checks = [check for check in case.failing if check not in {waiver.check for waiver in waivers}]
+    open_checks = [
+        check for check in case.failing if check not in {waiver.check for waiver in waivers}
+    ]
     if open_checks:
         listing = "\n  ".join(f"{check}: {case.failing[check]}" for check in open_checks)
         raise SignoffError(
-            f"{name}/{variant_name}: {case.verdict}, so there is nothing to approve unless each of these is waived "
-            f"(--waive CHECK --reason WHY --until DATE):\n  {listing}"
+            f"{name}/{variant_name}: {case.verdict}, so there is nothing to approve unless each of"
+            f" these is waived (--waive CHECK --reason WHY --until DATE):\n  {listing}"
         )
 
 
-def reject(name: str, variant_name: str, key: str, reason: str, manifest: str | None = None) -> None:
+def reject(
+    name: str, variant_name: str, key: str, reason: str, manifest: str | None = None
+) -> None:
     """Holds until the same person approves the same artifact; so an approval is taken back.
 
-    Needs the key, the policy and the log alone: neither the artifact nor its records, whatever state the project is in.
-    `manifest`: first digits of the SHA-256 of a manifest, as the log has it; default the artifact that lies here if the log knows
-    it, else the last one that the log is about. Raises SignoffError.
-    """
+    Needs the key, the policy and the log alone: neither the artifact nor its records, whatever
+    state the project is in. `manifest`: first digits of the SHA-256 of a manifest, as the log has
+    it; default the artifact that lies here if the log knows it, else the last one that the log is
+    about. Raises SignoffError."""
     rules = policy.load()
     known = rules.holders("approvers", _now())
     by, signer = signing.signer(key, known)
     case = _meant(name, variant_name, manifest)
     decision = _decision("reject", name, case, by)
-    log.append(decision.model_copy(update={"role": rules.approvers[by].role, "reason": reason}), signer, known)
+    log.append(
+        decision.model_copy(update={"role": rules.approvers[by].role, "reason": reason}),
+        signer,
+        known,
+    )
     rejected = case.subject.manifest_sha256
     print(f"{name}/{variant_name}: manifest {rejected[:12]} rejected by {by}: {reason}")
-    print(f"commit and push {log.path(name, variant_name)}: who verifies or serves in a clone hears it by git pull")
-    others = {found.subject.manifest_sha256[:12] for found, _ in log.read(name, variant_name) if found.action == "approve"}
+    print(
+        f"commit and push {log.path(name, variant_name)}: who verifies or serves in a clone hears"
+        " it by git pull"
+    )
+    others = {
+        found.subject.manifest_sha256[:12]
+        for found, _ in log.read(name, variant_name)
+        if found.action == "approve"
+    }
     for other in sorted(others - {rejected[:12]}):
-        print(f"not rejected by this: manifest {other}, which somebody approved (--manifest {other})")
+        print(
+            f"not rejected by this: manifest {other}, which somebody approved (--manifest {other})"
+        )
 
 
 def _meant(name: str, variant_name: str, manifest: str | None) -> Case:
@@ -126,15 +166,23 @@ def _meant(name: str, variant_name: str, manifest: str | None) -> Case:
         meant = [sha256 for sha256 in found if sha256.startswith(manifest)]
         if len(meant) != 1:
             known = ", ".join(sha256[:12] for sha256 in found) or "none"
-            raise SignoffError(f"--manifest {manifest}: {len(meant)} artifacts of that manifest in the log. It has: {known}.")
+            raise SignoffError(
+                f"--manifest {manifest}: {len(meant)} artifacts of that manifest in the log. It"
+                f" has: {known}."
+            )
         return Case(found[meant[0]].subject, found[meant[0]].verdict, {})
     here = _here(name, variant_name)
     if decided:
         last = found.get(here or "", decided[-1])
         return Case(last.subject, last.verdict, {})
     if here is None:
-        raise SignoffError(f"{name}/{variant_name}: nothing to reject: no artifact lies here, and the log is of none.")
-    return Case(Subject(recipe=name, variant=variant_name, manifest_sha256=here, evidence={}), "", {})
+        raise SignoffError(
+            f"{name}/{variant_name}: nothing to reject: no artifact lies here, and the log is of"
+            " none."
+        )
+    return Case(
+        Subject(recipe=name, variant=variant_name, manifest_sha256=here, evidence={}), "", {}
+    )
 
 
 def _here(name: str, variant_name: str) -> str | None:
@@ -150,18 +198,25 @@ def show(name: str, variant_name: str) -> None:
     for decision, _ in log.read(name, variant_name):
         until = f" until {decision.until:%Y-%m-%d}" if decision.until else ""
         role = f" ({decision.role})" if decision.role else ""
-        print(f"{decision.at:%Y-%m-%d %H:%M} UTC  {decision.action}{until}  {decision.by}{role}  {decision.verdict}  "
-              f"manifest {decision.subject.manifest_sha256[:12]}  {decision.reason}".rstrip())  # fmt: skip
+        print(
+            f"{decision.at:%Y-%m-%d %H:%M} UTC  {decision.action}{until}  {decision.by}{role} "
+            f" {decision.verdict}  manifest {decision.subject.manifest_sha256[:12]} "
+            f" {decision.reason}".rstrip()
+        )
         if (found := decision.remeasured) is not None:
-            print(f"    measured again: {found.windows} windows, {found.items} items ({found.changed_items} with another score), "
-                  f"differences at most {max(found.of_noise.values()):.0%} of what noise explains")  # fmt: skip
+            print(
+                f"    measured again: {found.windows} windows, {found.items} items"
+                f" ({found.changed_items} with another score), differences at most"
+                f" {max(found.of_noise.values()):.0%} of what noise explains"
+            )
         for waiver in decision.waivers:
             print(f"    waives {waiver.check} until {waiver.until:%Y-%m-%d}: {waiver.reason}")
     _say(name, variant_name, current(name, variant_name))
 
 
 def verify(name: str, variant_name: str) -> Standing:
-    """Raises Rejected unless the artifact as it lies here is signed off now, Tampered if the log was tampered with."""
+    """Raises Rejected unless the artifact as it lies here is signed off now, Tampered if the log
+    was tampered with."""
     found = current(name, variant_name)
     if not found.approved:
         raise Rejected(f"{name}/{variant_name}: {found.words}: {'; '.join(found.reasons)}")
@@ -195,7 +250,10 @@ def _now() -> datetime.datetime:
 def _policy() -> Policy:
     rules = policy.load()
     if not revision.is_committed(policy.PATH):
-        raise SignoffError(f"{policy.PATH}: not in the git commit as it is, so nobody could check by which rules. Commit it.")
+        raise SignoffError(
+            f"{policy.PATH}: not in the git commit as it is, so nobody could check by which rules."
+            " Commit it."
+        )
     return rules
 
 
@@ -215,25 +273,39 @@ def _decision(action: Action, name: str, case: Case, by: str) -> Decision:
 
 
 def _require_request(name: str, variant_name: str, case: Case) -> None:
-    asked = [decision.subject for decision, _ in log.read(name, variant_name) if decision.action == "request"]
+    asked = [
+        decision.subject
+        for decision, _ in log.read(name, variant_name)
+        if decision.action == "request"
+    ]
     if case.subject not in asked:
         raise SignoffError(
-            f"{name}/{variant_name}: no sign-off was requested of the artifact as it is now"
-            f"{' (it changed since)' if asked else ''}. Run: quantgate signoff request {name} {variant_name}"
+            f"{name}/{variant_name}: no sign-off was requested of the artifact as it is"
+            f" now{' (it changed since)' if asked else ''}. Run: quantgate signoff request {name}"
+            f" {variant_name}"
         )
 
 
 def _waivers(
-    case: Case, rules: Policy, waive: Sequence[str], reason: str, until: datetime.date | None, at: datetime.datetime
+    case: Case,
+    rules: Policy,
+    waive: Sequence[str],
+    reason: str,
+    until: datetime.date | None,
+    at: datetime.datetime,
 ) -> list[Waiver]:
-    """A waiver for each failing check that is named, whole or by its first word. Raises SignoffError."""
+    """A waiver for each failing check that is named, whole or by its first word. Raises
+    SignoffError."""
     if waive and not (reason and until):
         raise SignoffError("--waive needs --reason WHY and --until YYYY-MM-DD.")
     found = []
     for word in waive:
         meant = [check for check in case.failing if word in (check, Question.named(check).kind)]
         if not meant:
-            raise SignoffError(f"--waive {word!r}: no check of that name failed. Failed: {', '.join(case.failing) or 'none'}.")
+            raise SignoffError(
+                f"--waive {word!r}: no check of that name failed. Failed:"
+                f" {', '.join(case.failing) or 'none'}."
+            )
         found += meant
     end = datetime.datetime.combine(until, datetime.time.max, datetime.UTC) if until else at
     for check in found:
@@ -241,6 +313,7 @@ def _waivers(
             raise SignoffError(f"--waive {check!r}: {forbidden} (signoff/policy.yaml: waivable).")
         if not at < end <= at + datetime.timedelta(days=rules.waiver_days):
             raise SignoffError(
-                f"--until {until}: found a date that is past, or more than {rules.waiver_days} days from now (waiver_days)."
+                f"--until {until}: found a date that is past, or more than {rules.waiver_days} days"
+                " from now (waiver_days)."
             )
     return [Waiver(check=check, reason=reason, until=end) for check in dict.fromkeys(found)]

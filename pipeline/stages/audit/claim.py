@@ -1,8 +1,9 @@
-"""What an artifact's own files say that it is: precision, layout, settings, and who made it. Read, never asked. Worker side.
+"""What an artifact's own files say that it is: precision, layout, settings, and who made it. Read,
+never asked. Worker side.
 
-Layouts: config.json's quantization_config (GPTQ, AWQ, compressed-tensors), or the constants and rt_info of an OpenVINO IR.
-What is measured does not rest on it: the layers are counted as they are stored, and the load check compares their values.
-"""
+Layouts: config.json's quantization_config (GPTQ, AWQ, compressed-tensors), or the constants and
+rt_info of an OpenVINO IR. What is measured does not rest on it: the layers are counted as they are
+stored, and the load check compares their values."""
 
 from __future__ import annotations
 
@@ -20,14 +21,22 @@ from pipeline.records.base import Record
 from pipeline.source.files import config
 
 # What a config.json says of itself, of its file or of quantization, and not of the model.
-OWN = ("_name_or_path", "dtype", "quantization_config", "torch_dtype", "transformers_version", "use_cache")
+OWN = (
+    "_name_or_path",
+    "dtype",
+    "quantization_config",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+)
 
 
 class Claim(Record):
-    """In a recipe's words: `weights` is the type of most weights that have a low one, bf16 where none has; `quantizer` the layout.
+    """In a recipe's words: `weights` is the type of most weights that have a low one, bf16 where
+    none has; `quantizer` the layout.
 
-    `settings` are those that a variant has; `said` and `versions` what the maker's tools wrote into the files.
-    """
+    `settings` are those that a variant has; `said` and `versions` what the maker's tools wrote into
+    the files."""
 
     quantizer: str | None
     weights: str
@@ -41,14 +50,20 @@ class Claim(Record):
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
-    """Worker verb: the Claim of job["artifact"] as JSON. Raises ArtifactError for what is no quantization of the source."""
+    """Worker verb: the Claim of job["artifact"] as JSON. Raises ArtifactError for what is no
+    quantization of the source."""
     artifact, source = Path(job["artifact"]), Path(job["checkpoint"])
     found = layers.inspect(artifact, job["engine"])
     weights = _weights(found)
-    quantizer, settings, said, versions = CLAIMS[ENGINES[job["engine"]].artifact_format](artifact, weights)
+    quantizer, settings, said, versions = CLAIMS[ENGINES[job["engine"]].artifact_format](
+        artifact, weights
+    )
     if (quantizer is None) != (weights == "bf16"):
         says = f"says {quantizer or 'nothing of a quantization'}"
-        raise ArtifactError(f"{artifact}: config.json {says}, its layers are stored as {layers.stored_types(found)}.")
+        raise ArtifactError(
+            f"{artifact}: config.json {says}, its layers are stored as"
+            f" {layers.stored_types(found)}."
+        )
     made = rounding.read(artifact, job["engine"], weights)
     return Claim(
         quantizer=quantizer,
@@ -71,10 +86,15 @@ def _weights(found: dict[str, Layer]) -> str:
 def changed(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     """What both config.json say of the model, and say differently."""
     keys = [key for key in theirs if key in ours and key not in OWN and ours[key] != theirs[key]]
-    return [f"config.json: {key} is {json.dumps(ours[key])}, the source's {json.dumps(theirs[key])}" for key in keys]
+    return [
+        f"config.json: {key} is {json.dumps(ours[key])}, the source's {json.dumps(theirs[key])}"
+        for key in keys
+    ]
 
 
-Parts = tuple[str | None, dict[str, Any], dict[str, Any], dict[str, str]]  # quantizer, settings, said, versions
+Parts = tuple[
+    str | None, dict[str, Any], dict[str, Any], dict[str, str]
+]  # quantizer, settings, said, versions
 
 
 def _of_config(artifact: Path, weights: str) -> Parts:
@@ -87,7 +107,9 @@ def _of_config(artifact: Path, weights: str) -> Parts:
         group = rounding.config_group(said, weights) or {}
         activations = {"activations": weights} if group.get("input_activations") else {}
         return how.method, activations, {}, _named(said, {"version": "compressed-tensors"})
-    tools = dict(str(tool).partition(":")[::2] for tool in _listed((said.get("meta") or {}).get("quantizer")))
+    tools = dict(
+        str(tool).partition(":")[::2] for tool in _listed((said.get("meta") or {}).get("quantizer"))
+    )
     order = {"desc_act": how.desc_act} if how.method == "gptq" else {}
     return how.method, order, {}, tools | _named(said, {"autoround_version": "auto-round"})
 
@@ -96,14 +118,21 @@ def _of_ir(artifact: Path, weights: str) -> Parts:
     """What NNCF and optimum-intel wrote into rt_info."""
     model = layers.read_ir(artifact)
     wrote = {part: _information(model, part) for part in ("optimum", "nncf")}
-    versions = _named(wrote["optimum"], {"optimum_intel_version": "optimum-intel", "transformers_version": "transformers"})
+    versions = _named(
+        wrote["optimum"],
+        {"optimum_intel_version": "optimum-intel", "transformers_version": "transformers"},
+    )
     versions |= _named(wrote["nncf"], {"version": "nncf"})
     if weights == "bf16":
         return None, {}, {}, versions
     activations = any(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops())
     settings = {"activations": "int8"} if activations and weights == "int8" else {}
     compression = (wrote["nncf"] or {}).get("weight_compression") or {}
-    said = {key: value for key, value in compression.items() if key != "advanced_parameters" and isinstance(value, str)}
+    said = {
+        key: value
+        for key, value in compression.items()
+        if key != "advanced_parameters" and isinstance(value, str)
+    }
     return "openvino", settings, said, versions
 
 
@@ -126,7 +155,11 @@ def _information(model: Any, part: str) -> dict[str, Any]:
 
 
 def _plain(found: Any) -> Any:
-    return {name: _plain(value) for name, value in found.items()} if isinstance(found, dict) else str(found)
+    return (
+        {name: _plain(value) for name, value in found.items()}
+        if isinstance(found, dict)
+        else str(found)
+    )
 
 
 def _named(said: dict[str, Any], tools: dict[str, str]) -> dict[str, str]:

@@ -1,8 +1,9 @@
-"""`quantgate audit`: puts an artifact that quantgate did not make through a recipe's gate. In the control environment.
+"""`quantgate audit`: puts an artifact that quantgate did not make through a recipe's gate. In the
+control environment.
 
-Its manifest is written from what its files say, and from there it goes the way of every other artifact: load check,
-evaluation on its engine, looks, verdict, report, card. All of that lies in one folder, which every audit writes anew.
-"""
+Its manifest is written from what its files say, and from there it goes the way of every other
+artifact: load check, evaluation on its engine, looks, verdict, report, card. All of that lies in
+one folder, which every audit writes anew."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ UNTIMED = "an audit times nothing: quantgate benchmark is for what a recipe make
 
 
 def audit(given: str, name: str | None, recipe_name: str, against: str | None) -> None:
-    """Raises Rejected unless it passes, ArtifactError or CheckpointError for what cannot be audited, RecipeError, StageError."""
+    """Raises Rejected unless it passes, ArtifactError or CheckpointError for what cannot be
+    audited, RecipeError, StageError."""
     index.check()
     model = taking.where(given)
     if against is not None:
@@ -57,12 +59,15 @@ def _named(recipe_name: str, recipe: Recipe, name: str) -> str:
     if not VARIANT_NAME.fullmatch(name):
         raise RecipeError(f"--name: found {name!r}, expected a-z, 0-9, _ and single dashes.")
     if name in recipe.variants:
-        raise RecipeError(f"--name: {name!r} is a variant of recipe {recipe_name!r}. Give the audit another name.")
+        raise RecipeError(
+            f"--name: {name!r} is a variant of recipe {recipe_name!r}. Give the audit another name."
+        )
     return name
 
 
 def _take(model: Model, name: str, recipe_name: str, recipe: Recipe, work: Path) -> Recipe:
-    """Leaves the artifact and its manifest in work/out. Returns the recipe with it in place of the recipe's variants."""
+    """Leaves the artifact and its manifest in work/out. Returns the recipe with it in place of the
+    recipe's variants."""
     out = work / "out" / "model"
     out.mkdir(parents=True)
     taken = taking.take(taking.fetch(model), out, ours=model.repo is not None)
@@ -96,27 +101,41 @@ def _take(model: Model, name: str, recipe_name: str, recipe: Recipe, work: Path)
         taken_from=taking.words(model),
         origin=provenance.now(recipe_name, environment),
     )
-    seals.sealed(manifest, {"checkpoint.json": paths.checkpoint(recipe_name)}).write(work / "out" / seals.MANIFEST)
+    seals.sealed(manifest, {"checkpoint.json": paths.checkpoint(recipe_name)}).write(
+        work / "out" / seals.MANIFEST
+    )
     says = ", ".join(f"{key} {value}" for key, value in claim.settings.items())
-    print(f"{name}: {claim.weights}{f' ({claim.quantizer})' if claim.quantizer else ''} for {taken.engine}, "
-          f"{says or 'no settings'}; {manifest.size_bytes / 1e6:.1f} MB")  # fmt: skip
+    print(
+        f"{name}: {claim.weights}{f' ({claim.quantizer})' if claim.quantizer else ''} for"
+        f" {taken.engine}, {says or 'no settings'}; {manifest.size_bytes / 1e6:.1f} MB"
+    )
     for note in manifest.notes:
         print(f"note: {note}")
     return audited
 
 
 def _as_variant(recipe_name: str, recipe: Recipe, name: str, engine: str, claim: Claim) -> Recipe:
-    """Raises RecipeError where the recipe has no limits or no noise floor for it, ArtifactError where its engine refuses it."""
-    variant = Variant.model_validate({"engine": engine, "quantizer": claim.quantizer, "weights": claim.weights, **claim.settings})
+    """Raises RecipeError where the recipe has no limits or no noise floor for it, ArtifactError
+    where its engine refuses it."""
+    variant = Variant.model_validate(
+        {"engine": engine, "quantizer": claim.quantizer, "weights": claim.weights, **claim.settings}
+    )
     if said := refusal.tried(variant, environments.device()) if variant.quantizer else "":
         raise ArtifactError(f"{name}: {said}")
     if said := recipe.without_limits(variant):
-        raise RecipeError(f"{paths.recipe(recipe_name)}: {said}, which is what the artifact has. Add it.")
-    floors = {key: other for key, other in recipe.variants.items() if other.engine == engine and other.is_baseline}
+        raise RecipeError(
+            f"{paths.recipe(recipe_name)}: {said}, which is what the artifact has. Add it."
+        )
+    floors = {
+        key: other
+        for key, other in recipe.variants.items()
+        if other.engine == engine and other.is_baseline
+    }
     if not floors:
         raise RecipeError(
-            f"{paths.recipe(recipe_name)}: variants has none without a quantizer for engine {engine!r}, the noise floor of what is "
-            f"audited. Add for instance {engine}-bf16: {{engine: {engine}}}, and run quantgate index."
+            f"{paths.recipe(recipe_name)}: variants has none without a quantizer for engine"
+            f" {engine!r}, the noise floor of what is audited. Add for instance {engine}-bf16:"
+            f" {{engine: {engine}}}, and run quantgate index."
         )
     return recipe.model_copy(update={"variants": {**floors, name: variant}})
 
@@ -124,20 +143,32 @@ def _as_variant(recipe_name: str, recipe: Recipe, name: str, engine: str, claim:
 def _repro(target: str) -> None:
     """What the audit compares with, by DVC, which does nothing again that is current."""
     print(f"audit: dvc repro {target}", flush=True)
-    if code := subprocess.run([Path(sys.executable).with_name("dvc"), "repro", target], check=False).returncode:
-        raise StageError(f"dvc repro {target} ended with exit code {code}: what the audit compares with is missing.")
+    if code := subprocess.run(
+        [Path(sys.executable).with_name("dvc"), "repro", target], check=False
+    ).returncode:
+        raise StageError(
+            f"dvc repro {target} ended with exit code {code}: what the audit compares with is"
+            " missing."
+        )
 
 
 def _judge(recipe_name: str, name: str, audited: Recipe) -> records.Verdict:
     root = paths.audit(recipe_name, name)
-    place = paths.Place(root / "model", root / "manifest.json", root / "evaluation.json", root / "extension.json")
+    place = paths.Place(
+        root / "model", root / "manifest.json", root / "evaluation.json", root / "extension.json"
+    )
     candidate = Candidate(recipe_name, name, audited, place)
     evaluate.measure(candidate)
     verdict = gate_stage.settle(candidate)
     verdict.write(root / "verdict.json")
     gate_stage.say(verdict)
     untimed = records.Benchmark(
-        recipe=recipe_name, variant=name, engine=audited.variants[name].engine, over="in process", measured=False, reason=UNTIMED
+        recipe=recipe_name,
+        variant=name,
+        engine=audited.variants[name].engine,
+        over="in process",
+        measured=False,
+        reason=UNTIMED,
     )
     judged = Judged(
         records.read(place.manifest, records.Manifest),

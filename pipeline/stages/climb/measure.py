@@ -1,4 +1,5 @@
-"""What is measured of a rung: a first look and, where that is not hopeless, everything; its speed, where the goal asks for it."""
+"""What is measured of a rung: a first look and, where that is not hopeless, everything; its speed,
+where the goal asks for it."""
 
 from __future__ import annotations
 
@@ -22,18 +23,23 @@ REPEATS = 3
 
 
 class Look(NamedTuple):
-    """Of the worst text, in nats per token: mean KL, and its lower bound. `hopeless`: that is beyond the limit."""
+    """Of the worst text, in nats per token: mean KL, and its lower bound. `hopeless`: that is
+    beyond the limit."""
 
     mean_kl: float
     low: float
     hopeless: bool
 
     def sentence(self, limit: float) -> str:
-        return f"mean KL of {WINDOWS} windows is {self.mean_kl:.4g} nats per token, at least {self.low:.4g}; the limit is {limit:g}"
+        return (
+            f"mean KL of {WINDOWS} windows is {self.mean_kl:.4g} nats per token, at least"
+            f" {self.low:.4g}; the limit is {limit:g}"
+        )
 
 
 def first_look(rung: Rung, folder: Path) -> Look:
-    """Looks, and evaluates what is not hopeless; or what was found before. Raises what the evaluation raises."""
+    """Looks, and evaluates what is not hopeless; or what was found before. Raises what the
+    evaluation raises."""
     path = _glance(rung)
     if path.is_file():
         look = _judged(rung, records.read(path, Glance))
@@ -43,12 +49,17 @@ def first_look(rung: Rung, folder: Path) -> Look:
 
 
 def evaluate(rung: Rung, folder: Path, whole: bool) -> Look:
-    """One load of the engine for the first look and the rest. `whole`: also where it is hopeless."""
+    """One load of the engine for the first look and the rest. `whole`: also where it is
+    hopeless."""
     source, _ = checkpoint.open_pinned(rung.candidate.name, rung.candidate.recipe.model)
     job = measuring.evaluation_job(rung.candidate, source) | {"glance": WINDOWS, "looks": [1.0]}
     start = time.monotonic()
     session = process.Session(
-        engines.ENGINES[rung.candidate.variant.engine].environment, "evaluate", job, folder / "job.json", offline=False
+        engines.ENGINES[rung.candidate.variant.engine].environment,
+        "evaluate",
+        job,
+        folder / "job.json",
+        offline=False,
     )
     try:
         seen = Glance.model_validate(session.ask())
@@ -61,7 +72,9 @@ def evaluate(rung: Rung, folder: Path, whole: bool) -> Look:
         value["logprobs_sha256"] = evaluations.stored_logprobs(rung.candidate.name)
         done = process.Finished(value, time.monotonic() - start, peak_bytes)
         digest = artifact.digest(records.read(rung.candidate.place.manifest, Manifest).files)
-        keeping.keep_evaluation(measuring.record(rung.candidate, digest, done, None), rung.candidate.place)
+        keeping.keep_evaluation(
+            measuring.record(rung.candidate, digest, done, None), rung.candidate.place
+        )
     return look
 
 
@@ -77,16 +90,27 @@ def _judged(rung: Rung, seen: Glance) -> Look:
 
 
 def speed(rung: Rung, folder: Path) -> Estimate:
-    """Output tokens/s as served, at the recipe's lowest concurrency: enough to order rungs; the benchmark times what was taken."""
+    """Output tokens/s as served, at the recipe's lowest concurrency: enough to order rungs; the
+    benchmark times what was taken."""
     trace = paths.trace(rung.candidate.name)
     path = rung.measured / f"speed-{content(trace)[:16]}.json"
     if path.is_file():
         return records.read(path, Estimate)
     rung.make()
-    serve, engine = rung.candidate.recipe.serve_for(rung.candidate.variant_name), rung.candidate.variant.engine
-    job = {"engine": engine, "artifact": str(rung.candidate.place.model), "serve": serve.model_dump(), "trace": str(trace)}
+    serve, engine = (
+        rung.candidate.recipe.serve_for(rung.candidate.variant_name),
+        rung.candidate.variant.engine,
+    )
+    job = {
+        "engine": engine,
+        "artifact": str(rung.candidate.place.model),
+        "serve": serve.model_dump(),
+        "trace": str(trace),
+    }
     load = {"concurrency": min(rung.candidate.recipe.benchmark.concurrency)}
-    with closing(process.Session(engines.ENGINES[engine].environment, "session", job, folder / "speed.json")) as session:
+    with closing(
+        process.Session(engines.ENGINES[engine].environment, "session", job, folder / "speed.json")
+    ) as session:
         session.ask()
         answers = [session.ask({"loads": [load], "repeat": repeat}) for repeat in range(REPEATS)]
     replays = [Replay.model_validate(replay) for answer in answers for replay in answer["replays"]]

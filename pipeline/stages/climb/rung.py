@@ -1,4 +1,5 @@
-"""One rung of a ladder, and the folders of what was made and measured of it, named by all that it depends on."""
+"""One rung of a ladder, and the folders of what was made and measured of it, named by all that it
+depends on."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from pipeline.records import Manifest, artifact
 from pipeline.runtime import environments
 from pipeline.stages import quantize
 
-# Code that makes and that measures: a change of it makes and measures again, as DVC would (a test holds them against dvc.yaml).
+# Code that makes and that measures: a change of it makes and measures again, as DVC would (a test
+# holds them against dvc.yaml).
 MAKES = (
     "pipeline/quantizers",
     "pipeline/formats/layers.py",
@@ -34,7 +36,8 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class Rung:
-    """`candidate` has the recipe with this rung's settings for the variant, and the rung's own place in the two folders."""
+    """`candidate` has the recipe with this rung's settings for the variant, and the rung's own
+    place in the two folders."""
 
     candidate: Candidate
     made: Path
@@ -42,10 +45,16 @@ class Rung:
 
     @classmethod
     def of(cls, name: str, variant_name: str, recipe: Recipe, logprobs_sha256: str) -> Rung:
-        """`logprobs_sha256` is of the reference's distributions, gigabytes that are hashed once for all rungs."""
+        """`logprobs_sha256` is of the reference's distributions, gigabytes that are hashed once for
+        all rungs."""
         made = paths.rungs(name, variant_name) / _hash(_made_of(name, variant_name, recipe))
         measured = made / _hash([*_measured_by(name, variant_name, recipe), logprobs_sha256])
-        place = paths.Place(made / "model", made / "manifest.json", measured / "evaluation.json", measured / "extension.json")
+        place = paths.Place(
+            made / "model",
+            made / "manifest.json",
+            measured / "evaluation.json",
+            measured / "extension.json",
+        )
         return cls(Candidate(name, variant_name, recipe, place), made, measured)
 
     @property
@@ -53,7 +62,8 @@ class Rung:
         return ladder.words(self.candidate.variant)
 
     def make(self) -> Manifest:
-        """Makes the artifact, or verifies the one that was made before. Raises what the quantizer raises."""
+        """Makes the artifact, or verifies the one that was made before. Raises what the quantizer
+        raises."""
         if not self.candidate.place.manifest.is_file():
             return quantize.make(self.candidate)
         return keeping.verified(self.candidate.place)[1]
@@ -76,14 +86,23 @@ def _measured_by(name: str, variant_name: str, recipe: Recipe) -> list[Any]:
     tasks = recipe.evaluate.task_path
     return [
         settings.evaluated_under(recipe, variant_name, engine),
-        content(paths.texts(name), *MEASURES, environments.pins_file(engines.ENGINES[engine].environment)),
+        content(
+            paths.texts(name),
+            *MEASURES,
+            environments.pins_file(engines.ENGINES[engine].environment),
+        ),
         content(tasks) if tasks else None,
     ]
 
 
 def content(*parts: str | Path) -> str:
     """One SHA-256 over files and whole folders, without what Python compiles into them."""
-    files = [path for part in map(Path, parts) for path in (part.rglob("*") if part.is_dir() else [part]) if path.is_file()]
+    files = [
+        path
+        for part in map(Path, parts)
+        for path in (part.rglob("*") if part.is_dir() else [part])
+        if path.is_file()
+    ]
     kept = [path for path in files if "__pycache__" not in path.parts]
     return artifact.digest([artifact.hash_file(path, path.as_posix()) for path in kept])
 
