@@ -31,7 +31,7 @@ from ruamel.yaml import YAML
 
 from pipeline import paths, records
 from pipeline import recipe as recipes
-from pipeline.engines import serving
+from pipeline.engines import vllm_server
 from pipeline.recipe import Recipe, Variant
 from pipeline.records import Record, StageCost, Trace
 from pipeline.runtime import environments, machine
@@ -213,7 +213,7 @@ class Hand:
         length = sum(map(len, prompts)) // len(prompts)
         with (
             tempfile.TemporaryDirectory() as log,
-            serving.served(model.resolve(), self._recipe.serve, SERVED, Path(log)) as server,
+            vllm_server.served(model.resolve(), self._recipe.serve, SERVED, Path(log)) as server,
         ):
             for concurrency in plan.concurrency:
                 run(

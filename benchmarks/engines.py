@@ -18,7 +18,7 @@ from benchmarks import random_project
 from benchmarks.random_project import NAME
 from pipeline import paths, records
 from pipeline.benchmark import performance
-from pipeline.benchmark.statistics import closed_levels
+from pipeline.benchmark.speed_statistics import closed_levels
 from pipeline.recipe import Recipe
 from pipeline.records import Benchmark, Level
 from pipeline.runtime import machine

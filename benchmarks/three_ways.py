@@ -23,8 +23,8 @@ from statistics import median
 from benchmarks import random_project
 from benchmarks.random_project import NAME
 from pipeline import paths, records
-from pipeline.benchmark.statistics import closed_levels
-from pipeline.engines import serving
+from pipeline.benchmark.speed_statistics import closed_levels
+from pipeline.engines import vllm_server
 from pipeline.recipe import Recipe
 from pipeline.records import Benchmark
 from pipeline.runtime import environments, machine
@@ -76,7 +76,7 @@ def _bench_serve(recipe: Recipe) -> Rates:
     model = paths.model(NAME, VARIANT)
     with (
         tempfile.TemporaryDirectory() as folder,
-        serving.served(model, recipe.serve, MODEL, Path(folder)) as server,
+        vllm_server.served(model, recipe.serve, MODEL, Path(folder)) as server,
     ):
         return [
             _command(model, recipe, server, concurrency, Path(folder))
@@ -85,7 +85,7 @@ def _bench_serve(recipe: Recipe) -> Rates:
 
 
 def _command(
-    model: Path, recipe: Recipe, server: serving.Server, concurrency: int, folder: Path
+    model: Path, recipe: Recipe, server: vllm_server.Server, concurrency: int, folder: Path
 ) -> float:
     plan, python = recipe.benchmark, environments.python("vllm")
     command = [

@@ -43,9 +43,9 @@ check` holds it):
     engines/      one file an engine: reference (tree), dequantized, openvino (paged), vllm, and
                   fake for tests;
                   __init__ is the protocol and the table
-                  scoring, serving: log-likelihoods over any engine; `vllm serve`, started and
+                  scoring, vllm_server: log-likelihoods over any engine; `vllm serve`, started and
                   stopped
-    evaluation/   verbs: what a worker is asked
+    evaluation/   jobs: what a worker is asked
                   loadcheck, text: is the artifact whole; one pass over the texts: perplexity,
                   divergence
                   tasks, lm, scores, readable: lm-eval's tasks over an engine
@@ -54,8 +54,8 @@ check` holds it):
     gate/         evaluations and limits -> verdict; pure: texts, long_context, items, over limits
                   and statistics
                   looks, spending: a verdict as early as the data allow
-    benchmark/    one trace replayed: loop, session, http, statistics; performance is the verdict on
-                  speed
+    benchmark/    one trace replayed: loop, session, http, speed_statistics; performance is the
+                  verdict on speed
     planning/     what a recipe will take and can decide, before it runs: plan, power, shrinking,
                   local
                   estimate/: workload and shape over rates -> what quantizing and measuring take

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 
 from pipeline import paths, recipe, records
-from pipeline.benchmark import statistics
+from pipeline.benchmark import speed_statistics
 from pipeline.evidence import keeping, settings
 from pipeline.planning import index
 from pipeline.records import artifact
@@ -152,7 +152,7 @@ def build() -> recipe.Recipe:
         )
         asked_speed = settings.timed_under(loaded, variant)
         replays = timed.replays([speed - 1, speed, speed + 1])
-        levels = statistics.levels(replays, loaded.benchmark.slo)
+        levels = speed_statistics.levels(replays, loaded.benchmark.slo)
         keeping.keep_timings(
             records.Timings(**own, replays={"deployed": replays}),
             timed.benchmark(variant, levels, requested=asked_speed, size_bytes=size, **own),

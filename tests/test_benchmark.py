@@ -6,13 +6,13 @@ from __future__ import annotations
 import json
 import math
 import random
-import statistics as plain
+import statistics
 from pathlib import Path
 
 import pytest
 from scipy import stats
 
-from pipeline.benchmark import loop, performance, statistics
+from pipeline.benchmark import loop, performance, speed_statistics
 from pipeline.benchmark.trace import build
 from pipeline.engines.fake import FakeEngine
 from pipeline.errors import EvaluationError
@@ -85,7 +85,7 @@ def opened(rate_per_s: float, trace: list[TracedRequest] = TRACE, max_num_seqs: 
 
 
 def only(replays: list[Replay], slo: Slo | None = None) -> Level:
-    (level,) = statistics.levels(replays, slo)
+    (level,) = speed_statistics.levels(replays, slo)
     return level
 
 
@@ -132,7 +132,7 @@ def test_a_load_at_which_everything_failed_has_no_latency() -> None:
     found = only([closed(4, fail=frozenset(range(8)))])
     assert (found.failed, found.ttft_ms, found.output_tokens_per_s.median) == (8, None, 0.0)
     with pytest.raises(EvaluationError, match="every request failed: told to fail"):
-        statistics.highest_rate([closed(4, fail=frozenset(range(8)))])
+        speed_statistics.highest_rate([closed(4, fail=frozenset(range(8)))])
 
 
 def test_a_wrong_number_of_tokens_is_a_failure() -> None:
@@ -174,18 +174,18 @@ def test_an_arrival_during_a_step_waits_for_its_end() -> None:
 
 def test_estimates_against_scipy() -> None:
     values = [10.0, 12.0, 11.0, 14.0, 10.5]
-    found = statistics.estimate(values)
+    found = speed_statistics.estimate(values)
     logs = [math.log(value) for value in values]
     low, high = map(
-        math.exp, stats.t.interval(0.95, 4, loc=plain.fmean(logs), scale=stats.sem(logs))
+        math.exp, stats.t.interval(0.95, 4, loc=statistics.fmean(logs), scale=stats.sem(logs))
     )
     assert (found.median, found.low, found.high) == pytest.approx((11.0, low, high))
     assert found.cv == pytest.approx(stats.variation(values, ddof=1))
-    skewed = statistics.estimate([1.0, 1.0, 50.0])
+    skewed = speed_statistics.estimate([1.0, 1.0, 50.0])
     assert skewed.low is not None and 0 < skewed.low < 1
-    with_nothing = statistics.estimate([0.0, 10.0, 12.0])
+    with_nothing = speed_statistics.estimate([0.0, 10.0, 12.0])
     assert (with_nothing.median, with_nothing.low) == (10.0, 0.0)
-    single = statistics.estimate([3.0])
+    single = speed_statistics.estimate([3.0])
     assert (single.median, single.low, single.high, single.cv) == (3.0, None, None, None)
 
 
@@ -195,7 +195,7 @@ def test_estimates_against_scipy() -> None:
 )
 def test_only_supported_percentiles(n: int, names: list[str]) -> None:
     values = sorted(random.Random(n).random() for _ in range(n))
-    found = statistics.percentiles(values)
+    found = speed_statistics.percentiles(values)
     assert list(found) == names
     for name, value in found.items():
         share = int(name[1:]) / 100
@@ -203,14 +203,14 @@ def test_only_supported_percentiles(n: int, names: list[str]) -> None:
 
 
 def test_support_is_what_95_percent_confidence_takes() -> None:
-    for name, n in statistics.SUPPORT.items():
+    for name, n in speed_statistics.SUPPORT.items():
         share = int(name[1:]) / 100
         assert 1 - share**n >= 0.95 > 1 - share ** (n - 1)
 
 
 def test_costs() -> None:
     profile = make.profile([make.level(1, [50.0] * 3), make.level(8, [200.0] * 3)])
-    full, half = statistics.costs(
+    full, half = speed_statistics.costs(
         profile, Price(per_hour=3.6, currency="EUR", utilisations=[0.99, 0.5])
     )
     assert full.per_million_output_tokens == pytest.approx(3.6 / 3600 * 1e6 / 200 / 0.99)
@@ -218,12 +218,12 @@ def test_costs() -> None:
     assert half.per_million_tokens == pytest.approx(
         10.0 * 200 / profile.levels[1].total_tokens_per_s.median
     )
-    assert statistics.costs(profile, None) == []
+    assert speed_statistics.costs(profile, None) == []
 
 
 def test_a_busy_machine_and_scatter_are_said() -> None:
     quiet, busy = make.level(1, [100.0, 101.0]), make.level(4, [100.0, 150.0], others_share=0.3)
-    said = statistics.notices({"deployed": make.profile([quiet, busy])})
+    said = speed_statistics.notices({"deployed": make.profile([quiet, busy])})
     assert said == [
         "deployed, concurrency 4: other processes took 30% of the machine's processor time",
         (
@@ -284,7 +284,7 @@ def test_performance_is_decided_by_the_lower_bound() -> None:
     logs = [math.log(150 / rate) for rate in (100, 102, 98)]
     half = stats.t.ppf(0.95, 2) * stats.sem(logs)
     assert faster.status == "FASTER"
-    assert faster.low == pytest.approx(math.exp(plain.fmean(logs) - half))
+    assert faster.low == pytest.approx(math.exp(statistics.fmean(logs) - half))
     assert decide([110.0, 112.0, 108.0]).status == "NOT FASTER"
     assert decide([110.0, 112.0, 108.0]).reason.startswith(
         "accurate but not faster: 1.10 times ov-bf16's"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.benchmark.statistics import estimate
+from pipeline.benchmark.speed_statistics import estimate
 from pipeline.records import Benchmark, Latency, Level, Profile, Replay, RequestTiming
 from tests.timed_summaries import OPENVINO_SETTINGS
 

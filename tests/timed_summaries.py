@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline import records
-from pipeline.benchmark import statistics
+from pipeline.benchmark import speed_statistics
 from pipeline.recipe import Price
 from pipeline.report.comparison import compare
 
@@ -69,7 +69,7 @@ SPEEDUP = {"ratio": 1.5, "low": 1.45, "high": 1.55}
 def estimate(median: float, spread: float = 0.01, repeats: int = 5) -> records.Estimate:
     """Values evenly around the median, up to `spread` of it away; one repeat has no interval."""
     half = (repeats - 1) / 2 or 1
-    return statistics.estimate(
+    return speed_statistics.estimate(
         [
             median * (1 + spread * (place - half) / half) if repeats > 1 else median
             for place in range(repeats)
@@ -140,8 +140,8 @@ def benchmark(
         "machine": MACHINE,
         "trace_sha256": "trace",
         "profiles": profiles,
-        "costs": statistics.costs(profiles["deployed"], PRICE),
-        "notices": statistics.notices(profiles),
+        "costs": speed_statistics.costs(profiles["deployed"], PRICE),
+        "notices": speed_statistics.notices(profiles),
     }
     return records.Benchmark(**{**usual, **change})
 

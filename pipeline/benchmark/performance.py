@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 from scipy.stats import t as student
 
 from pipeline import paths
-from pipeline.benchmark.statistics import closed_levels
+from pipeline.benchmark.speed_statistics import closed_levels
 from pipeline.recipe import Recipe, Variant
 from pipeline.records import Benchmark, Level, Performance, read
 

@@ -27,7 +27,7 @@ UNLOADABLE = (
 
 def arguments(serve: Serve) -> dict[str, Any]:
     """The recipe's settings under vLLM's own names: for LLM() here, and as options of `vllm serve`
-    in pipeline/engines/serving."""
+    in pipeline/engines/vllm_server."""
     return {
         "dtype": "bfloat16",
         "max_model_len": serve.max_model_len,

@@ -1,1 +1,1 @@
-"""Measures artifacts, in a tool environment: verbs (what a worker is asked), text, tasks, lm."""
+"""Measures artifacts, in a tool environment: jobs (what a worker is asked), text, tasks, lm."""

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from pipeline import paths, records
-from pipeline.benchmark import statistics
+from pipeline.benchmark import speed_statistics
 from pipeline.errors import ArtifactError
 from pipeline.evidence import evaluations, keeping, opened, seals, settings
 from pipeline.evidence.candidate import Candidate
@@ -123,7 +123,7 @@ def _timed_as_told(candidate: Candidate, timed: records.Benchmark) -> bool:
         return False
     raw = records.read(path, records.Timings)
     again = {
-        profile: statistics.levels(replays, candidate.recipe.benchmark.slo)
+        profile: speed_statistics.levels(replays, candidate.recipe.benchmark.slo)
         for profile, replays in raw.replays.items()
     }
     told = {profile: found.levels for profile, found in timed.profiles.items()}

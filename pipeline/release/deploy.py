@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from pipeline import capabilities, engines
-from pipeline.engines import serving
+from pipeline.engines import vllm_server
 from pipeline.errors import EvaluationError, SetupError
 from pipeline.release import fetch
 from pipeline.release.bundle import layout
@@ -64,14 +64,14 @@ def _command(
     engine = capabilities.ENGINES[settings.engine]
     if engine.serves_http:
         host, port = host or HOST, port or PORT
-        surroundings = serving.surroundings(settings.serve) | _key(host)
+        surroundings = vllm_server.surroundings(settings.serve) | _key(host)
         _require_free(host, port)
         print(
             f"{name}: starting on http://{host}:{port}/v1 (Ctrl-C stops it)",
             file=sys.stderr,
             flush=True,
         )
-        return serving.command(bundle, settings.serve, name, port, host), surroundings
+        return vllm_server.command(bundle, settings.serve, name, port, host), surroundings
     if host or port:
         raise SetupError(
             f"{name}: --host and --port are of vLLM's server; an {engine.name} bundle reads prompts"
@@ -83,7 +83,7 @@ def _command(
     question = json.dumps(
         {"engine": settings.engine, "artifact": str(bundle), "serve": settings.serve.model_dump()}
     )
-    return [*leash, python, "-c", PROMPTING, str(HERE), question], serving.surroundings(
+    return [*leash, python, "-c", PROMPTING, str(HERE), question], vllm_server.surroundings(
         settings.serve
     )
 

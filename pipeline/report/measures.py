@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
-from pipeline.benchmark.statistics import QUIET_SHARE
+from pipeline.benchmark.speed_statistics import QUIET_SHARE
 from pipeline.records import Check, Estimate, Level, VariantSummary
 from pipeline.report.words import estimate, finite
 

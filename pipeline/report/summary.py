@@ -7,7 +7,7 @@ import math
 from typing import NamedTuple
 
 from pipeline import paths
-from pipeline.benchmark import performance, statistics
+from pipeline.benchmark import performance, speed_statistics
 from pipeline.errors import ArtifactError
 from pipeline.evidence import settings
 from pipeline.evidence.candidate import Candidate
@@ -206,7 +206,7 @@ def _speedups(own: Benchmark, baseline: Benchmark) -> dict[str, Speedup]:
     found = {}
     for level in ours.keys() & theirs.keys():
         pairs = zip(ours[level], theirs[level], strict=True)
-        interval = statistics.estimate(a / b for a, b in pairs)
+        interval = speed_statistics.estimate(a / b for a, b in pairs)
         ratio = performance.speedup(ours[level], theirs[level])
         found[level] = Speedup(ratio=ratio, low=interval.low, high=interval.high)
     return {level: found[level] for level in ours if level in found}
@@ -215,7 +215,7 @@ def _speedups(own: Benchmark, baseline: Benchmark) -> dict[str, Speedup]:
 def _rates(benchmark: Benchmark) -> dict[str, list[float]]:
     """Output tokens/s of each closed load, one a repeat; none where a repeat gave nothing."""
     levels = (
-        statistics.closed_levels(benchmark.profiles["deployed"])
+        speed_statistics.closed_levels(benchmark.profiles["deployed"])
         if "deployed" in benchmark.profiles
         else []
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline import paths
 from pipeline.benchmark import performance
-from pipeline.benchmark.statistics import closed_levels
+from pipeline.benchmark.speed_statistics import closed_levels
 from pipeline.recipe import load
 from pipeline.records import Benchmark, Performance, Verdict, read
 from pipeline.report.content import Cell, Column, Table, status

@@ -15,11 +15,11 @@ import sys
 PR_SET_PDEATHSIG = 1
 
 
-def tie(parent: int, told: signal.Signals) -> bool:
-    """The kernel sends `told` to this process once its parent is gone (Linux); False if it is gone
+def tie(parent: int, stop: signal.Signals) -> bool:
+    """The kernel sends `stop` to this process once its parent is gone (Linux); False if it is gone
     already."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, told)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, stop)
     return os.getppid() == parent
 
 

@@ -11,12 +11,12 @@ import os
 import signal
 import sys
 
-from pipeline.runtime import leash as leashed
+from pipeline.runtime.leash import tie
 
 
 def main(parent: str, group: str) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-    if leashed.tie(int(parent), signal.SIGTERM):
+    if tie(int(parent), signal.SIGTERM):
         signal.sigwait([signal.SIGTERM])
     os.killpg(int(group), signal.SIGKILL)
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from pipeline.errors import QuantgateError
 from pipeline.runtime import crash
-from pipeline.runtime import leash as leashed
+from pipeline.runtime.leash import tie
 
 VERBS = {
     "speed": "pipeline.runtime.speed:work",
@@ -30,9 +30,9 @@ VERBS = {
     "quantize": "pipeline.quantizers:work",
     "count": "pipeline.evaluation.tasks:count",
     "weigh": "pipeline.evaluation.weigh:work",
-    "evaluate": "pipeline.evaluation.verbs:work",
-    "extend": "pipeline.evaluation.verbs:extend",
-    "reference": "pipeline.evaluation.verbs:reference",
+    "evaluate": "pipeline.evaluation.jobs:work",
+    "extend": "pipeline.evaluation.jobs:extend",
+    "reference": "pipeline.evaluation.jobs:reference",
     "trace": "pipeline.benchmark.trace:work",
     "session": "pipeline.benchmark.session:converse",
     "load": "pipeline.benchmark.http:converse",
@@ -44,7 +44,7 @@ VERBS = {
 def main(verb: str, request: str, response: str, parent: str) -> int:
     """Exit code 0 with a value, 2 with a QuantgateError; any other exception becomes one, its
     traceback goes into a log file."""
-    if not leashed.tie(int(parent), signal.SIGKILL):
+    if not tie(int(parent), signal.SIGKILL):
         return 1
     module, name = VERBS[verb].split(":")
     function, job = (

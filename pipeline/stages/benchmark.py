@@ -17,7 +17,7 @@ import psutil
 from tqdm import tqdm
 
 from pipeline import engines, paths, records
-from pipeline.benchmark import statistics
+from pipeline.benchmark import speed_statistics
 from pipeline.evidence import keeping, opened, seals, settings
 from pipeline.recipe import Recipe
 from pipeline.records import Benchmark, Profile, Replay, Trace, artifact
@@ -138,7 +138,7 @@ def _take_turns(
 
 def _open_loads(recipe: Recipe, closed: list[Replay]) -> list[dict[str, Any]]:
     """At fractions of the requests per second that all repeats of the closed loop reached."""
-    reached = statistics.highest_rate(closed)
+    reached = speed_statistics.highest_rate(closed)
     return [{"fraction": part, "rate_per_s": part * reached} for part in recipe.benchmark.open_loop]
 
 
@@ -210,9 +210,9 @@ def _write(
     profiles = {
         profile: Profile(
             settings=measured.settings,
-            load_s=statistics.estimate(measured.load_s),
+            load_s=speed_statistics.estimate(measured.load_s),
             peak_memory_bytes=max(measured.peaks_bytes),
-            levels=statistics.levels(measured.replays, recipe.benchmark.slo),
+            levels=speed_statistics.levels(measured.replays, recipe.benchmark.slo),
         )
         for profile, measured in found.items()
     }
@@ -234,11 +234,11 @@ def _write(
         machine=host,
         trace_sha256=trace.sha256,
         profiles=profiles,
-        costs=statistics.costs(profiles["deployed"], recipe.benchmark.price),
-        notices=statistics.notices(profiles),
+        costs=speed_statistics.costs(profiles["deployed"], recipe.benchmark.price),
+        notices=speed_statistics.notices(profiles),
     )
     keeping.keep_timings(timings, timed)
-    for level in statistics.closed_levels(profiles["deployed"]):
+    for level in speed_statistics.closed_levels(profiles["deployed"]):
         print(
             f"{variant}: {level.output_tokens_per_s.median:.1f} tokens/s at concurrency"
             f" {level.concurrency}"

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from pipeline import capabilities, engines, paths, records
-from pipeline.benchmark import http, statistics
-from pipeline.engines import serving, vllm
+from pipeline.benchmark import http, speed_statistics
+from pipeline.engines import vllm, vllm_server
 from pipeline.errors import EvaluationError, RecipeError, Rejected
 from pipeline.evidence import keeping, opened, settings
 from pipeline.recipe import Recipe, Variant
@@ -73,7 +73,7 @@ def run(name: str, variant_name: str, url: str | None, model: str | None) -> Non
             found, known = _on_own_server(name, recipe, variant_name, folder)
         else:
             found, known = _on_given_server(name, recipe, variant, _base(url), model, folder), {}
-    notices = statistics.notices({"deployed": found.profile}) + _notices(found, trace, url)
+    notices = speed_statistics.notices({"deployed": found.profile}) + _notices(found, trace, url)
     records.Timings(
         recipe=name,
         variant=variant_name,
@@ -94,14 +94,14 @@ def run(name: str, variant_name: str, url: str | None, model: str | None) -> Non
         machine=host if url is None else {},
         trace_sha256=trace.sha256,
         profiles={"deployed": found.profile},
-        costs=statistics.costs(found.profile, recipe.benchmark.price) if url is None else [],
+        costs=speed_statistics.costs(found.profile, recipe.benchmark.price) if url is None else [],
         notices=notices,
         **known,
     ).write(paths.http(name, variant_name))
     for level in found.profile.levels:
         print(
             f"{variant_name}: {level.output_tokens_per_s.median:.1f} tokens/s over HTTP,"
-            f" {statistics.label(level)}"
+            f" {speed_statistics.label(level)}"
         )
     for notice in notices:
         print(f"note: {notice}")
@@ -135,7 +135,7 @@ def _on_own_server(
 ) -> tuple[Found, dict[str, Any]]:
     model, manifest = keeping.verified(paths.place(name, variant_name))
     device = environments.device()
-    with serving.served(model, recipe.serve, variant_name, folder) as server:
+    with vllm_server.served(model, recipe.serve, variant_name, folder) as server:
         print(f"vllm serve: ready after {server.load_s:.0f} s", flush=True)
         job = {"url": server.url, "model": server.model, "tokenizer": None}
         replays, versions = _replays(name, recipe, job, folder)
@@ -143,9 +143,9 @@ def _on_own_server(
     settings = {"device": device, **vllm.arguments(recipe.serve), **vllm.environment(recipe.serve)}
     profile = Profile(
         settings=settings | _generator(versions),
-        load_s=statistics.estimate([server.load_s]),
+        load_s=speed_statistics.estimate([server.load_s]),
         peak_memory_bytes=peak,
-        levels=statistics.levels(replays, recipe.benchmark.slo),
+        levels=speed_statistics.levels(replays, recipe.benchmark.slo),
     )
     known = {
         "artifact_sha256": artifact.digest(manifest.files),
@@ -173,7 +173,7 @@ def _on_given_server(
         "prompts": "text" if tokenizer else "token ids",
         **_generator(versions),
     }
-    levels = statistics.levels(replays, recipe.benchmark.slo)
+    levels = speed_statistics.levels(replays, recipe.benchmark.slo)
     return Found(
         replays, Profile(settings=settings, load_s=None, peak_memory_bytes=None, levels=levels), {}
     )
@@ -200,7 +200,7 @@ def _replays(
             plan.repeats,
         )
         if plan.open_loop:
-            reached = statistics.highest_rate(replays)
+            reached = speed_statistics.highest_rate(replays)
             replays += _ask(
                 session,
                 [{"fraction": part, "rate_per_s": part * reached} for part in plan.open_loop],

@@ -21,8 +21,8 @@ import psutil
 import pytest
 
 from pipeline import paths, records
-from pipeline.benchmark import statistics
-from pipeline.engines import serving
+from pipeline.benchmark import speed_statistics
+from pipeline.engines import vllm_server
 from pipeline.errors import EvaluationError
 from pipeline.evidence import opened
 from pipeline.evidence.candidate import Candidate
@@ -100,7 +100,7 @@ def test_figures_of_both_loops_are_the_servers(
     with running(Behaviour(FIRST_S, TOKEN_S)) as server:
         closed, opened = ask(server, 12, {"concurrency": 4}, {"rate_per_s": 5.0, "fraction": 0.5})
     for replay in (closed, opened):
-        level = statistics.levels(
+        level = speed_statistics.levels(
             [replay], Slo(ttft_ms=1.2 * 1000 * FIRST_S, tpot_ms=1.2 * 1000 * TOKEN_S)
         )[0]
         assert level.failed == 0
@@ -110,7 +110,7 @@ def test_figures_of_both_loops_are_the_servers(
         assert level.e2e_ms.estimate.median == near(1000 * WHOLE_S)
         assert all(len(request.arrivals_s) == TOKENS for request in replay.requests)
     assert closed.wall_s == near(3 * WHOLE_S)
-    level = statistics.levels([closed], Slo(ttft_ms=1.2 * 1000 * FIRST_S))[0]
+    level = speed_statistics.levels([closed], Slo(ttft_ms=1.2 * 1000 * FIRST_S))[0]
     assert level.output_tokens_per_s.median == near(12 * TOKENS / (3 * WHOLE_S))
     assert level.total_tokens_per_s.median == near(12 * (3 + TOKENS) / (3 * WHOLE_S))
     assert level.goodput_per_s.median == near(12 / (3 * WHOLE_S))
@@ -144,7 +144,7 @@ def test_stragglers_failures_and_a_request_that_hangs_are_all_counted(ask: Ask) 
     )
     with running(behaviour) as server:
         replay = ask(server, 12, {"concurrency": 12}, timeout_s=3)[0]
-    level = statistics.levels([replay], Slo(ttft_ms=1.5 * 1000 * FIRST_S))[0]
+    level = speed_statistics.levels([replay], Slo(ttft_ms=1.5 * 1000 * FIRST_S))[0]
     assert (level.requests, level.failed) == (12, 4)
     failed = {number: request for number, request in enumerate(replay.requests) if request.failed}
     assert list(failed) == [3, 5, 7, 9]
@@ -213,7 +213,7 @@ def test_vllm_serve_is_started_and_stopped_even_when_interrupted(
 ) -> None:
     with (
         pytest.raises(KeyboardInterrupt),
-        serving.served(CHECKPOINT, SERVE, "tiny", tmp_path) as server,
+        vllm_server.served(CHECKPOINT, SERVE, "tiny", tmp_path) as server,
     ):
         nothing_left += children()
         assert len(nothing_left) >= 3
@@ -226,10 +226,10 @@ def test_vllm_serve_is_started_and_stopped_even_when_interrupted(
 HELD = """
 import sys, time
 from pathlib import Path
-from pipeline.engines import serving
+from pipeline.engines import vllm_server
 from pipeline.recipe import Serve
 model, settings, log = sys.argv[1:4]
-with serving.served(Path(model), Serve.model_validate_json(settings), "tiny", Path(log)):
+with vllm_server.served(Path(model), Serve.model_validate_json(settings), "tiny", Path(log)):
     print("up", flush=True)
     time.sleep(600)
 """
@@ -253,7 +253,7 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path, root: Path) -> None
     refused = pytest.raises(
         EvaluationError, match=r"ended with exit code 1 before it was ready[\s\S]*empty"
     )
-    with refused, serving.served(empty, SERVE, "tiny", tmp_path):
+    with refused, vllm_server.served(empty, SERVE, "tiny", tmp_path):
         pass
     assert not children()
 
@@ -301,7 +301,7 @@ def test_a_variant_is_timed_on_vllm_serve(
     assert profile.peak_memory_bytes
     raw = records.read(paths.http("tiny", "gptq-int4.timings"), records.Timings)
     assert (
-        statistics.levels(raw.replays["deployed"], None)[0].requests_per_s
+        speed_statistics.levels(raw.replays["deployed"], None)[0].requests_per_s
         == profile.levels[0].requests_per_s
     )
 

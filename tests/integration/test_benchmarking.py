@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import paths
-from pipeline.benchmark.statistics import levels
+from pipeline.benchmark.speed_statistics import levels
 from pipeline.recipe import load
 from pipeline.records import Benchmark, Timings, Trace, read
 from tests.conftest import command

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import engines
-from pipeline.evaluation import tasks, text, verbs
+from pipeline.evaluation import jobs, tasks, text
 from pipeline.recipe import Evaluate, Serve
 from pipeline.records import Texts, View, read
 from pipeline.release.signoff.drawing import some
@@ -50,7 +50,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
             divergence=exact.divergence,
         )
     return {
-        "versions": verbs.versions(job["engine"]),
+        "versions": jobs.versions(job["engine"]),
         "views": {"deployed": deployed.model_dump(), "weights": weights.model_dump()},
         "tasks": [task.model_dump() for task in items],
     }

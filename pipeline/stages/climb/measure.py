@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline import engines, paths, records
-from pipeline.benchmark import statistics
+from pipeline.benchmark import speed_statistics
 from pipeline.evidence import evaluations, keeping
 from pipeline.gate import limits, texts
 from pipeline.records import Estimate, Glance, Manifest, Replay, artifact
@@ -114,6 +114,6 @@ def speed(rung: Rung, folder: Path) -> Estimate:
         session.ask()
         answers = [session.ask({"loads": [load], "repeat": repeat}) for repeat in range(REPEATS)]
     replays = [Replay.model_validate(replay) for answer in answers for replay in answer["replays"]]
-    found = statistics.levels(replays, None)[0].output_tokens_per_s
+    found = speed_statistics.levels(replays, None)[0].output_tokens_per_s
     found.write(path)
     return found

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import paths, records
 from pipeline.benchmark import http
-from pipeline.engines import serving, vllm
+from pipeline.engines import vllm, vllm_server
 from pipeline.errors import EvaluationError, Rejected, SetupError
 from pipeline.recipe import Serve
 from pipeline.release import deploy
@@ -27,7 +27,7 @@ def test_the_command_has_every_setting_of_the_engine_in_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(environments, "python", lambda name: Path("/e/bin/python"))
-    words = serving.command(Path("model"), SERVE, "name", 8000)
+    words = vllm_server.command(Path("model"), SERVE, "name", 8000)
     assert words[words.index("/e/bin/python") :][:4] == [
         "/e/bin/python",
         "/e/bin/vllm",
@@ -47,9 +47,9 @@ def test_the_command_has_every_setting_of_the_engine_in_process(
 def test_a_server_of_our_own_gets_the_engines_variables_and_no_secret(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for secret in serving.SECRETS:
+    for secret in vllm_server.SECRETS:
         monkeypatch.setenv(secret, "a-secret")
-    given = serving.surroundings(SERVE)
+    given = vllm_server.surroundings(SERVE)
     assert "a-secret" not in given.values()
     assert (given["VLLM_CPU_KVCACHE_SPACE"], given["VLLM_CPU_INT4_W4A8"]) == ("2", "1")
     assert len(given["VLLM_CPU_OMP_THREADS_BIND"].split(",")) == 1
