@@ -37,10 +37,10 @@ def content(path: Path, error: Kind, most: int) -> bytes:
                 " Expected a file."
             )
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            found = bytearray()
+            data = bytearray()
             while part := stream.read(CHUNK_BYTES):
-                found += part
-                if len(found) > most:
+                data += part
+                if len(data) > most:
                     raise error(
                         f"{path}: more than {most / 1e6:,.0f} MB, which is the most that is read of"
                         " such a file."
@@ -49,7 +49,7 @@ def content(path: Path, error: Kind, most: int) -> bytes:
         raise error(f"{path}: not a whole gzip file ({problem}). Fetch it again.") from problem
     except (OSError, ValueError) as problem:  # ValueError: a null byte in the path
         raise error(f"{path}: cannot be read: {_reason(problem)}.") from problem
-    return bytes(found)
+    return bytes(data)
 
 
 def text(path: Path, error: Kind, most: int = MOST_TEXT_BYTES) -> str:
@@ -96,12 +96,12 @@ def json_value(written: str | bytes, where: str, error: Kind, unique: bool = Fal
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"{twice!r} is there twice")
-    return found
+    return values
 
 
 def json_lines(path: Path, error: Kind) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -74,7 +74,7 @@ def test_what_is_not_known_makes_no_limit_milder(project: Path) -> None:
                     if key == "top1_agreement"
                     else limit <= known[key][weights]
                 ), (key, weights)
-    assert "strictest, since model.parameters is not given" in defaults.said(None, ["gate"])
+    assert "strictest, since model.parameters is not given" in defaults.sentence(None, ["gate"])
 
 
 def test_a_gate_of_its_own_has_as_many_windows_as_its_rare_damage_needs() -> None:

@@ -42,7 +42,7 @@ def lines(*rows: Any) -> bytes:
 def test_text_and_empty_rows_and_repeated_ones(tmp_path: Path) -> None:
     rows = lines(*({"text": text} for text in ("a b", None, "", "  ", "a b", "c")))
     found = prompts.documents("p", given(tmp_path / "p.jsonl", rows))
-    assert (found.found, found.empty, found.repeated) == (["a b", "a b", "c"], 3, 1)
+    assert (found.prompts, found.empty, found.repeated) == (["a b", "a b", "c"], 3, 1)
     assert prompts.notes(found) == [
         "3 empty rows are left out (of 6)",
         "1 documents are there more than once (of 6)",
@@ -51,7 +51,7 @@ def test_text_and_empty_rows_and_repeated_ones(tmp_path: Path) -> None:
 
 def test_messages_stay_messages_and_are_no_evaluation_text(tmp_path: Path) -> None:
     source = given(tmp_path / "p.jsonl", lines({"text": DIALOGUE}, {"text": None}, {"text": []}))
-    assert prompts.documents("p", source).found == [DIALOGUE]
+    assert prompts.documents("p", source).prompts == [DIALOGUE]
     with pytest.raises(CalibrationError, match="'text' holds messages, evaluation texts are text"):
         prompts.texts("p", source)
 
@@ -74,7 +74,7 @@ def test_what_an_empty_turn_stood_between_is_one_turn(tmp_path: Path) -> None:
         tmp_path / "p.jsonl",
         lines({"text": empty}, {"text": [*calls, *results]}, {"text": DIALOGUE[1:] * 2}),
     )
-    joined, tools, asked_twice = prompts.documents("p", source).found
+    joined, tools, asked_twice = prompts.documents("p", source).prompts
     assert joined == [
         {"role": "user", "content": "What is rain?\n\nHello?"},
         {"role": "assistant", "content": "Water."},
@@ -86,7 +86,7 @@ def test_what_an_empty_turn_stood_between_is_one_turn(tmp_path: Path) -> None:
 @pytest.mark.parametrize("half", ["\ud800", "a\udfff"])
 def test_half_a_character_is_told_with_its_line(tmp_path: Path, half: str) -> None:
     whole = lines({"text": "\U0001f600"})  # two halves that make one, escaped
-    assert prompts.documents("p", given(tmp_path / "p.jsonl", whole)).found == ["\U0001f600"]
+    assert prompts.documents("p", given(tmp_path / "p.jsonl", whole)).prompts == ["\U0001f600"]
     with pytest.raises(CalibrationError, match=r"p\.jsonl:2: '\\ud...' is half of a character"):
         prompts.documents(
             "p",
@@ -142,10 +142,10 @@ def test_too_few_tokens_are_seen_without_a_tokenizer(tmp_path: Path) -> None:
 
 def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
     content = b"\xef\xbb\xbf" + lines({"text": "a"})
-    assert prompts.documents("p", given(tmp_path / "p.jsonl", content)).found == ["a"]
-    assert prompts.documents("p", given(tmp_path / "p.jsonl.gz", gzip.compress(content))).found == [
-        "a"
-    ]
+    assert prompts.documents("p", given(tmp_path / "p.jsonl", content)).prompts == ["a"]
+    assert prompts.documents(
+        "p", given(tmp_path / "p.jsonl.gz", gzip.compress(content))
+    ).prompts == ["a"]
 
 
 @pytest.mark.parametrize("name", ["book.txt", "wiki.test.raw", "README.md"])
@@ -260,7 +260,7 @@ def test_a_file_of_ones_own_becomes_a_prompt_set(
     assert "calibration/mine.yaml: 2 texts and 0 dialogues of mine.jsonl" in said
     source = recipe.load_prompt_set("mine")
     assert (source.path, source.field, source.licence) == ("mine.jsonl", "text", "MIT")
-    assert prompts.documents("mine", source).found == ["a b", "c"]
+    assert prompts.documents("mine", source).prompts == ["a b", "c"]
     assert cli.main(["calibration", "add", "mine.jsonl"]) == 2
     assert "is there already" in capsys.readouterr().err
 

@@ -90,14 +90,14 @@ def _compare(own: Benchmark, baseline: Benchmark, limit: float, confidence: floa
             status="FAILED", reason="one repeat has no spread: set benchmark.repeats to 2 or more"
         )
     half = float(student.ppf(confidence, len(ratios) - 1)) * stdev(ratios) / math.sqrt(len(ratios))
-    found = [math.exp(fmean(ratios) + offset) for offset in (0, -half, half)]
-    return _decided(found, limit, ours, baseline.variant, confidence)
+    bounds = [math.exp(fmean(ratios) + offset) for offset in (0, -half, half)]
+    return _decided(bounds, limit, ours, baseline.variant, confidence)
 
 
 def _decided(
-    found: list[float], limit: float, level: Level, baseline: str, confidence: float
+    bounds: list[float], limit: float, level: Level, baseline: str, confidence: float
 ) -> Performance:
-    speedup, low, high = found
+    speedup, low, high = bounds
     measured = (
         f"{speedup:.2f} times {baseline}'s output tokens/s at concurrency {level.concurrency}"
         f" ({confidence:.0%} bounds {low:.2f} to {high:.2f},"

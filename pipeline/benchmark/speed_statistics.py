@@ -68,12 +68,12 @@ def _error(request: RequestTiming) -> str:
 
 def meets(request: RequestTiming, slo: Slo) -> bool:
     """Whether a request that succeeded is inside every SLO."""
-    found = (
+    pairs = (
         (request.ttft_s, slo.ttft_ms),
         (request.tpot_s, slo.tpot_ms),
         (request.e2e_s, slo.e2e_ms),
     )
-    return all(limit is None or 1000 * seconds <= limit for seconds, limit in found)
+    return all(limit is None or 1000 * seconds <= limit for seconds, limit in pairs)
 
 
 def estimate(values: Iterable[float]) -> Estimate:
@@ -144,10 +144,10 @@ def _per_million(price: Price, utilisation: float, rate: Estimate) -> float:
 def highest_rate(closed: list[Replay]) -> float:
     """Requests per second that succeeded, at the load that served most of them. Raises
     EvaluationError if none did."""
-    found = levels(closed, None)
-    rate = max(level.requests_per_s.median for level in found)
+    measured = levels(closed, None)
+    rate = max(level.requests_per_s.median for level in measured)
     if not rate:
-        raise EvaluationError(f"benchmark: every request failed: {'; '.join(found[0].errors)}")
+        raise EvaluationError(f"benchmark: every request failed: {'; '.join(measured[0].errors)}")
     return rate
 
 
@@ -158,26 +158,26 @@ def closed_levels(profile: Profile) -> list[Level]:
 def notices(profiles: dict[str, Profile]) -> list[str]:
     """What a reader must know: a machine that was busy, repeats that scatter, requests that
     failed."""
-    found = []
+    texts = []
     for name, profile in profiles.items():
         for level in profile.levels:
             place = f"{name}, {label(level)}"
             if level.others_share > QUIET_SHARE:
-                found.append(
+                texts.append(
                     f"{place}: other processes took {level.others_share:.0%} of the machine's"
                     " processor time"
                 )
             if (level.output_tokens_per_s.cv or 0) > STEADY_CV:
                 cv = f"{level.output_tokens_per_s.cv:.0%}"
-                found.append(
+                texts.append(
                     f"{place}: throughput scatters between repeats (coefficient of variation {cv})"
                 )
             if level.failed:
-                found.append(
+                texts.append(
                     f"{place}: {level.failed} of {level.requests} requests failed:"
                     f" {'; '.join(level.errors)}"
                 )
-    return found
+    return texts
 
 
 def label(level: Level) -> str:

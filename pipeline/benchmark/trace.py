@@ -43,7 +43,7 @@ def _tokenized(checkpoint: Path, name: str, prompt_set: dict[str, Any]) -> list[
     )
     encoder = Encoder(tokenizer, added(tokenizer).front, chat_template=False)
     rows = []
-    for document in documents(name, source).found:
+    for document in documents(name, source).prompts:
         with contextlib.suppress(Refused):  # a dialogue that the chat template does not take
             rows.append(encoder.ids(document, encoder.text(document)))
     require_rows(name, rows, embedding_rows(checkpoint))

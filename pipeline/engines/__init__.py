@@ -122,9 +122,9 @@ def eos_ids(artifact: Path) -> list[int]:
     config."""
     for name in ("generation_config.json", "config.json"):
         file = artifact / name
-        found = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
-        if found is not None:
-            return found if isinstance(found, list) else [found]
+        ids = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
+        if ids is not None:
+            return ids if isinstance(ids, list) else [ids]
     return []
 
 

@@ -26,7 +26,7 @@ class DequantizedEngine(ReferenceEngine):
             "meta"
         ):  # for its class only: the Auto class itself takes no state dict (transformers 5.19)
             shell = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        model, found = type(shell).from_pretrained(
+        model, loading_info = type(shell).from_pretrained(
             None,
             config=shell.config,
             state_dict=dict(weights(self._artifact)),
@@ -36,7 +36,7 @@ class DequantizedEngine(ReferenceEngine):
         )
         # A tied lm_head that is not stored is not among the missing: transformers ties before it
         # counts.
-        wrong = {kind: sorted(map(str, names)) for kind, names in found.items() if names}
+        wrong = {kind: sorted(map(str, names)) for kind, names in loading_info.items() if names}
         if wrong:
             raise ArtifactError(
                 f"{self._artifact}: its weights are not those of {config.model_type}: {wrong}."

@@ -61,7 +61,7 @@ class ReferenceEngine:
         fills with random numbers."""
         from transformers import AutoModelForCausalLM
 
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, loading_info = AutoModelForCausalLM.from_pretrained(
             self._artifact,
             dtype=self._torch.float32,
             use_safetensors=True,
@@ -69,7 +69,7 @@ class ReferenceEngine:
             ignore_mismatched_sizes=True,  # to find them in the answer, and refuse them below
             output_loading_info=True,
         )
-        if wrong := architecture.differences(found):
+        if wrong := architecture.differences(loading_info):
             raise CheckpointError(
                 f"{self._artifact}: its weights are not those of {type(model).__name__}: {wrong}."
             )
@@ -120,9 +120,9 @@ class ReferenceEngine:
         logits -= logits.logsumexp(-1, keepdim=True)
         logprobs, first = logits.numpy(), 0
         for prompt, places in itertools.groupby(piece, key=lambda place: place.prompt):
-            found = list(places)
-            visit(prompt, found[0].position, logprobs[first : first + len(found)])
-            first += len(found)
+            visited = list(places)
+            visit(prompt, visited[0].position, logprobs[first : first + len(visited)])
+            first += len(visited)
 
     def echo(self, ids: list[int]) -> list[float]:
         """Straight from transformers."""

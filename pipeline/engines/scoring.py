@@ -66,14 +66,14 @@ def _prompts(requests: list[Request]) -> tuple[list[Prompt], list[list[int]]]:
 def families(prompts: list[Prompt]) -> list[list[int]]:
     """Numbers of the prompts in families, whose members share at least half of their tokens with
     the first of them."""
-    found: list[list[int]] = []
+    groups: list[list[int]] = []
     for number in sorted(range(len(prompts)), key=lambda number: prompts[number].ids):
         ids = prompts[number].ids
-        if found and 2 * common(prompts[found[-1][0]].ids, ids) >= len(ids):
-            found[-1].append(number)
+        if groups and 2 * common(prompts[groups[-1][0]].ids, ids) >= len(ids):
+            groups[-1].append(number)
         else:
-            found.append([number])
-    return found
+            groups.append([number])
+    return groups
 
 
 def common(one: list[int], other: list[int]) -> int:

@@ -71,9 +71,9 @@ class VllmEngine:
         try:
             self._llm = LLM(str(self._artifact), **arguments(self._serve))
         except UNLOADABLE as error:
-            said = " ".join(str(error).split())
+            message = " ".join(str(error).split())
             raise EvaluationError(
-                f"vLLM does not load {self._artifact}: {type(error).__name__}: {said[:300]}"
+                f"vLLM does not load {self._artifact}: {type(error).__name__}: {message[:300]}"
             ) from error
         return self
 

@@ -39,24 +39,24 @@ def manager(evaluate: Evaluate) -> Any:
     return TaskManager(include_path=evaluate.task_path)
 
 
-def _sandbox(found: Any) -> Any:
+def _sandbox(environment: Any) -> Any:
     from jinja2.sandbox import SandboxedEnvironment
 
     made = SandboxedEnvironment(
-        loader=found.loader,
-        undefined=found.undefined,
-        keep_trailing_newline=found.keep_trailing_newline,
+        loader=environment.loader,
+        undefined=environment.undefined,
+        keep_trailing_newline=environment.keep_trailing_newline,
     )
-    made.filters.update(found.filters)
+    made.filters.update(environment.filters)
     return made
 
 
 def by_task(index: dict[str, Any], evaluate: Evaluate) -> dict[str, list[Leaf]]:
     """The tasks behind each name of the recipe. Raises RecipeError for an unknown name, and for a
     task that two names hold."""
-    found = {name: leaves(index, name, evaluate) for name in evaluate.tasks}
+    leaves_by_task = {name: leaves(index, name, evaluate) for name in evaluate.tasks}
     seen: dict[str, str] = {}
-    for name, group in found.items():
+    for name, group in leaves_by_task.items():
         for leaf in group:
             if leaf.name in seen:
                 raise RecipeError(
@@ -64,14 +64,14 @@ def by_task(index: dict[str, Any], evaluate: Evaluate) -> dict[str, list[Leaf]]:
                     " would count twice. Leave one out."
                 )
             seen[leaf.name] = name
-    return found
+    return leaves_by_task
 
 
 def leaves(index: dict[str, Any], name: str, evaluate: Evaluate) -> list[Leaf]:
     if name not in index:
         raise _unknown(index, name, evaluate)
     try:
-        found = _behind(index, name, {}, ())
+        members = _behind(index, name, {}, ())
     except RecursionError as error:
         raise RecipeError(
             f"evaluate.tasks.{name}: a group of tasks that holds itself. Mend its YAML file."
@@ -81,9 +81,9 @@ def leaves(index: dict[str, Any], name: str, evaluate: Evaluate) -> list[Leaf]:
             f"evaluate.tasks.{name}: {index[name].yaml_path} is no group of tasks for lm-eval"
             f" ({type(error).__name__}: {error})."
         ) from error
-    if not found:
+    if not members:
         raise RecipeError(f"evaluate.tasks.{name}: a group without tasks. Name tasks.")
-    return found
+    return members
 
 
 def _behind(index: dict[str, Any], name: str, given: Config, files: tuple[Path, ...]) -> list[Leaf]:
@@ -108,17 +108,17 @@ def _members(
     from lm_eval.tasks._factory import GROUP_FIELD_NAMES
 
     own = {key: value for key, value in group.items() if key not in GROUP_FIELD_NAMES} | given
-    found: list[Leaf] = []
+    members: list[Leaf] = []
     for item in group.get("task") or []:
-        said = {"task": item} if isinstance(item, str) else item
-        if "group" in said and said["group"] not in index:
-            found += _members(index, said, own, files)
+        entry = {"task": item} if isinstance(item, str) else item
+        if "group" in entry and entry["group"] not in index:
+            members += _members(index, entry, own, files)
             continue
-        name = said["group"] if "group" in said else said["task"]
-        more = own | {key: value for key, value in said.items() if key not in ("group", "task")}
+        name = entry["group"] if "group" in entry else entry["task"]
+        more = own | {key: value for key, value in entry.items() if key not in ("group", "task")}
         inline = Leaf(f"{group['group']}::{name}", more, files)
-        found += _behind(index, name, more, files) if name in index else [inline]
-    return found
+        members += _behind(index, name, more, files) if name in index else [inline]
+    return members
 
 
 def _unknown(index: dict[str, Any], name: str, evaluate: Evaluate) -> RecipeError:

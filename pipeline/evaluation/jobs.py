@@ -53,7 +53,7 @@ def work(job: dict[str, Any], asked: Iterator[dict[str, Any]]) -> Iterator[dict[
         checked = checked.model_copy(
             update={"generated": loadcheck.check_generates(engine, source)}
         )
-        found = {"versions": versions(job["engine"]), "load_check": checked.model_dump()}
+        checks = {"versions": versions(job["engine"]), "load_check": checked.model_dump()}
         if "glance" in job:
             yield {"kl_nats": text.glance(engine, texts, plan, logprobs, job["glance"])}
             if next(asked, None) is None:
@@ -67,7 +67,7 @@ def work(job: dict[str, Any], asked: Iterator[dict[str, Any]]) -> Iterator[dict[
                 divergence=measured.divergence,
             )
             if look < len(job["looks"]):
-                yield found | {"views": {"deployed": deployed.model_dump()}, "tasks": []}
+                yield checks | {"views": {"deployed": deployed.model_dump()}, "tasks": []}
                 if next(asked, None) is None:
                     return
         if long := evaluate.long_windows(serve.max_model_len):
@@ -82,7 +82,7 @@ def work(job: dict[str, Any], asked: Iterator[dict[str, Any]]) -> Iterator[dict[
             perplexity=measured.perplexity,
             divergence=measured.divergence,
         )
-    yield found | {
+    yield checks | {
         "views": {"deployed": deployed.model_dump(), "weights": weights.model_dump()},
         "tasks": [item.model_dump() for item in measured_tasks],
     }
@@ -121,10 +121,10 @@ def extend(job: dict[str, Any], asked: Iterator[dict[str, Any]]) -> Iterator[dic
             measured = tasks.measure(
                 engine, source, evaluate, serve, tasks.prepare(evaluate, serve, question["spans"])
             )
-            found = [item.model_dump() for item in measured]
+            items = [item.model_dump() for item in measured]
             yield {
                 "versions": versions(job["engine"]),
-                "tasks": found,
+                "tasks": items,
                 "wall_s": time.monotonic() - start,
             }
 
@@ -147,15 +147,15 @@ def _require_agreement(engine: Engine, texts: Texts) -> None:
     The same tokens are put to both: in a KV cache that is quantized by blocks a later token moves
     the scores of earlier ones."""
     name, ids = texts.texts[0].name, texts.texts[0].windows[0][:-1]
-    found: list[float] = []
+    scored: list[float] = []
 
     def visit(_: int, first: int, logprobs: Any) -> None:
         targets = ids[first + 1 : first + 1 + len(logprobs)]
-        found.extend(logprobs[range(len(targets)), targets].tolist())
+        scored.extend(logprobs[range(len(targets)), targets].tolist())
 
     engine.distributions([Prompt(ids)], visit)
-    ours, theirs = -math.fsum(found), -math.fsum(engine.echo(ids))
-    apart = abs(ours - theirs) / len(found)
+    ours, theirs = -math.fsum(scored), -math.fsum(engine.echo(ids))
+    apart = abs(ours - theirs) / len(scored)
     if not apart <= AGREEMENT_NATS:
         raise EvaluationError(
             f"the engine scores the first window of {name!r} with {theirs:.3f} nats, its"

@@ -131,7 +131,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
             step = self._max_length - 1
             rows = [ids[i : i + self._max_length] for i in range(0, len(ids) - 1, step)]
             scored = score(self._engine, [Request(row[:1], row[1:]) for row in rows])
-            totals.append(_finite(sum(sum(found.logprobs) for found in scored)))
+            totals.append(_finite(sum(sum(answer.logprobs) for answer in scored)))
         return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:

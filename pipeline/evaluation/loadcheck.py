@@ -46,17 +46,17 @@ def check_files(
     if missing:
         raise ArtifactError(f"{artifact}: incomplete: no {', '.join(missing)}. Quantize again.")
     weights = layers.inspect(artifact, engine)
-    found = layers.stored_types(weights)
-    layers.compare(weights, source, set(found))
-    if found != expected:
+    types = layers.stored_types(weights)
+    layers.compare(weights, source, set(types))
+    if types != expected:
         raise ArtifactError(
-            f"{artifact}: stored weights by type are {found}, the manifest says {expected}."
+            f"{artifact}: stored weights by type are {types}, the manifest says {expected}."
         )
     _check_tokenizer(artifact, source, engine)
     compared = fidelity.check(artifact, source, engine, claim)
     return LoadCheck(
         files=sum(path.is_file() for path in artifact.rglob("*")),
-        stored_types=found,
+        stored_types=types,
         relative_error=compared.relative_error,
         notes=compared.notes,
         tokenizer_probes=len(PROBES),

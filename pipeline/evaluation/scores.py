@@ -49,7 +49,7 @@ def choose(task: str, asked: TaskItems, leaf: Leaf) -> Score:
     where = f"evaluate.tasks.{task}" if task == leaf.name else f"evaluate.tasks.{task}: {leaf.name}"
     if reason := impossible(leaf.config):
         raise RecipeError(f"{where}: cannot be gated: {reason}.")
-    filters = [str(found["name"]) for found in leaf.config.get("filter_list") or []] or ["none"]
+    filters = [str(entry["name"]) for entry in leaf.config.get("filter_list") or []] or ["none"]
     if asked.filter is not None and asked.filter not in filters:
         raise RecipeError(
             f"{where}.filter: found {asked.filter!r}, the task has"
@@ -138,13 +138,13 @@ def metrics(config: Config) -> list[Any]:
         return {"multiple_choice": ["acc", "acc_norm"], "loglikelihood": ["perplexity", "acc"]}.get(
             config.get("output_type", "generate_until"), ["exact_match"]
         )
-    return [found["metric"] for found in config["metric_list"]]
+    return [entry["metric"] for entry in config["metric_list"]]
 
 
 def of_one_item(config: Config) -> list[str]:
     """The task's metrics that are surely 0 to 1 for each item, the preferred one first."""
-    found = config.get("metric_list")
-    listed = [{"metric": name} for name in metrics(config)] if found is None else found
+    metric_list = config.get("metric_list")
+    listed = [{"metric": name} for name in metrics(config)] if metric_list is None else metric_list
     if config.get("process_results"):
         means = [_name(metric["metric"]) for metric in listed if metric.get("aggregation") in MEANS]
         return [name for name in BY_A_FUNCTION if name in means]
@@ -156,9 +156,9 @@ def of_one_item(config: Config) -> list[str]:
 
 def _not_of_one(name: str, config: Config) -> str:
     if any(
-        found.get("hf_evaluate")
-        for found in config.get("metric_list") or []
-        if _name(found["metric"]) == name
+        entry.get("hf_evaluate")
+        for entry in config.get("metric_list") or []
+        if _name(entry["metric"]) == name
     ):
         return f"{name} is a script from Hugging Face's hub"
     return f"{name} is made of all answers together, or is no share of 0 to 1"
@@ -181,15 +181,15 @@ def value(task: str, score: Score, sample: dict[str, Any]) -> float:
             f"evaluate.tasks: {task} gave no {score.metric!r} for an item, it has"
             f" {', '.join(map(str, sample['metrics']))}. Name one: {{items: ..., metric: NAME}}"
         )
-    found = sample[score.metric]
+    score_value = sample[score.metric]
     number = (
-        float(found)
-        if isinstance(found, numbers.Real) or type(found).__name__ == "bool"
+        float(score_value)
+        if isinstance(score_value, numbers.Real) or type(score_value).__name__ == "bool"
         else math.nan
     )
     if not 0 <= number <= 1:
         raise EvaluationError(
-            f"evaluate.tasks: {task} gave {score.metric} = {str(found)[:80]} for document"
+            f"evaluate.tasks: {task} gave {score.metric} = {str(score_value)[:80]} for document"
             f" {sample['doc_id']}, expected a number of 0 to 1. Name another of its metrics:"
             " {items: ..., metric: NAME}"
         )

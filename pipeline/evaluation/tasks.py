@@ -63,7 +63,7 @@ def count(job: dict[str, Any]) -> dict[str, int]:
     evaluate, serve = Evaluate.model_validate(job["evaluate"]), Serve.model_validate(job["serve"])
     manager = catalogue.manager(evaluate)
     _choose(manager, evaluate, serve)
-    found = {}
+    counts = {}
     for name, wanted in (evaluate.items | evaluate.extend_to).items():
         try:
             leaves = load_leaves(manager, name)
@@ -71,22 +71,22 @@ def count(job: dict[str, Any]) -> dict[str, int]:
             continue
         sizes = {leaf: len(task.eval_docs) for leaf, task in leaves.items()}
         _require_field(leaves, evaluate.clusters.get(name))
-        found[name] = len(draw(name, sizes, "all", evaluate.seed))
+        counts[name] = len(draw(name, sizes, "all", evaluate.seed))
         for leaf, document in draw(name, sizes, wanted, evaluate.seed)[:LOOKED_AT]:
             _require_sound(name, leaf, leaves[leaf], [document])
-    return found
+    return counts
 
 
 def _choose(manager: Any, evaluate: Evaluate, serve: Serve) -> dict[str, dict[str, Score]]:
     """Which score of each task counts. Raises RecipeError for what its YAML files show to be
     impossible."""
-    found: dict[str, dict[str, Score]] = {}
+    chosen: dict[str, dict[str, Score]] = {}
     for name, leaves in catalogue.by_task(manager.task_index, evaluate).items():
         for leaf in leaves:
             trust.require(name, evaluate, leaf)
-            found.setdefault(name, {})[leaf.name] = scores.choose(name, evaluate.asked(name), leaf)
+            chosen.setdefault(name, {})[leaf.name] = scores.choose(name, evaluate.asked(name), leaf)
             _require_room(name, leaf, serve)
-    return found
+    return chosen
 
 
 def _require_room(name: str, leaf: catalogue.Leaf, serve: Serve) -> None:
@@ -147,7 +147,7 @@ def measure(
     from transformers import AutoTokenizer
 
     manager, leaves, places = prepared.manager, prepared.leaves, prepared.places
-    drawn = {leaf: sorted(found) for leaf, found in places.items()}
+    drawn = {leaf: sorted(drawn_of) for leaf, drawn_of in places.items()}
     every = {leaf: task for group in leaves.values() for leaf, task in group.items()}
     chosen = {leaf: score for group in prepared.scores.values() for leaf, score in group.items()}
     greedy = {leaf for leaf, task in every.items() if scores.greedy(task.config, chosen[leaf])}
@@ -241,18 +241,18 @@ def _task(
     leaves, chosen = prepared.leaves[name], prepared.scores[name]
     measured = sorted(leaves.keys() & prepared.places.keys())
     for leaf in measured:
-        found = [
+        returned = [
             sample for sample in samples.get(leaf, []) if sample["filter"] == chosen[leaf].filter
         ]
         places = prepared.places[leaf]
-        if len(found) != len(places):
+        if len(returned) != len(places):
             raise EvaluationError(
-                f"task {leaf}: lm-eval returned {len(found)} items, {len(places)} were drawn."
+                f"task {leaf}: lm-eval returned {len(returned)} items, {len(places)} were drawn."
             )
         # lm-eval numbers the requests of a drawn sample by their place in it, and its logged
         # samples by document.
         requests = {document: number for number, document in enumerate(sorted(places))}
-        for sample in found:
+        for sample in returned:
             noted = model.noted(leaf, requests[sample["doc_id"]])
             items.append(
                 _item(

@@ -99,7 +99,7 @@ def grown(
 ) -> Iterator[Measured]:
     """What was measured by each look, which has this fraction of the windows; each window is scored
     once."""
-    found, before = Measured([], []), 0.0
+    whole, before = Measured([], []), 0.0
     for fraction in looks:
 
         def added(count: int, before: float = before, fraction: float = fraction) -> list[int]:
@@ -107,8 +107,8 @@ def grown(
             return sorted({*first_windows(count, fraction, seed)} - {*known})
 
         more = measured(added)
-        found, before = _joined(found, more) if before else more, fraction
-        yield found
+        whole, before = _joined(whole, more) if before else more, fraction
+        yield whole
 
 
 def _joined(first: Measured, more: Measured) -> Measured:
@@ -138,7 +138,7 @@ def glance(
 ) -> dict[str, list[list[float]]]:
     """KL in nats at `windows` of the compared windows of each text, [windows][positions], by
     text."""
-    found = {}
+    divergences = {}
     for text in texts.texts:
         picked = chosen(text, len(texts.texts), plan)
         some = [
@@ -147,8 +147,8 @@ def glance(
         ]
         comparison = _Comparison(folder / f"{text.name}.npy", text, picked)
         score(model, text, some, comparison, "first look at")
-        found[text.name] = [comparison.kl_nats(window) for window in some]
-    return found
+        divergences[text.name] = [comparison.kl_nats(window) for window in some]
+    return divergences
 
 
 def write_long_reference(
@@ -167,13 +167,13 @@ def measure_long(
     model: Distributions, texts: Texts, long: LongWindows, folder: Path, decode: Decode
 ) -> list[Divergence]:
     """Divergence at those positions."""
-    found = []
+    results = []
     for text in texts.texts:
         joined, picked = _long_text(text, long)
         comparison = _Comparison(_long_path(folder, text), joined, picked)
         _visit_chosen(model, joined, picked, comparison)
-        found.append(comparison.result(decode, picked.windows))
-    return found
+        results.append(comparison.result(decode, picked.windows))
+    return results
 
 
 def _long_text(text: Text, long: LongWindows) -> tuple[Text, Chosen]:

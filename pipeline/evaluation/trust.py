@@ -26,12 +26,13 @@ def require(task: str, evaluate: Evaluate, leaf: Leaf) -> None:
     """Raises RecipeError if a local task would run code that the recipe does not allow, or a
     package for a task is missing."""
     local = [path for path in leaf.files if not _is_own(path)]
-    found = [said for path in local for said in _named(path)] + (
+    problems = [problem for path in local for problem in _named(path)] + (
         _other(leaf.config) if local else []
     )
-    if found and not evaluate.task_code:
+    if problems and not evaluate.task_code:
         raise RecipeError(
-            f"evaluate.tasks.{task}: {found[0]}. A local task runs no code unless the recipe says"
+            f"evaluate.tasks.{task}: {problems[0]}. A local task runs no code unless the recipe"
+            " says"
             " so: look at it, and set evaluate.task_code: true"
         )
     if missing := _missing(leaf):
@@ -79,20 +80,20 @@ def _named(path: Path, seen: tuple[Path, ...] = ()) -> Iterator[str]:
 
 def _nodes(root: Any) -> list[Any]:
     """Each node once, aliases or not."""
-    found: dict[int, Any] = {}
+    nodes: dict[int, Any] = {}
     waiting = [root] if root is not None else []
     while waiting:
         node = waiting.pop()
-        if id(node) in found:
+        if id(node) in nodes:
             continue
-        found[id(node)] = node
+        nodes[id(node)] = node
         if not isinstance(node.value, str):
             waiting += [
                 part
                 for item in node.value
                 for part in (item if isinstance(item, tuple) else (item,))
             ]
-    return list(found.values())
+    return list(nodes.values())
 
 
 def _includes(root: Any) -> list[str]:
@@ -113,20 +114,20 @@ def _other(config: Config) -> list[str]:
     from lm_eval.api import metrics  # noqa: F401  (registers them)
     from lm_eval.api.registry import metric_registry
 
-    name, found = config["task"], []
+    name, problems = config["task"], []
     data = str(config.get("dataset_path") or "")
     if data in UNSAFE_DATA or data.endswith(".py"):
-        found.append(f"{name} has dataset_path {data}, which runs code to read its data")
+        problems.append(f"{name} has dataset_path {data}, which runs code to read its data")
     if config.get("use_prompt"):
-        found.append(f"{name} takes its prompts from {config['use_prompt']} (use_prompt)")
+        problems.append(f"{name} takes its prompts from {config['use_prompt']} (use_prompt)")
     for metric in config.get("metric_list") or []:
         known = config.get("process_results") or metric.get("metric") in metric_registry
         if metric.get("hf_evaluate") or not known:
-            found.append(
+            problems.append(
                 f"{name} has the metric {metric.get('metric')}, none of lm-eval's: it would be"
                 " fetched as a script"
             )
-    return found
+    return problems
 
 
 def _missing(leaf: Leaf) -> str | None:

@@ -31,8 +31,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     evaluate, source = Evaluate.model_validate(job["evaluate"]), Path(job["checkpoint"])
     tokenizer = AutoTokenizer.from_pretrained(source)
     front, windows = added(tokenizer).front, {}
-    for name, found in job["texts"].items():
-        text = "\n\n".join(prompts.texts(name, PromptSet.model_validate(found)))
+    for name, prompt_set in job["texts"].items():
+        text = "\n\n".join(prompts.texts(name, PromptSet.model_validate(prompt_set)))
         windows[name] = len(
             calibration.windows(tokenizer, front, name, text, evaluate.perplexity).windows
         )

@@ -22,23 +22,23 @@ def clean(yes: bool) -> None:
     paths.require_project()
     index.check()  # what a recipe that was renamed has left is tracked until then
     known, tracked = inventory.named(), _tracked()
-    found = [
+    unnamed = [
         item
         for item in inventory.items()
         if not inventory.is_named(item, known) and not _touches(item.path, tracked)
     ]
-    if not found:
+    if not unnamed:
         print("Nothing to remove: a recipe names all that lies in artifacts/.")
         return
-    for item in found:
+    for item in unnamed:
         print(f"{inventory.words(inventory.size_bytes(item.path)):>10}  {item.path}")
-    total = inventory.words(sum(inventory.size_bytes(item.path) for item in found))
-    if not yes and not _agreed(f"Remove these {len(found)}, {total}?"):
+    total = inventory.words(sum(inventory.size_bytes(item.path) for item in unnamed))
+    if not yes and not _agreed(f"Remove these {len(unnamed)}, {total}?"):
         print("Nothing was removed.")
         return
-    for item in found:
+    for item in unnamed:
         _remove(item.path)
-    print(f"Removed {len(found)}, {total}.")
+    print(f"Removed {len(unnamed)}, {total}.")
     if CACHE.is_dir():
         print(
             f"{CACHE} may hold copies, to bring back another commit's: dvc gc --workspace removes"

@@ -71,7 +71,7 @@ def _holds(candidate: Candidate, verdict: records.Verdict) -> dict[str, bool]:
         "token ids were changed: samples or texts have another SHA-256 than they say": all(
             calibration.ids_hash(ids) == sha256 for sha256, ids in hashed
         ),
-        "the benchmark is not what its raw timings give": _timed_as_told(candidate, timed),
+        "the benchmark is not what its raw timings give": _follows_from_timings(candidate, timed),
         "another checkpoint was pinned": (
             (pinned.repo, pinned.revision, pinned.path) == (model.repo, model.revision, model.path)
         ),
@@ -113,7 +113,7 @@ def _holds(candidate: Candidate, verdict: records.Verdict) -> dict[str, bool]:
     }
 
 
-def _timed_as_told(candidate: Candidate, timed: records.Benchmark) -> bool:
+def _follows_from_timings(candidate: Candidate, timed: records.Benchmark) -> bool:
     """Do the figures follow from the raw timings, which must be there? To the last digits alone
     machines may differ."""
     path = paths.timings(candidate.name, candidate.variant_name)
@@ -126,12 +126,15 @@ def _timed_as_told(candidate: Candidate, timed: records.Benchmark) -> bool:
         profile: speed_statistics.levels(replays, candidate.recipe.benchmark.slo)
         for profile, replays in raw.replays.items()
     }
-    told = {profile: found.levels for profile, found in timed.profiles.items()}
-    return raw.artifact_sha256 == timed.artifact_sha256 and _close(_plain(told), _plain(again))
+    levels = {profile: summary.levels for profile, summary in timed.profiles.items()}
+    return raw.artifact_sha256 == timed.artifact_sha256 and _close(_plain(levels), _plain(again))
 
 
 def _plain(levels: dict[str, list[records.Level]]) -> dict[str, Any]:
-    return {profile: [level.model_dump() for level in found] for profile, found in levels.items()}
+    return {
+        profile: [level.model_dump() for level in profile_levels]
+        for profile, profile_levels in levels.items()
+    }
 
 
 def _close(ours: Any, theirs: Any) -> bool:

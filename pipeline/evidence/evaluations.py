@@ -14,15 +14,16 @@ from pipeline.records import artifact
 def stored_logprobs(name: str) -> str:
     """Hash of the reference's distributions. Raises ArtifactError if they are not the ones that the
     reference wrote."""
-    said = records.read(paths.evaluation(name, "reference"), records.Evaluation).logprobs_sha256
+    recorded = records.read(paths.evaluation(name, "reference"), records.Evaluation).logprobs_sha256
     folder = paths.logprobs(name)
-    found = artifact.digest(artifact.hash_files(folder)) if folder.is_dir() else "missing"
-    if found != said:
+    digest = artifact.digest(artifact.hash_files(folder)) if folder.is_dir() else "missing"
+    if digest != recorded:
         raise ArtifactError(
-            f"{folder}: SHA-256 over its files is {found}, the reference evaluation says {said}."
+            f"{folder}: SHA-256 over its files is {digest}, the reference evaluation says"
+            f" {recorded}."
             f" Run: dvc repro -f reference@{name}"
         )
-    return found
+    return digest
 
 
 def extends(extension: records.Extension, evaluation: records.Evaluation) -> bool:
@@ -35,15 +36,15 @@ def extends(extension: records.Extension, evaluation: records.Evaluation) -> boo
 
 
 def joined(tasks: list[records.Task], more: list[records.Task]) -> list[records.Task]:
-    found = {task.name: task for task in tasks}
+    by_name = {task.name: task for task in tasks}
     for task in more:
-        before = found.get(task.name)
-        found[task.name] = (
+        before = by_name.get(task.name)
+        by_name[task.name] = (
             task
             if before is None
             else task.model_copy(update={"items": [*before.items, *task.items]})
         )
-    return list(found.values())
+    return list(by_name.values())
 
 
 def evaluation_of(candidate: Candidate) -> records.Evaluation:
@@ -91,7 +92,7 @@ def _require_current(
     evaluation: records.Evaluation, recipe: Recipe, name: str, variant_name: str, engine: str
 ) -> None:
     path = paths.evaluation(name, variant_name)
-    found = {
+    recorded = {
         "recipe": evaluation.recipe,
         "variant": evaluation.variant,
         "engine": evaluation.engine,
@@ -103,7 +104,7 @@ def _require_current(
         "engine": engine,
         "settings": settings.evaluated_under(recipe, variant_name, engine),
     }
-    wrong = [key for key, value in expected.items() if found[key] != value]
+    wrong = [key for key, value in expected.items() if recorded[key] != value]
     if wrong:
         raise ArtifactError(
             f"{path}: its {' and '.join(wrong)} are not those of the recipe now. Run:"

@@ -110,11 +110,11 @@ def show() -> None:
     from rich.table import Table
 
     paths.require_project()
-    known, found = named(), list(items())
+    known, listed = named(), list(items())
     table = Table(
         "recipe", "variant", "size", "last verdict", title="artifacts", title_justify="left"
     )
-    for item in found:
+    for item in listed:
         if item.kind == "models" and item.variant is not None:
             verdict = (
                 _verdict(item.recipe, item.variant)
@@ -127,17 +127,17 @@ def show() -> None:
     console = Console()
     console.print(table)
     sizes = {
-        kind: sum(size_bytes(item.path) for item in found if item.kind == kind)
+        kind: sum(size_bytes(item.path) for item in listed if item.kind == kind)
         for kind in (*OF_RECIPES, *OF_VARIANTS)
     }
     beside = ", ".join(
         f"{kind} {words(size)}" for kind, size in sizes.items() if size and kind != "models"
     )
     console.print(f"Beside them: {beside or 'nothing'}.", soft_wrap=True, highlight=False)
-    if left := [item for item in found if not is_named(item, known)]:
+    if left := [item for item in listed if not is_named(item, known)]:
         total = words(sum(size_bytes(item.path) for item in left))
-        said = f"No recipe names {len(left)} of all these any more, {total}: quantgate clean"
-        console.print(said, soft_wrap=True, highlight=False)
+        hint = f"No recipe names {len(left)} of all these any more, {total}: quantgate clean"
+        console.print(hint, soft_wrap=True, highlight=False)
 
 
 def _verdict(recipe: str, variant: str) -> str:

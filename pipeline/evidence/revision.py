@@ -62,8 +62,8 @@ def is_shallow() -> bool:
 
 def canonical(email: str) -> str:
     """The address that .mailmap gives for it, in lower case; itself where none does."""
-    found = _git("check-mailmap", f"<{email}>") or ""
-    return found.rpartition("<")[2].strip().removesuffix(">").lower() or email.lower()
+    contact = _git("check-mailmap", f"<{email}>") or ""
+    return contact.rpartition("<")[2].strip().removesuffix(">").lower() or email.lower()
 
 
 def user() -> str | None:
@@ -91,14 +91,14 @@ def _differing(names: list[str]) -> list[str]:
         _git("rev-parse", "--show-prefix") or ""
     ).strip()  # hash-object reads names as seen from the repository's top
     listing = "".join(f"{prefix}{name}\n" for name in here)
-    hashes = (_git("hash-object", "--stdin-paths", said=listing) or "").split()
-    found = dict(
+    hashes = (_git("hash-object", "--stdin-paths", stdin=listing) or "").split()
+    hash_of = dict(
         zip(here, hashes, strict=False)
     )  # one that cannot be read ends the list: it and the rest differ
     return sorted(
         name
         for name in committed.keys() | set(here)
-        if name not in found or found[name] != committed.get(name)
+        if name not in hash_of or hash_of[name] != committed.get(name)
     )
 
 
@@ -117,19 +117,21 @@ def _counts(path: PurePath) -> bool:
     return not any(part.startswith(".") or part == "__pycache__" for part in path.parts)
 
 
-def _git(*arguments: str, said: str | None = None) -> str | None:
+def _git(*arguments: str, stdin: str | None = None) -> str | None:
     """What git says; None where it fails."""
-    done = _run(*arguments, said=said)
-    return os.fsdecode(done.stdout) if done is not None and (done.returncode == 0 or said) else None
+    done = _run(*arguments, stdin=stdin)
+    return (
+        os.fsdecode(done.stdout) if done is not None and (done.returncode == 0 or stdin) else None
+    )
 
 
-def _run(*arguments: str, said: str | None = None) -> subprocess.CompletedProcess[bytes] | None:
+def _run(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[bytes] | None:
     """None where there is no git."""
     command = ["git", "--no-replace-objects", *arguments]
     try:
         return subprocess.run(
             command,
-            input=None if said is None else os.fsencode(said),
+            input=None if stdin is None else os.fsencode(stdin),
             capture_output=True,
             check=False,
         )

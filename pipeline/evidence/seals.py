@@ -55,7 +55,7 @@ S = TypeVar("S", bound=Sealed)
 def evidence(candidate: Candidate) -> dict[str, Path]:
     """All that a verdict follows from, by the name that it has in a bundle."""
     name, variant_name, baseline = candidate.name, candidate.variant_name, candidate.baseline
-    found = {
+    files = {
         MANIFEST: paths.manifest(name, variant_name),
         "checkpoint.json": paths.checkpoint(name),
         "samples.json": paths.samples(name),
@@ -68,27 +68,27 @@ def evidence(candidate: Candidate) -> dict[str, Path]:
         "benchmark.json": paths.benchmark(name, variant_name),
     }
     if baseline is not None:
-        found["floor.json"] = paths.evaluation(name, baseline)
-        found["floor-benchmark.json"] = paths.benchmark(name, baseline)
-    return found
+        files["floor.json"] = paths.evaluation(name, baseline)
+        files["floor-benchmark.json"] = paths.benchmark(name, baseline)
+    return files
 
 
 def kept(candidate: Candidate) -> dict[str, Path]:
     """That, and what a bundle does not have: raw timings and the trace, and the manifest of the
     unquantized model."""
-    found, name, variant_name, baseline = (
+    files, name, variant_name, baseline = (
         evidence(candidate),
         candidate.name,
         candidate.variant_name,
         candidate.baseline,
     )
-    found |= {"timings.json": paths.timings(name, variant_name), "trace.json": paths.trace(name)}
+    files |= {"timings.json": paths.timings(name, variant_name), "trace.json": paths.trace(name)}
     if baseline is not None:
-        found |= {
+        files |= {
             "floor-manifest.json": paths.manifest(name, baseline),
             "floor-timings.json": paths.timings(name, baseline),
         }
-    return found
+    return files
 
 
 def content(path: Path) -> str:
@@ -96,7 +96,7 @@ def content(path: Path) -> str:
     be read."""
     if path.suffix != ".json":
         return hashlib.sha256(records.read_text(path).encode()).hexdigest()
-    return _hash(_said(records.read_text(path), str(path)))
+    return _hash(_parsed(records.read_text(path), str(path)))
 
 
 def sealed(record: S, made_from: Mapping[str, Path]) -> S:
@@ -106,27 +106,27 @@ def sealed(record: S, made_from: Mapping[str, Path]) -> S:
         made_from={name: content(path) for name, path in sorted(made_from.items())}, sha256=""
     )
     unsigned = record.model_copy(update={"seal": seal})
-    sha256 = _own(_said(unsigned.dumps(), type(record).__name__))
+    sha256 = _own(_parsed(unsigned.dumps(), type(record).__name__))
     return record.model_copy(update={"seal": seal.model_copy(update={"sha256": sha256})})
 
 
-def broken(found: Mapping[str, Path]) -> list[str]:
+def broken(files: Mapping[str, Path]) -> list[str]:
     """What of these records, by the names that `evidence` gives them, is not as its stage wrote it,
     in a sentence each.
 
     What a record was made from and is not among them, as raw timings in a bundle, is not asked.
     Raises ArtifactError."""
-    floor = {own: found[name] for name, own in FLOOR.items() if name in found}
-    floor |= {name: found[name] for name in SHARED if name in found}
-    return list(dict.fromkeys(_broken(found) + _broken(floor)))
+    floor = {own: files[name] for name, own in FLOOR.items() if name in files}
+    floor |= {name: files[name] for name in SHARED if name in files}
+    return list(dict.fromkeys(_broken(files) + _broken(floor)))
 
 
-def _broken(found: Mapping[str, Path]) -> list[str]:
+def _broken(files: Mapping[str, Path]) -> list[str]:
     wrong = []
     for name, kind in SEALED.items():
-        if name not in found or (name == "timings.json" and not found[name].is_file()):
+        if name not in files or (name == "timings.json" and not files[name].is_file()):
             continue  # what was not timed has none; the benchmark that was made from some says so
-        path = found[name]
+        path = files[name]
         seal = records.read(path, kind).seal
         if seal is None:  # by an earlier version, whose work DVC holds to be current
             again = paths.producer(path).replace("dvc repro", "dvc repro -f")
@@ -134,38 +134,38 @@ def _broken(found: Mapping[str, Path]) -> list[str]:
                 f"{path}: not sealed: written by an earlier version, or by hand. Make it again:"
                 f" {again}"
             )
-        elif _own(_said(records.read_text(path), str(path))) != seal.sha256:
+        elif _own(_parsed(records.read_text(path), str(path))) != seal.sha256:
             wrong.append(f"{path}: changed since its stage wrote it: its seal does not hold")
         else:
-            wrong += [f"{path}: made from another {source}" for source in _others(seal, found)]
+            wrong += [f"{path}: made from another {source}" for source in _others(seal, files)]
     return wrong
 
 
-def _others(seal: Seal, found: Mapping[str, Path]) -> list[str]:
+def _others(seal: Seal, files: Mapping[str, Path]) -> list[str]:
     """What of the files that are there is not what it was made from."""
-    asked = {name: sha256 for name, sha256 in seal.made_from.items() if name in found}
+    asked = {name: sha256 for name, sha256 in seal.made_from.items() if name in files}
     return [
         name
         for name, sha256 in asked.items()
-        if not found[name].is_file() or content(found[name]) != sha256
+        if not files[name].is_file() or content(files[name]) != sha256
     ]
 
 
-def _said(text: str, where: str) -> dict[str, Any]:
-    said = reading.json_value(text, where, ArtifactError)
-    if not isinstance(said, dict):
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    record = reading.json_value(text, where, ArtifactError)
+    if not isinstance(record, dict):
         raise ArtifactError(
             f"{where}: not a record: expected a JSON object. Run: {paths.producer(Path(where))}"
         )
-    return said
+    return record
 
 
-def _own(said: dict[str, Any]) -> str:
+def _own(record: dict[str, Any]) -> str:
     """What a seal is over: the record, and what it was made from."""
-    return _hash(said | {"seal": {"made_from": said["seal"]["made_from"]}})
+    return _hash(record | {"seal": {"made_from": record["seal"]["made_from"]}})
 
 
-def _hash(said: dict[str, Any]) -> str:
+def _hash(record: dict[str, Any]) -> str:
     return hashlib.sha256(
-        json.dumps({k: v for k, v in said.items() if k not in CLOCK}, sort_keys=True).encode()
+        json.dumps({k: v for k, v in record.items() if k not in CLOCK}, sort_keys=True).encode()
     ).hexdigest()

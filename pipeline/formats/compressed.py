@@ -30,19 +30,19 @@ def dequantize(layer: str, main: np.ndarray, parts: Mapping[str, np.ndarray]) ->
     other."""
     scale, packed = parts.get("weight_scale"), main.dtype == np.int32
     rows, columns = len(main), main.shape[1] * (NIBBLES if packed else 1)
-    found = {"main": main.shape, **{name: part.shape for name, part in parts.items()}}
+    shapes = {"main": main.shape, **{name: part.shape for name, part in parts.items()}}
     if scale is None or scale.ndim != 2 or len(scale) != rows or columns % scale.shape[1]:
         raise ArtifactError(
-            f"{layer}: found {found}, expected weight_scale [out, groups] that divide the columns."
+            f"{layer}: found {shapes}, expected weight_scale [out, groups] that divide the columns."
         )
     if packed and list(parts.get("weight_shape", ())) != [rows, columns]:
-        raise ArtifactError(f"{layer}: found {found}, expected weight_shape {[rows, columns]}.")
+        raise ArtifactError(f"{layer}: found {shapes}, expected weight_shape {[rows, columns]}.")
     groups = scale.shape[1]
     values = (_nibbles(main) if packed else main).astype(np.float32).reshape(rows, groups, -1)
     if (zeros := parts.get("weight_zero_point")) is not None:
         if zeros.shape != (-(-rows // NIBBLES), groups):
             raise ArtifactError(
-                f"{layer}: found {found}, expected weight_zero_point"
+                f"{layer}: found {shapes}, expected weight_zero_point"
                 f" {[-(-rows // NIBBLES), groups]}."
             )
         values -= _nibbles(zeros.T).T[:rows, :, None]

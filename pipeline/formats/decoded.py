@@ -71,12 +71,12 @@ def dequantize(layer: str, parts: Mapping[str, np.ndarray], how: Packing) -> np.
         "scales": (groups, out),
         "g_idx": (inputs,),
     }
-    found = {name: part.shape for name, part in parts.items()}
-    if found != {name: expected[name] for name in found} or (
-        how.desc_act and groups > 1 and "g_idx" not in found
+    shapes = {name: part.shape for name, part in parts.items()}
+    if shapes != {name: expected[name] for name in shapes} or (
+        how.desc_act and groups > 1 and "g_idx" not in shapes
     ):
         raise ArtifactError(
-            f"{layer}: found {found}, expected {expected} for {how}; g_idx only needed with"
+            f"{layer}: found {shapes}, expected {expected} for {how}; g_idx only needed with"
             " desc_act."
         )
     group = parts.get("g_idx", np.arange(inputs) // size)
@@ -120,12 +120,12 @@ def weights(artifact: Path) -> Iterator[tuple[str, torch.Tensor]]:
             names = {
                 part: f"{layer}.{part}" for part in (kind, *others) if f"{layer}.{part}" in tensors
             }
-            found = {
+            tensors_of_layer = {
                 part: files[tensors[full].file].get_tensor(full) for part, full in names.items()
             }
             arrays = {
                 part: (value.float() if value.is_floating_point() else value).numpy()
-                for part, value in found.items()
+                for part, value in tensors_of_layer.items()
             }
             if how.method == "compressed-tensors":
                 weight = compressed.dequantize(layer, arrays.pop(kind), arrays)

@@ -100,7 +100,7 @@ class Claim(NamedTuple):
     simulated: tuple[int, int] | None = None
 
 
-class Found(NamedTuple):
+class Comparison(NamedTuple):
     """Relative error of each matrix, and what is strange without being a proof."""
 
     relative_error: dict[str, float]
@@ -164,20 +164,20 @@ class Rounding(NamedTuple):
     @property
     def note(self) -> str | None:
         """What is worth a reviewer's eye but no proof."""
-        told = (
+        remarks = (
             [f"{self.strange} of {self.groups} groups are further off than rounding explains"]
             if self.strange
             else []
         )
-        told += (
+        remarks += (
             [f"{self.gone:.1%} of its columns are zero, which the source's are not"]
             if self.gone
             else []
         )
-        return " and ".join(told) or None
+        return " and ".join(remarks) or None
 
 
-def check(artifact: Path, source: Path, engine: str, claim: Claim) -> Found:
+def check(artifact: Path, source: Path, engine: str, claim: Claim) -> Comparison:
     """Compares every matrix. Raises ArtifactError naming those that their precision does not
     explain."""
     shapes = linear_shapes(source)
@@ -198,7 +198,7 @@ def check(artifact: Path, source: Path, engine: str, claim: Claim) -> Found:
             f"{artifact}: weights that are not the source's: {'; '.join(wrong[:3])}{more}. Quantize"
             " again."
         )
-    return Found(relative_error, notes)
+    return Comparison(relative_error, notes)
 
 
 def _judge(
@@ -220,8 +220,8 @@ def _judge(
                 None,
             )
         grid = rounding_grid(theirs, *claim.simulated)
-    found = compare(theirs, ours.value, grid, moves, total)
-    return found.relative, found.refusal, found.note
+    rounding = compare(theirs, ours.value, grid, moves, total)
+    return rounding.relative, rounding.refusal, rounding.note
 
 
 def compare(theirs: np.ndarray, ours: np.ndarray, grid: Grid, moves: Moves, total: int) -> Rounding:
@@ -230,11 +230,13 @@ def compare(theirs: np.ndarray, ours: np.ndarray, grid: Grid, moves: Moves, tota
 
     `total` is the number of weights in the artifact, which says among how many groups the worst one
     is sought."""
-    found = _rounding(theirs, ours, grid, total)
-    if moves.columns and not found.plain and (factors := _fit(theirs, ours, grid, moves.rows)):
+    rounding = _rounding(theirs, ours, grid, total)
+    if moves.columns and not rounding.plain and (factors := _fit(theirs, ours, grid, moves.rows)):
         folded = _rounding(theirs, ours, grid, total, factors)
-        return folded if folded.refusal is None and folded.relative < found.relative else found
-    return found
+        return (
+            folded if folded.refusal is None and folded.relative < rounding.relative else rounding
+        )
+    return rounding
 
 
 def float_error(theirs: np.ndarray, ours: np.ndarray, limit: float, moves: Moves) -> float:
@@ -303,10 +305,12 @@ def _medians(error: np.ndarray, grid: Grid) -> np.ndarray:
         error = error[:, np.argsort(grid.group, kind="stable")]
     size = -(-error.shape[1] // groups)
     whole = error.shape[1] // size
-    found = np.median(error[:, : whole * size].reshape(len(error), whole, size), -1)
+    medians_by_group = np.median(error[:, : whole * size].reshape(len(error), whole, size), -1)
     if whole < groups:
-        found = np.column_stack([found, np.median(error[:, whole * size :], -1)])
-    medians: np.ndarray = found / np.maximum(grid.step, 1e-30)
+        medians_by_group = np.column_stack(
+            [medians_by_group, np.median(error[:, whole * size :], -1)]
+        )
+    medians: np.ndarray = medians_by_group / np.maximum(grid.step, 1e-30)
     return medians
 
 

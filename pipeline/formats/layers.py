@@ -67,19 +67,19 @@ def inspect(artifact: Path, engine: str) -> dict[str, Layer]:
     Raises ArtifactError for NaN or Inf, for a layer that is stored twice, and for a router that is
     quantized."""
     stored = list(READERS[ENGINES[engine].artifact_format](artifact))
-    found = dict(stored)
-    if len(stored) > len(found):
+    layers = dict(stored)
+    if len(stored) > len(layers):
         twice = [name for name, count in Counter(name for name, _ in stored).items() if count > 1]
         raise ArtifactError(
             f"{artifact}: {len(twice)} layers are stored twice: {', '.join(twice[:5])}. Quantize"
             " again."
         )
-    routers = {name: layer.type for name, layer in found.items() if is_router(name)}
+    routers = {name: layer.type for name, layer in layers.items() if is_router(name)}
     if quantized := [f"{name} ({kind})" for name, kind in routers.items() if kind != "bf16"]:
         raise ArtifactError(
             f"{artifact}: routers of experts are not to be quantized: {', '.join(quantized[:5])}."
         )
-    return {name: layer for name, layer in found.items() if name not in routers}
+    return {name: layer for name, layer in layers.items() if name not in routers}
 
 
 def outside(artifact: Path, engine: str) -> list[str]:
@@ -122,7 +122,7 @@ def block(layer: str) -> str:
 
 
 def compare(
-    found: dict[str, Layer],
+    layers: dict[str, Layer],
     source: Path,
     accepted: set[str],
     kept: frozenset[str] = frozenset(),
@@ -134,29 +134,29 @@ def compare(
     others. Raises ArtifactError if a layer is missing, was added, has another shape than in the
     source, was not kept or has no 8 bits."""
     expected = linear_shapes(source)
-    wrong = [f"{name}: missing" for name in expected if name not in found]
-    wrong += [f"{name}: not in the source" for name in found if name not in expected]
+    wrong = [f"{name}: missing" for name in expected if name not in layers]
+    wrong += [f"{name}: not in the source" for name in layers if name not in expected]
     wrong += [
-        f"{name}: shape {list(found[name].shape)}, the source has {list(shape)}"
+        f"{name}: shape {list(layers[name].shape)}, the source has {list(shape)}"
         for name, shape in expected.items()
-        if name in found and found[name].shape != shape
+        if name in layers and layers[name].shape != shape
     ]
     wrong += [
-        f"{name}: stored in {found[name].type}, the recipe keeps it in 16 bits"
+        f"{name}: stored in {layers[name].type}, the recipe keeps it in 16 bits"
         for name in expected
-        if name in kept and name in found and found[name].type != "bf16"
+        if name in kept and name in layers and layers[name].type != "bf16"
     ]
     wrong += [
-        f"{name}: stored in {found[name].type}, the recipe wants int8 (int8_layers)"
+        f"{name}: stored in {layers[name].type}, the recipe wants int8 (int8_layers)"
         for name in expected
-        if name in int8 and name in found and found[name].type != "int8"
+        if name in int8 and name in layers and layers[name].type != "int8"
     ]
     if wrong:
         raise ArtifactError(
             f"the artifact's layers differ from those of {source}: {'; '.join(wrong[:5])}."
         )
     inside = sorted(kept & expected.keys())
-    others = {name: layer for name, layer in found.items() if name not in kept | int8}
+    others = {name: layer for name, layer in layers.items() if name not in kept | int8}
     skipped = [
         f"{name} ({layer.type})" for name, layer in others.items() if layer.type not in accepted
     ]
@@ -166,17 +166,17 @@ def compare(
     )
 
 
-def share(found: dict[str, Layer], stored: str) -> float:
+def share(layers: dict[str, Layer], stored: str) -> float:
     """Share of the weights of these layers that are stored in a type."""
-    sizes = {layer: found[layer].shape[0] * found[layer].shape[1] for layer in found}
-    return sum(size for layer, size in sizes.items() if found[layer].type == stored) / sum(
+    sizes = {layer: layers[layer].shape[0] * layers[layer].shape[1] for layer in layers}
+    return sum(size for layer, size in sizes.items() if layers[layer].type == stored) / sum(
         sizes.values()
     )
 
 
-def stored_types(found: dict[str, Layer]) -> dict[str, int]:
+def stored_types(layers: dict[str, Layer]) -> dict[str, int]:
     """How many layers have which stored type."""
-    return dict(Counter(layer.type for layer in found.values()))
+    return dict(Counter(layer.type for layer in layers.values()))
 
 
 def _from_safetensors(artifact: Path) -> Iterator[tuple[str, Layer]]:
@@ -226,9 +226,9 @@ def read_ir(artifact: Path) -> Any:
     try:
         model = openvino.Core().read_model(artifact / "openvino_model.xml")
     except RuntimeError as error:
-        said = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         raise ArtifactError(
-            f"{artifact}: OpenVINO cannot read it, its files are torn: {said}. Quantize again."
+            f"{artifact}: OpenVINO cannot read it, its files are torn: {message}. Quantize again."
         ) from error
     options = (
         dict(model.get_rt_info(["runtime_options"]).value)

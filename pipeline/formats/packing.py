@@ -70,12 +70,12 @@ def _packing(artifact: Path, config: Any) -> Packing:
     size, bits = config.get("group_size"), config.get("bits")
     of_a_size = isinstance(size, int) and (size == -1 or size > 0)
     if bits not in BITS.get(config.get("quant_method"), ()) or stored not in known or not of_a_size:
-        found = {
+        settings = {
             key: config.get(key)
             for key in ("quant_method", "checkpoint_format", "version", "bits", "group_size")
         }
         raise ArtifactError(
-            f"{artifact}: quantization_config: found {found}, expected 4 bits (GPTQ also 8), a"
+            f"{artifact}: quantization_config: found {settings}, expected 4 bits (GPTQ also 8), a"
             f" group_size and one of {FORMATS}."
         )
     return Packing(config["quant_method"], stored, size, bool(config.get("desc_act")), bits)
@@ -88,7 +88,8 @@ def wrong_groups(config: dict[str, Any]) -> str | None:
     if not groups:
         return "no config_groups"
     return next(
-        (said for group in groups if (said := _check_group(group, config.get("format")))), None
+        (problem for group in groups if (problem := _check_group(group, config.get("format")))),
+        None,
     )
 
 

@@ -29,9 +29,9 @@ def _of_config(artifact: Path, weights: str) -> Rounding | None:
     how = packing(artifact)
     if how is None:
         return None
-    said = config(artifact)["quantization_config"]
+    quantization = config(artifact)["quantization_config"]
     if how.method == "compressed-tensors":
-        own = config_group(said, weights)
+        own = config_group(quantization, weights)
         if own is None:
             return None
         group, symmetric = (
@@ -41,9 +41,9 @@ def _of_config(artifact: Path, weights: str) -> Rounding | None:
     else:
         group = how.group_size
         symmetric = (
-            not said["zero_point"]
-            if "zero_point" in said
-            else said.get("sym", how.method == "gptq")
+            not quantization["zero_point"]
+            if "zero_point" in quantization
+            else quantization.get("sym", how.method == "gptq")
         )
     return Rounding(
         format=how.method,
@@ -54,15 +54,19 @@ def _of_config(artifact: Path, weights: str) -> Rounding | None:
     )
 
 
-def config_group(said: dict[str, Any], weights: str) -> dict[str, Any] | None:
+def config_group(quantization: dict[str, Any], weights: str) -> dict[str, Any] | None:
     """The group of a compressed-tensors quantization_config whose layers are stored as
     `weights`."""
     types: dict[Any, str] = {
         kind: f"int{bits}" if of == "int" else "fp8" for kind, (bits, of) in KINDS.items()
     }
-    groups = said["config_groups"].values()
+    groups = quantization["config_groups"].values()
     return next(
-        (group for group in groups if types[group.get("format") or said.get("format")] == weights),
+        (
+            group
+            for group in groups
+            if types[group.get("format") or quantization.get("format")] == weights
+        ),
         None,
     )
 

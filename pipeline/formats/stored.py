@@ -124,17 +124,17 @@ def _grid(step: np.ndarray | None) -> Grid | None:
 
 def _constants(node: Any) -> list[Any] | None:
     """The constants that a weight is computed from; None if something else goes in too."""
-    found, stack = [], [node]
+    constants, stack = [], [node]
     while stack:
         current = stack.pop()
         kind = current.get_type_name()
         if kind == "Constant":
-            found.append(current)
+            constants.append(current)
         elif kind in IR_PASSING:
             stack += [current.input_value(i).get_node() for i in range(current.get_input_size())]
         else:
             return None
-    return found
+    return constants
 
 
 def _weight_name(constants: list[Any]) -> str | None:

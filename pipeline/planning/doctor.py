@@ -59,12 +59,14 @@ def _installed() -> Iterator[Part]:
 
 
 def _machine() -> Iterator[Part]:
-    found = machine.describe()
+    described = machine.describe()
     for name, enables in machine.INSTRUCTION_SETS.items():
         yield Part(
-            f"instructions {name}", "yes" if name in found["instruction_sets"] else "no", enables
+            f"instructions {name}",
+            "yes" if name in described["instruction_sets"] else "no",
+            enables,
         )
-    memory = found["memory_bytes"] / GIB
+    memory = described["memory_bytes"] / GIB
     yield Part(
         "memory",
         f"{memory:.0f} GiB",
@@ -81,21 +83,21 @@ def _machine() -> Iterator[Part]:
     )
     gpus = machine.gpus()
     yield Part("GPU", ", ".join(gpus) or "none", "vLLM on CUDA: QUANTGATE_DEVICE=cuda make setup")
-    yield Part("processor", f"{found['cores']} cores", found["cpu"])
+    yield Part("processor", f"{described['cores']} cores", described["cpu"])
 
 
 def _engines() -> dict[str, tuple[str, str]]:
     """Of each its environment, and what it is."""
     words = {"cpu": "the CPU", "cuda": "CUDA"}
-    found = {
+    states = {
         "reference": (
             "openvino",
             "torch in float32 on the CPU: what every variant is compared with",
         )
     }
     for name, engine in capabilities.ENGINES.items():
-        found[name] = (
+        states[name] = (
             engine.environment,
             f"{engine.title} on {words[engine.device(environments.device())]}",
         )
-    return found
+    return states

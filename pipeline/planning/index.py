@@ -111,23 +111,23 @@ def _data(names: list[str]) -> dict[str, dict[str, Any]]:
     loaded = {name: recipes.load(name) for name in names}
     for name, recipe in loaded.items():
         refusal.refuse(paths.recipe(name), recipe)
-    found = [
+    variants = [
         (name, recipe, *item) for name, recipe in loaded.items() for item in recipe.variants.items()
     ]
     groups = {
         "recipes": {name: _recipe(name, recipe) for name, recipe in loaded.items()},
         "variants": {
             _key(name, variant): _judged(name, variant, of, recipe)
-            for name, recipe, variant, of in found
+            for name, recipe, variant, of in variants
         },
         "made": {
             _key(name, variant): _made(name, variant, of, recipe)
-            for name, recipe, variant, of in found
+            for name, recipe, variant, of in variants
             if not of.ladder
         },
         "ladders": {
             _key(name, variant): _judged(name, variant, of, recipe) | {"tasks": _tasks(recipe)}
-            for name, recipe, variant, of in found
+            for name, recipe, variant, of in variants
             if of.ladder
         },
     }

@@ -41,5 +41,5 @@ def _refuse_prompts(recipe: Recipe) -> None:
         if (text := recipes.load_prompt_set(key)).path is not None:
             prompts.texts(key, text)
     key = recipe.calibration.prompts
-    if (found := recipes.load_prompt_set(key)).path is not None:
-        prompts.require_enough(key, prompts.documents(key, found), recipe.calibration)
+    if (prompt_set := recipes.load_prompt_set(key)).path is not None:
+        prompts.require_enough(key, prompts.documents(key, prompt_set), recipe.calibration)

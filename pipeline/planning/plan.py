@@ -90,7 +90,7 @@ def of(name: str, recipe: Recipe) -> Plan:
     return Plan(
         recipe=name,
         left_out=left_out,
-        defaults=defaults.said(recipe.model.parameters, left_out) if left_out else "",
+        defaults=defaults.sentence(recipe.model.parameters, left_out) if left_out else "",
         settings=recipe.model_dump(mode="json", include=set(defaults.SECTIONS)),
         stages=[_planned(name, row, known=shape is not None) for row in rows],
         shortages=shortages,
@@ -120,22 +120,22 @@ def _planned(name: str, row: Estimate, known: bool) -> PlannedStage:
 
 def _shortages(rows: list[Estimate]) -> list[str]:
     """What this machine has too little of: at all, or just now."""
-    found = []
+    shortages = []
     has, most = machine.memory(), max(rows, key=lambda row: row.memory_bytes)
     if most.memory_bytes > has.total:
-        found.append(
+        shortages.append(
             f"Does not fit: memory {_size(most.memory_bytes)} for {most.stage}, this machine has"
             f" {_size(has.total)}"
         )
     elif most.memory_bytes > has.available:
-        found.append(
+        shortages.append(
             f"Does not fit now: memory {_size(most.memory_bytes)} for {most.stage},"
             f" {_size(has.available)} of {_size(has.total)} are free: stop other programs first."
         )
     disk, free = sum(row.disk_bytes for row in rows), machine.free_bytes(Path.cwd())
     if disk > free:
-        found.append(f"Does not fit: disk {_size(disk)}, this machine has {_size(free)}")
-    return found
+        shortages.append(f"Does not fit: disk {_size(disk)}, this machine has {_size(free)}")
+    return shortages
 
 
 def _savings(rows: list[Estimate], recipe: Recipe, counted: Counted) -> dict[str, float]:
@@ -277,7 +277,7 @@ def _power_table(plan: Plan) -> Any:
 def _blindness(plan: Plan) -> list[str]:
     """What a limit below the drop comes to; which share of damaged windows the compared ones can
     miss."""
-    said = [
+    lines = [
         (
             "A limit below the drop that is decided mostly ends INCONCLUSIVE (undecidable: even"
             " where few answers change). Draw more items or widen the limit."
@@ -288,8 +288,8 @@ def _blindness(plan: Plan) -> list[str]:
         ),
     ]
     if plan.no_pass:
-        said.append(f"[red]{plan.no_pass}[/]")
-    return said
+        lines.append(f"[red]{plan.no_pass}[/]")
+    return lines
 
 
 def _size(count: float | None) -> str:

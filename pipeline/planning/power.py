@@ -39,7 +39,9 @@ def of(recipe: Recipe, items: dict[str, int | None]) -> list[Power]:
     counts = list(items.values())
     known = [count for count in counts if count is not None]
     rows = [
-        _row(task, count, recipe.gate.confidence, {w: found.task_drop for w, found in used.items()})
+        _row(
+            task, count, recipe.gate.confidence, {w: limits.task_drop for w, limits in used.items()}
+        )
         for task, count in items.items()
     ]
     pooled = sum(known) if len(known) == len(counts) else None
@@ -48,7 +50,10 @@ def of(recipe: Recipe, items: dict[str, int | None]) -> list[Power]:
     return [
         *rows,
         _row(
-            "all pooled", pooled, confidence, {w: found.accuracy_drop for w, found in used.items()}
+            "all pooled",
+            pooled,
+            confidence,
+            {w: limits.accuracy_drop for w, limits in used.items()},
         ),
     ]
 
@@ -73,5 +78,5 @@ def count_items(name: str, recipe: Recipe) -> dict[str, int | None]:
         return {task: None if count == "all" else count for task, count in asked.items()}
     with artifact.stage_folder(f"plan@{name}") as folder:
         job = {"evaluate": recipe.evaluate.model_dump(), "serve": recipe.serve.model_dump()}
-        found = process.run("openvino", "count", job, folder, offline=True).value
-    return {task: found.get(task) if count == "all" else count for task, count in asked.items()}
+        counts = process.run("openvino", "count", job, folder, offline=True).value
+    return {task: counts.get(task) if count == "all" else count for task, count in asked.items()}

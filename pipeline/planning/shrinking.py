@@ -17,10 +17,10 @@ def savings(recipe: Recipe, counted: Counted, total_s: float) -> list[tuple[str,
         (how, sum(row.seconds for row in estimate.stages(smaller, less)))
         for how, smaller, less in _halves(recipe, counted)
     )
-    found = [
+    candidates = [
         (how, total_s - seconds) for how, seconds in left if total_s - seconds > LEAST * total_s
     ]
-    return sorted(found, key=lambda saving: -saving[1])
+    return sorted(candidates, key=lambda saving: -saving[1])
 
 
 def _halves(recipe: Recipe, counted: Counted) -> Iterator[tuple[str, Recipe, Counted]]:

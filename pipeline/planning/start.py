@@ -143,7 +143,9 @@ def _look(given: str, path: str | None, revision: str | None) -> Known:
             f"{given} at {fetched.name}: no config.json. Expected a model in transformers' layout."
         )
     return Known(
-        {"repo": given, "revision": fetched.name}, fetched, _told_by_the_hub(given, fetched.name)
+        {"repo": given, "revision": fetched.name},
+        fetched,
+        _parameters_by_the_hub(given, fetched.name),
     )
 
 
@@ -151,13 +153,13 @@ def _counted(folder: Path) -> int:
     return sum(math.prod(tensor.shape) for tensor in checkpoint.source_tensors(folder).values())
 
 
-def _told_by_the_hub(repo: str, revision: str) -> int | None:
+def _parameters_by_the_hub(repo: str, revision: str) -> int | None:
     """None where the hub does not say, or is not there to be asked: then the rest came from its
     cache."""
     from huggingface_hub import HfApi
 
     try:
-        found = HfApi().model_info(repo, revision=revision).safetensors
+        weights = HfApi().model_info(repo, revision=revision).safetensors
     except (
         Exception
     ) as error:  # of whichever HTTP client it uses: their errors have no class in common
@@ -166,7 +168,7 @@ def _told_by_the_hub(repo: str, revision: str) -> int | None:
             f" ({type(error).__name__})"
         )
         return None
-    return int(found.total) if found else None
+    return int(weights.total) if weights else None
 
 
 def _text(known: Known) -> str:
@@ -212,31 +214,31 @@ def _recipe(known: Known, size: defaults.Usual) -> CommentedMap:
     sections = {key: whole[key] for key in ("model", "calibration", *defaults.SECTIONS)} | {
         "variants": variants
     }
-    found = CommentedMap({key: _block(section) for key, section in sections.items()})
+    document = CommentedMap({key: _block(section) for key, section in sections.items()})
     for key, comment in COMMENTS.items():
-        found.yaml_set_comment_before_after_key(key, before=comment)
-    return found
+        document.yaml_set_comment_before_after_key(key, before=comment)
+    return document
 
 
 def _block(section: dict[str, Any]) -> CommentedMap:
     """A key on each line, what is in it on the same."""
-    found = CommentedMap(section)
-    for key, value in found.items():
+    block = CommentedMap(section)
+    for key, value in block.items():
         if isinstance(value, dict | list):
-            found[key] = _flow(value)
-    return found
+            block[key] = _flow(value)
+    return block
 
 
 def _flow(value: Any) -> Any:
     if not isinstance(value, dict | list):
         return value
-    found = (
+    flow = (
         CommentedMap({k: _flow(v) for k, v in value.items()})
         if isinstance(value, dict)
         else CommentedSeq(value)
     )
-    found.fa.set_flow_style()
-    return found
+    flow.fa.set_flow_style()
+    return flow
 
 
 def _has_template(known: Known) -> bool:

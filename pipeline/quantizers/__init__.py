@@ -118,7 +118,7 @@ def _named(key: str, words: list[str], source: Path) -> list[str]:
     names = list(linear_shapes(source))
     blocks = list(dict.fromkeys(layers.block(name) for name in names))
     special = {"first": f"{blocks[0]}.*", "last": f"{blocks[-1]}.*"}
-    found: list[str] = []
+    chosen: list[str] = []
     for word in words:
         matched = [name for name in names if fnmatch.fnmatchcase(name, special.get(word, word))]
         if not matched:
@@ -127,8 +127,8 @@ def _named(key: str, words: list[str], source: Path) -> list[str]:
                 f" 'last'{f', {OUTPUT!r}' if key == 'keep' else ''} or a name such as {names[0]!r},"
                 f" with * for any part of it.{nearest(word, [*special, *names])}"
             )
-        found += matched
-    return list(dict.fromkeys(found))
+        chosen += matched
+    return list(dict.fromkeys(chosen))
 
 
 def starts_from(recipe: Recipe, variant: Variant) -> str | None:
@@ -156,8 +156,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     ratio = 1.0 if variant.ratio is None else variant.ratio
     if ratio < 1:
         accepted.add("bf16" if variant.backup == "none" else "int8")
-    found = layers.inspect(out, variant.engine)
-    counted = layers.compare(found, source, accepted, frozenset(spec.keep), frozenset(spec.int8))
+    stored = layers.inspect(out, variant.engine)
+    counted = layers.compare(stored, source, accepted, frozenset(spec.keep), frozenset(spec.int8))
     if (
         spec.output in spec.keep
         and variant.served_by.artifact_format == IR
@@ -166,7 +166,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         raise QuantizeError(
             f"{made_by.answered_by} quantized {spec.output}, which the recipe keeps in 16 bits."
         )
-    free = {name: layer for name, layer in found.items() if name not in (*spec.keep, *spec.int8)}
+    free = {name: layer for name, layer in stored.items() if name not in (*spec.keep, *spec.int8)}
     if ratio < 1 and (share := layers.share(free, variant.weights)) < ratio - RATIO_SLACK:
         raise QuantizeError(
             f"{made_by.answered_by} put {share:.0%} of the weights in {variant.weights}, the"
@@ -187,7 +187,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         "rounding": made.model_dump() if made else None,
         "notes": [*([made_by.note] if made_by.note else []), *outcome.notes, *blind],
         "layers": counted.model_dump(),
-        "stored_types": layers.stored_types(found),
+        "stored_types": layers.stored_types(stored),
         "weights_by_type": layers.weights_by_type(out, variant.engine),
         "versions": {name: version(name) for name in made_by.packages},
     }

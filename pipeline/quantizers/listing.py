@@ -145,7 +145,7 @@ def _word(value: Any) -> str:
 
 
 def _list(entries: list[tuple[str, str]]) -> str:
-    return "\n".join(f"- `{name}`: {said}" for name, said in entries)
+    return "\n".join(f"- `{name}`: {description}" for name, description in entries)
 
 
 def _rows(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -163,7 +163,7 @@ def _as_text() -> None:
         "Served": _served_text(),
         "Not served": _refused_text(),
         "Model families": _models_text(),
-        "Settings": [(name, [said]) for name, said in settings()],
+        "Settings": [(name, [meaning]) for name, meaning in settings()],
         "Good to know": [(name, [note]) for name, note in good_to_know()],
     }
     for title, entries in parts.items():
@@ -193,8 +193,8 @@ def _refused_text() -> list[tuple[str, list[str]]]:
 
 
 def _models_text() -> list[tuple[str, list[str]]]:
-    def having(word: str, found: tuple[str, ...]) -> str:
-        names = [name for name, answer in zip(FAMILIES, found, strict=True) if answer == word]
+    def having(word: str, answers: tuple[str, ...]) -> str:
+        names = [name for name, answer in zip(FAMILIES, answers, strict=True) if answer == word]
         return f"{word}: {', '.join(names)}" if names else ""
 
     return [

@@ -200,5 +200,5 @@ def _recorded(model: Any, what: str) -> dict[str, str]:
     """What NNCF wrote into the model about what it did: the tool's own word, next to what was
     asked."""
     path = ["nncf", what]
-    found = model.get_rt_info(path).value if model.has_rt_info(path) else {}
-    return {name: str(value) for name, value in found.items()}
+    recorded = model.get_rt_info(path).value if model.has_rt_info(path) else {}
+    return {name: str(value) for name, value in recorded.items()}

@@ -26,22 +26,22 @@ def refuse(file: Path, recipe: Recipe, device: str | None = None) -> None:
     `device` is where the engines run; None asks only whether it is served on any.
     """
     wrong = [
-        f"{file}: variants.{name}.{said if variant.ladder is None else _of_rung(rung, said)}"
+        f"{file}: variants.{name}.{reason if variant.ladder is None else _of_rung(rung, reason)}"
         for name, variant in recipe.variants.items()
         for rung in rungs(variant)
-        if (said := problem(rung, device))
+        if (reason := problem(rung, device))
     ]
     if wrong:
         raise RecipeError("\n".join(wrong))
 
 
-def _of_rung(rung: Variant, said: str) -> str:
+def _of_rung(rung: Variant, reason: str) -> str:
     hint = (
         ""
         if rung.quantizer in TOOLS
         else " A word of a rung that is neither a key nor its value is taken for the quantizer."
     )
-    return f"ladder: {words(rung)}: {said}{hint}"
+    return f"ladder: {words(rung)}: {reason}{hint}"
 
 
 def problem(variant: Variant, device: str | None) -> str:
@@ -158,25 +158,25 @@ def _settings(variant: Variant, there: list[Served]) -> str:
 
 def _differences(variant: Variant, line: Served) -> list[str]:
     """A sentence for each setting that the line does not take."""
-    found = []
+    differences = []
     for key, value in variant.settings().items():
         if key not in line.settings:
             has = ", ".join(line.settings) or "none"
-            found.append(
+            differences.append(
                 f"{key}: {variant.quantizer!r} has no such setting for {line.weights} weights"
                 f"{_with(line)}. It has: {has}. Remove it."
             )
         elif (allowed := line.settings[key]) is not None and value not in allowed:
-            found.append(
+            differences.append(
                 f"{key}: found {_yaml(value)}, expected {_choice(allowed)}. Use"
                 f" {_yaml(allowed[0])}."
             )
-    found += [
+    differences += [
         f"{key}: missing, expected {_choice(allowed)}. Add {key}: {_yaml(allowed[0])}."
         for key, allowed in line.settings.items()
         if key in DEFINING and allowed is not None and getattr(variant, key) is None
     ]
-    return found
+    return differences
 
 
 def _with(line: Served) -> str:
@@ -309,6 +309,6 @@ def _fused_with(layer: str, layers: list[str]) -> list[str]:
     return [name for part in partners if (name := f"{head}.{part}") in layers]
 
 
-def _list(found: dict[str, tuple[int, int]]) -> str:
-    shown = [f"{layer} {list(shape)}" for layer, shape in list(found.items())[:4]]
-    return ", ".join(shown) + (", ..." if len(found) > 4 else "")
+def _list(shapes: dict[str, tuple[int, int]]) -> str:
+    shown = [f"{layer} {list(shape)}" for layer, shape in list(shapes.items())[:4]]
+    return ", ".join(shown) + (", ..." if len(shapes) > 4 else "")

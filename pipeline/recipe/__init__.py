@@ -163,8 +163,8 @@ class Recipe(Strict):
             )
 
     def _require_limits(self, name: str, variant: Variant) -> None:
-        if said := self.without_limits(variant):
-            raise ValueError(f"{said}, which variant {name!r} needs")
+        if missing := self.without_limits(variant):
+            raise ValueError(f"{missing}, which variant {name!r} needs")
 
     def without_limits(self, variant: Variant) -> str:
         """Which keys have no limit for a variant's weights, in words; empty if all have."""
@@ -220,15 +220,15 @@ def filled(name: str) -> tuple[list[str], dict[str, Any]]:
 def names() -> list[str]:
     """All recipes of the project, sorted. Raises RecipeError for a name that DVC could not
     select."""
-    found = sorted(path.stem for path in paths.RECIPES.glob("*.yaml"))
-    for name in found:
+    stems = sorted(path.stem for path in paths.RECIPES.glob("*.yaml"))
+    for name in stems:
         if not NAME.fullmatch(name):
             raise RecipeError(
                 f"recipes/{name}.yaml: use lower-case letters, digits, dots, underscores and single"
                 " dashes in a recipe's name (a double dash separates recipe and variant in DVC"
                 " stage names). Rename the file."
             )
-    return found
+    return stems
 
 
 def load_prompt_set(name: str) -> PromptSet:
@@ -237,13 +237,13 @@ def load_prompt_set(name: str) -> PromptSet:
         raise unknown(
             "prompt set", name, path, sorted(p.stem for p in paths.PROMPT_SETS.glob("*.yaml"))
         )
-    found = parse(path, PromptSet)
-    if found.path is not None and found.sha256 is None:
+    prompt_set = parse(path, PromptSet)
+    if prompt_set.path is not None and prompt_set.sha256 is None:
         raise RecipeError(
             f"{path}: sha256: missing, so that a changed file is noticed."
-            f" {_remedy(Path(found.path))}"
+            f" {_remedy(Path(prompt_set.path))}"
         )
-    return found
+    return prompt_set
 
 
 def _remedy(path: Path) -> str:
@@ -259,6 +259,6 @@ def print_schema() -> None:
 
 def schema() -> str:
     """The JSON schema of a recipe, as recipes/recipe.schema.json holds it for editors."""
-    found = Recipe.model_json_schema()
-    found["required"] = [key for key in found["required"] if key not in defaults.SECTIONS]
-    return json.dumps(found, indent=1) + "\n"
+    document = Recipe.model_json_schema()
+    document["required"] = [key for key in document["required"] if key not in defaults.SECTIONS]
+    return json.dumps(document, indent=1) + "\n"

@@ -108,7 +108,7 @@ def usual(parameters: int | None) -> Usual:
     )
 
 
-def said(parameters: int | None, sections: list[str]) -> str:
+def sentence(parameters: int | None, sections: list[str]) -> str:
     """Where the settings of the sections that a recipe leaves out come from."""
     size = usual(parameters)
     of = f"below {size.below / 1e9:g} billion parameters"

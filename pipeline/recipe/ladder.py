@@ -74,19 +74,19 @@ def _rung(step: str | dict[str, Any], common: dict[str, Any], engine: str, numbe
 
 def _words(line: str, engine: str, rung: str) -> dict[str, Any]:
     """Raises ValueError for a key that has two values."""
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     words = re.split(r"[\s+]+", line.strip())
     while words:
         key, value = _word(words, engine)
-        if key in found:
+        if key in settings:
             hint = (
                 " Another method of a quantizer is a key: method gptq" if key == "quantizer" else ""
             )
             raise ValueError(
-                f"{rung}: {key}: found {found[key]!r} and {value!r}, expected one.{hint}"
+                f"{rung}: {key}: found {settings[key]!r} and {value!r}, expected one.{hint}"
             )
-        found[key] = value
-    return found
+        settings[key] = value
+    return settings
 
 
 def _word(words: list[str], engine: str) -> tuple[str, Any]:

@@ -74,8 +74,8 @@ def describe(within: Path | str, model: type[BaseModel], item: Any) -> str:
     if item["type"] == "missing":
         return f"{where}: missing. It is required."
     if item["type"] == "value_error":
-        said = str(item["ctx"]["error"])
-        return f"{where}: {said if said.endswith(('.', '?')) else f'{said}.'}"
+        message = str(item["ctx"]["error"])
+        return f"{where}: {message if message.endswith(('.', '?')) else f'{message}.'}"
     hint = ""
     if item["type"] == "literal_error":
         hint = nearest(str(item["input"]), re.findall(r"'([^']+)'", item["msg"]), LIKE_A_WORD)
@@ -86,10 +86,10 @@ def describe(within: Path | str, model: type[BaseModel], item: Any) -> str:
         and key.startswith("gate.")
         and type(item["input"]) in (int, float)
     ):
-        found = BRIEF.repr(item["input"])
+        value = BRIEF.repr(item["input"])
         hint = (
-            f" A limit for each precision is expected, for instance {{int8: {found}, int4:"
-            f" {found}}}."
+            f" A limit for each precision is expected, for instance {{int8: {value}, int4:"
+            f" {value}}}."
         )
     if item["type"] == "list_type" and isinstance(item["input"], str) and item["input"]:
         hint = f" As a list of one: [{item['input']}]."

@@ -147,11 +147,11 @@ class Evaluate(Strict):
         }
 
     def asked(self, task: str) -> TaskItems:
-        found = self.tasks[task]
+        items = self.tasks[task]
         return (
-            found
-            if isinstance(found, TaskItems)
-            else TaskItems(items=found, filter=None, metric=None)
+            items
+            if isinstance(items, TaskItems)
+            else TaskItems(items=items, filter=None, metric=None)
         )
 
     @model_validator(mode="after")
@@ -185,9 +185,10 @@ class Evaluate(Strict):
                 " number of its items"
             )
         if min(growth.values()) < 1 or len(set(growth.values())) > 1:
-            found = ", ".join(f"{name} {ratio:g} times" for name, ratio in growth.items())
+            multiples = ", ".join(f"{name} {ratio:g} times" for name, ratio in growth.items())
             raise ValueError(
-                f"extend_to: found {found} the items of evaluate.tasks, expected the same multiple"
+                f"extend_to: found {multiples} the items of evaluate.tasks, expected the same"
+                " multiple"
                 " for every task"
             )
 

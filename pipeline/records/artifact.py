@@ -44,9 +44,9 @@ def walk(folder: Path) -> list[Path]:
             " Make it readable for you."
         ) from error
 
-    found = os.walk(folder, onerror=refuse)
+    tree = os.walk(folder, onerror=refuse)
     return sorted(
-        Path(parent, name) for parent, folders, files in found for name in (*folders, *files)
+        Path(parent, name) for parent, folders, files in tree for name in (*folders, *files)
     )
 
 
@@ -85,14 +85,15 @@ def verify(folder: Path, files: list[File]) -> None:
 def differences(folder: Path, files: list[File], listed_in: str) -> list[str]:
     """Every missing, added or changed file, in a line each."""
     expected = {file.path: file for file in files}
-    found = {file.path: file for file in hash_files(folder)} if folder.is_dir() else {}
-    wrong = [f"{name}: missing" for name in expected.keys() - found.keys()]
-    wrong += [f"{name}: not in {listed_in}" for name in found.keys() - expected.keys()]
+    present = {file.path: file for file in hash_files(folder)} if folder.is_dir() else {}
+    wrong = [f"{name}: missing" for name in expected.keys() - present.keys()]
+    wrong += [f"{name}: not in {listed_in}" for name in present.keys() - expected.keys()]
     wrong += [
-        f"{name}: {found[name].size_bytes} bytes, SHA-256 {found[name].sha256[:12]}..., {listed_in}"
+        f"{name}: {present[name].size_bytes} bytes, SHA-256 {present[name].sha256[:12]}...,"
+        f" {listed_in}"
         f" says {expected[name].size_bytes} bytes, {expected[name].sha256[:12]}..."
-        for name in expected.keys() & found.keys()
-        if found[name] != expected[name]
+        for name in expected.keys() & present.keys()
+        if present[name] != expected[name]
     ]
     return sorted(wrong)
 

@@ -121,9 +121,9 @@ class VariantSummary(Scored):
     ) -> list[Level]:
         """The loads of one kind that were measured, the lightest first."""
         timed = self.http if http else self.benchmark
-        found = timed.profiles[profile].levels if timed and profile in timed.profiles else []
+        measured = timed.profiles[profile].levels if timed and profile in timed.profiles else []
         return sorted(
-            (level for level in found if level.loop == loop),
+            (level for level in measured if level.loop == loop),
             key=lambda level: level.concurrency or level.fraction or 0,
         )
 
@@ -239,9 +239,9 @@ class Summary(Record):
     def concurrency(self) -> int | None:
         """The highest that every variant was timed at that was timed at all."""
         timed = [
-            {level.concurrency for level in found}
+            {level.concurrency for level in measured}
             for row in self.variants.values()
-            if (found := row.levels())
+            if (measured := row.levels())
         ]
         return (
             max((at for at in set.intersection(*timed) if at is not None), default=None)

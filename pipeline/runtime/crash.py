@@ -18,13 +18,13 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 def sentence(what: str, error: BaseException) -> str:
     """Of the exception being handled: what it says, where it was raised, where its traceback was
     written."""
-    said = " ".join(str(error).split())[:LONGEST]
+    message = " ".join(str(error).split())[:LONGEST]
     at = traceback.extract_tb(error.__traceback__)[-1]
-    told = (
-        f"{what}: {type(error).__name__}{f': {said}' if said else ''} (at"
+    summary = (
+        f"{what}: {type(error).__name__}{f': {message}' if message else ''} (at"
         f" {_short(at.filename)}:{at.lineno})"
     )
-    return f"{told}. {_log(what, error)}"
+    return f"{summary}. {_log(what, error)}"
 
 
 def of_system(error: OSError) -> str:

@@ -104,8 +104,8 @@ def memory(membership: str | None = None) -> Memory:
 
     `membership` is what /proc/self/cgroup says.
     """
-    found = psutil.virtual_memory()
-    least = Memory(found.total, found.available)
+    whole = psutil.virtual_memory()
+    least = Memory(whole.total, whole.available)
     lines = Path("/proc/self/cgroup").read_text() if membership is None else membership
     for _, kinds, path in (line.split(":", 2) for line in lines.splitlines()):
         if (kind := next((kind for kind in GROUPS if kind in kinds.split(",")), None)) is None:

@@ -141,11 +141,11 @@ def _died(
     verb: str, environment: str, code: int, wall_s: float, log: Path
 ) -> StageError | WorkerCrashed:
     kind = StageError if -code in INTERRUPTIONS else WorkerCrashed
-    said = (
+    message = (
         f"{verb} in environment {environment!r} {_death(code)} without a result, after"
         f" {wall_s:.0f} s."
     )
-    return kind(said if kind is StageError else f"{said} {last_words(log)}")
+    return kind(message if kind is StageError else f"{message} {last_words(log)}")
 
 
 class Session:
@@ -288,5 +288,5 @@ def _held(process: psutil.Process, forked_from: list[str] | None = None) -> Memo
     if forked_from is not None and process.cmdline() == forked_from:
         own = int(process.memory_full_info().uss)
         return Memory(own, own)
-    found = process.memory_info()
-    return Memory(found.rss, found.rss - getattr(found, "shared", 0))
+    used = process.memory_info()
+    return Memory(used.rss, used.rss - getattr(used, "shared", 0))

@@ -51,7 +51,7 @@ def check(folder: Path, named: str) -> None:
         raise _not_built(named, error) from error
     tensors = source_tensors(folder)
     try:
-        _, found = type(shell).from_pretrained(
+        _, loading_info = type(shell).from_pretrained(
             None,
             config=shell.config,
             state_dict={name: _without_data(tensor) for name, tensor in tensors.items()},
@@ -61,31 +61,31 @@ def check(folder: Path, named: str) -> None:
         )
     except Exception as error:  # as above, while tensors are merged
         raise _not_built(named, error) from error
-    if wrong := differences(found):
+    if wrong := differences(loading_info):
         raise CheckpointError(
             f"{named}: not the tensors that {type(shell).__name__} expects by config.json: {wrong}."
             " Fetch it again, or use the checkpoint of the whole model with its own config.json."
         )
 
 
-def differences(found: dict[str, Any]) -> str:
+def differences(loading_info: dict[str, Any]) -> str:
     """transformers' loading info in words; empty if every weight found its place."""
-    extra = [name for name in found["unexpected_keys"] if not name.endswith(BUFFERS)]
+    extra = [name for name in loading_info["unexpected_keys"] if not name.endswith(BUFFERS)]
     shapes = [
         f"{name} ({_shape(stored)}, expected {_shape(wanted)})"
-        for name, stored, wanted in sorted(found["mismatched_keys"])
+        for name, stored, wanted in sorted(loading_info["mismatched_keys"])
     ]
-    said = [
-        ("missing", sorted(found["missing_keys"])),
+    mismatches = [
+        ("missing", sorted(loading_info["missing_keys"])),
         ("not expected", sorted(extra)),
         ("of another shape", shapes),
     ]
     failed = [
         (kind, sorted(map(str, names)))
-        for kind, names in found.items()
+        for kind, names in loading_info.items()
         if names and kind not in LISTED
     ]
-    return "; ".join(f"{kind}: {_list(names)}" for kind, names in (*said, *failed) if names)
+    return "; ".join(f"{kind}: {_list(names)}" for kind, names in (*mismatches, *failed) if names)
 
 
 def _shape(shape: Any) -> str:
@@ -115,8 +115,8 @@ def _not_built(named: str, error: Exception) -> CheckpointError:
 
     if isinstance(error, CheckpointError):
         return error
-    said = " ".join(str(error).split())
-    if "trust_remote_code" in said or "remote code" in said:
+    message = " ".join(str(error).split())
+    if "trust_remote_code" in message or "remote code" in message:
         return CheckpointError(
             f"{named}: config.json: auto_map asks for code from the repository, which quantgate"
             f" never runs, and transformers {__version__} does not have this architecture itself."
@@ -124,7 +124,7 @@ def _not_built(named: str, error: Exception) -> CheckpointError:
         )
     return CheckpointError(
         f"{named}: transformers {__version__} cannot build a causal language model by its"
-        f" config.json: {type(error).__name__}: {said[:300]}. Expected a checkpoint of an"
+        f" config.json: {type(error).__name__}: {message[:300]}. Expected a checkpoint of an"
         " architecture that it has."
     )
 

@@ -51,12 +51,12 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     source, tokenizer = Path(job["checkpoint"]), AutoTokenizer.from_pretrained(job["checkpoint"])
     print(f"calibrate: reading {', '.join(sets)}", flush=True)
     texts = {name: "\n\n".join(prompts.texts(name, sets[name])) for name in perplexity.texts}
-    found = prompts.documents(calibration.prompts, sets[calibration.prompts])
+    documents = prompts.documents(calibration.prompts, sets[calibration.prompts])
     front = added(tokenizer).front
     encoder = Encoder(
         tokenizer, front, calibration.chat_template, sets[calibration.prompts].dialogue
     )
-    packed = pack(encoder, found.found, calibration)
+    packed = pack(encoder, documents.prompts, calibration)
     cut = [windows(tokenizer, front, name, text, perplexity) for name, text in texts.items()]
     rows = embedding_rows(source)
     for name, ids in (
@@ -75,8 +75,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         prompts=calibration.prompts,
         seed=calibration.seed,
         prompts_used=len(packed.used),
-        prompts_empty=found.empty,
-        prompts_repeated=found.repeated,
+        prompts_empty=documents.empty,
+        prompts_repeated=documents.repeated,
         prompts_refused=packed.refused,
         template_date=prompts.TEMPLATE_DATE.date().isoformat() if encoder.dated else None,
         sha256=ids_hash(packed.rows),
@@ -90,18 +90,18 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     return {
         "overlap": share,
         "prompts_used": len(packed.used),
-        "notes": [*prompts.notes(found), *_notes(packed, encoder)],
+        "notes": [*prompts.notes(documents), *_notes(packed, encoder)],
     }
 
 
 def _notes(packed: Packed, encoder: Encoder) -> list[str]:
-    said = (
+    remarks = (
         [f"{packed.refused:,} prompts are left out, which the chat template refuses"]
         if packed.refused
         else []
     )
     return [
-        *said,
+        *remarks,
         *(
             [f"the chat template's date is {prompts.TEMPLATE_DATE:%Y-%m-%d}, not today's"]
             if encoder.dated
@@ -110,10 +110,10 @@ def _notes(packed: Packed, encoder: Encoder) -> list[str]:
     ]
 
 
-def pack(encoder: Encoder, found: list[Document], calibration: Calibration) -> Packed:
+def pack(encoder: Encoder, documents: list[Document], calibration: Calibration) -> Packed:
     """Seeded choice of prompts, each cut to `tokens` ids, packed end to end into full rows. Raises
     CalibrationError."""
-    order = random.Random(calibration.seed).sample(range(len(found)), len(found))
+    order = random.Random(calibration.seed).sample(range(len(documents)), len(documents))
     need = calibration.samples * calibration.tokens
     stream: list[int] = []
     used: list[str] = []
@@ -122,25 +122,26 @@ def pack(encoder: Encoder, found: list[Document], calibration: Calibration) -> P
         if len(stream) >= need:
             break
         try:
-            text = encoder.text(found[index])
+            text = encoder.text(documents[index])
         except Refused as error:
             refused[index] = str(error)
-            if len(refused) > MOST_REFUSED * len(found):
+            if len(refused) > MOST_REFUSED * len(documents):
                 break
             continue
-        stream.extend(encoder.ids(found[index], text)[: calibration.tokens])
+        stream.extend(encoder.ids(documents[index], text)[: calibration.tokens])
         used.append(text)
     if len(refused) > MOST_REFUSED * (len(used) + len(refused)):
         raise _too_many_refused(calibration.prompts, refused, len(used) + len(refused))
     if len(stream) < need:
         cut = (
             " A .txt file is one document: use a .jsonl file with a prompt on each line."
-            if len(found) == 1
+            if len(documents) == 1
             else ""
         )
         raise CalibrationError(
             f"calibration: {calibration.samples} samples of {calibration.tokens} tokens need {need}"
-            f" tokens, the {len(found)} prompts of {calibration.prompts!r} give {len(stream)} (each"
+            f" tokens, the {len(documents)} prompts of {calibration.prompts!r} give {len(stream)}"
+            " (each"
             f" is cut to {calibration.tokens}). Ask for fewer samples or tokens.{cut}"
         )
     rows = [stream[i : i + calibration.tokens] for i in range(0, need, calibration.tokens)]
@@ -214,12 +215,12 @@ def overlap(texts: Iterable[str], prompts: list[str]) -> float:
     """Share of the texts' 13-word sequences that occur in the prompts; 0 when the texts are shorter
     than that."""
     seen = {gram for prompt in prompts for gram in _grams(prompt)}
-    total = found = 0
+    total = repeated = 0
     for text in texts:
         for gram in _grams(text):
             total += 1
-            found += gram in seen
-    return found / total if total else 0.0
+            repeated += gram in seen
+    return repeated / total if total else 0.0
 
 
 def _grams(text: str) -> Iterator[tuple[str, ...]]:

@@ -16,5 +16,5 @@ def tokenizer_of(stage: str, source: Path, model: Model) -> records.Tokenizer:
     its tokenizer adds."""
     with artifact.stage_folder(stage) as folder:
         job = {"checkpoint": str(source), "named": model.path or model.repo}
-        found = costs.run(stage, "openvino", "check", job, folder, offline=True).value
-    return records.Tokenizer.model_validate(found["tokenizer"])
+        checked = costs.run(stage, "openvino", "check", job, folder, offline=True).value
+    return records.Tokenizer.model_validate(checked["tokenizer"])

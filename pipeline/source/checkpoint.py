@@ -82,10 +82,12 @@ def _license(folder: Path) -> str | None:
         return None
     try:
         metadata = CARD_METADATA.match(reading.text(card, CheckpointError))
-        said = reading.yaml_value(metadata[1], str(card), CheckpointError) if metadata else None
+        front_matter = (
+            reading.yaml_value(metadata[1], str(card), CheckpointError) if metadata else None
+        )
     except CheckpointError:  # a card is for readers: a damaged one stops nobody from quantizing
         return None
-    named = said.get("license") if isinstance(said, dict) else None
+    named = front_matter.get("license") if isinstance(front_matter, dict) else None
     return str(named) if named else None
 
 
@@ -158,9 +160,10 @@ def download(repo: str, revision: str, patterns: list[str]) -> Path:
         )
         if not proxies:
             raise
-        said = " ".join(str(error).split())[:160]
+        message = " ".join(str(error).split())[:160]
         raise CheckpointError(
-            f"model.repo: the hub cannot be asked through the proxy of {proxies} ({said}). Give an"
+            f"model.repo: the hub cannot be asked through the proxy of {proxies} ({message}). Give"
+            " an"
             " http:// proxy, or unset it."
         ) from error
     except OSError as error:
@@ -177,10 +180,10 @@ def open_pinned(recipe: str, model: Model) -> tuple[Path, Checkpoint]:
     """
     record = read(paths.checkpoint(recipe), Checkpoint)
     folder = fetch(model)
-    found = {path.name: hash_file(path, path.name) for path in source.files(folder)}
+    digests = {path.name: hash_file(path, path.name) for path in source.files(folder)}
     pinned = {file.path: file for file in record.files}
     changed = sorted(
-        name for name in found.keys() | pinned.keys() if found.get(name) != pinned.get(name)
+        name for name in digests.keys() | pinned.keys() if digests.get(name) != pinned.get(name)
     )
     if changed:
         raise CheckpointError(

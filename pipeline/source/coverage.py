@@ -26,13 +26,13 @@ def count(source: Path, rows: list[list[int]]) -> dict[str, list[int]]:
     model = AutoModelForCausalLM.from_pretrained(
         source, dtype="auto", trust_remote_code=False, local_files_only=True
     ).eval()
-    found: dict[str, Any] = {}
+    counts_by_name: dict[str, Any] = {}
 
     def listen(name: str, experts: int) -> Any:
-        found[name] = torch.zeros(experts, dtype=torch.int64)
+        counts_by_name[name] = torch.zeros(experts, dtype=torch.int64)
 
         def before(_: Any, given: tuple[Any, ...]) -> None:
-            found[name] += torch.bincount(
+            counts_by_name[name] += torch.bincount(
                 given[1].flatten(), minlength=experts
             )  # given: hidden states, chosen experts, weights
 
@@ -44,12 +44,12 @@ def count(source: Path, rows: list[list[int]]) -> dict[str, list[int]]:
     with torch.inference_mode():
         for row in rows:
             model(torch.tensor([row]), use_cache=False)
-    if not found or not all(counts.sum() for counts in found.values()):
+    if not counts_by_name or not all(counts.sum() for counts in counts_by_name.values()):
         raise CalibrationError(
             f"{source}: has experts, but what {type(model).__name__} sends to them cannot be"
             " counted."
         )
-    return {name: counts.tolist() for name, counts in found.items()}
+    return {name: counts.tolist() for name, counts in counts_by_name.items()}
 
 
 def unseen(coverage: dict[str, list[int]]) -> list[str]:

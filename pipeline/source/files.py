@@ -90,13 +90,13 @@ def weight_files(folder: Path) -> list[Path]:
 def weight_map(index: Path) -> dict[str, str]:
     """The file of each tensor, as an index says. Raises CheckpointError for an index that is none,
     or leads out of its folder."""
-    found = reading.json_object(index, CheckpointError).get("weight_map")
-    if not isinstance(found, dict) or not found:
+    shards = reading.json_object(index, CheckpointError).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
         raise CheckpointError(
-            f"{index}: weight_map: found {str(found)[:60]}, expected the file of each tensor."
+            f"{index}: weight_map: found {str(shards)[:60]}, expected the file of each tensor."
         )
-    _require_plain(index, list(found.values()))
-    return found
+    _require_plain(index, list(shards.values()))
+    return shards
 
 
 def index_of(folder: Path) -> Path | None:
@@ -121,8 +121,8 @@ def files(folder: Path) -> list[Path]:
 def left_out(folder: Path) -> list[str]:
     """Weights and adapters that lie there and are not the model's."""
     weights = ("*.safetensors", ADAPTER, *(f"*{suffix}" for suffix in (*PICKLES, *OTHERS)))
-    found = {path.name for pattern in weights for path in folder.glob(pattern)}
-    return sorted(found - {path.name for path in files(folder)})
+    present = {path.name for pattern in weights for path in folder.glob(pattern)}
+    return sorted(present - {path.name for path in files(folder)})
 
 
 def refuse_strays(folder: Path) -> None:
@@ -140,12 +140,12 @@ def refuse_strays(folder: Path) -> None:
 def config(folder: Path) -> dict[str, Any]:
     """All of config.json. Raises CheckpointError for values that cannot be what their keys say."""
     path = folder / "config.json"
-    found = reading.json_object(path, CheckpointError)
+    settings = reading.json_object(path, CheckpointError)
     try:
-        Config.model_validate(found)
+        Config.model_validate(settings)
     except ValidationError as error:
         raise CheckpointError(parsing.describe(path, Config, error.errors()[0])) from error
-    return found
+    return settings
 
 
 def refuse(folder: Path) -> None:
@@ -173,10 +173,10 @@ def _refuse_adapter_alone(folder: Path) -> None:
     try:
         weight_files(folder)
     except CheckpointError as error:
-        said = reading.json_object(folder / ADAPTER, CheckpointError)
-        base = said.get("base_model_name_or_path") or "a base model that it does not name"
+        settings = reading.json_object(folder / ADAPTER, CheckpointError)
+        base = settings.get("base_model_name_or_path") or "a base model that it does not name"
         raise CheckpointError(
-            f"{folder}: an adapter ({said.get('peft_type', 'of PEFT')}) of {base}, not a model."
+            f"{folder}: an adapter ({settings.get('peft_type', 'of PEFT')}) of {base}, not a model."
             f" Merge it first: load {base}, put the adapter on it with"
             " peft.PeftModel.from_pretrained, then merge_and_unload() and save_pretrained."
         ) from error
@@ -186,8 +186,8 @@ def _quantized_by(folder: Path) -> str | None:
     """By what the checkpoint is quantized already, and where that is said; None for one in
     floats."""
     for key in ("quantization_config", "compression_config"):
-        if said := config(folder).get(key):
-            method = said.get("quant_method") if isinstance(said, dict) else None
+        if quantization := config(folder).get(key):
+            method = quantization.get("quant_method") if isinstance(quantization, dict) else None
             return f"{method or 'a quantizer'} (config.json: {key})"
     for name in ("quantize_config.json", "hf_quant_config.json"):
         if (folder / name).is_file():
@@ -232,14 +232,14 @@ def _no_weights(folder: Path) -> str:
         )
 
     if others := named((".safetensors",)):
-        found = f"{others}, which transformers does not take for a model"
+        held = f"{others}, which transformers does not take for a model"
     elif pickles := named(PICKLES):
-        found = f"only pickle files ({pickles}), which can run code when loaded"
+        held = f"only pickle files ({pickles}), which can run code when loaded"
     elif others := named(OTHERS):
-        found = f"only {others}"
+        held = f"only {others}"
     else:
-        found = "no weights"
+        held = "no weights"
     return (
-        f"{folder}: found {found}; expected {WEIGHTS}, or shards with {INDEX}. Use the repository's"
+        f"{folder}: found {held}; expected {WEIGHTS}, or shards with {INDEX}. Use the repository's"
         " safetensors revision."
     )

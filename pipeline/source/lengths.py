@@ -28,10 +28,10 @@ MOST = 10**9  # more is no length, and no factor
 def refuse(where: Path, recipe: Recipe, checkpoint: Path) -> None:
     """Raises RecipeError if the recipe asks for more positions than the checkpoint's config.json
     has."""
-    found = positions(source.config(checkpoint))
-    if found is None:
+    limit = positions(source.config(checkpoint))
+    if limit is None:
         return
-    key, most = found
+    key, most = limit
     asked = {
         "serve.max_model_len": recipe.serve.max_model_len,
         "calibration.tokens": recipe.calibration.tokens,

@@ -43,13 +43,13 @@ def add(path: Path, name: str | None, field: str | None, licence: str) -> None:
         "licence": licence,
         "source": f"local file {path.name}",
     }
-    found = PromptSet.model_validate(written)
-    documents = prompts.documents(name, found)
-    write_text(place, _yaml(found))
+    prompt_set = PromptSet.model_validate(written)
+    documents = prompts.documents(name, prompt_set)
+    write_text(place, _yaml(prompt_set))
     for note in prompts.notes(documents):
         print(f"note: {note}")
-    kinds = sum(not isinstance(document, str) for document in documents.found)
-    print(f"{place}: {len(documents.found) - kinds} texts and {kinds} dialogues of {shown}")
+    kinds = sum(not isinstance(document, str) for document in documents.prompts)
+    print(f"{place}: {len(documents.prompts) - kinds} texts and {kinds} dialogues of {shown}")
     print(
         f"In a recipe: calibration: {{prompts: {name}, ...}}, or one of evaluate.perplexity.texts"
     )

@@ -38,7 +38,7 @@ class Documents(NamedTuple):
     """Documents of a prompt set in its order; `empty` rows were left out, `repeated` are there
     again."""
 
-    found: list[Document]
+    prompts: list[Document]
     empty: int
     repeated: int
 
@@ -61,13 +61,13 @@ def documents(name: str, source: PromptSet) -> Documents:
     rows = list(_local(name, source) if source.path is not None else _hub(name, source))
     first = source.first or 0
     chosen = rows[first : first + source.documents if source.documents else None]
-    found = [document for document in _read(chosen) if document is not None]
-    if not found:
+    kept = [document for document in _read(chosen) if document is not None]
+    if not kept:
         raise CalibrationError(
             f"prompt set {name!r}: no text left ({len(rows)} documents, first={first})."
         )
-    distinct = {str(document) for document in found}
-    return Documents(found, len(chosen) - len(found), len(found) - len(distinct))
+    distinct = {str(document) for document in kept}
+    return Documents(kept, len(chosen) - len(kept), len(kept) - len(distinct))
 
 
 def _read(rows: list[tuple[str, Any]]) -> list[Document | None]:
@@ -85,7 +85,7 @@ def _read(rows: list[tuple[str, Any]]) -> list[Document | None]:
     return read
 
 
-def require_enough(name: str, found: Documents, calibration: Calibration) -> None:
+def require_enough(name: str, held: Documents, calibration: Calibration) -> None:
     """Raises CalibrationError where no tokenizer can make the tokens that are asked for; how many
     it makes, calibrating tells.
 
@@ -95,19 +95,19 @@ def require_enough(name: str, found: Documents, calibration: Calibration) -> Non
         len(one.encode()) + AROUND
         if isinstance(one, str) and not calibration.chat_template
         else calibration.tokens
-        for one in found.found
+        for one in held.prompts
     ]
     most = sum(min(length, calibration.tokens) for length in lengths)
     need = calibration.samples * calibration.tokens
     if most < need:
         cut = (
             " A .txt file is one document: use a .jsonl file with a prompt on each line."
-            if len(found.found) == 1
+            if len(held.prompts) == 1
             else ""
         )
         raise CalibrationError(
             f"calibration: {calibration.samples} samples of {calibration.tokens} tokens need"
-            f" {need:,} tokens, the {len(found.found):,} prompts of {name!r} give {most:,} at most"
+            f" {need:,} tokens, the {len(held.prompts):,} prompts of {name!r} give {most:,} at most"
             f" (each is cut to {calibration.tokens}). Ask for fewer samples or tokens, or bring"
             f" more prompts.{cut}"
         )
@@ -115,15 +115,15 @@ def require_enough(name: str, found: Documents, calibration: Calibration) -> Non
 
 def texts(name: str, source: PromptSet) -> list[str]:
     """The documents where they have to be texts. Raises CalibrationError for dialogues."""
-    found = []
-    for document in documents(name, source).found:
+    plain = []
+    for document in documents(name, source).prompts:
         if not isinstance(document, str):
             raise CalibrationError(
                 f"prompt set {name!r}: field {source.field!r} holds messages, evaluation texts are"
                 " text. Name another field."
             )
-        found.append(document)
-    return found
+        plain.append(document)
+    return plain
 
 
 def _document(where: str, value: Any) -> Document | None:
@@ -139,10 +139,10 @@ def _document(where: str, value: Any) -> Document | None:
         return value
     if isinstance(value, list):
         messages = [_message(where, entry) for entry in value]
-        said = [
+        spoken = [
             message for message in messages if message["content"].strip() or "tool_calls" in message
         ]
-        return (said if len(said) == len(messages) else _in_turn(said)) or None
+        return (spoken if len(spoken) == len(messages) else _in_turn(spoken)) or None
     raise CalibrationError(
         f"{where}: found {str(value)[:60]} ({type(value).__name__}), expected a text, or a list of"
         ' messages ({"role": ..., "content": ...}). Name the column that holds it as field.'
@@ -343,11 +343,11 @@ def turns(text: str) -> list[Message]:
     empty turns."""
     parts = re.split(r"\n\n(Human|Assistant):", text)
     roles = {"Human": "user", "Assistant": "assistant"}
-    found = (
-        {"role": roles[role], "content": said.strip()}
-        for role, said in zip(parts[1::2], parts[2::2], strict=True)
+    messages_with_empty = (
+        {"role": roles[role], "content": content.strip()}
+        for role, content in zip(parts[1::2], parts[2::2], strict=True)
     )
-    messages = _in_turn([message for message in found if message["content"]])
+    messages = _in_turn([message for message in messages_with_empty if message["content"]])
     if not messages:
         raise CalibrationError(
             f"not an HH-RLHF transcript: {text[:60]!r}. Expected turns that begin with 'Human:'."
@@ -355,14 +355,16 @@ def turns(text: str) -> list[Message]:
     return messages
 
 
-def notes(found: Documents) -> list[str]:
+def notes(held: Documents) -> list[str]:
     """What a reader is to know of the rows."""
-    said = [
-        (found.empty, "empty rows are left out"),
-        (found.repeated, "documents are there more than once"),
+    counts = [
+        (held.empty, "empty rows are left out"),
+        (held.repeated, "documents are there more than once"),
     ]
     return [
-        f"{count:,} {what} (of {len(found.found) + found.empty:,})" for count, what in said if count
+        f"{count:,} {what} (of {len(held.prompts) + held.empty:,})"
+        for count, what in counts
+        if count
     ]
 
 

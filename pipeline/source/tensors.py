@@ -73,11 +73,11 @@ def read_header(path: Path) -> dict[str, Tensor]:
     without overlap, gap or rest."""
     header, start, size = _header(path)
     _require_texts(path, header.pop("__metadata__", {}))
-    found = sorted(
+    spans = sorted(
         (_entry(path, name, entry) for name, entry in header.items()), key=lambda item: item[1:]
     )
     last = start
-    for tensor, begin, end in found:
+    for tensor, begin, end in spans:
         if start + end > size:
             raise CheckpointError(
                 f"{path}: truncated: tensor {tensor.name} ends at byte {start + end}, the file has"
@@ -97,7 +97,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
         )
     return {
         tensor.name: Tensor(tensor.name, tensor.dtype, tensor.shape, start + begin, path)
-        for tensor, begin, _ in found
+        for tensor, begin, _ in spans
     }
 
 
@@ -148,9 +148,9 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[Tensor, int, int]:
             f" {', '.join(BITS)}."
         )
     if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
-        found = f"shape {str(shape)[:60]} at {str(offsets)[:60]}"
+        stated = f"shape {str(shape)[:60]} at {str(offsets)[:60]}"
         raise CheckpointError(
-            f"{path}: tensor {name}: found {found}, expected sizes and two offsets of 0 or more."
+            f"{path}: tensor {name}: found {stated}, expected sizes and two offsets of 0 or more."
         )
     bits, (begin, end) = math.prod(shape) * BITS[dtype], offsets
     if 8 * (end - begin) != bits:

@@ -17,13 +17,14 @@ PROBES = ("The boat is green.", "7 + 5 = 12")
 def added(tokenizer: Any) -> Tokenizer:
     """Token ids that are put in front of every text and behind it. Raises CheckpointError if they
     depend on the text."""
-    found = {tuple(map(tuple, _around(tokenizer, probe))) for probe in PROBES}
-    if len(found) != 1:
+    added_ids = {tuple(map(tuple, _around(tokenizer, probe))) for probe in PROBES}
+    if len(added_ids) != 1:
         raise CheckpointError(
-            f"the tokenizer puts other tokens around one text than around another: {sorted(found)}."
+            "the tokenizer puts other tokens around one text than around another:"
+            f" {sorted(added_ids)}."
             " Expected the same."
         )
-    front, end = found.pop()
+    front, end = added_ids.pop()
     return Tokenizer(front=list(front), end=list(end))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.quantizers.neural.static import Found, fake_quantized
+from pipeline.quantizers.neural.static import Observed, fake_quantized
 
 SCALE, ZERO = 0.02, 131
 
@@ -22,7 +22,7 @@ def main(out: str) -> None:
     scales = linear.weight.detach().abs().amax(1) / 127
     given = torch.randn(5, 16) * 2
     with torch.no_grad():
-        answer = fake_quantized(linear, Found(SCALE, ZERO, scales))(given)
+        answer = fake_quantized(linear, Observed(SCALE, ZERO, scales))(given)
     found = {
         "given": given,
         "weight": linear.weight,

@@ -51,7 +51,9 @@ def look(name: str, recipe: Recipe) -> Workload:
             "serve": recipe.serve.model_dump(),
             "checkpoint": str(folder.resolve()),
             "texts": {
-                key: found.model_dump() for key, found in sets.items() if found.path is not None
+                key: prompt_set.model_dump()
+                for key, prompt_set in sets.items()
+                if prompt_set.path is not None
             },
         }
         with artifact.stage_folder(f"weigh@{name}") as scratch:
@@ -95,12 +97,14 @@ def compared(recipe: Recipe, load: Workload) -> Tokens:
 
 def tasks(recipe: Recipe, load: Workload, items: dict[str, int], shares: bool) -> Tokens:
     """So many items of each task; `shares`: what prompts begin with alike is computed once."""
-    found = Tokens(0, 0)
+    tokens_of_all = Tokens(0, 0)
     for task, count in items.items():
         one = load.tasks.get(task, USUAL_LOAD)
         tokens = one.shared_tokens if shares else one.tokens
-        found = found.plus(Tokens(count * tokens, count * one.rows, count * one.generated))
-    return found
+        tokens_of_all = tokens_of_all.plus(
+            Tokens(count * tokens, count * one.rows, count * one.generated)
+        )
+    return tokens_of_all
 
 
 def most_items(recipe: Recipe, counts: dict[str, int | None]) -> dict[str, int]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class Found(NamedTuple):
+class Observed(NamedTuple):
     """Of one linear layer: its input is quantized to 0..255 as a whole, its weight to -128..127 by
     output row."""
 
@@ -44,14 +44,15 @@ def quantize(spec: Spec, out: Path) -> Outcome:
         if isinstance(module, torch.nn.Linear) and name != spec.output
     ]
     wanted = [name for name in wanted if name not in spec.keep]
-    found = observe(model, spec.samples.ids)
-    missing = [name for name in wanted if name not in found]
+    observed = observe(model, spec.samples.ids)
+    missing = [name for name in wanted if name not in observed]
     if missing:
         raise QuantizeError(
-            f"Neural Compressor observed {len(found)} layers and left out {', '.join(missing[:5])}."
+            f"Neural Compressor observed {len(observed)} layers and left out"
+            f" {', '.join(missing[:5])}."
         )
     for name in wanted:
-        model.set_submodule(name, fake_quantized(model.get_submodule(name), found[name]))
+        model.set_submodule(name, fake_quantized(model.get_submodule(name), observed[name]))
     export_from_model(
         model,
         output=out,
@@ -61,7 +62,7 @@ def quantize(spec: Spec, out: Path) -> Outcome:
     )
     add_tokenizer(spec.source, out)
     ranges = {
-        name: {"input_scale": found[name].scale, "input_zero_point": found[name].zero}
+        name: {"input_scale": observed[name].scale, "input_zero_point": observed[name].zero}
         for name in wanted
     }
     return Outcome(
@@ -76,7 +77,7 @@ def quantize(spec: Spec, out: Path) -> Outcome:
     )
 
 
-def observe(model: Any, rows: list[list[int]]) -> dict[str, Found]:
+def observe(model: Any, rows: list[list[int]]) -> dict[str, Observed]:
     """Runs the rows through Neural Compressor's observers; what it decided, by layer."""
     import torch
     from neural_compressor.torch.export import export
@@ -95,14 +96,14 @@ def observe(model: Any, rows: list[list[int]]) -> dict[str, Found]:
     return dict(pair for node in nodes if (pair := _read(converted, node)))
 
 
-def _read(graph: Any, linear: Any) -> tuple[str, Found] | None:
+def _read(graph: Any, linear: Any) -> tuple[str, Observed] | None:
     """None where Neural Compressor left the layer alone."""
     given, weight = (_quantize_node(argument) for argument in linear.args[:2])
     if given is None or weight is None:
         return None
     name = str(weight.args[0].target).removeprefix("model.").removesuffix(".weight")
     scale, zero = (_value(graph, argument) for argument in given.args[1:3])
-    return name, Found(float(scale), int(zero), _value(graph, weight.args[1]))
+    return name, Observed(float(scale), int(zero), _value(graph, weight.args[1]))
 
 
 def _quantize_node(dequantize: Any) -> Any:
@@ -116,13 +117,13 @@ def _value(graph: Any, argument: Any) -> Any:
     """Scales are attributes of the graph, or numbers in it."""
     if not hasattr(argument, "target"):
         return argument
-    found = graph
+    value = graph
     for part in str(argument.target).split("."):
-        found = getattr(found, part)
-    return found
+        value = getattr(value, part)
+    return value
 
 
-def fake_quantized(linear: torch.nn.Linear, found: Found) -> torch.nn.Module:
+def fake_quantized(linear: torch.nn.Linear, constants: Observed) -> torch.nn.Module:
     """The layer with its input and its weight rounded to what INT8 can say of them."""
     import torch
 
@@ -130,11 +131,15 @@ def fake_quantized(linear: torch.nn.Linear, found: Found) -> torch.nn.Module:
         def __init__(self) -> None:
             super().__init__()
             self.weight, self.bias = linear.weight, linear.bias
-            self.register_buffer("scales", found.weight_scales.float())
-            self.register_buffer("zeros", torch.zeros(len(found.weight_scales), dtype=torch.int32))
+            self.register_buffer("scales", constants.weight_scales.float())
+            self.register_buffer(
+                "zeros", torch.zeros(len(constants.weight_scales), dtype=torch.int32)
+            )
 
         def forward(self, given: torch.Tensor) -> torch.Tensor:
-            given = torch.fake_quantize_per_tensor_affine(given, found.scale, found.zero, 0, 255)
+            given = torch.fake_quantize_per_tensor_affine(
+                given, constants.scale, constants.zero, 0, 255
+            )
             weight = torch.fake_quantize_per_channel_affine(
                 self.weight, self.scales, self.zeros, 0, -128, 127
             )
