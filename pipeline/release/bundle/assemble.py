@@ -15,7 +15,7 @@ from pipeline.evidence.candidate import Candidate
 from pipeline.recipe import Recipe
 from pipeline.records import File, artifact, write_text
 from pipeline.release import signing
-from pipeline.release.bundle import bom, layout, serve, statements
+from pipeline.release.bundle import bom, layout, serve_settings, statements
 from pipeline.release.registries import Entry
 from pipeline.release.signoff import log, policy
 from pipeline.report import card, markdown, page
@@ -56,7 +56,7 @@ def assemble(entry: Entry, recipe: Recipe, signer: Signer, by: str, out: Path) -
     _copy(log.path(entry.recipe, entry.variant), out / layout.SIGNOFF)
     _copy(policy.PATH, out / layout.POLICY)
     write_text(out / layout.BOM, bom.make(told))
-    write_text(out / layout.SERVE, serve.render(told))
+    write_text(out / layout.SERVE, serve_settings.render(told))
     write_text(
         out / layout.STATEMENTS,
         "".join(signing.sign(said, signer) for said in statements.make(evidence)),

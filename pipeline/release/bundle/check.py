@@ -19,7 +19,7 @@ from pipeline.evidence.evaluations import joined
 from pipeline.gate import limits
 from pipeline.records import File, artifact
 from pipeline.release import signing
-from pipeline.release.bundle import bom, layout, serve, statements
+from pipeline.release.bundle import bom, layout, serve_settings, statements
 from pipeline.release.bundle.assemble import PREDICATE
 from pipeline.release.bundle.layout import Told
 from pipeline.release.registries import Entry
@@ -216,7 +216,7 @@ def _ours(bundle: Path, signed: Signed, told: Told) -> list[str]:
     for environment, sha256 in origins.items():
         if files.get(layout.pins(environment).as_posix()) != sha256:
             wrong.append(f"{layout.pins(environment)}: not the packages that the records name")
-    for path, make in ((layout.SERVE, serve.render), (layout.BOM, bom.make)):
+    for path, make in ((layout.SERVE, serve_settings.render), (layout.BOM, bom.make)):
         if path.as_posix() not in files or _text(bundle / path) != make(told):
             wrong.append(f"{path}: not what the records give")
     return wrong
