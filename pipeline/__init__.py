@@ -82,10 +82,10 @@ check` holds it):
                   benchmark_http: `benchmark --http`; chain: `quantgate run`, all stages in their
                   order
     release/      from an approved artifact to a served one
-                  signing, signoff/: signatures; who approved what (verbs, policy, log, subject,
+                  signing, signoff/: signatures; who approved what (commands, policy, log, subject,
                   case, standing), and what they measured again (drawing, again, remeasure)
-                  bundle/: an artifact with all that speaks for it: layout, statements, bom, serve;
-                  assemble, prepare, check
+                  bundle/: an artifact with all that speaks for it: layout, statements, bom,
+                  serve_settings; assemble, prepare, check
                   registries/: folder (and S3), hub, mlflow, oci (oci_client), over shared; publish,
                   fetch, catalogue use them
                   deploy, prompting: a checked bundle, started as it was measured

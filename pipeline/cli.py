@@ -135,7 +135,7 @@ SIGNOFF = group(
     "ask for an artifact's approval, decide about it, and see who decided what",
     Command(
         "key",
-        "release.signoff.verbs:make_key",
+        "release.signoff.commands:make_key",
         "make a key: writes FILE, prints the public key for the policy",
         argument("path", "FILE", type=PATH),
         option(
@@ -151,7 +151,7 @@ SIGNOFF = group(
     ),
     Command(
         "request",
-        "release.signoff.verbs:request",
+        "release.signoff.commands:request",
         "ask for the approval of an artifact as it is now",
         RECIPE,
         VARIANT,
@@ -159,7 +159,7 @@ SIGNOFF = group(
     ),
     Command(
         "approve",
-        "release.signoff.verbs:approve",
+        "release.signoff.commands:approve",
         "approve it, after deciding its verdict again from the evaluations",
         RECIPE,
         VARIANT,
@@ -187,7 +187,7 @@ SIGNOFF = group(
     ),
     Command(
         "reject",
-        "release.signoff.verbs:reject",
+        "release.signoff.commands:reject",
         "reject it, or take an approval back",
         RECIPE,
         VARIANT,
@@ -201,14 +201,14 @@ SIGNOFF = group(
     ),
     Command(
         "show",
-        "release.signoff.verbs:show",
+        "release.signoff.commands:show",
         "print who decided what, and what follows",
         RECIPE,
         VARIANT,
     ),
     Command(
         "verify",
-        "release.signoff.verbs:verify",
+        "release.signoff.commands:verify",
         "exit 1 unless the artifact is approved now",
         RECIPE,
         VARIANT,

@@ -13,7 +13,7 @@ from pipeline import paths, recipe, records, report
 from pipeline.evidence import opened, provenance, seals
 from pipeline.release import publish, signing
 from pipeline.release.bundle import check
-from pipeline.release.signoff import policy, verbs
+from pipeline.release.signoff import commands, policy
 
 AUTHOR, ADA, BOB, CI = "eve@example.org", "ada@example.org", "bob@example.org", "ci"
 RECIPE, VARIANT = "tiny", "ov-int8"
@@ -112,8 +112,8 @@ def approve(variant: str = VARIANT, by: str = ADA) -> None:
 
 def approve_here(variant: str = VARIANT, by: str = ADA) -> None:
     """Asks and approves, and commits nothing."""
-    verbs.request(RECIPE, variant, None)
-    verbs.approve(RECIPE, variant, key(by), [], "", None)
+    commands.request(RECIPE, variant, None)
+    commands.approve(RECIPE, variant, key(by), [], "", None)
 
 
 def published(variant: str = VARIANT, version: str = "1", registry: str = "../registry") -> Path:

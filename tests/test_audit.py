@@ -464,7 +464,7 @@ def test_pickles_and_empty_folders_are_refused(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("project")
 def test_what_cannot_be_judged_is_refused(engine: str, said: dict[str, Any], expected: str) -> None:
     rest = {
-        "said": {},
+        "recorded": {},
         "versions": {},
         "rounding": None,
         "stored_types": {},

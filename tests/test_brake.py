@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import cli, paths, recipe
 from pipeline.errors import Rejected, SignoffError
-from pipeline.release.signoff import log, verbs
+from pipeline.release.signoff import commands, log
 from tests import release
 from tests.release import ADA, BOB, PASS, key
 
@@ -61,9 +61,9 @@ def test_a_rejection_needs_the_key_the_policy_and_the_log_alone(
 
 def test_an_artifact_that_nobody_asked_about_can_be_rejected(measured: recipe.Recipe) -> None:
     assert cli.main(REJECT) == 0
-    verbs.request(*PASS, None)
+    commands.request(*PASS, None)
     with pytest.raises(Rejected, match=r"rejected by bob@example\.org: unsafe"):
-        verbs.approve(*PASS, key(ADA), [], "", None)
+        commands.approve(*PASS, key(ADA), [], "", None)
 
 
 def test_a_rejection_of_nothing_is_refused(measured: recipe.Recipe) -> None:
@@ -71,7 +71,7 @@ def test_a_rejection_of_nothing_is_refused(measured: recipe.Recipe) -> None:
     with pytest.raises(
         SignoffError, match="nothing to reject: no artifact lies here, and the log is of none"
     ):
-        verbs.reject(*PASS, key(BOB), "unsafe")
+        commands.reject(*PASS, key(BOB), "unsafe")
 
 
 def others_recipe() -> None:
@@ -96,5 +96,5 @@ def test_what_the_artifact_does_not_rest_on_may_be_in_any_state(
 ) -> None:
     change()
     release.approve_here()
-    verbs.verify(*PASS)
+    commands.verify(*PASS)
     assert len(log.path(*PASS).read_text().splitlines()) == 2

@@ -19,7 +19,7 @@ from pipeline.errors import QuantgateError, Rejected, SetupError, Tampered
 from pipeline.records import artifact
 from pipeline.release import fetch
 from pipeline.release.bundle import check, layout
-from pipeline.release.signoff import log, policy, verbs
+from pipeline.release.signoff import commands, log, policy
 from tests import release
 from tests.release import ADA, BOB, PASS, RECIPE, VARIANT, key, verify
 
@@ -99,7 +99,7 @@ def test_what_is_not_approved_is_not_published(measured: recipe.Recipe) -> None:
     with pytest.raises(Rejected, match="0 of 1 approvals"):
         release.published()
     release.approve()
-    verbs.reject(*PASS, key(BOB), "no")
+    commands.reject(*PASS, key(BOB), "no")
     with pytest.raises(Rejected, match=r"rejected by bob@example\.org"):
         release.published()
     assert not Path("../registry").exists()
@@ -164,7 +164,7 @@ def test_a_bundle_that_is_fetched_is_that_which_was_published(bundle: Path) -> N
 
 def test_a_rejection_after_publishing_is_heard(bundle: Path) -> None:
     """By whoever stands in the project, or in a clone of it: the bundle itself cannot know."""
-    verbs.reject(*PASS, key(BOB), "a safety problem")
+    commands.reject(*PASS, key(BOB), "a safety problem")
     release.commit("rejected")
     with pytest.raises(Rejected, match=r"rejected by bob@example\.org: a safety problem"):
         verify(bundle)
@@ -172,7 +172,7 @@ def test_a_rejection_after_publishing_is_heard(bundle: Path) -> None:
 
 def test_nobody_takes_back_anothers_rejection(bundle: Path) -> None:
     """Not by an unsigned entry in their name either."""
-    verbs.reject(*PASS, key(BOB), "a safety problem")
+    commands.reject(*PASS, key(BOB), "a safety problem")
     decision, _ = log.read(*PASS)[-1]
     previous = log.last(log.path(*PASS).read_text())
     log.append(decision.model_copy(update={"action": "approve", "previous": previous}), None, {})
@@ -189,7 +189,7 @@ def test_a_report_that_was_edited_is_not_what_is_published(bundle: Path) -> None
 
 
 def test_an_uncommitted_signoff_is_not_published(bundle: Path) -> None:
-    verbs.request(*PASS, None)
+    commands.request(*PASS, None)
     with pytest.raises(QuantgateError, match="Commit the sign-off, then publish"):
         release.published(version="2")
 

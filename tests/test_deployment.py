@@ -16,7 +16,7 @@ from pipeline import cli
 from pipeline.errors import Rejected, SetupError
 from pipeline.records import artifact
 from pipeline.release import catalogue
-from pipeline.release.signoff import verbs
+from pipeline.release.signoff import commands
 from pipeline.runtime import environments
 from tests import release
 from tests.conftest import ROOT
@@ -142,7 +142,7 @@ def test_the_list_says_version_date_verdict_and_approval(
     assert cli.main(["fetch", f"../registry/{RECIPE}/{VARIANT}", "--to", "../got"]) == 0
     assert "taking the latest: 1.10" in capsys.readouterr().err
     assert cli.main(["fetch", f"../registry/{RECIPE}/{VARIANT}/4", "--to", "../more"]) == 2
-    verbs.reject(*PASS, key(BOB), "unsafe")
+    commands.reject(*PASS, key(BOB), "unsafe")
     assert cli.main(["list", "../registry"]) == 0
     assert "PASS; not signed off: rejected by bob@example.org: unsafe" in capsys.readouterr().out
     assert (

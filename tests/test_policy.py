@@ -11,7 +11,7 @@ import pytest
 from pipeline import cli, recipe
 from pipeline.errors import RecipeError, Rejected, SignoffError, Tampered
 from pipeline.release import signing
-from pipeline.release.signoff import log, policy, verbs
+from pipeline.release.signoff import commands, log, policy
 from tests import release
 from tests.release import ADA, AUTHOR, BOB, CI, PASS, RECIPE, key, public
 
@@ -42,23 +42,23 @@ def test_a_corrected_name_or_role_leaves_a_next_step(
     assert cli.main(["signoff", "show", *PASS]) == 0
     edit("role: reviewer", "role: safety")
     assert cli.main(["signoff", "verify", *PASS]) == Rejected.exit_code
-    verbs.approve(*PASS, key(ADA), [], "", None)
+    commands.approve(*PASS, key(ADA), [], "", None)
     release.commit("signed off")
     release.published()
 
 
 def test_a_corrected_name_takes_no_rejection_back(measured: recipe.Recipe) -> None:
     release.approve()
-    verbs.reject(*PASS, key(BOB), "unsafe")
+    commands.reject(*PASS, key(BOB), "unsafe")
     edit(BOB, "rob@example.org")
     with pytest.raises(Rejected, match=r"rejected by rob@example\.org: unsafe"):
-        verbs.verify(*PASS)
-    verbs.approve(*PASS, key(BOB), [], "", None)
+        commands.verify(*PASS)
+    commands.approve(*PASS, key(BOB), [], "", None)
 
 
 def test_nothing_is_appended_that_does_not_hold(measured: recipe.Recipe) -> None:
     """As of a hardware token whose key is not the one that the policy has under that name."""
-    verbs.request(*PASS, None)
+    commands.request(*PASS, None)
     before = log.path(*PASS).read_text()
     decision = log.read(*PASS)[-1][0].model_copy(
         update={"action": "approve", "by": ADA, "previous": log.last(before)}
@@ -89,10 +89,10 @@ def test_an_approval_that_is_not_enough_is_no_success(
 def test_a_policy_that_names_nobody_is_explained(measured: recipe.Recipe, nobody: str) -> None:
     policy.PATH.write_text(nobody or "{}\n")
     release.commit("nobody")
-    verbs.request(*PASS, None)
+    commands.request(*PASS, None)
     for decide in (
-        lambda: verbs.approve(*PASS, key(ADA), [], "", None),
-        lambda: verbs.reject(*PASS, key(ADA), "no"),
+        lambda: commands.approve(*PASS, key(ADA), [], "", None),
+        lambda: commands.reject(*PASS, key(ADA), "no"),
     ):
         with pytest.raises(
             SignoffError,
@@ -108,7 +108,7 @@ def test_a_policy_that_names_nobody_is_explained(measured: recipe.Recipe, nobody
 def test_a_policy_is_read_before_its_commit_is_asked_for(measured: recipe.Recipe) -> None:
     policy.PATH.write_text("approvers: {ada@example.org: {role: reviewer}}\n")
     with pytest.raises(RecipeError, match=r"approvers\.ada@example\.org\.key: missing"):
-        verbs.approve(*PASS, key(ADA), [], "", None)
+        commands.approve(*PASS, key(ADA), [], "", None)
 
 
 def test_an_approver_goes_by_an_address_and_has_a_key_of_their_own(measured: recipe.Recipe) -> None:
@@ -126,25 +126,25 @@ def test_an_approver_goes_by_an_address_and_has_a_key_of_their_own(measured: rec
     with pytest.raises(RecipeError, match=r"ada@example\.org: the key is another approver's too"):
         policy.load()
     with pytest.raises(SignoffError, match="expected an e-mail address"):
-        verbs.request(*PASS, "me")
+        commands.request(*PASS, "me")
 
 
 def test_an_author_under_another_address_is_found_by_mailmap(measured: recipe.Recipe) -> None:
     release.write_policy(people=("eve.b@work.example", ADA))
-    verbs.request(*PASS, "zed@example.org")
+    commands.request(*PASS, "zed@example.org")
     Path(".mailmap").write_text(f"Eve <eve.b@work.example> <{AUTHOR}>\n")
     release.commit("one person")
     with pytest.raises(Rejected, match="approved by its author, or who asked, alone"):
-        verbs.approve(*PASS, key("eve.b@work.example"), [], "", None)
-    verbs.approve(*PASS, key(ADA), [], "", None)
+        commands.approve(*PASS, key("eve.b@work.example"), [], "", None)
+    commands.approve(*PASS, key(ADA), [], "", None)
 
 
 def test_authors_are_gits_whatever_an_approver_signed(measured: recipe.Recipe) -> None:
     """With a client of their own, an author can sign that somebody else wrote the recipe."""
     release.write_policy(people=(AUTHOR, ADA))
-    verbs.request(*PASS, "zed@example.org")
+    commands.request(*PASS, "zed@example.org")
     with pytest.raises(Rejected):
-        verbs.approve(*PASS, key(AUTHOR), [], "", None)
+        commands.approve(*PASS, key(AUTHOR), [], "", None)
     where, entries = log.path(*PASS), log.read(*PASS)
     unnamed = [decision.model_copy(update={"authors": []}) for decision, _ in entries]
     where.unlink()
@@ -156,7 +156,7 @@ def test_authors_are_gits_whatever_an_approver_signed(measured: recipe.Recipe) -
         log.append(decision.model_copy(update={"previous": previous}), signer, known)
     release.commit("signed off")
     with pytest.raises(Rejected, match="approved by its author, or who asked, alone"):
-        verbs.verify(*PASS)
+        commands.verify(*PASS)
 
 
 @pytest.mark.parametrize(
@@ -171,16 +171,16 @@ def test_a_line_that_the_policy_would_not_take_is_refused(
     measured: recipe.Recipe, name: str, role: str, words: str
 ) -> None:
     with pytest.raises(SignoffError, match=words):
-        verbs.make_key(Path("../new.pem"), name, role)
+        commands.make_key(Path("../new.pem"), name, role)
     assert not Path("../new.pem").exists()
 
 
 def test_the_printed_line_is_the_policys(
     measured: recipe.Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    verbs.make_key(Path(key("dan@example.org")), "dan@example.org", "reviewer")
+    commands.make_key(Path(key("dan@example.org")), "dan@example.org", "reviewer")
     line = capsys.readouterr().out.splitlines()[-1]
     policy.PATH.write_text(f"approvers:\n{line}\n")
     release.commit("Dan")
-    verbs.request(RECIPE, PASS[1], None)
-    verbs.approve(*PASS, key("dan@example.org"), [], "", None)
+    commands.request(RECIPE, PASS[1], None)
+    commands.approve(*PASS, key("dan@example.org"), [], "", None)

@@ -12,7 +12,7 @@ from pipeline import cli
 from pipeline.errors import SignoffError
 from pipeline.recipe import Recipe
 from pipeline.records import Evaluation, Remeasured
-from pipeline.release.signoff import drawing, log, remeasure, verbs
+from pipeline.release.signoff import commands, drawing, log, remeasure
 from tests import evaluations as make
 from tests.release import ADA, PASS, key
 
@@ -152,8 +152,8 @@ def test_a_share_is_one(measured: Recipe, capsys: pytest.CaptureFixture[str], sh
 @pytest.mark.usefixtures("quick_gate")
 def test_an_approval_without_is_written_as_before(measured: Recipe) -> None:
     """Logs of earlier versions, which had no such key, are still read; one that has it too."""
-    verbs.request(*PASS, None)
-    verbs.approve(*PASS, key(ADA), [], "", None)
+    commands.request(*PASS, None)
+    commands.approve(*PASS, key(ADA), [], "", None)
     entries = log.read(*PASS)
     assert all("remeasured" not in entry.statement["predicate"] for _, entry in entries)
     found = Remeasured(

@@ -13,7 +13,7 @@ from pipeline import cli, paths, recipe, records, report
 from pipeline.errors import RecipeError, Rejected, SignoffError
 from pipeline.evidence import provenance
 from pipeline.release import signing
-from pipeline.release.signoff import log, policy, verbs
+from pipeline.release.signoff import commands, log, policy
 from pipeline.report import chart_forest
 from pipeline.stages import gate as gate_stage
 from tests import release
@@ -47,7 +47,7 @@ def fails() -> None:
 
 def later(monkeypatch: pytest.MonkeyPatch, days: int) -> None:
     now = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
-    monkeypatch.setattr(verbs, "_now", lambda: now)
+    monkeypatch.setattr(commands, "_now", lambda: now)
 
 
 def test_requested_approved_verified_rejected_and_approved_again(
@@ -76,16 +76,16 @@ def test_requested_approved_verified_rejected_and_approved_again(
 
 def test_nothing_is_approved_that_was_not_requested(measured: recipe.Recipe) -> None:
     with pytest.raises(SignoffError, match="no sign-off was requested"):
-        verbs.approve(*PASS, key(ADA), [], "", None)
+        commands.approve(*PASS, key(ADA), [], "", None)
 
 
 def test_a_key_that_the_policy_does_not_name_approves_nothing(measured: recipe.Recipe) -> None:
-    verbs.request(*PASS, None)
+    commands.request(*PASS, None)
     signing.make_key(Path("../mallory.pem"))
     with pytest.raises(SignoffError, match=r"nobody in signoff/policy\.yaml has this key"):
-        verbs.approve(*PASS, "../mallory.pem", [], "", None)
+        commands.approve(*PASS, "../mallory.pem", [], "", None)
     with pytest.raises(SignoffError, match=r"nobody in signoff/policy\.yaml has this key"):
-        verbs.approve(*PASS, key(release.CI), [], "", None)  # may publish, not approve
+        commands.approve(*PASS, key(release.CI), [], "", None)  # may publish, not approve
 
 
 def test_a_key_is_never_overwritten_and_is_its_owners_alone(measured: recipe.Recipe) -> None:
@@ -103,7 +103,7 @@ def test_an_encrypted_key_needs_its_password(
     signing.make_key(Path("../carol.pem"))
     monkeypatch.delenv(signing.PASSWORD)
     with pytest.raises(SignoffError, match=signing.PASSWORD):
-        verbs.approve(*PASS, "../carol.pem", [], "", None)
+        commands.approve(*PASS, "../carol.pem", [], "", None)
 
 
 def test_the_author_may_not_approve_alone(measured: recipe.Recipe) -> None:
@@ -113,21 +113,21 @@ def test_the_author_may_not_approve_alone(measured: recipe.Recipe) -> None:
     ):
         release.approve(by=AUTHOR)
     with pytest.raises(Rejected, match="approved by its author, or who asked, alone"):
-        verbs.verify(*PASS)
-    verbs.approve(*PASS, key(ADA), [], "", None)
-    verbs.verify(*PASS)
+        commands.verify(*PASS)
+    commands.approve(*PASS, key(ADA), [], "", None)
+    commands.verify(*PASS)
 
 
 def test_as_many_approve_as_the_policy_says_and_in_its_roles(measured: recipe.Recipe) -> None:
     release.write_policy("approvals: 2\nroles: [security]\n", people=(ADA, BOB, "dan@example.org"))
-    verbs.request(*PASS, None)
+    commands.request(*PASS, None)
     for _ in range(2):  # twice the same person is one approval
         with pytest.raises(Rejected, match="1 of 2 approvals; nobody approved as security"):
-            verbs.approve(*PASS, key(ADA), [], "", None)
+            commands.approve(*PASS, key(ADA), [], "", None)
     with pytest.raises(Rejected, match="not signed off: nobody approved as security"):
-        verbs.approve(*PASS, key("dan@example.org"), [], "", None)
-    verbs.approve(*PASS, key(BOB), [], "", None)
-    verbs.verify(*PASS)
+        commands.approve(*PASS, key("dan@example.org"), [], "", None)
+    commands.approve(*PASS, key(BOB), [], "", None)
+    commands.verify(*PASS)
 
 
 def test_an_approval_ends(measured: recipe.Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,14 +136,14 @@ def test_an_approval_ends(measured: recipe.Recipe, monkeypatch: pytest.MonkeyPat
     with pytest.raises(
         Rejected, match=r"the approval of ada@example\.org does not count: it ended"
     ):
-        verbs.verify(*PASS)
+        commands.verify(*PASS)
 
 
 def test_a_key_ends_with_all_that_it_signed(measured: recipe.Recipe) -> None:
     release.approve()
     release.write_policy(until="2026-01-01")
     with pytest.raises(Rejected, match="the policy names no such key, or it has ended"):
-        verbs.verify(*PASS)
+        commands.verify(*PASS)
 
 
 @pytest.mark.parametrize(
@@ -162,12 +162,12 @@ def test_an_approval_is_of_the_records_it_was_given_for(
     path.write_text(path.read_text().replace(old, new))
     release.seal_again()
     with pytest.raises(Rejected, match=f"it is of other records: {record}.json.* changed since"):
-        verbs.verify(*PASS)
+        commands.verify(*PASS)
     with pytest.raises(
         SignoffError,
         match=r"no sign-off was requested of the artifact as it is now \(it changed since\)",
     ):
-        verbs.approve(*PASS, key(BOB), [], "", None)
+        commands.approve(*PASS, key(BOB), [], "", None)
 
 
 def test_who_makes_the_same_again_keeps_its_approval(measured: recipe.Recipe) -> None:
@@ -184,21 +184,21 @@ def test_who_makes_the_same_again_keeps_its_approval(measured: recipe.Recipe) ->
         found.model_copy(update={"wall_s": 99.0, "peak_memory_bytes": 5, "origin": origin}).write(
             path
         )
-    verbs.verify(*PASS)
+    commands.verify(*PASS)
     release.published()
-    verbs.reject(*PASS, key(BOB), "unsafe")  # nor does making it again take a rejection back
+    commands.reject(*PASS, key(BOB), "unsafe")  # nor does making it again take a rejection back
     records.read(paths.manifest(*PASS), records.Manifest).model_copy(update={"wall_s": 98.0}).write(
         paths.manifest(*PASS)
     )
     with pytest.raises(Rejected, match=r"rejected by bob@example\.org"):
-        verbs.verify(*PASS)
+        commands.verify(*PASS)
 
 
 def test_an_approval_does_not_move_to_another_variant(measured: recipe.Recipe) -> None:
     release.approve("ov-bf16")
     log.path(*PASS).write_bytes(log.path(RECIPE, "ov-bf16").read_bytes())
     with pytest.raises(Rejected, match="does not count: it is of tiny/ov-bf16"):
-        verbs.verify(*PASS)
+        commands.verify(*PASS)
 
 
 def dirty_tree() -> None:
@@ -318,7 +318,7 @@ def _edit(path: Path, old: str, new: str) -> None:
 def test_what_is_never_signed_off(
     measured: recipe.Recipe, capsys: pytest.CaptureFixture[str], spoil: object, words: str
 ) -> None:
-    verbs.request(*PASS, None)
+    commands.request(*PASS, None)
     assert callable(spoil)
     spoil()
     assert cli.main(["signoff", "request", *PASS]) == 2
@@ -329,11 +329,11 @@ def test_what_is_never_signed_off(
 
 
 def test_an_uncommitted_policy_counts_for_nothing(measured: recipe.Recipe) -> None:
-    verbs.request(*PASS, None)
+    commands.request(*PASS, None)
     path = Path("signoff/policy.yaml")
     path.write_text(path.read_text() + "valid_days: 9999\n")
     with pytest.raises(SignoffError, match="not in the git commit as it is"):
-        verbs.approve(*PASS, key(ADA), [], "", None)
+        commands.approve(*PASS, key(ADA), [], "", None)
 
 
 def test_a_failed_check_needs_a_waiver_and_stays_failed(
@@ -341,17 +341,17 @@ def test_a_failed_check_needs_a_waiver_and_stays_failed(
 ) -> None:
     fails()
     report.write(RECIPE, recipe.load(RECIPE))
-    verbs.request(*PASS, None)
+    commands.request(*PASS, None)
     with pytest.raises(SignoffError, match="mean_kl deployed x"):
-        verbs.approve(*PASS, key(ADA), [], "", None)
+        commands.approve(*PASS, key(ADA), [], "", None)
     soon = datetime.datetime.now(datetime.UTC).date() + datetime.timedelta(days=10)
-    verbs.approve(*PASS, key(ADA), ["mean_kl"], "ties", soon)
+    commands.approve(*PASS, key(ADA), ["mean_kl"], "ties", soon)
     assert f"waived until {soon}" in capsys.readouterr().out
     assert records.read(paths.verdict(*PASS), records.Verdict).status != "PASS"
-    verbs.verify(*PASS)
+    commands.verify(*PASS)
     later(monkeypatch, 12)
     with pytest.raises(Rejected, match="its waiver ended"):
-        verbs.verify(*PASS)
+        commands.verify(*PASS)
 
 
 @pytest.mark.parametrize(
@@ -368,23 +368,23 @@ def test_a_waiver_says_why_and_how_long(
     measured: recipe.Recipe, waive: str, reason: str, days: int | None, words: str
 ) -> None:
     fails()
-    verbs.request(*PASS, None)
+    commands.request(*PASS, None)
     until = (
         None
         if days is None
         else datetime.datetime.now(datetime.UTC).date() + datetime.timedelta(days=days)
     )
     with pytest.raises(SignoffError, match=words):
-        verbs.approve(*PASS, key(ADA), [waive], reason, until)
+        commands.approve(*PASS, key(ADA), [waive], reason, until)
 
 
 def test_a_check_that_the_policy_does_not_name_is_not_waived(measured: recipe.Recipe) -> None:
     fails()
     release.write_policy("waivable: [speedup]\n")
-    verbs.request(*PASS, None)
+    commands.request(*PASS, None)
     soon = datetime.datetime.now(datetime.UTC).date() + datetime.timedelta(days=10)
     with pytest.raises(SignoffError, match="mean_kl may not be waived; the policy allows speedup"):
-        verbs.approve(*PASS, key(ADA), ["mean_kl"], "ties", soon)
+        commands.approve(*PASS, key(ADA), ["mean_kl"], "ties", soon)
 
 
 def test_whoever_ever_wrote_the_recipe_is_its_author(measured: recipe.Recipe) -> None:
@@ -392,15 +392,15 @@ def test_whoever_ever_wrote_the_recipe_is_its_author(measured: recipe.Recipe) ->
     paths.recipe(RECIPE).write_text(paths.recipe(RECIPE).read_text() + "# a word\n")
     release.git("add", "-A")
     release.git("commit", "-qm", "a word", "--author", "zed <zed@example.org>")
-    verbs.request(*PASS, "zed@example.org")
+    commands.request(*PASS, "zed@example.org")
     with pytest.raises(Rejected, match="approved by its author, or who asked, alone"):
-        verbs.approve(*PASS, key(AUTHOR), [], "", None)
+        commands.approve(*PASS, key(AUTHOR), [], "", None)
 
 
 def test_an_end_without_a_waiver_is_refused(measured: recipe.Recipe) -> None:
-    verbs.request(*PASS, None)
+    commands.request(*PASS, None)
     with pytest.raises(SignoffError, match="needs --waive CHECK"):
-        verbs.approve(*PASS, key(ADA), [], "", datetime.date(2027, 1, 1))
+        commands.approve(*PASS, key(ADA), [], "", datetime.date(2027, 1, 1))
 
 
 @pytest.mark.parametrize("where", ["..", "../none/ada.pem"])

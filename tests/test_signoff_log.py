@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import cli, paths, recipe, records
 from pipeline.errors import Rejected, SignoffError, Tampered
-from pipeline.release.signoff import log, verbs
+from pipeline.release.signoff import commands, log
 from tests import release
 from tests.release import ADA, BOB, PASS, key
 
@@ -56,30 +56,30 @@ def test_a_log_that_is_no_text_is_refused(measured: recipe.Recipe) -> None:
 def test_a_log_that_was_tampered_with_is_refused(
     measured: recipe.Recipe, tamper: object, words: str
 ) -> None:
-    verbs.request(*PASS, None)
-    verbs.approve(*PASS, key(ADA), [], "", None)
+    commands.request(*PASS, None)
+    commands.approve(*PASS, key(ADA), [], "", None)
     assert callable(tamper)
     log.path(*PASS).write_text(tamper(log.path(*PASS).read_text()))
     with pytest.raises(Tampered, match=words):
-        verbs.verify(*PASS)
+        commands.verify(*PASS)
 
 
 def test_a_committed_log_cannot_lose_its_end(measured: recipe.Recipe) -> None:
     release.approve()
     approved = log.path(*PASS).read_text()
-    verbs.reject(*PASS, key(BOB), "no")
+    commands.reject(*PASS, key(BOB), "no")
     release.commit("rejected")
     log.path(*PASS).write_text(approved)
     release.commit("tidied")  # nor by a commit
     with pytest.raises(
         Tampered, match="3 entries were committed, and are not what it begins with now"
     ):
-        verbs.verify(*PASS)
+        commands.verify(*PASS)
 
 
 def test_a_rejection_outlives_its_key(measured: recipe.Recipe) -> None:
     release.approve()
-    verbs.reject(*PASS, key(BOB), "unsafe")
+    commands.reject(*PASS, key(BOB), "unsafe")
     path = Path("signoff/policy.yaml")
     lines = [
         line.replace("2999-12-31", "2026-01-01") if BOB in line else line
@@ -88,7 +88,7 @@ def test_a_rejection_outlives_its_key(measured: recipe.Recipe) -> None:
     path.write_text("\n".join(lines) + "\n")
     release.commit("Bob left")
     with pytest.raises(Rejected, match=r"rejected by bob@example\.org: unsafe"):
-        verbs.verify(*PASS)
+        commands.verify(*PASS)
 
 
 def test_an_artifact_that_was_made_anew_is_rejected_by_its_manifest(
@@ -110,9 +110,9 @@ def test_an_artifact_that_was_made_anew_is_rejected_by_its_manifest(
     assert cli.main([*refused, before[:12]]) == 0
     with pytest.raises(Rejected, match=r"rejected by bob@example\.org: unsafe"):
         release.verify(bundle)
-    verbs.request(*PASS, None)
-    verbs.approve(*PASS, key(BOB), [], "", None)  # the new one: no word about the old
+    commands.request(*PASS, None)
+    commands.approve(*PASS, key(BOB), [], "", None)  # the new one: no word about the old
     with pytest.raises(Rejected, match=r"rejected by bob@example\.org: unsafe"):
         release.verify(bundle)
     assert cli.main([*refused, before[:12]]) == 0
-    verbs.verify(*PASS)  # nor does rejecting the old one take back the approval of the new
+    commands.verify(*PASS)  # nor does rejecting the old one take back the approval of the new

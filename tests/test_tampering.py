@@ -141,7 +141,7 @@ def changed_artifact(bundle: Path) -> None:
 
 def better_verdict(bundle: Path) -> None:
     edit(records_of(bundle) / "verdict.json", '"value": 0.0001', '"value": 0.0')
-    records.write_text(bundle / layout.BOM, bom.make(layout.told(layout.evidence(bundle))))
+    records.write_text(bundle / layout.BOM, bom.make(layout.read_records(layout.evidence(bundle))))
 
 
 def replayed_signoff(bundle: Path) -> None:

@@ -13,7 +13,7 @@ from pipeline.engines import vllm, vllm_server
 from pipeline.errors import EvaluationError, Rejected, SetupError
 from pipeline.recipe import Serve
 from pipeline.release import deploy
-from pipeline.release.bundle import serve as served
+from pipeline.release.bundle import serve_settings
 from pipeline.runtime import environments
 from pipeline.stages import benchmark_http
 from tests.http_server import Behaviour, running
@@ -117,7 +117,7 @@ def test_a_server_that_others_reach_needs_a_key(
 ) -> None:
     monkeypatch.setenv("VLLM_API_KEY", "somebody's")
     monkeypatch.delenv(deploy.KEY, raising=False)
-    settings = served.Settings(engine="vllm", device="cpu", serve=SERVE, measured={})
+    settings = serve_settings.Settings(engine="vllm", device="cpu", serve=SERVE, measured={})
     monkeypatch.setattr(environments, "python", lambda name: Path("/e/bin/python"))
     monkeypatch.setattr(deploy, "_require_free", lambda host, port: None)
     if open_door:

@@ -75,7 +75,7 @@ def decide(
 
 
 def _worst(checks: list[Check]) -> Status:
-    found = {check.status for check in checks}
-    if "FAIL" in found or not found:
+    statuses = {check.status for check in checks}
+    if "FAIL" in statuses or not statuses:
         return "FAIL"
-    return "INCONCLUSIVE" if "INCONCLUSIVE" in found else "PASS"
+    return "INCONCLUSIVE" if "INCONCLUSIVE" in statuses else "PASS"

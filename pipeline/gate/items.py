@@ -54,12 +54,12 @@ def reached(candidate: Evaluation, limits: Limits) -> int:
             for task in candidate.tasks
         ):
             return look
-    found = ", ".join(f"{task.name} {len(task.items)}" for task in candidate.tasks)
+    measured = ", ".join(f"{task.name} {len(task.items)}" for task in candidate.tasks)
     asked = ", ".join(
         f"{task.name} {limits.size(task.name, task.documents, 0)}" for task in candidate.tasks
     )
     raise ValueError(
-        f"items measured: {found}; the recipe asks first for {asked}; a partial evaluation is no"
+        f"items measured: {measured}; the recipe asks first for {asked}; a partial evaluation is no"
         " PASS"
     )
 
@@ -81,8 +81,8 @@ def _known(items: list[Item], confidence: float) -> bool:
     sums, counts = _by_cluster(
         [(item, item) for item in items], [item.score - item.chance for item in items]
     )
-    found = statistics.ratio(sums, counts, confidence)
-    return found.low > 0 if found.freedom else found.value > 0
+    estimate = statistics.ratio(sums, counts, confidence)
+    return estimate.low > 0 if estimate.freedom else estimate.value > 0
 
 
 def join(paired: dict[str, Pairs], tasks: set[str]) -> Pairs:
@@ -137,15 +137,15 @@ def _pair(reference: Evaluation, task: Task) -> Pairs:
             f" ({theirs.filter}) or other code"
         )
     expected = {_key(item): item for item in theirs.items if item.place < len(task.items)}
-    found = {_key(item): item for item in task.items}
-    if expected.keys() != found.keys() or len(found) != len(task.items):
+    measured = {_key(item): item for item in task.items}
+    if expected.keys() != measured.keys() or len(measured) != len(task.items):
         raise ValueError("its items are not the reference's items")
     wrong = [
-        item.score for item in [*expected.values(), *found.values()] if not 0 <= item.score <= 1
+        item.score for item in [*expected.values(), *measured.values()] if not 0 <= item.score <= 1
     ]  # NaN is neither
     if wrong:
         raise ValueError(f"a score is {wrong[0]:g}, expected 0 to 1")
-    return [(expected[key], item) for key, item in found.items()]
+    return [(expected[key], item) for key, item in measured.items()]
 
 
 def _key(item: Item) -> tuple[str, ...]:
@@ -163,7 +163,7 @@ def _key(item: Item) -> tuple[str, ...]:
 def _pooled(pairs: Pairs, limits: Limits, look: int) -> Check:
     """Mean of (reference right - artifact right) over the items of all tasks."""
     confidence, looks = limits.confidence_at(look), len(limits.fractions)
-    found, method = difference(pairs, confidence)
+    estimate, method = difference(pairs, confidence)
     method += f", one-sided {limits.confidence:.0%}"
     if looks > 1:
         method += (
@@ -171,20 +171,20 @@ def _pooled(pairs: Pairs, limits: Limits, look: int) -> Check:
             f" {1 - confidence:.2g} at this one)"
         )
     limit = limits.accuracy_drop
-    outcome = status(found.low, found.high, limit)
+    outcome = status(estimate.low, estimate.high, limit)
     lost, won = _flips(pairs)
     reason = (
-        f"accuracy drops by {found.value:+.4f} ({found.low:+.4f} to {found.high:+.4f}; {len(pairs)}"
-        f" items, {lost} lost, {won} won); {words(outcome)} the limit of {limit:g}"
+        f"accuracy drops by {estimate.value:+.4f} ({estimate.low:+.4f} to {estimate.high:+.4f};"
+        f" {len(pairs)} items, {lost} lost, {won} won); {words(outcome)} the limit of {limit:g}"
     )
     if outcome == "INCONCLUSIVE":
-        reason += f". {_needed(pairs, found, limit, confidence)}"
+        reason += f". {_needed(pairs, estimate, limit, confidence)}"
     return Check(
         kind="accuracy_drop",
         status=outcome,
-        value=found.value,
-        low=found.low,
-        high=found.high,
+        value=estimate.value,
+        low=estimate.low,
+        high=estimate.high,
         limit=limit,
         n=len(pairs),
         method=method,
@@ -195,23 +195,24 @@ def _pooled(pairs: Pairs, limits: Limits, look: int) -> Check:
 def difference(pairs: Pairs, confidence: float) -> tuple[Estimate, str]:
     """The paired drop with its bounds, and how they were found."""
     sums, counts = _by_cluster(pairs, [theirs.score - ours.score for theirs, ours in pairs])
-    found = statistics.ratio(sums, counts, confidence)
+    estimate = statistics.ratio(sums, counts, confidence)
     clustered = len(sums) < len(pairs)
     if clustered or not _binary(pairs):
-        found = _with_unseen(found, unseen(len(sums), confidence))
+        estimate = _with_unseen(estimate, unseen(len(sums), confidence))
         return (
-            found,
+            estimate,
             f"paired difference per item{', clustered by shared passage' if clustered else ''}",
         )
     low, high = statistics.score_difference(*_flips(pairs), len(pairs), confidence)
-    return found._replace(low=low, high=high), "score bounds on items lost and won (Tango)"
+    return estimate._replace(low=low, high=high), "score bounds on items lost and won (Tango)"
 
 
-def _with_unseen(found: Estimate, share: float) -> Estimate:
+def _with_unseen(estimate: Estimate, share: float) -> Estimate:
     """Of passages, or of scores between 0 and 1: as many may lose or win all as miss the sample,
     whatever those drawn scatter."""
-    return found._replace(
-        low=min(found.low, found.value - share), high=max(found.high, found.value + share)
+    return estimate._replace(
+        low=min(estimate.low, estimate.value - share),
+        high=max(estimate.high, estimate.value + share),
     )
 
 
@@ -220,8 +221,8 @@ def _by_cluster(pairs: Pairs, values: list[float]) -> tuple[list[float], list[fl
     clusters: dict[str, list[float]] = defaultdict(list)
     for (_, ours), value in zip(pairs, values, strict=True):
         clusters[ours.cluster].append(value)
-    return [sum(found) for found in clusters.values()], [
-        float(len(found)) for found in clusters.values()
+    return [sum(cluster) for cluster in clusters.values()], [
+        float(len(cluster)) for cluster in clusters.values()
     ]
 
 
@@ -236,19 +237,19 @@ def _flips(pairs: Pairs) -> tuple[int, int]:
     )
 
 
-def _needed(pairs: Pairs, found: Estimate, limit: float, confidence: float) -> str:
-    distance = limit - found.value
-    if not math.isfinite(found.error):
+def _needed(pairs: Pairs, estimate: Estimate, limit: float, confidence: float) -> str:
+    distance = limit - estimate.value
+    if not math.isfinite(estimate.error):
         return "All items belong to one passage: draw from others"
     if distance <= 0:
         return "The estimate itself is not within the limit: more items would rather confirm a FAIL"
-    groups, least = found.freedom + 1, windows_for(distance, confidence)
+    groups, least = estimate.freedom + 1, windows_for(distance, confidence)
     if groups < len(pairs) and groups < least:
         return (
             f"They share {groups} passages, and damage in some that were not drawn may be that"
             f" much: draw from {least}"
         )
-    deviation = max(found.error * math.sqrt(len(pairs)), math.sqrt(1 / len(pairs)))
+    deviation = max(estimate.error * math.sqrt(len(pairs)), math.sqrt(1 / len(pairs)))
     wanted = statistics.items_needed(distance, deviation, confidence, POWER)
     return (
         f"About {max(wanted, len(pairs) + 1)} items would decide it (power {POWER:.0%} if the drop"
@@ -263,19 +264,21 @@ def _guard_rails(
 
     A task too small to prove anything does not fail, but an estimate beyond the limit is no PASS
     either."""
-    found = {task: difference(pairs, limits.confidence)[0] for task, pairs in paired.items()}
-    p_values = [_p_value(pairs, found[task], limits.task_drop) for task, pairs in paired.items()]
+    estimates = {task: difference(pairs, limits.confidence)[0] for task, pairs in paired.items()}
+    p_values = [
+        _p_value(pairs, estimates[task], limits.task_drop) for task, pairs in paired.items()
+    ]
     rejected = statistics.holm(p_values, confidence)
     return [
-        _guard_rail(task, found[task], paired[task], p, beyond, limits, task in knows)
+        _guard_rail(task, estimates[task], paired[task], p, beyond, limits, task in knows)
         for task, p, beyond in zip(paired, p_values, rejected, strict=True)
     ]
 
 
-def _p_value(pairs: Pairs, found: Estimate, limit: float) -> float:
+def _p_value(pairs: Pairs, estimate: Estimate, limit: float) -> float:
     """Against a drop within the limit: by t, or for few changed right-or-wrong items exact; in
     clusters the larger of both."""
-    by_t = statistics.exceeds(found, limit)
+    by_t = statistics.exceeds(estimate, limit)
     lost, won = _flips(pairs)
     if lost + won >= FEW_FLIPS or not _binary(pairs):
         return by_t
@@ -284,18 +287,18 @@ def _p_value(pairs: Pairs, found: Estimate, limit: float) -> float:
 
 
 def _guard_rail(
-    task: str, found: Estimate, pairs: Pairs, p: float, beyond: bool, limits: Limits, knows: bool
+    task: str, estimate: Estimate, pairs: Pairs, p: float, beyond: bool, limits: Limits, knows: bool
 ) -> Check:
     limit, n = limits.task_drop, len(pairs)
-    outcome: Status = "FAIL" if beyond else "INCONCLUSIVE" if found.value > limit else "PASS"
-    told = {
+    outcome: Status = "FAIL" if beyond else "INCONCLUSIVE" if estimate.value > limit else "PASS"
+    finding = {
         "FAIL": f"shown to be beyond the limit of {limit:g}",
         "INCONCLUSIVE": f"beyond the limit of {limit:g}, but too few items to be sure",
         "PASS": f"not beyond the limit of {limit:g}",
     }[outcome]
     reason = (
-        f"accuracy on {task} drops by {found.value:+.4f} ({found.low:+.4f} to {found.high:+.4f};"
-        f" {n} items); {told} (p = {p:.2g})"
+        f"accuracy on {task} drops by {estimate.value:+.4f} ({estimate.low:+.4f} to"
+        f" {estimate.high:+.4f}; {n} items); {finding} (p = {p:.2g})"
     )
     if outcome != "FAIL" and not knows:
         right, chance = (
@@ -310,9 +313,9 @@ def _guard_rail(
         kind="task_drop",
         of=task,
         status=outcome,
-        value=found.value,
-        low=found.low,
-        high=found.high,
+        value=estimate.value,
+        low=estimate.low,
+        high=estimate.high,
         limit=limit,
         n=n,
         method=f"guard-rail, Holm-corrected, family-wise {limits.confidence:.0%}",
@@ -338,22 +341,27 @@ def _length(task: str, pairs: Pairs, limits: Limits, confidence: float) -> Check
         return failed(asked, least, method, "the lengths of some answers are missing")
     ours, _ = _by_cluster(pairs, [float(length) for _, length in known])
     theirs, _ = _by_cluster(pairs, [float(length) for length, _ in known])
-    found = statistics.ratio(ours, theirs, confidence)
-    harmless = found.low >= least and found.high <= most
+    estimate = statistics.ratio(ours, theirs, confidence)
+    harmless = estimate.low >= least and estimate.high <= most
     outcome: Status = (
-        "PASS" if harmless else "FAIL" if found.high < least or found.low > most else "INCONCLUSIVE"
+        "PASS"
+        if harmless
+        else "FAIL"
+        if estimate.high < least or estimate.low > most
+        else "INCONCLUSIVE"
     )
-    limit = most if found.value > 1 else least
+    limit = most if estimate.value > 1 else least
     reason = (
-        f"answers to {task} are {found.value:.4f} times as long as the reference's ({found.low:.4f}"
-        f" to {found.high:.4f}; {len(pairs)} items); {words(outcome)} {least:g} to {most:g}"
+        f"answers to {task} are {estimate.value:.4f} times as long as the reference's"
+        f" ({estimate.low:.4f} to {estimate.high:.4f}; {len(pairs)} items);"
+        f" {words(outcome)} {least:g} to {most:g}"
     )
     return Check(
         **asked._asdict(),
         status=outcome,
-        value=found.value,
-        low=found.low,
-        high=found.high,
+        value=estimate.value,
+        low=estimate.low,
+        high=estimate.high,
         limit=limit,
         n=len(pairs),
         method=method,
@@ -376,7 +384,7 @@ def _compare(reference: Task, task: Task) -> TaskComparison:
     scores = {_key(item): item for item in reference.items}
     pairs = [(scores[_key(item)], item) for item in task.items if _key(item) in scores]
     expected = _mean([theirs.score for theirs, _ in pairs])
-    found, chance = (
+    accuracy, chance = (
         _mean([ours.score for _, ours in pairs]),
         _mean([ours.chance for _, ours in pairs]),
     )
@@ -387,8 +395,8 @@ def _compare(reference: Task, task: Task) -> TaskComparison:
         name=task.name,
         n=len(pairs),
         reference_accuracy=expected,
-        accuracy=found,
-        recovery=(found - chance) / (expected - chance) if expected > chance else math.nan,
+        accuracy=accuracy,
+        recovery=(accuracy - chance) / (expected - chance) if expected > chance else math.nan,
         mcnemar_p=statistics.mcnemar(len(lost), len(won)),
         lost=lost,
         won=won,

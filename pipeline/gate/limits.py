@@ -130,12 +130,12 @@ def status(low: float, high: float, limit: float) -> Status:
     return "FAIL" if low > limit else "INCONCLUSIVE"
 
 
-def words(found: Status) -> str:
+def words(outcome: Status) -> str:
     return {
         "PASS": "within",
         "FAIL": "beyond",
         "INCONCLUSIVE": "the data cannot tell whether it is within",
-    }[found]
+    }[outcome]
 
 
 def failed(asked: Question, limit: float, method: str, reason: str) -> Check:

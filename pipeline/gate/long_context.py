@@ -23,7 +23,7 @@ def checks(
     if limits.long is None:
         return []
     texts = reference.views["reference"].perplexity if "reference" in reference.views else []
-    return [found for text in texts for found in _text(text, candidate, floor, limits)]
+    return [check for text in texts for check in _text(text, candidate, floor, limits)]
 
 
 def _text(
@@ -45,12 +45,12 @@ def _text(
         held_to_limit(
             asked._replace(of=f"{text.text} {span.start}-{span.stop - 1}"),
             "mean_kl",
-            found,
+            estimate,
             low,
             replace(limits, rare=None),
             looked,
         )
-        for span, found, low in zip(spans, measured, noise, strict=True)
+        for span, estimate, low in zip(spans, measured, noise, strict=True)
     ]
 
 

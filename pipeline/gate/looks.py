@@ -43,11 +43,11 @@ def explained(check: Check, seen: list[Look]) -> Check:
     mend it."""
     if check.kind != "accuracy_drop" or not seen or not seen[-1].futile:
         return check
-    said = (
+    explanation = (
         f". No more items: a PASS at the last look has a probability of {seen[-1].pass_power:.1%}"
         " at best"
     )
-    return check.model_copy(update={"reason": check.reason + said})
+    return check.model_copy(update={"reason": check.reason + explanation})
 
 
 def _first(candidate: Evaluation, limits: Limits, look: int) -> Evaluation:
@@ -67,20 +67,20 @@ def _look(pairs: items.Pairs, limits: Limits, look: int) -> Look:
         limits.fractions[look],
         limits.accuracy_drop,
     )
-    found, _ = items.difference(pairs, confidence)
-    outcome, passing, failing = status(found.low, found.high, limit), 0.0, 0.0
+    estimate, _ = items.difference(pairs, confidence)
+    outcome, passing, failing = status(estimate.low, estimate.high, limit), 0.0, 0.0
     if outcome == "INCONCLUSIVE" and fraction < 1:
-        distance, last = limit - found.value, 1 - limits.confidence_at(len(limits.fractions) - 1)
-        passing = spending.conditional_power(distance, found.error, fraction, last, FAVOUR)
-        failing = spending.conditional_power(-distance, found.error, fraction, last)
+        distance, last = limit - estimate.value, 1 - limits.confidence_at(len(limits.fractions) - 1)
+        passing = spending.conditional_power(distance, estimate.error, fraction, last, FAVOUR)
+        failing = spending.conditional_power(-distance, estimate.error, fraction, last)
     return Look(
         items=len(pairs),
         spent=spending.spent(1 - limits.confidence, fraction),
         error=1 - confidence,
         status=outcome,
-        value=found.value,
-        low=found.low,
-        high=found.high,
+        value=estimate.value,
+        low=estimate.low,
+        high=estimate.high,
         pass_power=passing,
         fail_power=failing,
         futile=outcome == "INCONCLUSIVE"

@@ -42,7 +42,7 @@ def errors(error: float, fractions: tuple[float, ...]) -> tuple[float, ...]:
     from scipy.optimize import brentq
     from scipy.stats import norm
 
-    found, before, time = [], 0.0, 0.0
+    per_look, before, time = [], 0.0, 0.0
     points, density = (
         np.zeros(1),
         np.ones(1),
@@ -53,7 +53,7 @@ def errors(error: float, fractions: tuple[float, ...]) -> tuple[float, ...]:
         bound = float(
             brentq(_excess, 0, SIGMAS, args=(points, density, step, total - before), xtol=1e-12)
         )
-        found.append(float(norm.sf(bound / math.sqrt(fraction))))
+        per_look.append(float(norm.sf(bound / math.sqrt(fraction))))
         low = -SIGMAS * math.sqrt(fraction)
         here = low + (bound - low) * (nodes + 1) / 2
         density = (
@@ -64,7 +64,7 @@ def errors(error: float, fractions: tuple[float, ...]) -> tuple[float, ...]:
             / 2
         )
         points, before, time = here, total, fraction
-    return tuple(found)
+    return tuple(per_look)
 
 
 def conditional_power(

@@ -60,8 +60,8 @@ def beyond(reference: Evaluation, views: dict[str, View], limits: Limits) -> boo
     except ValueError:  # not finite, or not there: its checks say so
         return True
     return any(
-        status(found.low, found.high, scale(kind, getattr(limits, kind))) == "FAIL"
-        for text, _ in measured for kind, found in zip(Measured._fields, text, strict=True)
+        status(estimate.low, estimate.high, scale(kind, getattr(limits, kind))) == "FAIL"
+        for text, _ in measured for kind, estimate in zip(Measured._fields, text, strict=True)
     )  # fmt: skip
 
 
@@ -69,9 +69,9 @@ def stopped(reference: Evaluation, views: dict[str, View], limits: Limits) -> bo
     """Were the texts not scored to their end, since what was scored was beyond a limit?"""
     theirs = reference.views["reference"].perplexity if "reference" in reference.views else []
     windows = {text.text: len(text.windows) for text in theirs}
-    found = views["deployed"].perplexity if "deployed" in views else []
+    scored = views["deployed"].perplexity if "deployed" in views else []
     return limits.sequential and any(
-        len(text.windows) < windows.get(text.text, 0) for text in found
+        len(text.windows) < windows.get(text.text, 0) for text in scored
     )
 
 
@@ -138,9 +138,9 @@ def first_look(kl_nats: list[list[float]], limits: Limits) -> tuple[Estimate, St
     """Mean KL at a few windows, [windows][positions], and what it says of the limit: FAIL where
     more windows will not help."""
     sums, counts = [sum(group) for group in kl_nats], [float(len(group)) for group in kl_nats]
-    found = statistics.ratio(sums, counts, limits.confidence)
+    estimate = statistics.ratio(sums, counts, limits.confidence)
     finite = all(map(math.isfinite, sums))
-    return found, status(found.low, found.high, limits.mean_kl) if finite else "FAIL"
+    return estimate, status(estimate.low, estimate.high, limits.mean_kl) if finite else "FAIL"
 
 
 def _measure(
@@ -174,13 +174,13 @@ def _measure(
         count - window.same_top for count, window in zip(counts, divergence.windows, strict=True)
     ]
     tokens = [float(theirs.tokens) for _, theirs in pairs]
-    found = Measured(
+    measured = Measured(
         perplexity_ratio=_bounds(lambda c: statistics.ratio(differences, tokens, c), look, limits),
         mean_kl=_bounds(lambda c: statistics.ratio(sums, counts, c), look, limits),
         p99_kl=_bounds(lambda c: statistics.quantile(groups, P99, c), look, limits),
         top1_agreement=_bounds(lambda c: statistics.ratio(misses, counts, c), look, limits),
     )
-    return found, look
+    return measured, look
 
 
 def _look(view: str, scored: int, count: int, limits: Limits) -> Look:
@@ -269,22 +269,27 @@ def scale(kind: str, limit: float) -> float:
 
 
 def held_to_limit(
-    asked: Question, kind: str, found: Estimate, noise: Estimate | None, limits: Limits, look: Look
+    asked: Question,
+    kind: str,
+    estimate: Estimate,
+    noise: Estimate | None,
+    limits: Limits,
+    look: Look,
 ) -> Check:
-    """`found`, of one of Measured's kinds, on the scale where 0 is the reference; the record in the
-    recipe's own terms."""
+    """`estimate`, of one of Measured's kinds, on the scale where 0 is the reference; the record in
+    the recipe's own terms."""
     bound: float = getattr(limits, kind)
     scaled = scale(kind, bound)
-    outcome = status(found.low, found.high, scaled)
-    value, low, high = (_terms(kind, x) for x in (found.value, found.low, found.high))
+    outcome = status(estimate.low, estimate.high, scaled)
+    value, low, high = (_terms(kind, x) for x in (estimate.value, estimate.low, estimate.high))
     low, high = min(low, high), max(low, high)
     reason = f"{_sentence(kind, value, low, high)}; {words(outcome)} the limit of {bound:g}"
     if outcome == "INCONCLUSIVE":
         reason += (
-            f". About {_windows_needed(found, scaled)} windows would decide it; {found.freedom + 1}"
-            " were scored"
+            f". About {_windows_needed(estimate, scaled)} windows would decide it;"
+            f" {estimate.freedom + 1} were scored"
         )
-    windows = found.freedom + 1
+    windows = estimate.freedom + 1
     blind = unseen(windows, limits.confidence)
     if outcome == "PASS" and limits.rare is not None and blind > limits.rare:
         outcome = "INCONCLUSIVE"
@@ -295,7 +300,7 @@ def held_to_limit(
         )
     floor = abs(noise.value) if noise else 0.0
     if scaled < FLOORS * floor:
-        outcome = "FAIL" if found.low > scaled + FLOORS * floor else "INCONCLUSIVE"
+        outcome = "FAIL" if estimate.low > scaled + FLOORS * floor else "INCONCLUSIVE"
         at_least = _terms(kind, FLOORS * floor)
         reason = (
             f"not decidable: the unquantized model itself measures {_terms(kind, floor):.6g} on"
@@ -347,17 +352,17 @@ def _sentence(kind: str, value: float, low: float, high: float) -> str:
     }[kind]
 
 
-def _windows_needed(found: Estimate, limit: float) -> str:
+def _windows_needed(estimate: Estimate, limit: float) -> str:
     """The error shrinks with the square root of the number of windows."""
-    reach, distance = found.high - found.value, abs(limit - found.value)
+    reach, distance = estimate.high - estimate.value, abs(limit - estimate.value)
     if not math.isfinite(reach) or distance == 0:
         return "many more"
-    return str(math.ceil((found.freedom + 1) * (reach / distance) ** 2))
+    return str(math.ceil((estimate.freedom + 1) * (reach / distance) ** 2))
 
 
 def tails(candidate: Evaluation) -> list[Tails]:
     """Quantiles of the change of the true token's probability, per view and text."""
-    found = []
+    rows = []
     for name, view in candidate.views.items():
         for divergence in view.divergence:
             changes = np.array(
@@ -366,5 +371,5 @@ def tails(candidate: Evaluation) -> list[Tails]:
             if not len(changes) or not np.isfinite(changes).all():
                 continue  # its checks say so
             quantiles = {str(level): float(np.quantile(changes, level)) for level in TAILS}
-            found.append(Tails(view=name, text=divergence.text, quantiles=quantiles))
-    return found
+            rows.append(Tails(view=name, text=divergence.text, quantiles=quantiles))
+    return rows

@@ -46,9 +46,9 @@ def show(url: str, rules_path: Path) -> None:
             " FILE)"
         )
     for entry in registry.list():
-        found = about(registry, entry, rules) if rules else Version(entry, None, "")
-        date = f"{found.approved_at:%Y-%m-%d}" if found.approved_at else "-"
-        print(f"{url.rstrip('/')}/{entry}" + (f"  {date}  {found.words}" if rules else ""))
+        version = about(registry, entry, rules) if rules else Version(entry, None, "")
+        date = f"{version.approved_at:%Y-%m-%d}" if version.approved_at else "-"
+        print(f"{url.rstrip('/')}/{entry}" + (f"  {date}  {version.words}" if rules else ""))
 
 
 def latest(url: str, rules: Policy) -> tuple[Registry, Entry]:
@@ -59,14 +59,14 @@ def latest(url: str, rules: Policy) -> tuple[Registry, Entry]:
     """
     where, recipe, variant = (*url.rstrip("/").rsplit("/", maxsplit=2), "", "")[:3]
     registry = registries.open_registry(where)
-    found = [
+    versions = [
         about(registry, entry, rules)
         for entry in registry.list()
         if (entry.recipe, entry.variant) == (recipe, variant)
     ]
     dated = [
         (version.approved_at, _number(version.entry.version), version.entry)
-        for version in found
+        for version in versions
         if version.approved_at
     ]
     if not dated:
@@ -109,13 +109,13 @@ def _standing(entry: Entry, folder: Path, rules: Policy, now: datetime.datetime)
     ]
     if not approvals:
         return Version(entry, None, f"{verdict.status}; not signed off")
-    failing = {found.name: found.status for found in verdict.checks if found.status != "PASS"}
+    failing = {one.name: one.status for one in verdict.checks if one.status != "PASS"}
     case = Case(approvals[-1].subject, verdict.status, dict(failing))
-    found = standing(decided, rules, case, now, heard=log.read(entry.recipe, entry.variant))
+    outcome = standing(decided, rules, case, now, heard=log.read(entry.recipe, entry.variant))
     words = (
-        found.words
-        if found.approved
-        else f"{verdict.status}; {found.words}: {'; '.join(found.reasons)}"
+        outcome.words
+        if outcome.approved
+        else f"{verdict.status}; {outcome.words}: {'; '.join(outcome.reasons)}"
     )
     return Version(entry, max(decision.at for decision in approvals), words)
 

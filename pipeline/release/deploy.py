@@ -16,9 +16,8 @@ from pipeline import capabilities, engines
 from pipeline.engines import vllm_server
 from pipeline.errors import EvaluationError, SetupError
 from pipeline.release import fetch
-from pipeline.release.bundle import layout
-from pipeline.release.bundle import serve as served
-from pipeline.release.bundle.serve import Settings
+from pipeline.release.bundle import layout, serve_settings
+from pipeline.release.bundle.serve_settings import Settings
 from pipeline.release.signoff import policy
 from pipeline.runtime import environments
 
@@ -42,7 +41,7 @@ def serve(what: str, rules_path: Path, host: str | None, port: int | None) -> No
         signal.SIGTERM, signal.default_int_handler
     )  # what service managers stop with: ends as Ctrl-C does
     with fetch.opened(what, policy.load(rules_path)) as (bundle, checked):
-        settings = served.read(bundle / layout.SERVE)
+        settings = serve_settings.read(bundle / layout.SERVE)
         print(f"{checked.signed.entry}: {checked.standing.words}", file=sys.stderr, flush=True)
         name = f"{checked.signed.entry.recipe}-{checked.signed.entry.variant}"
         command, surroundings = _command(bundle, settings, name, host, port)

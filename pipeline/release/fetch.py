@@ -83,7 +83,7 @@ def _folder(what: str) -> Iterator[Path]:
 
 
 def _fetch(url: str, out: Path, rules: Policy, recheck: bool = False) -> Checked:
-    registry, entry, signature = _found(url, rules)
+    registry, entry, signature = _locate(url, rules)
     signed = _signed(signature, rules, url)
     if signed.entry != entry:
         raise Tampered(f"{url}: the registry gave another bundle, {signed.entry}, under this name.")
@@ -95,7 +95,7 @@ def _fetch(url: str, out: Path, rules: Policy, recheck: bool = False) -> Checked
     return check.check(out, rules, _now(), recheck)
 
 
-def _found(url: str, rules: Policy) -> tuple[Registry, Entry, bytes]:
+def _locate(url: str, rules: Policy) -> tuple[Registry, Entry, bytes]:
     """At URL/RECIPE/VARIANT/VERSION, or the latest version at URL/RECIPE/VARIANT. Raises
     RegistryError."""
     try:
@@ -120,7 +120,7 @@ def _signed(signature: bytes, rules: Policy, url: str) -> Signed:
 
 
 def _say(what: str, checked: Checked) -> None:
-    manifest = checked.told.manifest
+    manifest = checked.records.manifest
     print(
         f"{what}: {checked.signed.entry}, {len(checked.signed.files)} files as {checked.signed.by}"
         " signed them"

@@ -85,15 +85,15 @@ def make_key(path: Path) -> str:
 def public_key(pem: str, what: str) -> Key:
     """Raises SignoffError unless `pem` is a public key, and no weak one."""
     try:
-        found = serialization.load_pem_public_key(pem.encode())
-        key = SSlibKey.from_crypto(found)
+        public = serialization.load_pem_public_key(pem.encode())
+        key = SSlibKey.from_crypto(public)
     except ValueError as error:
         raise SignoffError(
             f"{what}: no public key in PEM. Paste what `quantgate signoff key` printed."
         ) from error
-    if isinstance(found, RSAPublicKey) and found.key_size < RSA_BITS:
+    if isinstance(public, RSAPublicKey) and public.key_size < RSA_BITS:
         raise SignoffError(
-            f"{what}: found RSA of {found.key_size} bits, expected {RSA_BITS} at least. Make"
+            f"{what}: found RSA of {public.key_size} bits, expected {RSA_BITS} at least. Make"
             " another key."
         )
     return key
@@ -168,10 +168,10 @@ def statement(
     }
 
 
-def sign(said: dict[str, Any], signer: Signer | None) -> str:
+def sign(payload: dict[str, Any], signer: Signer | None) -> str:
     """The statement as one line: in an envelope signed by the signer, or by nobody."""
     envelope = Envelope(
-        json.dumps(said, sort_keys=True, separators=(",", ":")).encode(), PAYLOAD_TYPE, {}
+        json.dumps(payload, sort_keys=True, separators=(",", ":")).encode(), PAYLOAD_TYPE, {}
     )
     if signer is not None:
         try:
@@ -188,25 +188,25 @@ def opened(line: str, what: str) -> Opened:
     """Reads an envelope. Raises Tampered if it is none."""
     try:
         envelope = Envelope.from_dict(json.loads(line))
-        said = json.loads(envelope.payload)
+        payload = json.loads(envelope.payload)
         right = (
             envelope.payload_type == PAYLOAD_TYPE
-            and said["_type"] == STATEMENT_TYPE
-            and {"subject", "predicate"} <= said.keys()
+            and payload["_type"] == STATEMENT_TYPE
+            and {"subject", "predicate"} <= payload.keys()
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SigningError) as error:
         raise Tampered(f"{what}: not a DSSE envelope ({error!r}).") from error
     if not right:
         raise Tampered(f"{what}: not an in-toto Statement in a DSSE envelope.")
-    return Opened(said, envelope)
+    return Opened(payload, envelope)
 
 
-def signed_by(found: Opened, known: dict[str, Key], what: str) -> str:
+def signed_by(unverified: Opened, known: dict[str, Key], what: str) -> str:
     """Who of the known signed it. Raises Tampered if nobody did."""
     for name, key in known.items():
-        if key.keyid in found.by:
+        if key.keyid in unverified.by:
             try:
-                found.envelope.verify([key], 1)
+                unverified.envelope.verify([key], 1)
             except SigningError as error:
                 raise Tampered(
                     f"{what}: the signature of {name} does not hold: it was changed after it was"

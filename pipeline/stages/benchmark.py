@@ -37,7 +37,7 @@ class Turn(NamedTuple):
 
 @dataclass
 class Measured:
-    """What has been found of one turn so far."""
+    """What was measured of one turn so far."""
 
     load_s: list[float] = field(default_factory=list)
     peaks_bytes: list[int] = field(default_factory=list)
@@ -65,14 +65,14 @@ def measure(name: str, recipe: Recipe, variants: list[str]) -> None:
     """Times these variants against each other and writes their records."""
     trace, before = records.read(paths.trace(name), Trace), machine.describe()
     with artifact.stage_folder(f"benchmark@{name}") as folder:
-        found = _rounds(name, recipe, variants, folder)
+        measured = _rounds(name, recipe, variants, folder)
     for variant in variants:
         _write(
             name,
             recipe,
             variant,
             trace,
-            {turn.profile: m for turn, m in found.items() if turn.variant == variant},
+            {turn.profile: m for turn, m in measured.items() if turn.variant == variant},
             before,
         )
 
@@ -81,8 +81,8 @@ def _rounds(name: str, recipe: Recipe, variants: list[str], folder: Path) -> dic
     turns = [
         Turn(variant, profile) for variant in variants for profile in _profiles(recipe, variant)
     ]
-    found = {turn: Measured() for turn in turns}
-    pool = _Pool(name, recipe, folder, found)
+    measured = {turn: Measured() for turn in turns}
+    pool = _Pool(name, recipe, folder, measured)
     closed: list[dict[str, Any]] = [
         {"concurrency": concurrency} for concurrency in recipe.benchmark.concurrency
     ]
@@ -92,20 +92,20 @@ def _rounds(name: str, recipe: Recipe, variants: list[str], folder: Path) -> dic
         with tqdm(
             total=total * recipe.benchmark.repeats, desc="benchmark", unit="turn", mininterval=2
         ) as bar:
-            _take_turns(turns, recipe, pool, lambda turn: closed, found, bar)
+            _take_turns(turns, recipe, pool, lambda turn: closed, measured, bar)
             if recipe.benchmark.open_loop:
                 _take_turns(
                     deployed,
                     recipe,
                     pool,
-                    lambda turn: _open_loads(recipe, found[turn].replays),
-                    found,
+                    lambda turn: _open_loads(recipe, measured[turn].replays),
+                    measured,
                     bar,
                 )
         pool.close()
     finally:
         pool.kill()
-    return found
+    return measured
 
 
 def _profiles(recipe: Recipe, variant: str) -> list[str]:
@@ -124,7 +124,7 @@ def _take_turns(
     recipe: Recipe,
     pool: _Pool,
     loads: Callable[[Turn], list[dict[str, Any]]],
-    found: dict[Turn, Measured],
+    measured: dict[Turn, Measured],
     bar: Any,
 ) -> None:
     """All repeats of some loads, the variants taking turns: A B B A."""
@@ -132,7 +132,9 @@ def _take_turns(
     for repeat in range(recipe.benchmark.repeats):
         for turn in turns if repeat % 2 == 0 else reversed(turns):
             answer = pool.open(turn).ask({"loads": asked[turn], "repeat": repeat})
-            found[turn].replays += [Replay.model_validate(replay) for replay in answer["replays"]]
+            measured[turn].replays += [
+                Replay.model_validate(replay) for replay in answer["replays"]
+            ]
             bar.update()
 
 
@@ -147,9 +149,9 @@ class _Pool:
     first."""
 
     def __init__(
-        self, name: str, recipe: Recipe, folder: Path, found: dict[Turn, Measured]
+        self, name: str, recipe: Recipe, folder: Path, measured: dict[Turn, Measured]
     ) -> None:
-        self._name, self._recipe, self._folder, self._found = name, recipe, folder, found
+        self._name, self._recipe, self._folder, self._measured = name, recipe, folder, measured
         self._open: dict[Turn, Session] = {}
 
     def open(self, turn: Turn) -> Session:
@@ -179,15 +181,15 @@ class _Pool:
         request = self._folder / f"{turn.variant}.{turn.profile}.json"
         session = Session(engines.ENGINES[engine].environment, "session", job, request)
         self._open[turn] = session
-        self._found[turn].load_s.append(session.ask()["load_s"])
+        self._measured[turn].load_s.append(session.ask()["load_s"])
         return session
 
     def _finish(self, turn: Turn) -> None:
-        session, found = self._open[turn], self._found[turn]
+        session, measured = self._open[turn], self._measured[turn]
         last = session.finish()
-        found.settings, found.versions = last["settings"], last["versions"]
+        measured.settings, measured.versions = last["settings"], last["versions"]
         del self._open[turn]
-        found.peaks_bytes.append(session.close())
+        measured.peaks_bytes.append(session.close())
 
     def close(self) -> None:
         for turn in list(self._open):
@@ -203,7 +205,7 @@ def _write(
     recipe: Recipe,
     variant: str,
     trace: Trace,
-    found: dict[str, Measured],
+    by_profile: dict[str, Measured],
     host: dict[str, Any],
 ) -> None:
     manifest = records.read(paths.manifest(name, variant), records.Manifest)
@@ -214,10 +216,10 @@ def _write(
             peak_memory_bytes=max(measured.peaks_bytes),
             levels=speed_statistics.levels(measured.replays, recipe.benchmark.slo),
         )
-        for profile, measured in found.items()
+        for profile, measured in by_profile.items()
     }
     digest = artifact.digest(manifest.files)
-    raw = {profile: measured.replays for profile, measured in found.items()}
+    raw = {profile: measured.replays for profile, measured in by_profile.items()}
     timings = records.Timings(recipe=name, variant=variant, artifact_sha256=digest, replays=raw)
     timed = Benchmark(
         recipe=name,
@@ -228,9 +230,9 @@ def _write(
         reason="the gate says PASS" if manifest.quantizer else "the baseline of its engine",
         requested=settings.timed_under(recipe, variant),
         artifact_sha256=digest,
-        device=found["deployed"].settings["device"],
+        device=by_profile["deployed"].settings["device"],
         size_bytes=manifest.size_bytes,
-        versions=found["deployed"].versions,
+        versions=by_profile["deployed"].versions,
         machine=host,
         trace_sha256=trace.sha256,
         profiles=profiles,

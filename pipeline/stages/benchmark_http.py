@@ -41,7 +41,7 @@ SHARED = (
 )
 
 
-class Found(NamedTuple):
+class Timed(NamedTuple):
     replays: list[Replay]
     profile: Profile
     versions: dict[str, str]
@@ -70,15 +70,15 @@ def run(name: str, variant_name: str, url: str | None, model: str | None) -> Non
     host = machine.describe()
     with artifact.stage_folder(f"http@{name}--{variant_name}") as folder:
         if url is None:
-            found, known = _on_own_server(name, recipe, variant_name, folder)
+            timed, known = _on_own_server(name, recipe, variant_name, folder)
         else:
-            found, known = _on_given_server(name, recipe, variant, _base(url), model, folder), {}
-    notices = speed_statistics.notices({"deployed": found.profile}) + _notices(found, trace, url)
+            timed, known = _on_given_server(name, recipe, variant, _base(url), model, folder), {}
+    notices = speed_statistics.notices({"deployed": timed.profile}) + _notices(timed, trace, url)
     records.Timings(
         recipe=name,
         variant=variant_name,
         artifact_sha256=known.get("artifact_sha256"),
-        replays={"deployed": found.replays},
+        replays={"deployed": timed.replays},
     ).write(
         paths.http(name, f"{variant_name}.timings")
     )  # not among the stage's: DVC owns that folder
@@ -90,15 +90,15 @@ def run(name: str, variant_name: str, url: str | None, model: str | None) -> Non
         measured=True,
         reason=reason,
         requested=settings.timed_under(recipe, variant_name),
-        versions=found.versions,
+        versions=timed.versions,
         machine=host if url is None else {},
         trace_sha256=trace.sha256,
-        profiles={"deployed": found.profile},
-        costs=speed_statistics.costs(found.profile, recipe.benchmark.price) if url is None else [],
+        profiles={"deployed": timed.profile},
+        costs=speed_statistics.costs(timed.profile, recipe.benchmark.price) if url is None else [],
         notices=notices,
         **known,
     ).write(paths.http(name, variant_name))
-    for level in found.profile.levels:
+    for level in timed.profile.levels:
         print(
             f"{variant_name}: {level.output_tokens_per_s.median:.1f} tokens/s over HTTP,"
             f" {speed_statistics.label(level)}"
@@ -132,7 +132,7 @@ def _servers() -> str:
 
 def _on_own_server(
     name: str, recipe: Recipe, variant_name: str, folder: Path
-) -> tuple[Found, dict[str, Any]]:
+) -> tuple[Timed, dict[str, Any]]:
     model, manifest = keeping.verified(paths.place(name, variant_name))
     device = environments.device()
     with vllm_server.served(model, recipe.serve, variant_name, folder) as server:
@@ -152,12 +152,12 @@ def _on_own_server(
         "size_bytes": manifest.size_bytes,
         "device": device,
     }
-    return Found(replays, profile, versions), known
+    return Timed(replays, profile, versions), known
 
 
 def _on_given_server(
     name: str, recipe: Recipe, variant: Variant, url: str, model: str | None, folder: Path
-) -> Found:
+) -> Timed:
     """OpenVINO Model Server refuses token ids ("prompt is not a string"): it gets the text that
     they stand for."""
     tokenizer = (
@@ -174,7 +174,7 @@ def _on_given_server(
         **_generator(versions),
     }
     levels = speed_statistics.levels(replays, recipe.benchmark.slo)
-    return Found(
+    return Timed(
         replays, Profile(settings=settings, load_s=None, peak_memory_bytes=None, levels=levels), {}
     )
 
@@ -214,13 +214,13 @@ def _ask(session: Session, loads: list[dict[str, Any]], repeats: int) -> list[Re
     return [Replay.model_validate(replay) for answer in answers for replay in answer["replays"]]
 
 
-def _notices(found: Found, trace: Trace, url: str | None) -> list[str]:
+def _notices(timed: Timed, trace: Trace, url: str | None) -> list[str]:
     if url is None:
         return [SHARED]
-    if found.profile.settings["prompts"] == "token ids":
+    if timed.profile.settings["prompts"] == "token ids":
         return [UNVERIFIED]
     lengths = [len(request.prompt) for request in trace.requests]
-    pairs = zip(found.replays[0].requests, lengths, strict=True)
+    pairs = zip(timed.replays[0].requests, lengths, strict=True)
     changed = sum(request.prompt_tokens != length for request, length in pairs)
     return [UNVERIFIED, RETOKENIZED.format(changed=changed, all=len(lengths))]
 

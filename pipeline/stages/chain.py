@@ -47,8 +47,8 @@ def run(name: str, until: str) -> None:
     recipe = opened.unclimbed(name)
     index.write()
     local.refuse(name, recipe)
-    if said := plan.no_pass(recipe, recipe.evaluate.compared_at_most):
-        print(f"note: {said}", flush=True)
+    if reason := plan.no_pass(recipe, recipe.evaluate.compared_at_most):
+        print(f"note: {reason}", flush=True)
     stages = chain(name, recipe, until)
     announced = Announced(stages, _seconds(name, recipe, stages))
     command = [
@@ -79,8 +79,8 @@ def run(name: str, until: str) -> None:
 
 def _announce(lines: Iterable[str], announced: Announced) -> None:
     for line in lines:
-        if said := announced.of(line):
-            print(said, flush=True)
+        if message := announced.of(line):
+            print(message, flush=True)
 
 
 def chain(name: str, recipe: Recipe, until: str) -> list[str]:
@@ -110,11 +110,12 @@ class Announced:
             (SKIPS, "did not change"),
             (CACHED, "is in DVC's cache"),
         ):
-            if (found := pattern.match(line)) and found[1] in self._left:
+            if (match := pattern.match(line)) and match[1] in self._left:
                 left = plan.duration(sum(self._seconds.get(stage, 0) for stage in self._left))
-                self._left.remove(found[1])
-                told = f"; about {left} left in all{_log(found[1])}" if pattern is RUNS else ""
-                return f"[{self._count - len(self._left)} of {self._count}] {found[1]} {what}{told}"
+                self._left.remove(match[1])
+                remaining = f"; about {left} left in all{_log(match[1])}" if pattern is RUNS else ""
+                number = self._count - len(self._left)
+                return f"[{number} of {self._count}] {match[1]} {what}{remaining}"
         return line.rstrip() if line.strip() and not line.startswith("> ") else ""
 
 

@@ -131,11 +131,11 @@ def _start_extension(held_to: gate.Limits, place: paths.Place) -> None:
     that the recipe has."""
     evaluation = records.read(place.evaluation, records.Evaluation)
     if place.extension.is_file():
-        found = records.read(place.extension, records.Extension)
+        extension = records.read(place.extension, records.Extension)
         measured = evaluation.model_copy(
-            update={"tasks": evaluations.joined(evaluation.tasks, found.tasks)}
+            update={"tasks": evaluations.joined(evaluation.tasks, extension.tasks)}
         )
-        if evaluations.extends(found, evaluation) and (
+        if evaluations.extends(extension, evaluation) and (
             _stands(measured, held_to) or _stands(measured, _other(held_to))
         ):
             return

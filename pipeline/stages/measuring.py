@@ -77,11 +77,11 @@ def record(
         origin=provenance.now(measured.name, engines.ENGINES[engine].environment),
         **done.value,
     )
-    found = [
+    figures = [
         f"perplexity {p.text} {p.value:.4f} ({label})"
         for label, view in evaluation.views.items()
         for p in view.perplexity
     ]
-    found += [f"{task.name} {task.mean:.4f}" for task in evaluation.tasks]
-    print(f"{measured.variant_name}: {', '.join(found)} ({done.wall_s:.0f} s)")
+    figures += [f"{task.name} {task.mean:.4f}" for task in evaluation.tasks]
+    print(f"{measured.variant_name}: {', '.join(figures)} ({done.wall_s:.0f} s)")
     return evaluation

@@ -43,9 +43,9 @@ def run(name: str, variant_name: str | None, as_json: bool = False) -> None:
         if verdict.status != "PASS"
     ]
     rejected += [
-        f"{variant} ({found.reason})"
-        for variant, found in speeds.items()
-        if verdicts[variant].status == "PASS" and found.status in performance.REJECTED
+        f"{variant} ({speed.reason})"
+        for variant, speed in speeds.items()
+        if verdicts[variant].status == "PASS" and speed.status in performance.REJECTED
     ]
     if as_json:
         fared = {variant: _fared(verdicts[variant], speeds[variant]) for variant in names}

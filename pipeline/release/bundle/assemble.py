@@ -15,7 +15,7 @@ from pipeline.evidence.candidate import Candidate
 from pipeline.recipe import Recipe
 from pipeline.records import File, artifact, write_text
 from pipeline.release import signing
-from pipeline.release.bundle import bom, layout, serve, statements
+from pipeline.release.bundle import bom, layout, serve_settings, statements
 from pipeline.release.registries import Entry
 from pipeline.release.signoff import log, policy
 from pipeline.report import card, markdown, page
@@ -29,7 +29,7 @@ def assemble(entry: Entry, recipe: Recipe, signer: Signer, by: str, out: Path) -
     """Fills the empty folder; returns all its files, the signature last. Raises ArtifactError if
     something is missing."""
     candidate = Candidate.here(entry.recipe, entry.variant, recipe)
-    model, found = candidate.place.model, seals.evidence(candidate)
+    model, sources = candidate.place.model, seals.evidence(candidate)
     shutil.copytree(model, out, copy_function=_link, dirs_exist_ok=True)
     for reserved in (layout.CARD, str(layout.OURS)):
         if (out / reserved).exists():
@@ -37,10 +37,10 @@ def assemble(entry: Entry, recipe: Recipe, signer: Signer, by: str, out: Path) -
                 f"{model / reserved}: a bundle puts a file of its own there. Remove it from the"
                 " artifact."
             )
-    for name, path in found.items():
+    for name, path in sources.items():
         _copy(path, out / layout.RECORDS / name)
     evidence = layout.evidence(out)
-    told = layout.told(evidence)
+    records = layout.read_records(evidence)
     summary = summarize(
         entry.recipe, recipe
     )  # rendered anew: a report that lies here may be old, or edited
@@ -50,16 +50,16 @@ def assemble(entry: Entry, recipe: Recipe, signer: Signer, by: str, out: Path) -
     ):
         write_text(out / path, text)
     for environment in sorted(
-        {told.manifest.origin.environment, told.evaluation.origin.environment}
+        {records.manifest.origin.environment, records.evaluation.origin.environment}
     ):
         _copy(environments.pins_file(environment), out / layout.pins(environment))
     _copy(log.path(entry.recipe, entry.variant), out / layout.SIGNOFF)
     _copy(policy.PATH, out / layout.POLICY)
-    write_text(out / layout.BOM, bom.make(told))
-    write_text(out / layout.SERVE, serve.render(told))
+    write_text(out / layout.BOM, bom.make(records))
+    write_text(out / layout.SERVE, serve_settings.render(records))
     write_text(
         out / layout.STATEMENTS,
-        "".join(signing.sign(said, signer) for said in statements.make(evidence)),
+        "".join(signing.sign(statement, signer) for statement in statements.make(evidence)),
     )
     files = artifact.hash_files(out)
     sign(entry, files, signer, by, out)
@@ -75,8 +75,8 @@ def sign(entry: Entry, files: list[File], signer: Signer, by: str, out: Path) ->
         "by": by,
         "size_bytes": {file.path: file.size_bytes for file in files},
     }
-    said = signing.statement({file.path: file.sha256 for file in files}, PREDICATE, predicate)
-    write_text(out / paths.SIGNATURE, signing.sign(said, signer))
+    statement = signing.statement({file.path: file.sha256 for file in files}, PREDICATE, predicate)
+    write_text(out / paths.SIGNATURE, signing.sign(statement, signer))
 
 
 def _copy(source: Path, target: Path) -> None:

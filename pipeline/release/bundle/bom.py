@@ -16,34 +16,35 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from pipeline.errors import ArtifactError
-from pipeline.release.bundle.layout import Told
+from pipeline.release.bundle.layout import Records
 
 MODEL = "machine-learning-model"
 
 
-def make(told: Told) -> str:
+def make(records: Records) -> str:
     """JSON; the same records give the same bytes. Raises ArtifactError if CycloneDX's validator
     refuses it."""
-    manifest, tools = told.manifest, {**told.evaluation.versions, **told.manifest.versions}
+    manifest, sha256 = records.manifest, records.verdict.candidate_sha256
+    tools = {**records.evaluation.versions, **records.manifest.versions}
     packages = [_package(name, version) for name, version in sorted(tools.items())]
-    source = _source(told)
+    source = _source(records)
     document = {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
-        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, told.verdict.candidate_sha256)}",
+        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, sha256)}",
         "version": 1,
         "metadata": {
             "component": {
                 "type": MODEL,
                 "bom-ref": "artifact",
                 "name": f"{manifest.recipe}-{manifest.variant}",
-                "version": told.verdict.candidate_sha256[:12],
-                **_licence(told),
+                "version": sha256[:12],
+                **_licence(records),
                 "pedigree": {
                     "ancestors": [{key: value for key, value in source.items() if key != "bom-ref"}]
                 },
-                "modelCard": _card(told),
+                "modelCard": _card(records),
                 "components": [_file(file.path, file.sha256) for file in manifest.files],
             }
         },
@@ -65,8 +66,8 @@ def make(told: Told) -> str:
     return text
 
 
-def _source(told: Told) -> dict[str, Any]:
-    pinned = told.checkpoint
+def _source(records: Records) -> dict[str, Any]:
+    pinned = records.checkpoint
     purl = {"purl": f"pkg:huggingface/{pinned.repo}@{pinned.revision}"} if pinned.repo else {}
     files = [_file(f"source/{file.path}", file.sha256) for file in pinned.files]
     name = pinned.repo or pinned.path or pinned.architecture
@@ -75,15 +76,15 @@ def _source(told: Told) -> dict[str, Any]:
         "bom-ref": "source",
         "name": name,
         **purl,
-        **_licence(told),
+        **_licence(records),
         "components": files,
     }
 
 
-def _licence(told: Told) -> dict[str, Any]:
+def _licence(records: Records) -> dict[str, Any]:
     """By its name: the hub's words for licences are not SPDX's."""
-    found = told.checkpoint.license
-    return {"licenses": [{"license": {"name": found}}]} if found else {}
+    licence = records.checkpoint.license
+    return {"licenses": [{"license": {"name": licence}}]} if licence else {}
 
 
 def _file(name: str, sha256: str) -> dict[str, Any]:
@@ -95,9 +96,9 @@ def _package(name: str, version: str) -> dict[str, Any]:
     return {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
 
 
-def _card(told: Told) -> dict[str, Any]:
-    checks = [check for check in told.verdict.checks if math.isfinite(check.value)]
-    found = [
+def _card(records: Records) -> dict[str, Any]:
+    checks = [check for check in records.verdict.checks if math.isfinite(check.value)]
+    metrics = [
         {
             "type": check.name,
             "value": repr(check.value),
@@ -105,15 +106,15 @@ def _card(told: Told) -> dict[str, Any]:
         }
         for check in checks
     ]
-    found += [
+    metrics += [
         {"type": f"accuracy {task.name}", "value": repr(task.accuracy)}
-        for task in told.verdict.tasks
+        for task in records.verdict.tasks
     ]
     return {
         "modelParameters": {
             "task": "text-generation",
-            "architectureFamily": told.checkpoint.architecture,
-            "datasets": [{"type": "dataset", "name": f"calibration: {told.samples.prompts}"}],
+            "architectureFamily": records.checkpoint.architecture,
+            "datasets": [{"type": "dataset", "name": f"calibration: {records.samples.prompts}"}],
         },
-        "quantitativeAnalysis": {"performanceMetrics": found},
+        "quantitativeAnalysis": {"performanceMetrics": metrics},
     }

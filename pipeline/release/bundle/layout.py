@@ -56,7 +56,7 @@ def pins(environment: str) -> Path:
 
 
 @dataclass(frozen=True)
-class Told:
+class Records:
     """What the records say, read. Those of the unquantized model on the same engine are None for
     that model itself."""
 
@@ -88,25 +88,25 @@ class Told:
         return performance.performance(recipe, self.variant, self.benchmark, self.floor_benchmark)
 
 
-def told(found: Mapping[str, Path]) -> Told:
+def read_records(files: Mapping[str, Path]) -> Records:
     """Raises ArtifactError for a record that is missing or is none, RecipeError for such a
     recipe."""
-    missing = sorted(REQUIRED - found.keys())
+    missing = sorted(REQUIRED - files.keys())
     if missing:
         raise ArtifactError(f"records missing: {', '.join(missing)}")
-    has_floor = found.keys() >= FLOOR
-    return Told(
-        recipe=parse(found["recipe.yaml"], Recipe),
-        manifest=records.read(found["manifest.json"], Manifest),
-        checkpoint=records.read(found["checkpoint.json"], Checkpoint),
-        samples=records.read(found["samples.json"], Samples),
-        reference=records.read(found["reference.json"], Evaluation),
-        evaluation=records.read(found["evaluation.json"], Evaluation),
-        extension=records.read(found["extension.json"], Extension),
-        floor=records.read(found["floor.json"], Evaluation) if has_floor else None,
-        verdict=records.read(found["verdict.json"], Verdict),
-        benchmark=records.read(found["benchmark.json"], Benchmark),
+    has_floor = files.keys() >= FLOOR
+    return Records(
+        recipe=parse(files["recipe.yaml"], Recipe),
+        manifest=records.read(files["manifest.json"], Manifest),
+        checkpoint=records.read(files["checkpoint.json"], Checkpoint),
+        samples=records.read(files["samples.json"], Samples),
+        reference=records.read(files["reference.json"], Evaluation),
+        evaluation=records.read(files["evaluation.json"], Evaluation),
+        extension=records.read(files["extension.json"], Extension),
+        floor=records.read(files["floor.json"], Evaluation) if has_floor else None,
+        verdict=records.read(files["verdict.json"], Verdict),
+        benchmark=records.read(files["benchmark.json"], Benchmark),
         floor_benchmark=(
-            records.read(found["floor-benchmark.json"], Benchmark) if has_floor else None
+            records.read(files["floor-benchmark.json"], Benchmark) if has_floor else None
         ),
     )

@@ -14,7 +14,7 @@ from pipeline.planning import index
 from pipeline.release import signing
 from pipeline.release.bundle import assemble, check
 from pipeline.release.registries import Entry
-from pipeline.release.signoff import log, policy, verbs
+from pipeline.release.signoff import commands, log, policy
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     index.check(name)  # of a recipe that leaves out sections, the bundle has what was written of it
     rules, now = policy.load(), datetime.datetime.now(datetime.UTC)
     by, signer = signing.signer(job["key"], rules.holders("publishers", now))
-    verbs.verify(name, variant_name)
+    commands.verify(name, variant_name)
     if not revision.is_committed(log.path(name, variant_name)):
         raise SignoffError(
             f"{log.path(name, variant_name)}: not in the git commit as it is. Commit the sign-off,"

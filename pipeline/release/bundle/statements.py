@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.records import artifact
 from pipeline.release.bundle import layout
-from pipeline.release.bundle.layout import Told
+from pipeline.release.bundle.layout import Records
 from pipeline.release.signing import statement
 
 PROVENANCE = "https://slsa.dev/provenance/v1"
@@ -24,16 +24,16 @@ RESULTS = {"PASS": "PASSED", "FAIL": "FAILED", "INCONCLUSIVE": "WARNED"}
 
 def make(evidence: Mapping[str, Path]) -> list[dict[str, Any]]:
     """The statements about the artifact's files. Raises ArtifactError if a record is missing."""
-    told = layout.told(evidence)
-    files = {file.path: file.sha256 for file in told.manifest.files}
+    records = layout.read_records(evidence)
+    files = {file.path: file.sha256 for file in records.manifest.files}
     recorded = [
         _resource(name, artifact.hash_file(path, name).sha256)
         for name, path in sorted(evidence.items())
     ]
     return [
-        statement(files, PROVENANCE, _provenance(told, recorded)),
-        statement(files, TEST_RESULT, _test_result(told, recorded)),
-        statement(files, BENCHMARK, _benchmark(told, recorded)),
+        statement(files, PROVENANCE, _provenance(records, recorded)),
+        statement(files, TEST_RESULT, _test_result(records, recorded)),
+        statement(files, BENCHMARK, _benchmark(records, recorded)),
     ]
 
 
@@ -45,12 +45,12 @@ def _resource(name: str, sha256: str, **annotations: Any) -> dict[str, Any]:
     }
 
 
-def _provenance(told: Told, recorded: list[dict[str, Any]]) -> dict[str, Any]:
-    manifest, samples, origin = told.manifest, told.samples, told.manifest.origin
+def _provenance(records: Records, recorded: list[dict[str, Any]]) -> dict[str, Any]:
+    manifest, samples, origin = records.manifest, records.samples, records.manifest.origin
     where = {
-        "repository": told.checkpoint.repo,
-        "revision": told.checkpoint.revision,
-        "path": told.checkpoint.path,
+        "repository": records.checkpoint.repo,
+        "revision": records.checkpoint.revision,
+        "path": records.checkpoint.path,
     }
     known = {key: value for key, value in where.items() if value is not None}
     calibration = {"prompts": samples.prompts, "seed": samples.seed, "count": len(samples.ids)}
@@ -78,7 +78,7 @@ def _provenance(told: Told, recorded: list[dict[str, Any]]) -> dict[str, Any]:
             "resolvedDependencies": [
                 *(
                     _resource(f"source/{file.path}", file.sha256, **known)
-                    for file in told.checkpoint.files
+                    for file in records.checkpoint.files
                 ),
                 _resource("calibration samples", samples.sha256, **calibration),
                 _resource("recipe", origin.recipe_sha256),
@@ -96,13 +96,13 @@ def _provenance(told: Told, recorded: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _test_result(told: Told, recorded: list[dict[str, Any]]) -> dict[str, Any]:
+def _test_result(records: Records, recorded: list[dict[str, Any]]) -> dict[str, Any]:
     by_status = {
-        status: [check.name for check in told.verdict.checks if check.status == status]
+        status: [check.name for check in records.verdict.checks if check.status == status]
         for status in RESULTS
     }
     return {
-        "result": RESULTS[told.verdict.status],
+        "result": RESULTS[records.verdict.status],
         "configuration": recorded,
         "passedTests": by_status["PASS"],
         "warnedTests": by_status["INCONCLUSIVE"],
@@ -110,12 +110,12 @@ def _test_result(told: Told, recorded: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _benchmark(told: Told, recorded: list[dict[str, Any]]) -> dict[str, Any]:
-    speed = told.performance
+def _benchmark(records: Records, recorded: list[dict[str, Any]]) -> dict[str, Any]:
+    speed = records.performance
     record = next(resource for resource in recorded if resource["name"] == "benchmark.json")
     return {
-        "measured": told.benchmark.measured,
-        "machine": told.benchmark.machine,
+        "measured": records.benchmark.measured,
+        "machine": records.benchmark.machine,
         "speed": speed.model_dump(mode="json"),
         "record": record,
     }

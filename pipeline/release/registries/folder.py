@@ -61,14 +61,14 @@ class Registry:
 
     def list(self) -> list[Entry]:
         with self._asking("listing it"):
-            found = [
+            triples = [
                 (recipe, variant, version)
                 for recipe in self._folders()
                 for variant in self._folders(recipe)
                 for version in self._folders(recipe, variant)
             ]
             entries = [
-                Entry(*parts) for parts in found if all(NAME.fullmatch(part) for part in parts)
+                Entry(*parts) for parts in triples if all(NAME.fullmatch(part) for part in parts)
             ]
             return sorted(entry for entry in entries if self._is_published(entry))
 
@@ -128,10 +128,10 @@ class Registry:
 
     def _folders(self, *parts: str) -> Iterator[str]:
         try:
-            found = self.store.ls("/".join([self.root, *parts]), detail=True)
+            listing = self.store.ls("/".join([self.root, *parts]), detail=True)
         except (FileNotFoundError, NotADirectoryError):  # nothing was published there yet
             return
-        for info in found:
+        for info in listing:
             if info["type"] == "directory":
                 yield info["name"].rstrip("/").rsplit("/", 1)[-1]
 

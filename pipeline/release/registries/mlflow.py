@@ -133,28 +133,26 @@ class Registry:
             raise shared.published(self.url, entry)
 
     def _experiment(self) -> str:
-        found = self.client.get_experiment_by_name(EXPERIMENT)
-        if found is None:
+        experiment = self.client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
             try:
                 return str(self.client.create_experiment(EXPERIMENT))
             except self.library.MlflowException:  # another process was first
-                found = self.client.get_experiment_by_name(EXPERIMENT)
-        if found is None or found.lifecycle_stage != "active":
+                experiment = self.client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None or experiment.lifecycle_stage != "active":
             raise RegistryError(
                 f"{shared.clean(self.url)}: experiment {EXPERIMENT!r} is deleted or refused."
                 " Restore it in MLflow."
             )
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)
 
     def _run(self, entry: Entry, hashed: str) -> Any:
         """The run of an earlier try with the same bundle, or a new one."""
         experiment, tags = self._experiment(), {**_tags(entry), BUNDLE: hashed}
         wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        found = self.client.search_runs([experiment], wanted, max_results=1)
+        runs = self.client.search_runs([experiment], wanted, max_results=1)
         return (
-            found[0]
-            if found
-            else self.client.create_run(experiment, tags=tags, run_name=str(entry))
+            runs[0] if runs else self.client.create_run(experiment, tags=tags, run_name=str(entry))
         )
 
     def _sizes(self, run: str, folder: str | None = None) -> Iterator[tuple[str, int]]:

@@ -57,14 +57,14 @@ class Registry:
                 for name in page.get("repositories") or []
                 if name.startswith(self.prefix)
             ]
-            found = [
+            triples = [
                 (*name, tag)
                 for name in names
                 if len(name) == 2
                 for tag in self._tags("/".join(name))
             ]
             entries = [
-                Entry(*parts) for parts in found if all(NAME.fullmatch(part) for part in parts)
+                Entry(*parts) for parts in triples if all(NAME.fullmatch(part) for part in parts)
             ]
             return sorted(
                 entry
@@ -209,7 +209,7 @@ def _layers(manifest: bytes) -> dict[str, str]:
         read = json.loads(manifest)
         if read.get("artifactType") != ARTIFACT:
             return {}
-        found = {
+        digests = {
             (layer.get("annotations") or {}).get(FILE_PATH): layer["digest"]
             for layer in read["layers"]
         }
@@ -218,7 +218,7 @@ def _layers(manifest: bytes) -> dict[str, str]:
             f"the registry gave what is no OCI manifest ({type(error).__name__}:"
             f" {str(error)[:100]})."
         ) from error
-    return {path: digest for path, digest in found.items() if isinstance(path, str)}
+    return {path: digest for path, digest in digests.items() if isinstance(path, str)}
 
 
 def _manifest(config: bytes, files: Sequence[File]) -> bytes:

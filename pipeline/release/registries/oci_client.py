@@ -115,10 +115,10 @@ class Client(oras.provider.Registry):  # type: ignore[misc]
 def require(answer: Any, question: str) -> None:
     """Raises RegistryError unless the answer is a success."""
     if answer.status_code not in (200, 201, 202):
-        said = " ".join(answer.text[: shared.LONGEST].split())
+        message = " ".join(answer.text[: shared.LONGEST].split())
         raise RegistryError(
             f"{shared.clean(answer.url)}: {question}: the registry answered {answer.status_code}"
-            f" {answer.reason}: {shared.clean(said)}. Check the name and that you may do this"
+            f" {answer.reason}: {shared.clean(message)}. Check the name and that you may do this"
             " (docker login)."
         )
 

@@ -56,13 +56,13 @@ def asking(url: str, question: str, *errors: type[Exception]) -> Iterator[None]:
                 f"{clean(url)}: {question}: the disk is full{where}. Free some space and run again;"
                 " what arrived is taken up."
             ) from None
-        said = _first_line(error)
+        message = _first_line(error)
         if error.__cause__ is not None and str(error.__cause__) not in str(error):
-            said += f" ({_first_line(error.__cause__)})"
+            message += f" ({_first_line(error.__cause__)})"
         # The cause would show in a traceback what was cleaned away here.
         cause = None if USER.search(url) else error
         raise RegistryError(
-            f"{clean(url)}: {question}: {said[:LONGEST]}. Check the URL, the server and the"
+            f"{clean(url)}: {question}: {message[:LONGEST]}. Check the URL, the server and the"
             " credentials."
         ) from cause
 

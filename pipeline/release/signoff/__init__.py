@@ -2,4 +2,4 @@
 anybody.
 
 policy.py says who may; log.py is what was decided, append-only; subject.py what is decided about;
-standing.py, pure, follows from the three; verbs.py is what `quantgate signoff` does."""
+standing.py, pure, follows from the three; commands.py is what `quantgate signoff` does."""

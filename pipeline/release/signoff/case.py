@@ -45,8 +45,8 @@ def of(name: str, variant_name: str) -> Case:
         raise SignoffError(
             f"{name}/{variant_name}: cannot be signed off as it is:\n  " + "\n  ".join(never)
         )
-    found = subject.of(name, variant_name, seals.evidence(candidate))
-    return Case(found, verdict.status, failing(verdict, performance.of(name, recipe, variant_name)))
+    about = subject.of(name, variant_name, seals.evidence(candidate))
+    return Case(about, verdict.status, failing(verdict, performance.of(name, recipe, variant_name)))
 
 
 def authors(name: str, rules: Policy) -> frozenset[str]:
@@ -64,12 +64,12 @@ def authors(name: str, rules: Policy) -> frozenset[str]:
 def failing(verdict: Verdict, speed: Performance) -> dict[str, str]:
     """The checks that did not pass, with their status; speed among them where the recipe asks for
     some."""
-    found: dict[str, str] = {
+    statuses: dict[str, str] = {
         check.name: check.status for check in verdict.checks if check.status != "PASS"
     }
-    if speed.status in performance.REJECTED and not found:
-        found["speedup"] = speed.status
-    return found
+    if speed.status in performance.REJECTED and not statuses:
+        statuses["speedup"] = speed.status
+    return statuses
 
 
 def _unfounded(name: str, variant_name: str) -> list[str]:
@@ -78,13 +78,13 @@ def _unfounded(name: str, variant_name: str) -> list[str]:
     measured = records.read(paths.evaluation(name, variant_name), Evaluation).origin
     reference = records.read(paths.evaluation(name, "reference"), Evaluation).origin
     after = f" && dvc repro report@{name}"
-    found = {
+    origins = {
         "the artifact": (made, f"dvc repro -s -f quantize@{name}--{variant_name}{after}"),
         "its evaluation": (measured, f"dvc repro -s -f evaluate@{name}--{variant_name}{after}"),
         "the reference evaluation": (reference, f"dvc repro -s -f reference@{name}{after}"),
     }
     wrong = _dirty("the project now", revision.now(provenance.rests_on(name)), "ask again")
-    for what, (origin, remedy) in found.items():
+    for what, (origin, remedy) in origins.items():
         wrong += _dirty(what, origin.revision, remedy) or _invented(what, name, origin, remedy)
     return wrong
 
@@ -151,7 +151,7 @@ def _partial(name: str, variant_name: str, recipe: Recipe, verdict: Verdict) -> 
         )
     for view in VIEWS:
         scored = (
-            {found.text for found in evaluation.views[view].perplexity}
+            {perplexity.text for perplexity in evaluation.views[view].perplexity}
             if view in evaluation.views
             else set()
         )

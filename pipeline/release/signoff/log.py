@@ -35,14 +35,14 @@ def parse(text: str, what: str) -> list[Entry]:
     previous = ""
     for number, line in enumerate(text.splitlines(keepends=True), 1):
         where = f"{what}: entry {number}"
-        found = signing.opened(line, where)
+        envelope = signing.opened(line, where)
         try:
-            decision = Decision.model_validate(found.statement["predicate"])
+            decision = Decision.model_validate(envelope.statement["predicate"])
         except ValidationError as error:
             raise Tampered(
                 f"{where}: not a sign-off: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}"
             ) from error
-        if found.statement != _statement(decision):
+        if envelope.statement != _statement(decision):
             raise Tampered(f"{where}: its subject is not what it decides about.")
         if decision.previous != previous:
             raise Tampered(
@@ -50,7 +50,7 @@ def parse(text: str, what: str) -> list[Entry]:
                 " changed."
             )
         previous = hashlib.sha256(line.encode()).hexdigest()
-        entries.append((decision, found))
+        entries.append((decision, envelope))
     return entries
 
 

@@ -61,39 +61,39 @@ class Policy(Strict):
 
     @field_validator("approvers", "publishers", mode="before")
     @classmethod
-    def _nobody(cls, found: Any) -> Any:
-        return {} if found is None else found  # the key with nothing below it
+    def _nobody(cls, value: Any) -> Any:
+        return {} if value is None else value  # the key with nothing below it
 
     @field_validator("approvers")
     @classmethod
-    def _are_people(cls, found: dict[str, Person]) -> dict[str, Person]:
-        for name in found:
+    def _are_people(cls, people: dict[str, Person]) -> dict[str, Person]:
+        for name in people:
             if not EMAIL.fullmatch(name):
                 raise ValueError(
                     f"found {name!r}, expected the e-mail address that this person commits under:"
                     " it is compared with the recipe's authors"
                 )
-        keys = [person.key.strip() for person in found.values()]
-        for name, key in zip(found, keys, strict=True):
+        keys = [person.key.strip() for person in people.values()]
+        for name, key in zip(people, keys, strict=True):
             if keys.count(key) > 1:
                 raise ValueError(
                     f"{name}: the key is another approver's too; each person needs a key of"
                     " their own"
                 )
-        return found
+        return people
 
     def holders(self, kind: Kind, now: datetime.datetime) -> dict[str, Key]:
         """The public keys that may sign now, by name. Raises SignoffError if it is nobody's."""
         people = getattr(self, kind)
-        found = self.keys(people, now)
-        if not found:
+        keys = self.keys(people, now)
+        if not keys:
             verb = "approve" if kind == "approvers" else "publish"
             raise SignoffError(
                 f"{PATH}: {kind}: {'every key has ended' if people else 'names nobody'}, so nobody"
                 f" may {verb}. Who may makes a key (quantgate signoff key FILE --name NAME --role"
                 f" ROLE) and puts the printed line below `{kind}:`; then commit it."
             )
-        return found
+        return keys
 
     def keys(self, people: dict[str, Person], now: datetime.datetime | None) -> dict[str, Key]:
         """The public keys that hold now; all of them for None. Raises SignoffError for one that is

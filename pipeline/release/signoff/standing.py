@@ -130,9 +130,9 @@ def _about(last: Words, subject: Subject) -> dict[str, Decision]:
 def _rejections(last: Words, subject: Subject) -> list[str]:
     """A rejection holds for the same artifact, however often it is measured again."""
     return [
-        f"rejected by {by}: {found.reason}"
-        for (by, manifest), found in last.items()
-        if found.action == "reject" and manifest == subject.manifest_sha256
+        f"rejected by {by}: {decision.reason}"
+        for (by, manifest), decision in last.items()
+        if decision.action == "reject" and manifest == subject.manifest_sha256
     ]
 
 
@@ -179,23 +179,23 @@ def _void(decision: Decision, policy: Policy, subject: Subject, now: datetime.da
 
 
 def _missing(approvals: list[Decision], policy: Policy, authors: Set[str]) -> list[str]:
-    found = []
+    missing = []
     if len(approvals) < policy.approvals:
-        found.append(f"{len(approvals)} of {policy.approvals} approvals")
+        missing.append(f"{len(approvals)} of {policy.approvals} approvals")
     absent = [
         role for role in policy.roles if role not in {decision.role for decision in approvals}
     ]
-    found += [f"nobody approved as {role}" for role in absent]
+    missing += [f"nobody approved as {role}" for role in absent]
     if (
         approvals
         and not policy.author_alone
         and all(decision.by.lower() in authors for decision in approvals)
     ):
-        found.append(
+        missing.append(
             "approved by its author, or who asked, alone"
             f" ({', '.join(decision.by for decision in approvals)})"
         )
-    return found
+    return missing
 
 
 def _unwaived(

@@ -35,14 +35,14 @@ class Claim(Record):
     """In a recipe's words: `weights` is the type of most weights that have a low one, bf16 where
     none has; `quantizer` the layout.
 
-    `settings` are those that a variant has; `said` and `versions` what the maker's tools wrote into
-    the files."""
+    `settings` are those that a variant has; `recorded` and `versions` what the maker's tools wrote
+    into the files."""
 
     quantizer: str | None
     weights: str
     settings: dict[str, Any]
     rounding: Rounding | None
-    said: dict[str, Any]
+    recorded: dict[str, Any]
     versions: dict[str, str]
     layers: Layers
     stored_types: dict[str, int]
@@ -53,16 +53,16 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     """Worker verb: the Claim of job["artifact"] as JSON. Raises ArtifactError for what is no
     quantization of the source."""
     artifact, source = Path(job["artifact"]), Path(job["checkpoint"])
-    found = layers.inspect(artifact, job["engine"])
-    weights = _weights(found)
-    quantizer, settings, said, versions = CLAIMS[ENGINES[job["engine"]].artifact_format](
+    stored = layers.inspect(artifact, job["engine"])
+    weights = _weights(stored)
+    quantizer, settings, recorded, versions = CLAIMS[ENGINES[job["engine"]].artifact_format](
         artifact, weights
     )
     if (quantizer is None) != (weights == "bf16"):
         says = f"says {quantizer or 'nothing of a quantization'}"
         raise ArtifactError(
             f"{artifact}: config.json {says}, its layers are stored as"
-            f" {layers.stored_types(found)}."
+            f" {layers.stored_types(stored)}."
         )
     made = rounding.read(artifact, job["engine"], weights)
     return Claim(
@@ -70,17 +70,17 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         weights=weights,
         settings=_settings(made, weights) | settings,
         rounding=made,
-        said=said,
+        recorded=recorded,
         versions=versions,
-        layers=layers.compare(found, source, {weights}),
-        stored_types=layers.stored_types(found),
+        layers=layers.compare(stored, source, {weights}),
+        stored_types=layers.stored_types(stored),
         changed=changed(config(artifact), config(source)),
     ).model_dump(mode="json")
 
 
-def _weights(found: dict[str, Layer]) -> str:
-    low = sorted({layer.type for layer in found.values()} - {"bf16"})
-    return max(low, key=lambda kind: layers.share(found, kind), default="bf16")
+def _weights(stored: dict[str, Layer]) -> str:
+    low = sorted({layer.type for layer in stored.values()} - {"bf16"})
+    return max(low, key=lambda kind: layers.share(stored, kind), default="bf16")
 
 
 def changed(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
@@ -94,7 +94,7 @@ def changed(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
 
 Parts = tuple[
     str | None, dict[str, Any], dict[str, Any], dict[str, str]
-]  # quantizer, settings, said, versions
+]  # quantizer, settings, recorded, versions
 
 
 def _of_config(artifact: Path, weights: str) -> Parts:
@@ -102,16 +102,17 @@ def _of_config(artifact: Path, weights: str) -> Parts:
     how = packing(artifact)
     if how is None:
         return None, {}, {}, {}
-    said = config(artifact)["quantization_config"]
+    quantization = config(artifact)["quantization_config"]
     if how.method == "compressed-tensors":
-        group = rounding.config_group(said, weights) or {}
+        group = rounding.config_group(quantization, weights) or {}
         activations = {"activations": weights} if group.get("input_activations") else {}
-        return how.method, activations, {}, _named(said, {"version": "compressed-tensors"})
+        return how.method, activations, {}, _named(quantization, {"version": "compressed-tensors"})
     tools = dict(
-        str(tool).partition(":")[::2] for tool in _listed((said.get("meta") or {}).get("quantizer"))
+        str(tool).partition(":")[::2]
+        for tool in _listed((quantization.get("meta") or {}).get("quantizer"))
     )
     order = {"desc_act": how.desc_act} if how.method == "gptq" else {}
-    return how.method, order, {}, tools | _named(said, {"autoround_version": "auto-round"})
+    return how.method, order, {}, tools | _named(quantization, {"autoround_version": "auto-round"})
 
 
 def _of_ir(artifact: Path, weights: str) -> Parts:
@@ -128,12 +129,12 @@ def _of_ir(artifact: Path, weights: str) -> Parts:
     activations = any(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops())
     settings = {"activations": "int8"} if activations and weights == "int8" else {}
     compression = (wrote["nncf"] or {}).get("weight_compression") or {}
-    said = {
+    recorded = {
         key: value
         for key, value in compression.items()
         if key != "advanced_parameters" and isinstance(value, str)
     }
-    return "openvino", settings, said, versions
+    return "openvino", settings, recorded, versions
 
 
 CLAIMS = {IR: _of_ir, SAFETENSORS: _of_config}
@@ -154,17 +155,17 @@ def _information(model: Any, part: str) -> dict[str, Any]:
     return _plain(model.get_rt_info([part]).value) if model.has_rt_info([part]) else {}
 
 
-def _plain(found: Any) -> Any:
+def _plain(information: Any) -> Any:
     return (
-        {name: _plain(value) for name, value in found.items()}
-        if isinstance(found, dict)
-        else str(found)
+        {name: _plain(value) for name, value in information.items()}
+        if isinstance(information, dict)
+        else str(information)
     )
 
 
-def _named(said: dict[str, Any], tools: dict[str, str]) -> dict[str, str]:
-    return {tool: str(said[key]) for key, tool in tools.items() if said.get(key)}
+def _named(fields: dict[str, Any], tools: dict[str, str]) -> dict[str, str]:
+    return {tool: str(fields[key]) for key, tool in tools.items() if fields.get(key)}
 
 
-def _listed(found: Any) -> list[Any]:
-    return found if isinstance(found, list) else [found] if found else []
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value] if value else []

@@ -87,7 +87,7 @@ def _take(model: Model, name: str, recipe_name: str, recipe: Recipe, work: Path)
         answered_by="someone else",
         weights=claim.weights,
         requested={},
-        resolved={**claim.said, **claim.settings},
+        resolved={**claim.recorded, **claim.settings},
         rounding=claim.rounding,
         notes=[*beside, *claim.changed],
         layers=claim.layers,
@@ -120,11 +120,11 @@ def _as_variant(recipe_name: str, recipe: Recipe, name: str, engine: str, claim:
     variant = Variant.model_validate(
         {"engine": engine, "quantizer": claim.quantizer, "weights": claim.weights, **claim.settings}
     )
-    if said := refusal.tried(variant, environments.device()) if variant.quantizer else "":
-        raise ArtifactError(f"{name}: {said}")
-    if said := recipe.without_limits(variant):
+    if reason := refusal.tried(variant, environments.device()) if variant.quantizer else "":
+        raise ArtifactError(f"{name}: {reason}")
+    if reason := recipe.without_limits(variant):
         raise RecipeError(
-            f"{paths.recipe(recipe_name)}: {said}, which is what the artifact has. Add it."
+            f"{paths.recipe(recipe_name)}: {reason}, which is what the artifact has. Add it."
         )
     floors = {
         key: other

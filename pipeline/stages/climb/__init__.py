@@ -54,7 +54,7 @@ def run(name: str, variant_name: str) -> None:
             "ladder",
             variant_name,
             paths.recipe(name),
-            [key for key, found in recipe.variants.items() if found.ladder],
+            [key for key, other in recipe.variants.items() if other.ladder],
         )
     with artifact.stage_folder(f"climb@{name}--{variant_name}") as folder:
         rungs = _rungs(name, variant_name, recipe, variant)
@@ -73,7 +73,7 @@ def _rungs(name: str, variant_name: str, recipe: Recipe, variant: Variant) -> li
     """All rungs of the ladder; of an automatic one, those that the model's shapes allow. Raises
     RecipeError."""
     source, _ = checkpoint.open_pinned(name, recipe.model)
-    stored, found = evaluations.stored_logprobs(name), []
+    stored, rungs = evaluations.stored_logprobs(name), []
     for rung in recipes.rungs(variant):
         try:
             refusal.refuse_model(
@@ -84,24 +84,24 @@ def _rungs(name: str, variant_name: str, recipe: Recipe, variant: Variant) -> li
                 raise
             print(f"{variant_name}: left out {ladder.words(rung)}: {error}")
             continue
-        found.append(Rung.of(name, variant_name, recipe.with_variant(variant_name, rung), stored))
-    return found
+        rungs.append(Rung.of(name, variant_name, recipe.with_variant(variant_name, rung), stored))
+    return rungs
 
 
 def _speeds(rungs: list[Rung], folder: Path) -> dict[Path, Estimate]:
     """Output tokens/s of every rung that can be made, by where it is."""
-    found = {}
+    speeds = {}
     for rung in rungs:
         try:
-            found[rung.made] = measure.speed(rung, folder)
+            speeds[rung.made] = measure.speed(rung, folder)
         except FINDINGS as error:
             print(f"{rung.candidate.variant_name}: {rung.words}: not timed: {error}")
             continue
         print(
-            f"{rung.candidate.variant_name}: {rung.words}: {found[rung.made].median:.1f} tokens/s",
+            f"{rung.candidate.variant_name}: {rung.words}: {speeds[rung.made].median:.1f} tokens/s",
             flush=True,
         )
-    return found
+    return speeds
 
 
 def _up(rungs: list[Rung], speeds: dict[Path, Estimate], folder: Path) -> tuple[Rung, list[Step]]:

@@ -38,7 +38,7 @@ class Look(NamedTuple):
 
 
 def first_look(rung: Rung, folder: Path) -> Look:
-    """Looks, and evaluates what is not hopeless; or what was found before. Raises what the
+    """Looks, and evaluates what is not hopeless; or what was measured before. Raises what the
     evaluation raises."""
     path = _glance(rung)
     if path.is_file():
@@ -114,6 +114,6 @@ def speed(rung: Rung, folder: Path) -> Estimate:
         session.ask()
         answers = [session.ask({"loads": [load], "repeat": repeat}) for repeat in range(REPEATS)]
     replays = [Replay.model_validate(replay) for answer in answers for replay in answer["replays"]]
-    found = speed_statistics.levels(replays, None)[0].output_tokens_per_s
-    found.write(path)
-    return found
+    estimate = speed_statistics.levels(replays, None)[0].output_tokens_per_s
+    estimate.write(path)
+    return estimate

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from pipeline.errors import ArtifactError
 from pipeline.recipe import Serve, Strict
 from pipeline.recipe.parsing import parse
-from pipeline.release.bundle.layout import Told
+from pipeline.release.bundle.layout import Records
 
 HEADER = (
     "# The settings under which this artifact was measured. `quantgate serve` starts its engine"
@@ -30,20 +30,19 @@ class Settings(Strict):
     measured: dict[str, Any]
 
 
-def render(told: Told) -> str:
+def render(records: Records) -> str:
     """Raises ArtifactError if the artifact was never measured as it serves."""
-    if "deployed" not in told.evaluation.views:
+    name = records.manifest.variant
+    if "deployed" not in records.evaluation.views:
         raise ArtifactError(
-            f"{told.manifest.recipe}/{told.manifest.variant}: not measured as it serves (no view"
-            " 'deployed')"
+            f"{records.manifest.recipe}/{name}: not measured as it serves (no view 'deployed')"
         )
-    name = told.manifest.variant
-    serve = told.recipe.with_variant(name, told.variant).serve_for(name)
+    serve = records.recipe.with_variant(name, records.variant).serve_for(name)
     settings = Settings(
-        engine=told.manifest.engine,
-        device=told.benchmark.device or told.manifest.device,
+        engine=records.manifest.engine,
+        device=records.benchmark.device or records.manifest.device,
         serve=serve,
-        measured=told.evaluation.views["deployed"].settings,
+        measured=records.evaluation.views["deployed"].settings,
     )
     stream, yaml = io.StringIO(), YAML(typ="safe", pure=True)
     yaml.default_flow_style = False

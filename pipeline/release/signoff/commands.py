@@ -101,13 +101,13 @@ def approve(
         }
     )
     log.append(decision, signer, known)
-    found = standing(log.read(name, variant_name), rules, case, _now())
-    if not found.approved:
+    outcome = standing(log.read(name, variant_name), rules, case, _now())
+    if not outcome.approved:
         raise Rejected(
-            f"{name}/{variant_name}: your approval is in the log, and is not enough: {found.words}:"
-            f" {'; '.join(found.reasons)}"
+            f"{name}/{variant_name}: your approval is in the log, and is not enough:"
+            f" {outcome.words}: {'; '.join(outcome.reasons)}"
         )
-    _say(name, variant_name, found)
+    _say(name, variant_name, outcome)
 
 
 def _require_waived(name: str, variant_name: str, case: Case, waivers: list[Waiver]) -> None:
@@ -148,9 +148,9 @@ def reject(
         " it by git pull"
     )
     others = {
-        found.subject.manifest_sha256[:12]
-        for found, _ in log.read(name, variant_name)
-        if found.action == "approve"
+        earlier.subject.manifest_sha256[:12]
+        for earlier, _ in log.read(name, variant_name)
+        if earlier.action == "approve"
     }
     for other in sorted(others - {rejected[:12]}):
         print(
@@ -161,19 +161,19 @@ def reject(
 def _meant(name: str, variant_name: str, manifest: str | None) -> Case:
     """What to reject, which may since have been made anew, or be gone."""
     decided = [decision for decision, _ in log.read(name, variant_name)]
-    found = {decision.subject.manifest_sha256: decision for decision in decided}
+    by_manifest = {decision.subject.manifest_sha256: decision for decision in decided}
     if manifest is not None:
-        meant = [sha256 for sha256 in found if sha256.startswith(manifest)]
+        meant = [sha256 for sha256 in by_manifest if sha256.startswith(manifest)]
         if len(meant) != 1:
-            known = ", ".join(sha256[:12] for sha256 in found) or "none"
+            known = ", ".join(sha256[:12] for sha256 in by_manifest) or "none"
             raise SignoffError(
                 f"--manifest {manifest}: {len(meant)} artifacts of that manifest in the log. It"
                 f" has: {known}."
             )
-        return Case(found[meant[0]].subject, found[meant[0]].verdict, {})
+        return Case(by_manifest[meant[0]].subject, by_manifest[meant[0]].verdict, {})
     here = _here(name, variant_name)
     if decided:
-        last = found.get(here or "", decided[-1])
+        last = by_manifest.get(here or "", decided[-1])
         return Case(last.subject, last.verdict, {})
     if here is None:
         raise SignoffError(
@@ -203,11 +203,11 @@ def show(name: str, variant_name: str) -> None:
             f" {decision.verdict}  manifest {decision.subject.manifest_sha256[:12]} "
             f" {decision.reason}".rstrip()
         )
-        if (found := decision.remeasured) is not None:
+        if (remeasured := decision.remeasured) is not None:
             print(
-                f"    measured again: {found.windows} windows, {found.items} items"
-                f" ({found.changed_items} with another score), differences at most"
-                f" {max(found.of_noise.values()):.0%} of what noise explains"
+                f"    measured again: {remeasured.windows} windows, {remeasured.items} items"
+                f" ({remeasured.changed_items} with another score), differences at most"
+                f" {max(remeasured.of_noise.values()):.0%} of what noise explains"
             )
         for waiver in decision.waivers:
             print(f"    waives {waiver.check} until {waiver.until:%Y-%m-%d}: {waiver.reason}")
@@ -217,11 +217,11 @@ def show(name: str, variant_name: str) -> None:
 def verify(name: str, variant_name: str) -> Standing:
     """Raises Rejected unless the artifact as it lies here is signed off now, Tampered if the log
     was tampered with."""
-    found = current(name, variant_name)
-    if not found.approved:
-        raise Rejected(f"{name}/{variant_name}: {found.words}: {'; '.join(found.reasons)}")
-    _say(name, variant_name, found)
-    return found
+    outcome = current(name, variant_name)
+    if not outcome.approved:
+        raise Rejected(f"{name}/{variant_name}: {outcome.words}: {'; '.join(outcome.reasons)}")
+    _say(name, variant_name, outcome)
+    return outcome
 
 
 def current(name: str, variant_name: str) -> Standing:
@@ -233,9 +233,9 @@ def _case(name: str, variant_name: str, rules: Policy) -> Case:
     return dataclasses.replace(cases.of(name, variant_name), authors=cases.authors(name, rules))
 
 
-def _say(name: str, variant_name: str, found: Standing) -> None:
-    print(f"{name}/{variant_name}: {found.words}")
-    for reason in found.reasons:
+def _say(name: str, variant_name: str, outcome: Standing) -> None:
+    print(f"{name}/{variant_name}: {outcome.words}")
+    for reason in outcome.reasons:
         print(f"  {reason}")
 
 
@@ -298,7 +298,7 @@ def _waivers(
     SignoffError."""
     if waive and not (reason and until):
         raise SignoffError("--waive needs --reason WHY and --until YYYY-MM-DD.")
-    found = []
+    checks = []
     for word in waive:
         meant = [check for check in case.failing if word in (check, Question.named(check).kind)]
         if not meant:
@@ -306,9 +306,9 @@ def _waivers(
                 f"--waive {word!r}: no check of that name failed. Failed:"
                 f" {', '.join(case.failing) or 'none'}."
             )
-        found += meant
+        checks += meant
     end = datetime.datetime.combine(until, datetime.time.max, datetime.UTC) if until else at
-    for check in found:
+    for check in checks:
         if forbidden := unwaivable(check, rules):
             raise SignoffError(f"--waive {check!r}: {forbidden} (signoff/policy.yaml: waivable).")
         if not at < end <= at + datetime.timedelta(days=rules.waiver_days):
@@ -316,4 +316,4 @@ def _waivers(
                 f"--until {until}: found a date that is past, or more than {rules.waiver_days} days"
                 " from now (waiver_days)."
             )
-    return [Waiver(check=check, reason=reason, until=end) for check in dict.fromkeys(found)]
+    return [Waiver(check=check, reason=reason, until=end) for check in dict.fromkeys(checks)]
