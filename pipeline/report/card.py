@@ -15,9 +15,9 @@ from pipeline.records import Check, Checkpoint, Climb, Summary, VariantSummary
 from pipeline.report import markdown, speed_tables, tables
 from pipeline.report.chart_forest import KINDS, share
 from pipeline.report.content import Block, Note, Section, Table, pairs
+from pipeline.report.formatting import finite, listed, setting, size
 from pipeline.report.provenance import audited
 from pipeline.report.ship import summed_up
-from pipeline.report.words import finite, listed, setting, size
 
 
 def render(summary: Summary, variant: str) -> str:

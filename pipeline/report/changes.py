@@ -4,9 +4,9 @@ Pure."""
 from __future__ import annotations
 
 from pipeline.records import Check, Comparison, Question, Summary, VariantSummary
-from pipeline.report import measures
+from pipeline.report import figures
 from pipeline.report.comparison import Entry, concurrency, section
-from pipeline.report.words import checked, finite, listed
+from pipeline.report.formatting import checked, finite, listed
 
 QUALITY = {
     "perplexity_ratio": "Perplexity ratio",
@@ -93,7 +93,7 @@ def _check(before: Check, after: Check) -> str:
     told = f"{asked}: {checked(before, DIGITS)} before, {checked(after, DIGITS)} now"
     if old is None or now is None:
         return f"{told}."
-    separate = measures.apart(before, after)
+    separate = figures.apart(before, after)
     return (
         f"{told}: {('better' if now < old else 'worse') if separate else 'the intervals overlap'}."
     )

@@ -9,7 +9,7 @@ import altair as alt
 from pipeline.records import Distribution, Summary
 from pipeline.report import theme
 from pipeline.report.content import Chart
-from pipeline.report.words import listed, number
+from pipeline.report.formatting import listed, number
 
 LEAST_KL, LEAST_LEVEL = (
     1e-7,

@@ -14,7 +14,7 @@ import altair as alt
 from pipeline.records import Check, VariantSummary
 from pipeline.report import theme
 from pipeline.report.content import Chart
-from pipeline.report.words import MISSING, finite, fixed, listed, number, percent
+from pipeline.report.formatting import MISSING, finite, fixed, listed, number, percent
 
 ROW, LEFT, RIGHT = 21, -1.0, 2.0
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from pipeline.records import Cost, Estimate, Latency, Level, Summary
 from pipeline.report import theme
 from pipeline.report.content import Chart
-from pipeline.report.words import MISSING, estimate, listed, number, percent, size
+from pipeline.report.formatting import MISSING, estimate, listed, number, percent, size
 
 PROFILES = {"deployed": "as deployed", "matched": "at matched precision"}
 LATENCIES = {"tpot_ms": "Time per output token", "ttft_ms": "Time to first token"}

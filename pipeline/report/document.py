@@ -26,8 +26,8 @@ from pipeline.report.content import (
     cell,
     table,
 )
+from pipeline.report.formatting import listed
 from pipeline.report.ship import summed_up
-from pipeline.report.words import listed
 
 VERDICTS = (
     "Every variant is compared with the source checkpoint in float32, on the same texts and the"

@@ -4,7 +4,7 @@ report has all. Pure."""
 from __future__ import annotations
 
 from pipeline.records import Check, Summary, VariantSummary
-from pipeline.report.words import finite
+from pipeline.report.formatting import finite
 
 # Of all texts, as deployed and of the weights alone.
 WORST = {"accuracy_drop": max, "perplexity_ratio": max, "mean_kl": max, "top1_agreement": min}

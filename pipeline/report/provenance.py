@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.records import Climb, Summary, VariantSummary
 from pipeline.report.content import Cell, Table, cell, pairs, table
-from pipeline.report.words import estimate, number, percent, setting, size
+from pipeline.report.formatting import estimate, number, percent, setting, size
 
 HIDDEN = (
     "load_average_1min",

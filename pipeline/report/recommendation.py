@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from pipeline.benchmark.performance import REJECTED
 from pipeline.records import Advice, VariantSummary
-from pipeline.report import measures
-from pipeline.report.measures import CLOSEST, SIZE, Figure, Metric
-from pipeline.report.words import listed, number
+from pipeline.report import figures
+from pipeline.report.figures import CLOSEST, SIZE, Figure, Metric
+from pipeline.report.formatting import listed, number
 
 NO_PRICE = (
     "No price is known. Add it to the recipe, for instance benchmark: {price: {per_hour: 0.5,"
@@ -84,7 +84,7 @@ def _starting(prefix: str) -> Callable[[VariantSummary], Taken]:
     """The figure of the metric whose key starts so."""
 
     def take(row: VariantSummary) -> Taken:
-        found = measures.figures(row, "deployed")
+        found = figures.of(row, "deployed")
         return next(
             (
                 (metric, figure, "")
@@ -99,9 +99,9 @@ def _starting(prefix: str) -> Callable[[VariantSummary], Taken]:
 
 def _throughput(row: VariantSummary) -> Taken:
     """At the concurrency where it gives most."""
-    level = measures.best_level(row)
+    level = figures.best_level(row)
     return (
-        (THROUGHPUT, measures.throughput(level), f" at concurrency {level.concurrency}")
+        (THROUGHPUT, figures.throughput(level), f" at concurrency {level.concurrency}")
         if level
         else None
     )
@@ -118,11 +118,11 @@ def _field(variants: Variants, take: Callable[[VariantSummary], Taken]) -> Field
     fit = {name: row for name, row in variants.items() if name not in out}
     taken = {name: found for name, row in fit.items() if (found := take(row))}
     metric = next((metric for metric, *_ in taken.values()), None)
-    timings = {name: measures.timing(fit[name]) for name in taken}
+    timings = {name: figures.timing(fit[name]) for name in taken}
     usual = max(timings.values(), key=list(timings.values()).count, default=None)
     for name, (of, figure, _) in taken.items():
         if of.timed and (here := timings[name]) and usual and here != usual:
-            out[name] = measures.elsewhere(here, usual)
+            out[name] = figures.elsewhere(here, usual)
         elif figure.bar:
             out[name] = figure.bar
     out |= {name: "it was not timed" for name in fit if name not in taken and taken}
@@ -153,7 +153,7 @@ def _advice(goal: str, field: Field, what: str = "", missing: str = NO_FIGURE) -
     best, *rest = sorted(
         candidates, key=lambda one: one.figure.median, reverse=metric.better == "higher"
     )
-    alike = [one for one in rest if not measures.better(metric, best.figure, one.figure)]
+    alike = [one for one in rest if not figures.better(metric, best.figure, one.figure)]
     behind = [one for one in rest if one not in alike]
     if not alike:
         told = f"next is {_told(metric, rest[0])}" if rest else "no other can be compared with it"
@@ -200,5 +200,5 @@ def _distance(one: Contender) -> float:
 
 def _told(metric: Metric, one: Contender, what: str = "") -> str:
     return (
-        f"{one.name} with {measures.text(metric, one.figure)}{' ' if what else ''}{what}{one.note}"
+        f"{one.name} with {figures.text(metric, one.figure)}{' ' if what else ''}{what}{one.note}"
     )

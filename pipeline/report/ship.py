@@ -4,9 +4,9 @@ Pure."""
 from __future__ import annotations
 
 from pipeline.records import Advice, Ship, VariantSummary
-from pipeline.report import measures
+from pipeline.report import figures
+from pipeline.report.formatting import TIMES, bounds, checked, listed, number, percent, size
 from pipeline.report.recommendation import unfit
-from pipeline.report.words import TIMES, bounds, checked, listed, number, percent, size
 
 Variants = dict[str, VariantSummary]
 SPEED_OF = "the speed of unquantized"
@@ -38,7 +38,7 @@ def ship(
         variant=wanted.variant,
         headline=headline,
         facts=facts,
-        busy=any(map(measures.busy, row.levels())),
+        busy=any(map(figures.busy, row.levels())),
     )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pipeline.records import Benchmark, Latency, Level, Summary, VariantSummary
-from pipeline.report import measures
+from pipeline.report import figures
 from pipeline.report.content import Cell, Table, cell, table
-from pipeline.report.words import MISSING, estimate, faster, number, percent, setting, size
+from pipeline.report.formatting import MISSING, estimate, faster, number, percent, setting, size
 
 Rows = dict[str, VariantSummary]
 
@@ -40,7 +40,7 @@ def levels(rows: Rows, http: bool = False) -> Table | None:
             and row.quantizer is not None
         )
         ratio = row.speedup.get(str(level.concurrency)) if own else None
-        busy = measures.busy(level)
+        busy = figures.busy(level)
         found.append(
             [
                 cell(name),

@@ -14,10 +14,10 @@ from pipeline.records import (
     Summary,
     VariantSummary,
 )
-from pipeline.report import measures
+from pipeline.report import figures
 from pipeline.report.chart_forest import KINDS, interval, share
 from pipeline.report.content import Cell, Column, Table, cell, status, table
-from pipeline.report.words import MISSING, bounds, finite, fixed, number, percent, size, times
+from pipeline.report.formatting import MISSING, bounds, finite, fixed, number, percent, size, times
 
 PERFORMANCE = {
     "FASTER": ("faster", "pass"),
@@ -54,7 +54,7 @@ def verdicts(summary: Summary) -> Table:
             level.output_tokens_per_s if level else None,
             row.mean_kl,
         )
-        busy = measures.busy(level)
+        busy = figures.busy(level)
         over = (
             Cell(times(ratio.ratio), ratio.ratio, "", bounds(ratio), busy)
             if ratio and row.quantizer

@@ -10,8 +10,8 @@ from pipeline.benchmark.statistics import closed_levels
 from pipeline.recipe import load
 from pipeline.records import Benchmark, Performance, Verdict, read
 from pipeline.report.content import Cell, Column, Table, status
+from pipeline.report.formatting import number
 from pipeline.report.tables import PERFORMANCE
-from pipeline.report.words import number
 
 TITLE_WIDTH, VARIANT_WIDTH = 34, 15  # columns of a terminal
 STYLES = {

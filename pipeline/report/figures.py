@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from pipeline.benchmark.statistics import QUIET_SHARE
 from pipeline.records import Check, Estimate, Level, VariantSummary
-from pipeline.report.words import estimate, finite
+from pipeline.report.formatting import estimate, finite
 
 MEMORY_MARGIN = (
     0.05  # peak memory has no interval: less is a page cache or an allocator, not the artifact
@@ -44,7 +44,7 @@ LOAD = Metric("load_s", "Load time", "s", "lower")
 CLOSEST = Metric("mean_kl", "Mean KL", "nats", "lower", timed=False)
 
 
-def figures(row: VariantSummary, profile: str, as_deployed: bool = True) -> Figures:
+def of(row: VariantSummary, profile: str, as_deployed: bool = True) -> Figures:
     """Everything that is there of a variant in one profile; of one that was not benchmarked, its
     size.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.records import VariantSummary
-from pipeline.report.words import listed
+from pipeline.report.formatting import listed
 
 NAMES = {
     "bf16": "bfloat16",

@@ -1,4 +1,4 @@
-"""Figures in words, to three significant digits: whatever was not measured says so."""
+"""Figures as text, to three significant digits: whatever was not measured says so."""
 
 from __future__ import annotations
 
