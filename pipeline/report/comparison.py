@@ -172,10 +172,10 @@ def winner(metric: Metric, values: dict[str, Figure], barred: dict[str, str]) ->
     best, rest = contenders[0], contenders[1:]
     alike = [label for label in rest if not figures.better(metric, values[best], values[label])]
     if not alike:
-        told = figures.text(metric, values[best])
-        why = f"{best}: {told}; next is {rest[0]}: {figures.text(metric, values[rest[0]])}.{out}"
+        first = figures.text(metric, values[best])
+        why = f"{best}: {first}; next is {rest[0]}: {figures.text(metric, values[rest[0]])}.{out}"
         return Decision(best, "", why, (best,))
-    told = listed(
+    each = listed(
         [f"{label} has {figures.text(metric, values[label])}" for label in (best, *alike)]
     )
     why = _why(metric, values, [best, *alike])
@@ -188,7 +188,7 @@ def winner(metric: Metric, values: dict[str, Figure], barred: dict[str, str]) ->
     return Decision(
         None,
         why,
-        f"{listed([best, *alike])} cannot be told apart ({why}): {told}.{ahead}{out}",
+        f"{listed([best, *alike])} cannot be told apart ({why}): {each}.{ahead}{out}",
         (best, *alike),
     )
 
