@@ -17,9 +17,9 @@ from pipeline.records import (
     Value,
     VariantSummary,
 )
-from pipeline.report import matched, measures
+from pipeline.report import figures, like_for_like
 from pipeline.report.comparison import winner
-from pipeline.report.measures import Figure, Metric
+from pipeline.report.figures import Figure, Metric
 from tests import timed_summaries as make
 
 SPEED = Metric("speed", "Speed", "tokens/s", "higher")
@@ -88,10 +88,10 @@ def test_one_repeat_has_no_winner() -> None:
 
 
 def test_size_wins_by_any_amount_and_memory_by_more_than_five_percent() -> None:
-    assert winner(measures.SIZE, {"a": Figure(1.000001), "b": Figure(1.000002)}, {})[0] == "a"
-    assert winner(measures.SIZE, {"a": Figure(1.0), "b": Figure(1.0)}, {})[0] is None
-    assert winner(measures.MEMORY, {"a": Figure(1.0), "b": Figure(1.06)}, {})[0] == "a"
-    name, _, reason, _ = winner(measures.MEMORY, {"a": Figure(1.0), "b": Figure(1.04)}, {})
+    assert winner(figures.SIZE, {"a": Figure(1.000001), "b": Figure(1.000002)}, {})[0] == "a"
+    assert winner(figures.SIZE, {"a": Figure(1.0), "b": Figure(1.0)}, {})[0] is None
+    assert winner(figures.MEMORY, {"a": Figure(1.0), "b": Figure(1.06)}, {})[0] == "a"
+    name, _, reason, _ = winner(figures.MEMORY, {"a": Figure(1.0), "b": Figure(1.04)}, {})
     assert name is None
     assert "no more than 5% apart" in reason
 
@@ -245,14 +245,14 @@ def test_a_precision_that_differs_is_said_and_nobody_wins() -> None:
 
 def test_vllm_rounds_activations_where_the_machine_has_amx() -> None:
     rows = make.variants()
-    assert matched.precision(typed(rows["gptq-int4"]), "deployed") == {
+    assert like_for_like.precision(typed(rows["gptq-int4"]), "deployed") == {
         "KV cache": "bfloat16",
         "arithmetic": "bfloat16",
     }
     rows["gptq-int4"]["benchmark"]["machine"]["instruction_sets"] = ["amx_int8"]
-    assert "W4A8" in matched.precision(typed(rows["gptq-int4"]), "deployed")["arithmetic"]
+    assert "W4A8" in like_for_like.precision(typed(rows["gptq-int4"]), "deployed")["arithmetic"]
     rows["vllm-bf16"]["benchmark"]["machine"]["instruction_sets"] = ["amx_int8"]
-    assert "W4A8" not in matched.precision(typed(rows["vllm-bf16"]), "deployed")["arithmetic"]
+    assert "W4A8" not in like_for_like.precision(typed(rows["vllm-bf16"]), "deployed")["arithmetic"]
 
 
 def test_recommendations_name_who_cannot_be_told_apart_and_take_the_better_quality() -> None:

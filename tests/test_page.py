@@ -16,7 +16,7 @@ from pipeline.records import Summary, VariantSummary
 from pipeline.report import chart_forest, markdown, page, tables, theme
 from pipeline.report.distribution import kl_distribution
 from pipeline.report.document import first_card
-from pipeline.report.words import number, size
+from pipeline.report.formatting import number, size
 from tests import evaluations as make
 from tests import summaries
 

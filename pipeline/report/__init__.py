@@ -3,12 +3,12 @@ per artifact.
 
 summary       the records of every variant, joined: what the JSON report holds; distribution is its
               quantiles of KL
-comparison    variants side by side: measures are the figures, matched who is like for like,
-              recommendation who is best in what, ship the first card;
+comparison    variants side by side: what each has (figures), who is like for like
+              (like_for_like), recommendation who is best in what, ship the first card;
               changes sets two runs beside each other
 document      the report's content, built once of sections, notes, tables and charts (content):
               tables, speed_tables, provenance, chart_pareto, chart_forest, chart_divergence,
-              chart_speed, over theme and words
+              chart_speed, over theme and formatting
 page, markdown, terminal   the three that render it; card (with snippets) and compare_terminal take
                            parts of it
 metrics       a few numbers for DVC

@@ -15,9 +15,9 @@ from pipeline.records import Check, Checkpoint, Climb, Summary, VariantSummary
 from pipeline.report import markdown, speed_tables, tables
 from pipeline.report.chart_forest import KINDS, share
 from pipeline.report.content import Block, Note, Section, Table, pairs
+from pipeline.report.formatting import finite, listed, setting, size
 from pipeline.report.provenance import audited
 from pipeline.report.ship import summed_up
-from pipeline.report.words import finite, listed, setting, size
 
 
 def render(summary: Summary, variant: str) -> str:
@@ -30,19 +30,21 @@ def render(summary: Summary, variant: str) -> str:
         Section("Speed", _speed(variant, row)),
         Section("How it was made", _made(summary, row)),
     ]
-    parts = [
+    paragraphs = [
         f"# {title(summary, variant)}",
         *([f"**{audited(summary)}**"] if audited(summary) else []),
         _what(summary, row),
         "## Serve it",
         *_serve(title(summary, variant), row),
-        *(part for section in sections for part in markdown.block(section, 2)),
+        *(paragraph for section in sections for paragraph in markdown.block(section, 2)),
         "## Limits",
         markdown.points(_limits(summary, row)),
     ]
     return str(
         ModelCard(
-            f"---\n{_metadata(summary, variant).to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"
+            f"---\n{_metadata(summary, variant).to_yaml()}\n---\n\n"
+            + "\n\n".join(paragraphs)
+            + "\n"
         )
     )
 
@@ -79,8 +81,8 @@ def _results(row: VariantSummary) -> list[Any]:
     """What was measured and is a number."""
     from huggingface_hub import EvalResult
 
-    found = [(name, "accuracy", "accuracy", task.accuracy) for name, task in row.tasks.items()]
-    found += [
+    measured = [(name, "accuracy", "accuracy", task.accuracy) for name, task in row.tasks.items()]
+    measured += [
         (name, "perplexity", "perplexity per token", value)
         for name, value in row.perplexity.items()
     ]
@@ -90,10 +92,10 @@ def _results(row: VariantSummary) -> list[Any]:
             dataset_type=name,
             dataset_name=name,
             metric_type=kind,
-            metric_name=words,
+            metric_name=metric,
             metric_value=value,
         )
-        for name, kind, words, value in found
+        for name, kind, metric, value in measured
         if finite(value) is not None
     ]
 
@@ -131,8 +133,8 @@ def _verdict(variant: str, row: VariantSummary) -> list[Block]:
             passed.setdefault(check.kind, []).append(check)
     kinds = {kind.name: kind for kind in KINDS}
     nearest = [
-        max(found, key=lambda check: share(kinds[check.kind], check, check.value) or 0.0)
-        for found in passed.values()
+        max(of_kind, key=lambda check: share(kinds[check.kind], check, check.value) or 0.0)
+        for of_kind in passed.values()
     ]
     shown = tables.checks(
         {
@@ -141,29 +143,29 @@ def _verdict(variant: str, row: VariantSummary) -> list[Block]:
             )
         }
     )
-    told = f"{sum(map(len, passed.values()))} of {len(checks)} checks passed"
+    count = f"{sum(map(len, passed.values()))} of {len(checks)} checks passed"
     blocks: list[Block] = [
         Note(
-            f"{told}; all must. Of each kind the one that is nearest to its limit:"
+            f"{count}; all must. Of each kind the one that is nearest to its limit:"
             if nearest
-            else f"{told}."
+            else f"{count}."
         )
     ]
     blocks += [_alone(shown)] if nearest else []
     return [*blocks, *([_alone(missed)] if missed else [])]
 
 
-def _alone(found: Table) -> Table:
+def _alone(table: Table) -> Table:
     """Without the column that names the variant, and without a caption."""
-    return found._replace(
-        caption="", columns=found.columns[1:], rows=[row[1:] for row in found.rows]
+    return table._replace(
+        caption="", columns=table.columns[1:], rows=[row[1:] for row in table.rows]
     )
 
 
 def _quality(summary: Summary, variant: str) -> list[Block]:
     """Beside the source's own figures."""
     one = summary.model_copy(update={"variants": {variant: summary.variants[variant]}})
-    return [found._replace(caption="") for found in tables.quality(one)]
+    return [table._replace(caption="") for table in tables.quality(one)]
 
 
 def _speed(variant: str, row: VariantSummary) -> list[Block]:
@@ -181,7 +183,7 @@ def _speed(variant: str, row: VariantSummary) -> list[Block]:
         if benchmark.notices
         else ""
     )
-    told = (
+    intro = (
         f"Measured on {speed_tables.machine(benchmark)}. {row.performance.status}:"
         f" {row.performance.reason}.{noted}"
     )
@@ -190,7 +192,7 @@ def _speed(variant: str, row: VariantSummary) -> list[Block]:
         f"{column.title}: {cell.text}"
         for column, cell in zip(taken.columns[1:], taken.rows[0][1:], strict=True)
     ]
-    return [Note(told), *([_alone(loads)] if loads else []), Note(f"{'; '.join(needs)}.")]
+    return [Note(intro), *([_alone(loads)] if loads else []), Note(f"{'; '.join(needs)}.")]
 
 
 def _made(summary: Summary, row: VariantSummary) -> list[Block]:
@@ -241,10 +243,10 @@ def _serve(folder: str, row: VariantSummary) -> list[str]:
 def _installed(row: VariantSummary) -> str:
     """Of what was installed to measure it, the engine itself."""
     packages = ENGINES[row.engine].packages
-    found = [
+    installed = [
         f"{name} {version}" for name, version in row.evaluation.versions.items() if name in packages
     ]
-    return listed(found) or f"{ENGINES[row.engine].title}, of a version that was not recorded"
+    return listed(installed) or f"{ENGINES[row.engine].title}, of a version that was not recorded"
 
 
 def _limits(summary: Summary, row: VariantSummary) -> list[str]:

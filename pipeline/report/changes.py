@@ -4,9 +4,9 @@ Pure."""
 from __future__ import annotations
 
 from pipeline.records import Check, Comparison, Question, Summary, VariantSummary
-from pipeline.report import measures
+from pipeline.report import figures
 from pipeline.report.comparison import Entry, concurrency, section
-from pipeline.report.words import checked, finite, listed
+from pipeline.report.formatting import checked, finite, listed
 
 QUALITY = {
     "perplexity_ratio": "Perplexity ratio",
@@ -41,11 +41,11 @@ def _note(rows: list[VariantSummary], in_before: bool) -> str:
             f"Only {'before' if in_before else 'after'}: the recipe"
             f" {'no longer has' if in_before else 'did not have'} it."
         )
-    told = [_made(*rows), _word("Verdict", *(row.verdict.status for row in rows))]
-    told += [_word("Performance", *(row.performance.status for row in rows))]
-    told += [said for check in _shared(*rows) if (said := _check(*check))]
-    told += [TWO_RUNS]
-    return " ".join(filter(None, told))
+    sentences = [_made(*rows), _word("Verdict", *(row.verdict.status for row in rows))]
+    sentences += [_word("Performance", *(row.performance.status for row in rows))]
+    sentences += [sentence for check in _shared(*rows) if (sentence := _check(*check))]
+    sentences += [TWO_RUNS]
+    return " ".join(filter(None, sentences))
 
 
 def _made(before: VariantSummary, after: VariantSummary) -> str:
@@ -89,20 +89,19 @@ def _check(before: Check, after: Check) -> str:
     old, now = (finite(check.value) for check in (before, after))
     if old == now:
         return ""
-    asked = Question(QUALITY[before.kind], before.view, before.of).name
-    told = f"{asked}: {checked(before, DIGITS)} before, {checked(after, DIGITS)} now"
+    question = Question(QUALITY[before.kind], before.view, before.of).name
+    change = f"{question}: {checked(before, DIGITS)} before, {checked(after, DIGITS)} now"
     if old is None or now is None:
-        return f"{told}."
-    separate = measures.apart(before, after)
-    return (
-        f"{told}: {('better' if now < old else 'worse') if separate else 'the intervals overlap'}."
-    )
+        return f"{change}."
+    if not figures.apart(before, after):
+        return f"{change}: the intervals overlap."
+    return f"{change}: {'better' if now < old else 'worse'}."
 
 
 def differing(report: Summary, other: Summary) -> str:
     """A sentence where the two are not of one source or one calibration set; empty where they
     are."""
-    found = [
+    different = [
         what
         for what, holds in {
             "source checkpoint": report.checkpoint.files == other.checkpoint.files,
@@ -110,4 +109,4 @@ def differing(report: Summary, other: Summary) -> str:
         }.items()
         if not holds
     ]
-    return f"The two runs differ in: {listed(found)}." if found else ""
+    return f"The two runs differ in: {listed(different)}." if different else ""

@@ -9,7 +9,7 @@ import altair as alt
 from pipeline.records import Distribution, Summary
 from pipeline.report import theme
 from pipeline.report.content import Chart
-from pipeline.report.words import listed, number
+from pipeline.report.formatting import listed, number
 
 LEAST_KL, LEAST_LEVEL = (
     1e-7,
@@ -27,23 +27,25 @@ def charts(summary: Summary) -> list[Chart]:
     """One per text: the share of positions that lie further from the reference than a given KL."""
     texts: dict[str, dict[str, Distribution]] = {}
     for name, row in summary.variants.items():
-        for text, found in row.kl_distribution.items():
-            if _curve(name, found.quantiles):
-                texts.setdefault(text, {})[name] = found
+        for text, distribution in row.kl_distribution.items():
+            if _curve(name, distribution.quantiles):
+                texts.setdefault(text, {})[name] = distribution
     names = list(summary.variants)
     return [
-        _drawn(f"divergence-{place}", text, found, names)
-        for place, (text, found) in enumerate(texts.items())
+        _drawn(f"divergence-{place}", text, by_variant, names)
+        for place, (text, by_variant) in enumerate(texts.items())
     ]
 
 
-def _drawn(key: str, text: str, found: dict[str, Distribution], names: list[str]) -> Chart:
-    curves = [point for name, one in found.items() for point in _curve(name, one.quantiles)]
+def _drawn(key: str, text: str, by_variant: dict[str, Distribution], names: list[str]) -> Chart:
+    curves = [point for name, one in by_variant.items() for point in _curve(name, one.quantiles)]
     label = (
         f"Share of the positions of {text} whose KL from the reference is larger than a given one,"
-        f" for {listed(list(found))}."
+        f" for {listed(list(by_variant))}."
     )
-    wide, narrow = theme.both(lambda width: _chart(curves, names, list(found), width), key, label)
+    wide, narrow = theme.both(
+        lambda width: _chart(curves, names, list(by_variant), width), key, label
+    )
     return Chart(key, f"Divergence over the positions of {text}", CAPTION, wide, narrow)
 
 

@@ -14,7 +14,7 @@ import altair as alt
 from pipeline.records import Check, VariantSummary
 from pipeline.report import theme
 from pipeline.report.content import Chart
-from pipeline.report.words import MISSING, finite, fixed, listed, number, percent
+from pipeline.report.formatting import MISSING, finite, fixed, listed, number, percent
 
 ROW, LEFT, RIGHT = 21, -1.0, 2.0
 
@@ -112,13 +112,13 @@ def _points(kind: Kind, variants: dict[str, VariantSummary]) -> list[dict[str, A
         row = " · ".join(
             part for part in (name, check.view, check.of if len(places) > 1 else "") if part
         )
-        said = _said(kind, check)
+        text = _text(kind, check)
         point = {
             "variant": name,
             "row": row,
             "status": check.status,
-            "said": said,
-            "label": f"{row}: {said}, {check.status}",
+            "said": text,
+            "label": f"{row}: {text}, {check.status}",
         }
         points.append({**point, **_shares(kind, check)})
     return points
@@ -160,7 +160,7 @@ def _drawn(kind: Kind, points: list[dict[str, Any]]) -> Chart:
     return Chart(f"forest-{kind.name}", kind.title, kind.caption, wide, narrow)
 
 
-def _said(kind: Kind, check: Check) -> str:
+def _text(kind: Kind, check: Check) -> str:
     if finite(check.value) is None:
         return MISSING
     return (
@@ -173,9 +173,9 @@ def interval(form: Callable[[float], str], check: Check) -> str:
     return MISSING if finite(check.low) is None else f"{form(check.low)} to {form(check.high)}"
 
 
-def _chart(found: list[dict[str, Any]], width: int) -> alt.LayerChart:
-    order = [row["row"] for row in found]
-    drawn = [row for row in found if row["share"] is not None]
+def _chart(points: list[dict[str, Any]], width: int) -> alt.LayerChart:
+    order = [row["row"] for row in points]
+    drawn = [row for row in points if row["share"] is not None]
     lows, highs = [row["from"] for row in drawn], [row["to"] for row in drawn]
     domain = [min([-0.06, *lows]), max([1.25, *highs])]
     y = alt.Y(
@@ -198,7 +198,7 @@ def _chart(found: list[dict[str, Any]], width: int) -> alt.LayerChart:
         grid=False,
     )
     x = alt.X("share:Q", scale=alt.Scale(domain=domain, nice=False, zero=False), axis=axis)
-    base = alt.Chart(theme.rows(found)).transform_filter("isValid(datum.share)")
+    base = alt.Chart(theme.rows(points)).transform_filter("isValid(datum.share)")
     layers = [
         _rule(0.0, theme.LINE, []),
         _rule(1.0, theme.FAIL, [5, 3]),
@@ -222,7 +222,7 @@ def _chart(found: list[dict[str, Any]], width: int) -> alt.LayerChart:
     ]
     if width > theme.NARROW:
         beside = alt.value(alt.expr("width + 10"))
-        text = alt.Chart(theme.rows(found)).mark_text(
+        text = alt.Chart(theme.rows(points)).mark_text(
             align="left", color=theme.MUTED, fontSize=11, aria=False
         )
         layers.append(text.encode(x=beside, y=y, text="said:N"))
@@ -230,7 +230,7 @@ def _chart(found: list[dict[str, Any]], width: int) -> alt.LayerChart:
         34 if width > theme.NARROW else 4
     )  # where Arial and its like are missing, letters are a sixth wider than was measured
     padding = {"left": 0, "right": beyond, "top": 4, "bottom": 6}
-    return theme.layered(*layers, height=ROW * len(found), padding=padding)
+    return theme.layered(*layers, height=ROW * len(points), padding=padding)
 
 
 def _scale(place: int) -> alt.Scale:

@@ -10,7 +10,7 @@ import altair as alt
 from pipeline.records import Summary
 from pipeline.report import theme
 from pipeline.report.content import Chart
-from pipeline.report.words import estimate, listed, number, size
+from pipeline.report.formatting import estimate, listed, number, size
 
 LEAST_KL = 1e-6  # what a log axis can show of a divergence of nothing
 HEIGHT, LETTER, LABEL, DOT = (

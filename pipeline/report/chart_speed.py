@@ -11,7 +11,7 @@ from markupsafe import Markup
 from pipeline.records import Cost, Estimate, Latency, Level, Summary
 from pipeline.report import theme
 from pipeline.report.content import Chart
-from pipeline.report.words import MISSING, estimate, listed, number, percent, size
+from pipeline.report.formatting import MISSING, estimate, listed, number, percent, size
 
 PROFILES = {"deployed": "as deployed", "matched": "at matched precision"}
 LATENCIES = {"tpot_ms": "Time per output token", "ttft_ms": "Time to first token"}
@@ -71,8 +71,8 @@ def _point(name: str, at: str, order: float, label: str) -> Point:
     return {"variant": name, "at": at, "order": order, "label": label}
 
 
-def _ends(axis: str, found: Estimate) -> dict[str, float | None]:
-    return {axis: found.median, f"{axis}_low": found.low, f"{axis}_high": found.high}
+def _ends(axis: str, measured: Estimate) -> dict[str, float | None]:
+    return {axis: measured.median, f"{axis}_low": measured.low, f"{axis}_high": measured.high}
 
 
 def _axis(points: list[Point], axis: str) -> theme.Axis:

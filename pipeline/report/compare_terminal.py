@@ -22,13 +22,15 @@ def run(name: str, before: str | None, as_json: bool) -> None:
     summary = load(paths.report(name, "json"), f"Run: dvc repro report@{name}")
     if before is None:
         summary = summary.model_copy(update={"comparison": compare(summary.goal, summary.variants)})
-    found = summary.comparison if before is None else changes(_before(name, Path(before)), summary)
+    comparison = (
+        summary.comparison if before is None else changes(_before(name, Path(before)), summary)
+    )
     if as_json:
-        print(found.dumps(), end="")
+        print(comparison.dumps(), end="")
     elif before is None:
-        show(name, found, first_card(summary))
+        show(name, comparison, first_card(summary))
     else:
-        show(name, found, moved_only=True)
+        show(name, comparison, moved_only=True)
 
 
 def _before(name: str, path: Path) -> Summary:
@@ -59,7 +61,7 @@ def load(path: Path, remedy: str) -> Summary:
 
 def show(
     name: str,
-    found: Comparison,
+    comparison: Comparison,
     card: tuple[str, list[str], str] | None = None,
     moved_only: bool = False,
 ) -> None:
@@ -74,7 +76,7 @@ def show(
         for fact in facts:
             console.print(Text(f"- {fact}"))
         console.print()
-    for section in found.sections:
+    for section in comparison.sections:
         shown = [
             metric for metric in section.metrics if section.winners[metric.key] or not moved_only
         ]
@@ -89,7 +91,7 @@ def show(
                 f"  No winner ({why}): {', '.join(titles)}", markup=False, highlight=False
             )
         console.print()
-    for advice in (*found.recommendations, *found.baselines):
+    for advice in (*comparison.recommendations, *comparison.baselines):
         console.print(
             Text.assemble((advice.goal, "bold"), f": {advice.variant or 'none'}. {advice.reason}")
         )
@@ -98,8 +100,8 @@ def show(
 def _ties(section: SideBySide) -> dict[str, list[str]]:
     """Why no variant is best -> in what; the figures behind it are in the JSON and on the report
     page."""
-    found: dict[str, list[str]] = {}
+    by_reason: dict[str, list[str]] = {}
     for metric in section.metrics:
         if why := section.ties.get(metric.key):
-            found.setdefault(why, []).append(metric.title)
-    return found
+            by_reason.setdefault(why, []).append(metric.title)
+    return by_reason

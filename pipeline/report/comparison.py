@@ -2,7 +2,7 @@
 Pure.
 
 As deployed, every variant runs as its engine serves it. Like for like, variants of two engines with
-equally many bits run at the same precision (pipeline/report/matched.py)."""
+equally many bits run at the same precision (pipeline/report/like_for_like.py)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from pipeline import records
 from pipeline.records import ComparedRow, Comparison, SideBySide, Value, VariantSummary
-from pipeline.report import matched, measures
-from pipeline.report.measures import Figure, Figures, Metric
+from pipeline.report import figures, like_for_like
+from pipeline.report.figures import Figure, Figures, Metric
+from pipeline.report.formatting import listed
 from pipeline.report.recommendation import baselines, recommend
 from pipeline.report.ship import ship
-from pipeline.report.words import listed
 
 DEPLOYED = (
     "Every variant as its engine serves it, with that engine's own precision of activations and KV"
@@ -47,8 +47,8 @@ class Entry(NamedTuple):
 def compare(goal: str, variants: dict[str, VariantSummary]) -> Comparison:
     """Sections, a recommendation for each goal, and which variant to ship for the recipe's."""
     entries = [Entry(name, row) for name, row in variants.items()]
-    groups = matched.groups(variants)
-    note = " ".join([DEPLOYED, *matched.left_out(variants, groups)])
+    groups = like_for_like.groups(variants)
+    note = " ".join([DEPLOYED, *like_for_like.left_out(variants, groups)])
     sections = [section("As deployed", note, entries)]
     for group in groups:
         rows = [
@@ -81,15 +81,15 @@ def concurrency(entries: list[Entry]) -> int | None:
 
 def section(title: str, note: str, entries: list[Entry], withheld: str = "") -> SideBySide:
     """`withheld` says why no row of this section may win; empty where one may."""
-    found = {
-        entry.label: measures.figures(entry.row, entry.profile, entry.view == "deployed")
+    by_label = {
+        entry.label: figures.of(entry.row, entry.profile, entry.view == "deployed")
         for entry in entries
     }
     barred = _barred(entries)
-    metrics = _metrics(list(found.values()))
+    metrics = _metrics(list(by_label.values()))
     decided: dict[str, Decision] = {}
     for metric in metrics:
-        values = {label: figures[metric] for label, figures in found.items() if metric in figures}
+        values = {label: known[metric] for label, known in by_label.items() if metric in known}
         bars = barred["timed" if metric.timed else "stored"]
         decided[metric.key] = (
             Decision(None, "withheld", withheld) if withheld else winner(metric, values, bars)
@@ -100,7 +100,7 @@ def section(title: str, note: str, entries: list[Entry], withheld: str = "") -> 
         metrics=[
             records.Metric(key=m.key, title=m.title, unit=m.unit, better=m.better) for m in metrics
         ],
-        rows=[_row(entry, found[entry.label], metrics) for entry in entries],
+        rows=[_row(entry, by_label[entry.label], metrics) for entry in entries],
         winners={key: decision.winner for key, decision in decided.items()},
         leaders={key: list(decision.leaders) for key, decision in decided.items()},
         ties={key: decision.tie for key, decision in decided.items() if decision.tie},
@@ -108,13 +108,13 @@ def section(title: str, note: str, entries: list[Entry], withheld: str = "") -> 
     )
 
 
-def _metrics(found: list[Figures]) -> list[Metric]:
+def _metrics(rows: list[Figures]) -> list[Metric]:
     """Those that two rows have, or the only row; in the order of the first that has them."""
-    counted = Counter(metric for figures in found for metric in figures)
-    return [metric for metric, count in counted.items() if count >= min(2, len(found))]
+    counted = Counter(metric for row in rows for metric in row)
+    return [metric for metric, count in counted.items() if count >= min(2, len(rows))]
 
 
-def _row(entry: Entry, figures: Figures, metrics: list[Metric]) -> ComparedRow:
+def _row(entry: Entry, known: Figures, metrics: list[Metric]) -> ComparedRow:
     row = entry.row
     return ComparedRow(
         variant=entry.label,
@@ -122,8 +122,8 @@ def _row(entry: Entry, figures: Figures, metrics: list[Metric]) -> ComparedRow:
         weights=row.weights,
         verdict=row.verdict.status,
         performance=row.performance.status,
-        quality=measures.quality(row, entry.view),
-        values={metric.key: _value(figures.get(metric)) for metric in metrics},
+        quality=figures.quality(row, entry.view),
+        values={metric.key: _value(known.get(metric)) for metric in metrics},
     )
 
 
@@ -143,14 +143,12 @@ def _barred(entries: list[Entry]) -> dict[str, dict[str, str]]:
         for entry in entries
         if not entry.row.passed
     }
-    timings = {entry.label: timed for entry in entries if (timed := measures.timing(entry.row))}
+    timings = {entry.label: timed for entry in entries if (timed := figures.timing(entry.row))}
     if not timings:
         return {"stored": stored, "timed": stored}
     usual = Counter(timings.values()).most_common(1)[0][0]
     elsewhere = {
-        label: measures.elsewhere(timed, usual)
-        for label, timed in timings.items()
-        if timed != usual
+        label: figures.elsewhere(timed, usual) for label, timed in timings.items() if timed != usual
     }
     return {"stored": stored, "timed": {**stored, **elsewhere}}
 
@@ -172,17 +170,17 @@ def winner(metric: Metric, values: dict[str, Figure], barred: dict[str, str]) ->
         )
         return Decision(None, "nothing to compare", f"{alone}: there is nothing to compare.{out}")
     best, rest = contenders[0], contenders[1:]
-    alike = [label for label in rest if not measures.better(metric, values[best], values[label])]
+    alike = [label for label in rest if not figures.better(metric, values[best], values[label])]
     if not alike:
-        told = measures.text(metric, values[best])
-        why = f"{best}: {told}; next is {rest[0]}: {measures.text(metric, values[rest[0]])}.{out}"
+        first = figures.text(metric, values[best])
+        why = f"{best}: {first}; next is {rest[0]}: {figures.text(metric, values[rest[0]])}.{out}"
         return Decision(best, "", why, (best,))
-    told = listed(
-        [f"{label} has {measures.text(metric, values[label])}" for label in (best, *alike)]
+    each = listed(
+        [f"{label} has {figures.text(metric, values[label])}" for label in (best, *alike)]
     )
     why = _why(metric, values, [best, *alike])
     behind = [
-        f"{label} with {measures.text(metric, values[label])}"
+        f"{label} with {figures.text(metric, values[label])}"
         for label in rest
         if label not in alike
     ]
@@ -190,7 +188,7 @@ def winner(metric: Metric, values: dict[str, Figure], barred: dict[str, str]) ->
     return Decision(
         None,
         why,
-        f"{listed([best, *alike])} cannot be told apart ({why}): {told}.{ahead}{out}",
+        f"{listed([best, *alike])} cannot be told apart ({why}): {each}.{ahead}{out}",
         (best, *alike),
     )
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from pipeline.report.words import finite
+from pipeline.report.formatting import finite
 
 
 class Cell(NamedTuple):

@@ -26,8 +26,8 @@ from pipeline.report.content import (
     cell,
     table,
 )
+from pipeline.report.formatting import listed
 from pipeline.report.ship import summed_up
-from pipeline.report.words import listed
 
 VERDICTS = (
     "Every variant is compared with the source checkpoint in float32, on the same texts and the"
@@ -106,7 +106,7 @@ def first_card(summary: Summary) -> tuple[str, list[str], str]:
             "pass" if ship.variant else "fail",
         )
     failed = [name for name, row in rows.items() if not row.passed]
-    told = (
+    facts = (
         [f"Not passed: {listed([f'{name} ({rows[name].verdict.status})' for name in failed])}."]
         if failed
         else []
@@ -115,17 +115,17 @@ def first_card(summary: Summary) -> tuple[str, list[str], str]:
         f"{len(rows) - len(failed)} of {len(rows)} variants passed; none is quantized, so there is"
         " nothing to recommend."
     )
-    return passed, told, "fail" if failed else "pass"
+    return passed, facts, "fail" if failed else "pass"
 
 
 def _audited(rows: dict[str, VariantSummary]) -> tuple[str, list[str], str]:
     name, row = next((name, row) for name, row in rows.items() if row.manifest.taken_from)
-    said = [
+    missed = [
         f"{check.name}: {check.reason}" for check in row.verdict.checks if check.status != "PASS"
     ]
     facts = [
         "An audit: quantgate did not make this artifact. It is neither timed nor published.",
-        *said[:3],
+        *missed[:3],
     ]
     return (
         f"{name}: {row.verdict.status}: {summed_up(row)}.",
@@ -162,15 +162,15 @@ def _all_passed(rows: dict[str, VariantSummary]) -> list[str]:
     for name, row in rows.items():
         if row.passed:
             counts.setdefault(len(row.verdict.checks), []).append(name)
-    told = [f"PASS, all {count} checks: {listed(names)}." for count, names in counts.items()]
+    sentences = [f"PASS, all {count} checks: {listed(names)}." for count, names in counts.items()]
     for name, row in rows.items():
         if not row.passed:
             passed = sum(check.status == "PASS" for check in row.verdict.checks)
-            told.append(
+            sentences.append(
                 f"{row.verdict.status}: {name}, {passed} of {len(row.verdict.checks)} checks"
                 " passed."
             )
-    return told
+    return sentences
 
 
 def _looks(row: VariantSummary) -> str:
@@ -185,9 +185,9 @@ def _looks(row: VariantSummary) -> str:
 
 def recommendations(summary: Summary) -> Table:
     """Among the quantized variants that passed; the unquantized ones apart."""
-    found = summary.comparison
+    comparison = summary.comparison
     rows = []
-    for one in (*found.recommendations, *found.baselines):
+    for one in (*comparison.recommendations, *comparison.baselines):
         rows.append([cell(one.goal), cell(one.variant or "none"), Cell(one.reason, kind="text")])
     return table("Recommendations", ["For", "Serve", "Because"], rows)
 
@@ -213,11 +213,11 @@ def _speed(summary: Summary) -> list[Block]:
     noted, over_http = speed_tables.notices(rows), speed_tables.levels(rows, http=True)
     blocks: list[Block] = [Note(f"{speed_tables.machines(summary)} {SPEED}")]
     if noted:
-        told = (
+        warning = (
             f"{len(noted.rows)} things may have changed these figures; those taken on a busy"
             " machine say so."
         )
-        blocks.append(Note(told, "warning"))
+        blocks.append(Note(warning, "warning"))
         blocks.append(Fold(noted.caption, [noted]))
     blocks.append(
         Charts(
@@ -225,8 +225,8 @@ def _speed(summary: Summary) -> list[Block]:
             speed_tables.levels(rows),
         )
     )
-    if found := speed_tables.percentiles(rows):
-        blocks.append(Fold(found.caption, [found]))
+    if percentiles := speed_tables.percentiles(rows):
+        blocks.append(Fold(percentiles.caption, [percentiles]))
     if over_http:
         blocks.append(Section("Over HTTP", [Note(OVER_HTTP), over_http]))
     return blocks
@@ -254,12 +254,12 @@ def _evidence(summary: Summary) -> list[Block]:
         tables.changed_tasks(summary.variants),
     ]
     for name, row in summary.variants.items():
-        for what, found in (
+        for what, evidence in (
             ("items whose answer changed", tables.flipped(row)),
             ("positions that differ most", tables.worst(row)),
         ):
-            if found:
-                blocks.append(Fold(f"{name}: the {len(found.rows)} {what}", [found]))
+            if evidence:
+                blocks.append(Fold(f"{name}: the {len(evidence.rows)} {what}", [evidence]))
     return blocks
 
 

@@ -11,77 +11,82 @@ FOLDED_ROWS = 12  # of a table that the page folds; the page and the JSON report
 
 
 def render(summary: Summary) -> str:
-    found = document(summary)
-    parts = [
-        f"# {found.title}",
-        f"**{escaped(found.headline)}**",
-        points(found.facts),
-        table(found.source),
+    content = document(summary)
+    paragraphs = [
+        f"# {content.title}",
+        f"**{escaped(content.headline)}**",
+        points(content.facts),
+        table(content.source),
     ]
     return (
-        "\n\n".join([*parts, *(part for section in found.sections for part in block(section, 2))])
+        "\n\n".join(
+            [
+                *paragraphs,
+                *(paragraph for section in content.sections for paragraph in block(section, 2)),
+            ]
+        )
         + "\n"
     )
 
 
-def block(found: Block, level: int = 3, folded: bool = False, under: str = "") -> list[str]:
+def block(element: Block, level: int = 3, folded: bool = False, under: str = "") -> list[str]:
     """Paragraphs. `under` is the title that they stand below, which no caption says again."""
-    match found:
+    match element:
         case Note():
-            return [f"> {escaped(found.text)}" if found.kind else escaped(found.text)]
+            return [f"> {escaped(element.text)}" if element.kind else escaped(element.text)]
         case Points():
-            return [points(found.items)] if found.items else []
+            return [points(element.items)] if element.items else []
         case Charts():
-            return block(found.table, level, folded, under) if found.table else []
+            return block(element.table, level, folded, under) if element.table else []
         case Table():
-            shown = found._replace(rows=found.rows[:FOLDED_ROWS]) if folded else found
-            rest = len(found.rows) - len(shown.rows)
+            shown = element._replace(rows=element.rows[:FOLDED_ROWS]) if folded else element
+            rest = len(element.rows) - len(shown.rows)
             more = [f"And {rest} more: the page and the JSON report have them."] if rest else []
             return [
-                *([f"**{found.caption}**"] if found.caption not in ("", under) else []),
+                *([f"**{element.caption}**"] if element.caption not in ("", under) else []),
                 table(shown),
                 *more,
             ]
         case Section():
             return [
-                f"{'#' * level} {found.title}",
-                *_inside(found.blocks, level + 1, folded, found.title),
+                f"{'#' * level} {element.title}",
+                *_inside(element.blocks, level + 1, folded, element.title),
             ]
         case Fold():
-            head = f"<details><summary>{escaped(found.title)}</summary>"
-            return [head, *_inside(found.blocks, level, True, found.title), "</details>"]
+            head = f"<details><summary>{escaped(element.title)}</summary>"
+            return [head, *_inside(element.blocks, level, True, element.title), "</details>"]
 
 
 def _inside(blocks: list[Block], level: int, folded: bool, title: str) -> list[str]:
-    return [part for one in blocks for part in block(one, level, folded, title)]
+    return [paragraph for one in blocks for paragraph in block(one, level, folded, title)]
 
 
 def points(items: list[str]) -> str:
     return "\n".join(f"- {escaped(item)}" for item in items)
 
 
-def table(found: Table) -> str:
-    heads = ["", ""] if found.kind == "pairs" else [column.title for column in found.columns]
-    rule = ["---:" if column.numeric else "---" for column in found.columns]
-    lines = [list(map(escaped, heads)), rule, *([cell(one) for one in row] for row in found.rows)]
+def table(table: Table) -> str:
+    heads = ["", ""] if table.kind == "pairs" else [column.title for column in table.columns]
+    rule = ["---:" if column.numeric else "---" for column in table.columns]
+    lines = [list(map(escaped, heads)), rule, *([cell(one) for one in row] for row in table.rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def cell(found: Cell) -> str:
+def cell(cell: Cell) -> str:
     """What is code on the page is code here; what is emphasized, bold."""
-    text = found.text
-    if found.kind in ("token", "context"):
+    text = cell.text
+    if cell.kind in ("token", "context"):
         text = f"`{text!r}`".replace("|", "\\|")
-    elif found.kind == "hash":
+    elif cell.kind == "hash":
         text = f"`{text}`"
     else:
-        strong = found.kind == "best" or (
-            found.kind.startswith("badge") and found.kind != "badge none"
+        strong = cell.kind == "best" or (
+            cell.kind.startswith("badge") and cell.kind != "badge none"
         )
         text = f"**{escaped(text)}**" if strong and text else escaped(text)
-    text += " (tie)" if found.kind == "tied" else ""
-    text += f" ({escaped(found.note)})" if found.note else ""
-    return text + (" (busy)" if found.busy else "")
+    text += " (tie)" if cell.kind == "tied" else ""
+    text += f" ({escaped(cell.note)})" if cell.note else ""
+    return text + (" (busy)" if cell.busy else "")
 
 
 def escaped(text: str) -> str:

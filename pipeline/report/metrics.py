@@ -4,7 +4,7 @@ report has all. Pure."""
 from __future__ import annotations
 
 from pipeline.records import Check, Summary, VariantSummary
-from pipeline.report.words import finite
+from pipeline.report.formatting import finite
 
 # Of all texts, as deployed and of the weights alone.
 WORST = {"accuracy_drop": max, "perplexity_ratio": max, "mean_kl": max, "top1_agreement": min}
@@ -32,26 +32,26 @@ def _metrics(row: VariantSummary) -> dict[str, str | float]:
 
 
 def _quality(checks: list[Check]) -> dict[str, float | None]:
-    found = {}
+    figures = {}
     for kind, worst in WORST.items():
         values = [
             check.value
             for check in checks
             if check.kind == kind and finite(check.value) is not None
         ]
-        found[kind] = worst(values) if values else None
-    return found
+        figures[kind] = worst(values) if values else None
+    return figures
 
 
 def _speed(row: VariantSummary) -> dict[str, float | None]:
     profile = row.benchmark.profiles.get("deployed")
     if profile is None:
         return {}
-    found: dict[str, float | None] = {
+    figures: dict[str, float | None] = {
         "peak_memory_mb": profile.peak_memory_bytes and profile.peak_memory_bytes / 1e6
     }
     for level in row.levels()[:1]:
         at = level.concurrency
-        found[f"tokens_per_s_at_{at}"] = level.output_tokens_per_s.median
-        found[f"ttft_ms_at_{at}"] = level.ttft_ms.estimate.median if level.ttft_ms else None
-    return found
+        figures[f"tokens_per_s_at_{at}"] = level.output_tokens_per_s.median
+        figures[f"ttft_ms_at_{at}"] = level.ttft_ms.estimate.median if level.ttft_ms else None
+    return figures

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.records import Climb, Summary, VariantSummary
 from pipeline.report.content import Cell, Table, cell, pairs, table
-from pipeline.report.words import estimate, number, percent, setting, size
+from pipeline.report.formatting import estimate, number, percent, setting, size
 
 HIDDEN = (
     "load_average_1min",
@@ -124,25 +124,25 @@ def made(row: VariantSummary) -> list[Table]:
     settings = [
         [
             cell(name),
-            Cell(_asked(requested, name), kind="text"),
-            Cell(_asked(resolved, name), kind="text"),
+            Cell(_shown(requested, name), kind="text"),
+            Cell(_shown(resolved, name), kind="text"),
         ]
         for name in dict.fromkeys([*requested, *resolved])
     ]
-    found = [_way(row.manifest.climb)] if row.manifest.climb else []
-    found += [table("Quantizer's settings", ["Setting", "Requested", "Resolved"], settings)]
-    found.append(pairs("Calibration tokens of each expert", experts(row)))
-    for view, given in row.evaluation.settings.items():
-        found.append(pairs(f"Scored in the view \u201c{view}\u201d with", _settings(given)))
+    tables = [_way(row.manifest.climb)] if row.manifest.climb else []
+    tables += [table("Quantizer's settings", ["Setting", "Requested", "Resolved"], settings)]
+    tables.append(pairs("Calibration tokens of each expert", experts(row)))
+    for view, used in row.evaluation.settings.items():
+        tables.append(pairs(f"Scored in the view \u201c{view}\u201d with", _settings(used)))
     for profile, timed in row.benchmark.profiles.items():
-        found.append(
+        tables.append(
             pairs(f"Timed in the profile \u201c{profile}\u201d with", _settings(timed.settings))
         )
-    return [one for one in found if one.rows]
+    return [one for one in tables if one.rows]
 
 
-def _settings(given: dict[str, Any]) -> dict[str, str]:
-    return {key: setting(value) for key, value in given.items()}
+def _settings(settings: dict[str, Any]) -> dict[str, str]:
+    return {key: setting(value) for key, value in settings.items()}
 
 
 def _way(climb: Climb) -> Table:
@@ -173,35 +173,39 @@ def experts(row: VariantSummary) -> dict[str, str]:
     return {block: ", ".join(map(str, counts)) for block, counts in row.manifest.coverage.items()}
 
 
-def _asked(settings: dict[str, Any], name: str) -> str:
+def _shown(settings: dict[str, Any], name: str) -> str:
     return setting(settings[name]) if name in settings else "\u2013"
 
 
 def notes(row: VariantSummary) -> list[str]:
     manifest, layers = row.manifest, row.manifest.layers
-    told = [
+    sentences = [
         f"Made by {row.answered_by} in {number(manifest.wall_s)} s with at most"
         f" {size(manifest.peak_memory_bytes)} of memory."
     ]
     if manifest.taken_from:
-        told = [f"Made elsewhere, taken from {manifest.taken_from}. {NOT_KNOWN}"]
+        sentences = [f"Made elsewhere, taken from {manifest.taken_from}. {NOT_KNOWN}"]
     if row.quantizer:
-        told.append(f"{layers.quantized} of {layers.expected} layers have {row.weights} weights.")
+        sentences.append(
+            f"{layers.quantized} of {layers.expected} layers have {row.weights} weights."
+        )
     if layers.skipped:
-        told.append(f"Left out: {', '.join(layers.skipped)}.")
-    return told + row.remarks
+        sentences.append(f"Left out: {', '.join(layers.skipped)}.")
+    return sentences + row.remarks
 
 
 def hashes(summary: Summary) -> Table:
     """SHA-256 of what was compared: enough to know that two reports are about the same things."""
-    found: dict[str, str | None] = (
+    digests: dict[str, str | None] = (
         {} if audited(summary) else {"calibration samples": summary.calibration.sha256}
     )
     for name, row in summary.variants.items():
-        found["reference"] = row.verdict.reference_sha256
-        found[f"artifact {name}"] = row.verdict.candidate_sha256
-        found["trace of requests"] = row.benchmark.trace_sha256 or found.get("trace of requests")
+        digests["reference"] = row.verdict.reference_sha256
+        digests[f"artifact {name}"] = row.verdict.candidate_sha256
+        digests["trace of requests"] = row.benchmark.trace_sha256 or digests.get(
+            "trace of requests"
+        )
     files = {f"source file {file.path}": file.sha256 for file in summary.checkpoint.files}
     return pairs(
-        "SHA-256", {name: value for name, value in {**found, **files}.items() if value}, "hash"
+        "SHA-256", {name: value for name, value in {**digests, **files}.items() if value}, "hash"
     )

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from pipeline.benchmark.performance import REJECTED
 from pipeline.records import Advice, VariantSummary
-from pipeline.report import measures
-from pipeline.report.measures import CLOSEST, SIZE, Figure, Metric
-from pipeline.report.words import listed, number
+from pipeline.report import figures
+from pipeline.report.figures import CLOSEST, SIZE, Figure, Metric
+from pipeline.report.formatting import listed, number
 
 NO_PRICE = (
     "No price is known. Add it to the recipe, for instance benchmark: {price: {per_hour: 0.5,"
@@ -84,11 +84,11 @@ def _starting(prefix: str) -> Callable[[VariantSummary], Taken]:
     """The figure of the metric whose key starts so."""
 
     def take(row: VariantSummary) -> Taken:
-        found = measures.figures(row, "deployed")
+        known = figures.of(row, "deployed")
         return next(
             (
                 (metric, figure, "")
-                for metric, figure in found.items()
+                for metric, figure in known.items()
                 if metric.key.startswith(prefix)
             ),
             None,
@@ -99,9 +99,9 @@ def _starting(prefix: str) -> Callable[[VariantSummary], Taken]:
 
 def _throughput(row: VariantSummary) -> Taken:
     """At the concurrency where it gives most."""
-    level = measures.best_level(row)
+    level = figures.best_level(row)
     return (
-        (THROUGHPUT, measures.throughput(level), f" at concurrency {level.concurrency}")
+        (THROUGHPUT, figures.throughput(level), f" at concurrency {level.concurrency}")
         if level
         else None
     )
@@ -116,13 +116,13 @@ def _field(variants: Variants, take: Callable[[VariantSummary], Taken]) -> Field
     """Rows that were timed elsewhere than the others cannot be compared with them."""
     out = {name: why for name, row in variants.items() if (why := unfit(row))}
     fit = {name: row for name, row in variants.items() if name not in out}
-    taken = {name: found for name, row in fit.items() if (found := take(row))}
+    taken = {name: measured for name, row in fit.items() if (measured := take(row))}
     metric = next((metric for metric, *_ in taken.values()), None)
-    timings = {name: measures.timing(fit[name]) for name in taken}
+    timings = {name: figures.timing(fit[name]) for name in taken}
     usual = max(timings.values(), key=list(timings.values()).count, default=None)
     for name, (of, figure, _) in taken.items():
         if of.timed and (here := timings[name]) and usual and here != usual:
-            out[name] = measures.elsewhere(here, usual)
+            out[name] = figures.elsewhere(here, usual)
         elif figure.bar:
             out[name] = figure.bar
     out |= {name: "it was not timed" for name in fit if name not in taken and taken}
@@ -153,22 +153,30 @@ def _advice(goal: str, field: Field, what: str = "", missing: str = NO_FIGURE) -
     best, *rest = sorted(
         candidates, key=lambda one: one.figure.median, reverse=metric.better == "higher"
     )
-    alike = [one for one in rest if not measures.better(metric, best.figure, one.figure)]
+    alike = [one for one in rest if not figures.better(metric, best.figure, one.figure)]
     behind = [one for one in rest if one not in alike]
     if not alike:
-        told = f"next is {_told(metric, rest[0])}" if rest else "no other can be compared with it"
+        runner_up = (
+            f"next is {_with_figure(metric, rest[0])}"
+            if rest
+            else "no other can be compared with it"
+        )
         return Advice(
-            goal=goal, variant=best.name, reason=f"{_told(metric, best, what)}; {told}.{out}"
+            goal=goal,
+            variant=best.name,
+            reason=f"{_with_figure(metric, best, what)}; {runner_up}.{out}",
         )
     chosen, why = _between(metric, [best, *alike])
-    told = listed([_told(metric, best, what), *(_told(metric, one) for one in alike)])
-    ahead = f" Behind: {listed([_told(metric, one) for one in behind])}." if behind else ""
+    leaders = listed(
+        [_with_figure(metric, best, what), *(_with_figure(metric, one) for one in alike)]
+    )
+    ahead = f" Behind: {listed([_with_figure(metric, one) for one in behind])}." if behind else ""
     tied = [one.name for one in (best, *alike) if one is not chosen]
     return Advice(
         goal=goal,
         variant=chosen.name,
         tied=tied,
-        reason=f"{told} cannot be told apart; {why}.{ahead}{out}",
+        reason=f"{leaders} cannot be told apart; {why}.{ahead}{out}",
     )
 
 
@@ -198,7 +206,7 @@ def _distance(one: Contender) -> float:
     return math.inf if check is None else check.value
 
 
-def _told(metric: Metric, one: Contender, what: str = "") -> str:
+def _with_figure(metric: Metric, one: Contender, what: str = "") -> str:
     return (
-        f"{one.name} with {measures.text(metric, one.figure)}{' ' if what else ''}{what}{one.note}"
+        f"{one.name} with {figures.text(metric, one.figure)}{' ' if what else ''}{what}{one.note}"
     )

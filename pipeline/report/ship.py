@@ -4,9 +4,9 @@ Pure."""
 from __future__ import annotations
 
 from pipeline.records import Advice, Ship, VariantSummary
-from pipeline.report import measures
+from pipeline.report import figures
+from pipeline.report.formatting import TIMES, bounds, checked, listed, number, percent, size
 from pipeline.report.recommendation import unfit
-from pipeline.report.words import TIMES, bounds, checked, listed, number, percent, size
 
 Variants = dict[str, VariantSummary]
 SPEED_OF = "the speed of unquantized"
@@ -38,7 +38,7 @@ def ship(
         variant=wanted.variant,
         headline=headline,
         facts=facts,
-        busy=any(map(measures.busy, row.levels())),
+        busy=any(map(figures.busy, row.levels())),
     )
 
 
@@ -93,12 +93,12 @@ def _speed(row: VariantSummary) -> str:
             else "speed not measured"
         )
     at = max(row.speedup, key=int)
-    found = row.speedup[at]
-    if found.low is None or found.high is None:
-        return f"{number(found.ratio)}{TIMES} {SPEED_OF}, timed once"
-    if found.low <= 1 <= found.high:
-        return f"no measurable change of speed ({bounds(found)} times)"
-    return f"{number(found.ratio)}{TIMES} {SPEED_OF} ({bounds(found)})"
+    speedup = row.speedup[at]
+    if speedup.low is None or speedup.high is None:
+        return f"{number(speedup.ratio)}{TIMES} {SPEED_OF}, timed once"
+    if speedup.low <= 1 <= speedup.high:
+        return f"no measurable change of speed ({bounds(speedup)} times)"
+    return f"{number(speedup.ratio)}{TIMES} {SPEED_OF} ({bounds(speedup)})"
 
 
 def _upper(sentence: str) -> str:
@@ -107,8 +107,8 @@ def _upper(sentence: str) -> str:
 
 def _first(reason: str) -> str:
     """Without who was left out, which is said once for all goals."""
-    told = reason.split(" Left out: ", maxsplit=1)[0]
-    return _upper(told) if told.startswith("no ") else told
+    sentence = reason.split(" Left out: ", maxsplit=1)[0]
+    return _upper(sentence) if sentence.startswith("no ") else sentence
 
 
 def _goal(advice: Advice) -> str:
@@ -117,13 +117,15 @@ def _goal(advice: Advice) -> str:
 
 def _other_goals(wanted: Advice, advice: list[Advice]) -> list[str]:
     """By variant, the one of the card first."""
-    found: dict[str, list[str]] = {wanted.variant or "": []}
+    by_variant: dict[str, list[str]] = {wanted.variant or "": []}
     for one in advice:
         if one is not wanted and one.variant is not None:
-            found.setdefault(one.variant, []).append(_goal(one))
-    also = found.pop(wanted.variant or "")
-    told = [f"It is also {listed(also)}."] if also else []
-    return told + [f"{_upper(listed(goals))}: {variant}." for variant, goals in found.items()]
+            by_variant.setdefault(one.variant, []).append(_goal(one))
+    also = by_variant.pop(wanted.variant or "")
+    sentences = [f"It is also {listed(also)}."] if also else []
+    return sentences + [
+        f"{_upper(listed(goals))}: {variant}." for variant, goals in by_variant.items()
+    ]
 
 
 def _unfit(quantized: Variants) -> list[str]:

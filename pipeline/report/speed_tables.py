@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pipeline.records import Benchmark, Latency, Level, Summary, VariantSummary
-from pipeline.report import measures
+from pipeline.report import figures
 from pipeline.report.content import Cell, Table, cell, table
-from pipeline.report.words import MISSING, estimate, faster, number, percent, setting, size
+from pipeline.report.formatting import MISSING, estimate, faster, number, percent, setting, size
 
 Rows = dict[str, VariantSummary]
 
@@ -20,18 +20,18 @@ def load(level: Level) -> str:
 
 def _each(rows: Rows, http: bool) -> list[tuple[str, VariantSummary, str, Level]]:
     """Variant and profile with each level, the closed loop first."""
-    found = []
+    loads = []
     for name, row in rows.items():
         timed = row.http if http else row.benchmark
         for profile in sorted(timed.profiles if timed else {}, key=lambda key: key != "deployed"):
             levels = [*row.levels(profile, "closed", http), *row.levels(profile, "open", http)]
-            found += [(name, row, profile, level) for level in levels]
-    return found
+            loads += [(name, row, profile, level) for level in levels]
+    return loads
 
 
 def levels(rows: Rows, http: bool = False) -> Table | None:
     """Every load; None where nothing was timed."""
-    found = []
+    lines = []
     for name, row, profile, level in _each(rows, http):
         own = (
             profile == "deployed"
@@ -40,8 +40,8 @@ def levels(rows: Rows, http: bool = False) -> Table | None:
             and row.quantizer is not None
         )
         ratio = row.speedup.get(str(level.concurrency)) if own else None
-        busy = measures.busy(level)
-        found.append(
+        busy = figures.busy(level)
+        lines.append(
             [
                 cell(name),
                 cell(profile),
@@ -71,7 +71,7 @@ def levels(rows: Rows, http: bool = False) -> Table | None:
         "Failed#",
         "In time, requests/s#",
     ]
-    return table("Every load over HTTP" if http else "Every load", heads, found) if found else None
+    return table("Every load over HTTP" if http else "Every load", heads, lines) if lines else None
 
 
 def _latency(latency: Latency | None) -> Cell:
@@ -84,21 +84,21 @@ def _latency(latency: Latency | None) -> Cell:
 
 def percentiles(rows: Rows, http: bool = False) -> Table | None:
     """Only those that the number of requests can support; None where it supports none."""
-    found = []
+    lines = []
     for name, _, profile, level in _each(rows, http):
         cells = [
             cell(_percentiles(one))
             for one in (level.ttft_ms, level.tpot_ms, level.itl_ms, level.e2e_ms)
         ]
         if any(one.text for one in cells):
-            found.append([cell(name), cell(profile), cell(load(level)), *cells])
+            lines.append([cell(name), cell(profile), cell(load(level)), *cells])
     heads = [
         "Variant",
         "Profile",
         "Load",
         *(f"{word}, ms" for word in ("TTFT", "TPOT", "ITL", "E2E")),
     ]
-    return table("Latency percentiles", heads, found) if found else None
+    return table("Latency percentiles", heads, lines) if lines else None
 
 
 def _percentiles(latency: Latency | None) -> str:
@@ -125,7 +125,7 @@ def resources(rows: Rows) -> Table:
         "Load, s#",
         *(f"{coin} a million output tokens, {percent(busy, 0)} busy#" for coin, busy in costs),
     ]
-    found = []
+    lines = []
     for name, row in rows.items():
         profile = row.benchmark.profiles.get("deployed")
         peak, loaded = (profile.peak_memory_bytes, profile.load_s) if profile else (None, None)
@@ -133,32 +133,32 @@ def resources(rows: Rows) -> Table:
             (cost.currency, cost.utilisation): cost.per_million_output_tokens
             for cost in row.benchmark.costs
         }
-        found.append([
+        lines.append([
             cell(name),
             cell(size(row.size_bytes), row.size_bytes),
             cell(size(peak), peak),
             cell(estimate(loaded), loaded.median if loaded else None),
             *(cell(number(paid.get(key)), paid.get(key)) for key in costs),
         ])  # fmt: skip
-    return table("Memory, size, time to load and cost", heads, found)
+    return table("Memory, size, time to load and cost", heads, lines)
 
 
 def performance(rows: Rows) -> Table | None:
     """Why the performance was judged as it was, where it was asked for or could not be measured;
     None where neither."""
     plain = ("BASELINE", "NOT ASKED")
-    found = [
+    lines = [
         [cell(name), cell(row.performance.status), Cell(row.performance.reason, kind="text")]
         for name, row in rows.items()
         if row.performance.status not in plain
     ]
-    return table("Was it worth it", ["Variant", "Performance", "Why"], found) if found else None
+    return table("Was it worth it", ["Variant", "Performance", "Why"], lines) if lines else None
 
 
 def notices(rows: Rows) -> Table | None:
     """What a reader must know before believing the speeds: what was not timed, then what was noted
     while timing."""
-    told = [
+    noted = [
         (name, f"not benchmarked: {row.benchmark.reason}")
         for name, row in rows.items()
         if not row.benchmark.measured
@@ -166,9 +166,9 @@ def notices(rows: Rows) -> Table | None:
     timings = [
         (name, timed) for name, row in rows.items() for timed in (row.benchmark, row.http) if timed
     ]
-    told += [(name, notice) for name, timed in timings for notice in timed.notices]
-    found = [[cell(name), Cell(notice, kind="text")] for name, notice in dict.fromkeys(told)]
-    return table("What to know about these figures", ["Variant", "Noted"], found) if found else None
+    noted += [(name, notice) for name, timed in timings for notice in timed.notices]
+    lines = [[cell(name), Cell(notice, kind="text")] for name, notice in dict.fromkeys(noted)]
+    return table("What to know about these figures", ["Variant", "Noted"], lines) if lines else None
 
 
 def machine(benchmark: Benchmark) -> str:
@@ -186,8 +186,8 @@ def machine(benchmark: Benchmark) -> str:
 def machines(summary: Summary) -> str:
     """A figure without its machine means nothing; variants timed on different ones are named with
     theirs."""
-    found: dict[str, list[str]] = {}
+    by_machine: dict[str, list[str]] = {}
     for name, row in summary.variants.items():
         if row.benchmark.machine:
-            found.setdefault(machine(row.benchmark), []).append(name)
-    return " ".join(f"{', '.join(names)} on {place}." for place, names in found.items())
+            by_machine.setdefault(machine(row.benchmark), []).append(name)
+    return " ".join(f"{', '.join(names)} on {place}." for place, names in by_machine.items())

@@ -68,8 +68,8 @@ def of(name: str, recipe: Recipe, judged: dict[str, Judged]) -> Summary:
     reference = read(paths.evaluation(name, "reference"), Evaluation)
     floors = {variant: recipe.baseline(recipe.variants[variant]) or variant for variant in judged}
     rows = {
-        variant: _row(found, judged.get(floors[variant]), reference)
-        for variant, found in judged.items()
+        variant: _row(artifact, judged.get(floors[variant]), reference)
+        for variant, artifact in judged.items()
     }
     return Summary(
         recipe=name,
@@ -203,13 +203,13 @@ def standard_error(task: Task) -> float:
 def _speedups(own: Benchmark, baseline: Benchmark) -> dict[str, Speedup]:
     """By concurrency, at the loads that both were measured at."""
     ours, theirs = _rates(own), _rates(baseline)
-    found = {}
+    speedups = {}
     for level in ours.keys() & theirs.keys():
         pairs = zip(ours[level], theirs[level], strict=True)
         interval = speed_statistics.estimate(a / b for a, b in pairs)
         ratio = performance.speedup(ours[level], theirs[level])
-        found[level] = Speedup(ratio=ratio, low=interval.low, high=interval.high)
-    return {level: found[level] for level in ours if level in found}
+        speedups[level] = Speedup(ratio=ratio, low=interval.low, high=interval.high)
+    return {level: speedups[level] for level in ours if level in speedups}
 
 
 def _rates(benchmark: Benchmark) -> dict[str, list[float]]:

@@ -14,10 +14,10 @@ from pipeline.records import (
     Summary,
     VariantSummary,
 )
-from pipeline.report import measures
+from pipeline.report import figures
 from pipeline.report.chart_forest import KINDS, interval, share
 from pipeline.report.content import Cell, Column, Table, cell, status, table
-from pipeline.report.words import MISSING, bounds, finite, fixed, number, percent, size, times
+from pipeline.report.formatting import MISSING, bounds, finite, fixed, number, percent, size, times
 
 PERFORMANCE = {
     "FASTER": ("faster", "pass"),
@@ -33,10 +33,10 @@ Rows = dict[str, VariantSummary]
 
 def performance(word: str, verdict: str) -> Cell:
     """In words; that a variant is accurate but no faster is said as one."""
-    words, kind = PERFORMANCE.get(word, (word.lower(), "none"))
+    text, kind = PERFORMANCE.get(word, (word.lower(), "none"))
     if word == "NOT FASTER" and verdict == "PASS":
-        words = "accurate but not faster"
-    return Cell(words, kind=f"badge {kind}")
+        text = "accurate but not faster"
+    return Cell(text, kind=f"badge {kind}")
 
 
 def quantized_first(rows: Rows) -> Rows:
@@ -54,7 +54,7 @@ def verdicts(summary: Summary) -> Table:
             level.output_tokens_per_s if level else None,
             row.mean_kl,
         )
-        busy = measures.busy(level)
+        busy = figures.busy(level)
         over = (
             Cell(times(ratio.ratio), ratio.ratio, "", bounds(ratio), busy)
             if ratio and row.quantizer
@@ -95,7 +95,7 @@ def verdicts(summary: Summary) -> Table:
 
 def missed(rows: Rows) -> Table | None:
     """What stood in the way of a pass; None where nothing did."""
-    found = [
+    lines = [
         [
             cell(name),
             Cell(check.name, kind="hash"),
@@ -107,8 +107,8 @@ def missed(rows: Rows) -> Table | None:
         if check.status != "PASS"
     ]
     return (
-        table("Checks that did not pass", ["Variant", "Check", "Verdict", "Why"], found)
-        if found
+        table("Checks that did not pass", ["Variant", "Check", "Verdict", "Why"], lines)
+        if lines
         else None
     )
 
@@ -117,8 +117,8 @@ def checks(rows: Rows) -> Table:
     """Every check of the gate, in the order of the charts; what fails before a kind is asked comes
     first."""
     order = [kind.name for kind in KINDS]
-    found = [(name, check) for name, row in rows.items() for check in row.verdict.checks]
-    found.sort(key=lambda pair: order.index(pair[1].kind) if pair[1].kind in order else -1)
+    named = [(name, check) for name, row in rows.items() for check in row.verdict.checks]
+    named.sort(key=lambda pair: order.index(pair[1].kind) if pair[1].kind in order else -1)
     heads = [
         "Variant",
         "Check",
@@ -129,7 +129,7 @@ def checks(rows: Rows) -> Table:
         "Items or windows#",
         "Verdict",
     ]
-    return table("Every check of the gate", heads, [_check(name, check) for name, check in found])
+    return table("Every check of the gate", heads, [_check(name, check) for name, check in named])
 
 
 def _check(name: str, check: Check) -> list[Cell]:
@@ -219,27 +219,27 @@ def quality(summary: Summary) -> list[Table]:
     """Perplexity of the whole texts and accuracy of each task, the reference first."""
     every: dict[str, Scored] = {"reference (float32)": summary.reference, **summary.variants}
     texts, tasks = list(summary.reference.perplexity), list(summary.reference.tasks)
-    found = []
+    tables = []
     if texts:
         heads = [f"{text}: {what}#" for text in texts for what in ("perplexity", "bits per byte")]
         rows = [
             [cell(name), *(figure for text in texts for figure in _perplexity(row, text))]
             for name, row in every.items()
         ]
-        found.append(table("Perplexity of the whole texts as served", ["Variant", *heads], rows))
+        tables.append(table("Perplexity of the whole texts as served", ["Variant", *heads], rows))
     if tasks:
         rows = [
             [cell(name), *(_accuracy(row.tasks.get(task)) for task in tasks)]
             for name, row in every.items()
         ]
-        found.append(
+        tables.append(
             table(
                 "Accuracy with its standard error",
                 ["Variant", *(f"{task}#" for task in tasks)],
                 rows,
             )
         )
-    return found
+    return tables
 
 
 def _perplexity(row: Scored, text: str) -> list[Cell]:
@@ -259,7 +259,7 @@ def _accuracy(task: Accuracy | None) -> Cell:
 def changed_tasks(rows: Rows) -> Table:
     """How many items each variant lost and won."""
     heads = ["Variant", "Task", "Items#", "Lost#", "Won#", "Recovery#", "p (McNemar)#", "Length#"]
-    found = [
+    lines = [
         [
             cell(name),
             cell(task.name),
@@ -276,7 +276,7 @@ def changed_tasks(rows: Rows) -> Table:
         for name, row in rows.items()
         for task in row.verdict.tasks
     ]
-    return table("Items that each variant lost and won against the reference", heads, found)
+    return table("Items that each variant lost and won against the reference", heads, lines)
 
 
 def flipped(row: VariantSummary) -> Table | None:
@@ -327,7 +327,7 @@ def worst(row: VariantSummary) -> Table | None:
 
 def tails(rows: Rows) -> Table | None:
     """Between what the probability of the true token changed at 98 % of the positions."""
-    found = [
+    lines = [
         [
             cell(name),
             cell(f"{tail.view} {tail.text}"),
@@ -337,7 +337,7 @@ def tails(rows: Rows) -> Table | None:
         for tail in row.verdict.tails
     ]
     heads = ["Variant", "View and text", "1% fall below#", "1% rise above#"]
-    return table("Change of the true token's probability", heads, found) if found else None
+    return table("Change of the true token's probability", heads, lines) if lines else None
 
 
 def _change(value: float | None) -> Cell:
@@ -347,12 +347,12 @@ def _change(value: float | None) -> Cell:
 def divergence(rows: Rows) -> Table | None:
     """Quantiles of KL over the positions, in nats."""
     levels = {"0.5": "Median", "0.9": "90%", "0.95": "95%", "0.99": "99%", "0.999": "99.9%"}
-    found = []
+    lines = []
     for name, row in rows.items():
         for text, one in row.kl_distribution.items():
             values = [*(one.quantiles.get(level) for level in levels), one.largest]
             cells = [cell(number(value), value) for value in values]
-            found.append(
+            lines.append(
                 [cell(name), cell(text), *cells, cell(f"{one.positions:,}", one.positions)]
             )
     heads = [
@@ -360,4 +360,4 @@ def divergence(rows: Rows) -> Table | None:
         "Text",
         *(f"{word}#" for word in (*levels.values(), "Largest", "Positions")),
     ]
-    return table("Quantiles of KL over the positions, in nats", heads, found) if found else None
+    return table("Quantiles of KL over the positions, in nats", heads, lines) if lines else None

@@ -10,8 +10,8 @@ from pipeline.benchmark.speed_statistics import closed_levels
 from pipeline.recipe import load
 from pipeline.records import Benchmark, Performance, Verdict, read
 from pipeline.report.content import Cell, Column, Table, status
+from pipeline.report.formatting import number
 from pipeline.report.tables import PERFORMANCE
-from pipeline.report.words import number
 
 TITLE_WIDTH, VARIANT_WIDTH = 34, 15  # columns of a terminal
 STYLES = {
@@ -28,44 +28,44 @@ LEGEND = {
 }
 
 
-def tables(found: Table, width: int) -> list[Any]:
+def tables(table: Table, width: int) -> list[Any]:
     """rich's; one that is read across is split into as many as a terminal of that width needs.
     Notes of cells are left out."""
-    if found.kind != "across":
-        return [_table(found)]
-    columns = [place for place, column in enumerate(found.columns) if place and column.numeric]
+    if table.kind != "across":
+        return [_table(table)]
+    columns = [place for place, column in enumerate(table.columns) if place and column.numeric]
     room = max(1, (width - TITLE_WIDTH) // VARIANT_WIDTH)
     chunks = [[0, *columns[start : start + room]] for start in range(0, len(columns), room)]
-    return [_table(_only(found, chunk)) for chunk in chunks]
+    return [_table(_only(table, chunk)) for chunk in chunks]
 
 
-def _only(found: Table, places: list[int]) -> Table:
-    rows = [[row[place] for place in places] for row in found.rows]
-    return found._replace(columns=[found.columns[place] for place in places], rows=rows)
+def _only(table: Table, places: list[int]) -> Table:
+    rows = [[row[place] for place in places] for row in table.rows]
+    return table._replace(columns=[table.columns[place] for place in places], rows=rows)
 
 
-def _table(found: Table) -> Any:
+def _table(table: Table) -> Any:
     from rich.table import Table as Drawn
 
-    kinds = {one.kind for row in found.rows for one in row}
+    kinds = {one.kind for row in table.rows for one in row}
     legend = "\n".join(line for kind, line in LEGEND.items() if kind in kinds)
     drawn = Drawn(
-        title=found.caption, title_justify="left", caption=legend or None, caption_justify="left"
+        title=table.caption, title_justify="left", caption=legend or None, caption_justify="left"
     )
-    for column in found.columns:
+    for column in table.columns:
         drawn.add_column(
             column.title, justify="right" if column.numeric else "left", overflow="fold"
         )
-    for row in found.rows:
+    for row in table.rows:
         drawn.add_row(*map(_cell, row))
     return drawn
 
 
-def _cell(found: Cell) -> Any:
+def _cell(cell: Cell) -> Any:
     from rich.text import Text
 
-    busy = " (busy)" if found.busy else ""
-    return Text(f"{SIGNS.get(found.kind, '')}{found.text}{busy}", style=STYLES.get(found.kind, ""))
+    busy = " (busy)" if cell.busy else ""
+    return Text(f"{SIGNS.get(cell.kind, '')}{cell.text}{busy}", style=STYLES.get(cell.kind, ""))
 
 
 def show(name: str, variants: list[str]) -> None:
@@ -104,8 +104,8 @@ def _speed(benchmark: Benchmark) -> Cell:
     """Failed requests are said with the figure: without them it is no figure."""
     if "deployed" not in benchmark.profiles:
         return Cell("not benchmarked")
-    told = []
+    loads = []
     for level in closed_levels(benchmark.profiles["deployed"]):
         failed = f" ({level.failed} of {level.requests} failed)" if level.failed else ""
-        told.append(f"{number(level.output_tokens_per_s.median)} at {level.concurrency}{failed}")
-    return Cell(", ".join(told))
+        loads.append(f"{number(level.output_tokens_per_s.median)} at {level.concurrency}{failed}")
+    return Cell(", ".join(loads))

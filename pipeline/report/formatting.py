@@ -1,4 +1,4 @@
-"""Figures in words, to three significant digits: whatever was not measured says so."""
+"""Figures as text, to three significant digits: whatever was not measured says so."""
 
 from __future__ import annotations
 
@@ -60,19 +60,19 @@ def size(value: float | None) -> str:
     return f"{known:.0f} B"
 
 
-def bounds(found: Estimate | Value | Check | Speedup | None, digits: int = 3) -> str:
+def bounds(interval: Estimate | Value | Check | Speedup | None, digits: int = 3) -> str:
     """An interval; empty where there is none."""
-    if found is None or finite(found.low) is None or finite(found.high) is None:
+    if interval is None or finite(interval.low) is None or finite(interval.high) is None:
         return ""
-    return f"{number(found.low, digits)} to {number(found.high, digits)}"
+    return f"{number(interval.low, digits)} to {number(interval.high, digits)}"
 
 
-def estimate(found: Estimate | Value | None, digits: int = 3) -> str:
+def estimate(value: Estimate | Value | None, digits: int = 3) -> str:
     """A median with its interval, where there is one."""
     return (
         MISSING
-        if found is None
-        else _with_bounds(number(found.median, digits), bounds(found, digits))
+        if value is None
+        else _with_bounds(number(value.median, digits), bounds(value, digits))
     )
 
 
@@ -85,8 +85,8 @@ def checked(check: Check | None, digits: int = 3) -> str:
     )
 
 
-def faster(found: Speedup | None) -> str:
-    return MISSING if found is None else _with_bounds(times(found.ratio), bounds(found))
+def faster(speedup: Speedup | None) -> str:
+    return MISSING if speedup is None else _with_bounds(times(speedup.ratio), bounds(speedup))
 
 
 def _with_bounds(middle: str, interval: str) -> str:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from pipeline.benchmark.speed_statistics import QUIET_SHARE
 from pipeline.records import Check, Estimate, Level, VariantSummary
-from pipeline.report.words import estimate, finite
+from pipeline.report.formatting import estimate, finite
 
 MEMORY_MARGIN = (
     0.05  # peak memory has no interval: less is a page cache or an allocator, not the artifact
@@ -44,29 +44,31 @@ LOAD = Metric("load_s", "Load time", "s", "lower")
 CLOSEST = Metric("mean_kl", "Mean KL", "nats", "lower", timed=False)
 
 
-def figures(row: VariantSummary, profile: str, as_deployed: bool = True) -> Figures:
+def of(row: VariantSummary, profile: str, as_deployed: bool = True) -> Figures:
     """Everything that is there of a variant in one profile; of one that was not benchmarked, its
     size.
 
     Cost and goodput are of the deployed profile alone, so they are no part of a comparison of
     another (`as_deployed` false)."""
-    found = {SIZE: Figure(row.size_bytes / 1e6)}
+    figures = {SIZE: Figure(row.size_bytes / 1e6)}
     timed = row.benchmark.profiles.get(profile)
     if timed is None:
-        return found
+        return figures
     closed = row.levels(profile)
     if closed:
         for level in closed:
-            found |= _throughput(level)
-        found |= _latencies(closed[0])
-    found |= {LOAD: _figure(timed.load_s)}
+            figures |= _throughput(level)
+        figures |= _latencies(closed[0])
+    figures |= {LOAD: _figure(timed.load_s)}
     if timed.peak_memory_bytes is not None:
-        found[MEMORY] = Figure(timed.peak_memory_bytes / 1e9, bar=_failures(timed.levels))
+        figures[MEMORY] = Figure(timed.peak_memory_bytes / 1e9, bar=_failures(timed.levels))
     if as_deployed:
-        found |= _costs(row)
+        figures |= _costs(row)
         for level in row.levels(profile, "open"):
-            found |= _goodput(level)
-    return {metric: figure for metric, figure in found.items() if finite(figure.median) is not None}
+            figures |= _goodput(level)
+    return {
+        metric: figure for metric, figure in figures.items() if finite(figure.median) is not None
+    }
 
 
 def busy(level: Level | None) -> bool:
@@ -93,14 +95,14 @@ def _throughput(level: Level) -> Figures:
 
 def _latencies(level: Level) -> Figures:
     """At the lowest concurrency, where a request waits for no other."""
-    found, at = {}, level.concurrency
+    figures, at = {}, level.concurrency
     for name, latency in (("ttft", level.ttft_ms), ("tpot", level.tpot_ms), ("e2e", level.e2e_ms)):
         if latency is not None:
             metric = Metric(
                 f"{name}_ms_at_{at}", f"{name.upper()}, median, at concurrency {at}", "ms", "lower"
             )
-            found[metric] = _figure(latency.estimate, level)
-    return found
+            figures[metric] = _figure(latency.estimate, level)
+    return figures
 
 
 def _goodput(level: Level) -> Figures:
@@ -165,8 +167,8 @@ def better(metric: Metric, best: Figure, other: Figure) -> bool:
 
 
 def text(metric: Metric, figure: Figure) -> str:
-    found = Estimate(median=figure.median, low=figure.low, high=figure.high, cv=None, values=[])
-    return f"{estimate(found)} {metric.unit}{' (busy)' if figure.busy else ''}"
+    interval = Estimate(median=figure.median, low=figure.low, high=figure.high, cv=None, values=[])
+    return f"{estimate(interval)} {metric.unit}{' (busy)' if figure.busy else ''}"
 
 
 def quality(row: VariantSummary, view: str) -> dict[str, float | None]:

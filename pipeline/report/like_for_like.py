@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.records import VariantSummary
-from pipeline.report.words import listed
+from pipeline.report.formatting import listed
 
 NAMES = {
     "bf16": "bfloat16",
@@ -38,13 +38,13 @@ class Group:
 
 def groups(variants: dict[str, VariantSummary]) -> list[Group]:
     """Those that were timed on two engines."""
-    found: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    by_format: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for name, row in variants.items():
         if row.benchmark.measured and (made := _format(row)) is not None:
-            found[made].append(name)
+            by_format[made].append(name)
     both = {
         key: names
-        for key, names in found.items()
+        for key, names in by_format.items()
         if len({variants[name].engine for name in names}) > 1
     }
     return [
@@ -63,7 +63,7 @@ def left_out(variants: dict[str, VariantSummary], groups: list[Group]) -> list[s
             by_weights[row.weights].append(name)
     return [
         f"No like-for-like section for {weights}:"
-        f" {listed([f'{name} has {_words(variants[name])}' for name in names])}."
+        f" {listed([f'{name} has {_layout(variants[name])}' for name in names])}."
         for weights, names in by_weights.items()
         if len({variants[name].engine for name in names}) > 1
     ]
@@ -85,7 +85,7 @@ def _format(row: VariantSummary) -> tuple[Any, ...] | None:
     )
 
 
-def _words(row: VariantSummary) -> str:
+def _layout(row: VariantSummary) -> str:
     if row.quantizer is None:
         return "16-bit weights"
     made = row.manifest.rounding
@@ -108,7 +108,7 @@ def _words(row: VariantSummary) -> str:
 def _title(row: VariantSummary) -> str:
     return (
         "Like for like:"
-        f" {'unquantized' if row.quantizer is None else _words(row).split(', layers')[0]}"
+        f" {'unquantized' if row.quantizer is None else _layout(row).split(', layers')[0]}"
     )
 
 
@@ -192,16 +192,16 @@ def _own(row: VariantSummary) -> dict[str, str]:
     }
 
 
-def _different(found: dict[str, dict[str, str]]) -> list[str]:
+def _different(by_variant: dict[str, dict[str, str]]) -> list[str]:
     """Each key whose values differ, with who has which."""
-    told = []
-    for key in next(iter(found.values())):
+    differences = []
+    for key in next(iter(by_variant.values())):
         holders: dict[str, list[str]] = defaultdict(list)
-        for name, values in found.items():
+        for name, values in by_variant.items():
             holders[values[key]].append(name)
         if len(holders) > 1:
-            told.append(
+            differences.append(
                 f"{key}: "
                 + ", ".join(f"{value} ({listed(names)})" for value, names in holders.items())
             )
-    return told
+    return differences
