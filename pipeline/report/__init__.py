@@ -8,7 +8,7 @@ comparison    variants side by side: measures are the figures, matched who is li
               changes sets two runs beside each other
 document      the report's content, built once of sections, notes, tables and charts (content):
               tables, speed_tables, provenance, chart_pareto, chart_forest, chart_divergence,
-              chart_speed, over theme and words
+              chart_speed, over labels (where they stand), theme and words
 page, markdown, terminal   the three that render it; card (with snippets) and compare_terminal take
                            parts of it
 metrics       a few numbers for DVC
