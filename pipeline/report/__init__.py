@@ -8,7 +8,7 @@ comparison    variants side by side: what each has (figures), who is like for li
               changes sets two runs beside each other
 document      the report's content, built once of sections, notes, tables and charts (content):
               tables, speed_tables, provenance, chart_pareto, chart_forest, chart_divergence,
-              chart_speed, over theme and formatting
+              chart_speed, over labels (where they stand), theme and formatting
 page, markdown, terminal   the three that render it; card (with snippets) and compare_terminal take
                            parts of it
 metrics       a few numbers for DVC

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import altair as alt
 
 from pipeline.records import Summary
-from pipeline.report import theme
+from pipeline.report import labels, theme
 from pipeline.report.content import Chart
 from pipeline.report.formatting import estimate, listed, number, size
 
 LEAST_KL = 1e-6  # what a log axis can show of a divergence of nothing
-HEIGHT, LETTER, LABEL, DOT = (
-    320,
-    7,
-    12,
-    6,
-)  # of the plot, of a letter's width, of a label and of half a dot, in pixels
-MARGIN = 70  # what the axis takes of the width
+HEIGHT = 320  # of the plot, in pixels
 CROSS = "M-.55,-.55L.55,.55M-.55,.55L.55,-.55"
 FASTER = "Lower is better, further right is faster."
 SMALLER = "Lower is better, further left is smaller."
@@ -27,23 +21,6 @@ LINE_DRAWN = "The line joins the best trade-offs: no other variant that passed i
 LEGEND = "Filled: passed. Crossed out: not passed."
 
 Point = dict[str, Any]
-
-
-class Box(NamedTuple):
-    """What a label must not lie on, in pixels from the left and from the top."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-    def hits(self, other: Box) -> bool:
-        return (
-            self.left < other.right
-            and other.left < self.right
-            and self.top < other.bottom
-            and other.top < self.bottom
-        )
 
 
 def charts(summary: Summary) -> list[Chart]:
@@ -129,7 +106,7 @@ def _front(points: list[Point], sign: int) -> list[Point]:
 def _chart(
     points: list[Point], front: list[Point], axis: str, names: list[str], width: int
 ) -> alt.LayerChart:
-    across = theme.Axis.over([end for point in points for end in _ends(point, "x") if end > 0])
+    across = labels.axis(points, "x")
     lowest, highest = (
         min(point["y_low"] for point in points),
         max(point["y_high"] for point in points),
@@ -149,7 +126,8 @@ def _chart(
     fill = alt.Fill("variant:N", scale=theme.colours(names), legend=None)
     inside = alt.condition("datum.passed", fill, alt.value(theme.PAPER))
     line = alt.Chart(theme.rows(front)).mark_line(color=theme.LINE, strokeWidth=1.5, aria=False)
-    base = alt.Chart(theme.rows(_placed(points, across, up, width - MARGIN)))
+    plot = labels.Plot(across, up, width, HEIGHT)
+    base = alt.Chart(theme.rows(labels.placed(points, "name", plot)))
     bars = base.mark_rule(strokeWidth=1.5, aria=False)
     crosses = base.transform_filter("!datum.passed").mark_point(
         shape=CROSS, size=70, strokeWidth=2, opacity=1, aria=False
@@ -164,82 +142,6 @@ def _chart(
             x=x, y=y, color=colour, fill=inside, description="label:N"
         ),
         crosses.encode(x=x, y=y, color=colour),
-        _names(base, "left", x, fill),
-        _names(base, "right", x, fill),
+        *labels.drawn(base, "name", x, fill),
     ]
     return theme.layered(*layers, height=HEIGHT)
-
-
-def _ends(point: Point, axis: str) -> list[float]:
-    """The point and, where it has them, its bounds."""
-    return [
-        value
-        for key in (axis, f"{axis}_low", f"{axis}_high")
-        if (value := point.get(key)) is not None
-    ]
-
-
-def _names(base: alt.Chart, side: str, x: alt.X, fill: alt.Fill) -> alt.Chart:
-    there = base.transform_filter(f"datum.side == '{side}'")
-    shift = DOT + 2 if side == "right" else -DOT - 2
-    text = there.mark_text(
-        align="left" if side == "right" else "right", dx=shift, baseline="middle", **theme.HALO
-    )
-    named: alt.Chart = text.encode(
-        x=x, y=alt.Y("at:Q", scale=None, axis=None), text="name:N", fill=fill
-    )
-    return named
-
-
-def _placed(points: list[Point], across: theme.Axis, up: theme.Axis, width: float) -> list[Point]:
-    """Each label at the nearest place beside its point where it lies on no dot, no interval and no
-    other label."""
-
-    def x(value: float) -> float:
-        return across.share(value) * width
-
-    def y(value: float) -> float:
-        return HEIGHT * (1 - up.share(value))
-
-    taken = [box for point in points for box in _marks(point, x, y)]
-    placed = []
-    for point in sorted(points, key=lambda point: -float(point["y"])):
-        best = None
-        for at, side in (
-            (y(point["y"]) + shift, side) for shift in SHIFTS for side in ("right", "left")
-        ):
-            box = _label(x(point["x"]), at, side, LETTER * len(point["name"]))
-            if box.left < 0 or box.right > width or box.top < 0 or box.bottom > HEIGHT:
-                continue
-            best = best or (at, side, box)
-            if not any(box.hits(other) for other in taken):
-                best = (at, side, box)
-                break
-        at, side, box = best or (
-            y(point["y"]),
-            "right",
-            _label(x(point["x"]), y(point["y"]), "right", 0),
-        )
-        taken.append(box)
-        placed.append({**point, "side": side, "at": at})
-    return placed
-
-
-SHIFTS = [0.0] + [sign * step for step in range(11, 80, 4) for sign in (-1, 1)]
-
-
-def _label(x: float, at: float, side: str, length: float) -> Box:
-    left = x + DOT + 2 if side == "right" else x - DOT - 2 - length
-    return Box(left, at - LABEL / 2, left + length, at + LABEL / 2)
-
-
-def _marks(point: Point, x: Any, y: Any) -> list[Box]:
-    """The dot and its two intervals."""
-    middle, height = x(point["x"]), y(point["y"])
-    across, up = [x(end) for end in _ends(point, "x")], [y(end) for end in _ends(point, "y")]
-    dot = Box(middle - DOT, height - DOT, middle + DOT, height + DOT)
-    return [
-        dot,
-        Box(min(across), height - 1, max(across), height + 1),
-        Box(middle - 1, min(up), middle + 1, max(up)),
-    ]

@@ -9,13 +9,13 @@ import altair as alt
 from markupsafe import Markup
 
 from pipeline.records import Cost, Estimate, Latency, Level, Summary
-from pipeline.report import theme
+from pipeline.report import labels, theme
 from pipeline.report.content import Chart
 from pipeline.report.formatting import MISSING, estimate, listed, number, percent, size
 
 PROFILES = {"deployed": "as deployed", "matched": "at matched precision"}
 LATENCIES = {"tpot_ms": "Time per output token", "ttft_ms": "Time to first token"}
-ROW = 28
+ROW, HEIGHT = 28, 300  # of a bar's row and of a plot, in pixels
 
 Point = dict[str, Any]
 
@@ -75,15 +75,10 @@ def _ends(axis: str, measured: Estimate) -> dict[str, float | None]:
     return {axis: measured.median, f"{axis}_low": measured.low, f"{axis}_high": measured.high}
 
 
-def _axis(points: list[Point], axis: str) -> theme.Axis:
-    ends = [point.get(key) for point in points for key in (axis, f"{axis}_low", f"{axis}_high")]
-    return theme.Axis.over([end for end in ends if end is not None])
-
-
 def _lines(
     points: list[Point], axes: tuple[str, str], shown: list[str], names: list[str], width: int
 ) -> alt.LayerChart:
-    across, up = _axis(points, "x"), _axis(points, "y")
+    across, up = labels.axis(points, "x"), labels.axis(points, "y")
     x = alt.X("x:Q", scale=across.scale, axis=across.drawn(axes[0], theme.ticks(width)))
     y = alt.Y("y:Q", scale=up.scale, axis=up.drawn(axes[1], 5))
     colour = alt.Color("variant:N", scale=theme.colours(names), legend=theme.legend(shown, width))
@@ -101,24 +96,9 @@ def _lines(
     along = spread.transform_filter("isValid(datum.y_low)").encode(
         x=x, y="y_low:Q", y2="y_high:Q", color=colour
     )
-    # Beside its own interval lines: above on the left for every other variant, below on the right
-    # for the rest.
-    above = alt.Chart(
-        theme.rows([point for point in points if shown.index(point["variant"]) % 2 == 0])
-    )
-    below = alt.Chart(theme.rows([point for point in points if shown.index(point["variant"]) % 2]))
-    texts = [
-        above.mark_text(align="right", dx=-5, dy=-9, fontSize=11, **theme.HALO),
-        below.mark_text(align="left", dx=5, dy=11, fontSize=11, **theme.HALO),
-    ]
-    return theme.layered(
-        over,
-        along,
-        line,
-        dots,
-        *(text.encode(x=x, y=y, text="at:N", fill=fill) for text in texts),
-        height=300,
-    )
+    plot = labels.Plot(across, up, width, HEIGHT)
+    at = alt.Chart(theme.rows(labels.placed(points, "at", plot)))
+    return theme.layered(over, along, line, dots, *labels.drawn(at, "at", x, fill), height=HEIGHT)
 
 
 def goodput(summary: Summary) -> list[Chart]:
@@ -261,7 +241,7 @@ def _priced(points: list[Point], currency: str, width: int) -> alt.LayerChart:
     shares = list(
         dict.fromkeys(point["busy"] for point in sorted(points, key=lambda point: point["share"]))
     )
-    across = _axis(points, "x")
+    across = labels.axis(points, "x")
     x = alt.X(
         "x:Q",
         scale=across.scale,
