@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.quantizers import Outcome, Spec
 from pipeline.quantizers.export import copy_companions, save_unused_settings
+from pipeline.recipe import Variant
 
 FORMATS = {"gptq": "auto_gptq", "awq": "auto_awq", "compressed-tensors": "llm_compressor"}
 ITERATIONS = 200  # AutoRound's own default
@@ -39,7 +40,7 @@ def quantize(spec: Spec, out: Path) -> Outcome:
         seqlen=min(map(len, spec.samples.ids)),
         nsamples=len(spec.samples.ids),
         batch_size=BATCH_ROWS,
-        iters=ITERATIONS,
+        iters=iterations(variant),
         device_map="cpu",
         seed=SEED,
     )
@@ -47,7 +48,13 @@ def quantize(spec: Spec, out: Path) -> Outcome:
     rounder.quantize_and_save(str(out), format=FORMATS[str(variant.format)])
     _lift(out)
     copy_companions(spec.source, out)
-    return Outcome({**_resolved(out), "iterations": ITERATIONS, "samples": len(spec.samples.ids)})
+    return Outcome(
+        {**_resolved(out), "iterations": iterations(variant), "samples": len(spec.samples.ids)}
+    )
+
+
+def iterations(variant: Variant) -> int:
+    return variant.iterations or ITERATIONS
 
 
 def _resolved(out: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.capabilities import ENGINES, Engine
-from pipeline.recipe.base import MOST, Count, KvCache, Share, Strict, Weights
+from pipeline.recipe.base import MOST, Count, Few, KvCache, Share, Strict, Weights
 from pipeline.recipe.parsing import one_of_several
 
 if TYPE_CHECKING:
@@ -106,6 +106,13 @@ class Variant(Strict):
     )
     desc_act: bool | None = Field(
         None, description="columns by falling activation, of gptq; default false"
+    )
+    iterations: Few | None = Field(
+        None,
+        description=(
+            "steps of AutoRound in each block; default 200, its own. 50 is what it calls light,"
+            " 1000 best"
+        ),
     )
     kv_cache: KvCache | None = Field(None, description="instead of serve.kv_cache")
     ladder: Ladder | None = Field(

@@ -11,6 +11,7 @@ from pipeline import quantizers
 from pipeline.capabilities import IR
 from pipeline.planning.estimate.rates import Work
 from pipeline.planning.estimate.shape import Shape
+from pipeline.quantizers import autoround
 from pipeline.quantizers.gptqmodel import AWQ_TOKENS
 from pipeline.recipe import Calibration, Variant
 
@@ -53,7 +54,7 @@ METHODS = {
     "compressed, gptq": Method(15, 300, 6, 0.7e9, 2.0),
     "compressed, awq": Method(15, 300, 40, 0.7e9, 2.0),
     "compressed, rtn": Method(15, 100, 2, 0.7e9, 2.0),
-    "autoround": Method(15, 300, 200, 0.8e9, 4.0),
+    "autoround": Method(15, 300, 3, 0.8e9, 4.0),
 }
 
 
@@ -94,6 +95,9 @@ def work(variant: Variant, shape: Shape, calibration: Calibration) -> Work:
     row, tokens = METHODS[name], calibration.samples * calibration.tokens
     if name == "awq" and not shape.has_experts:
         tokens = min(tokens, AWQ_TOKENS)
+    if name == "autoround":
+        # Each step goes through a block there and back, whatever the number of samples.
+        tokens = autoround.iterations(variant) * autoround.BATCH_ROWS * calibration.tokens
     return Work(
         serial_s=row.start_s + row.serial_ns * 1e-9 * shape.parameters,
         flops=row.passes * 2 * shape.blocks * tokens,
