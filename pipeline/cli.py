@@ -85,8 +85,8 @@ def plan(name: str, as_json: bool) -> None:
     ):  # of what is asked in the tools' environments
         recipe = opened.unclimbed(name)
         index.check(name)
-        local.refuse(name, recipe)
-        planned = plan.of(name, recipe)
+        local.refuse(recipe)
+        planned = plan.of(recipe)
     print(planned.dumps(), end="") if as_json else plan.show(planned)
 
 

@@ -39,13 +39,13 @@ def record(project: Path, asked: list[str]) -> dict[str, Any]:
 
 def _model(name: str, stages: str) -> dict[str, Any]:
     loaded = recipe.load(name)
-    shape, load = estimate.of(name, loaded), workload.look(name, loaded)
+    shape, load = estimate.of(loaded), workload.look(loaded)
     assert shape is not None
     wanted = stages.split(",") if stages else None
     return {
         "shape": shape._asdict(),
         "load": load.model_dump(),
-        "items": power.count_items(name, loaded),
+        "items": power.count_items(loaded),
         "recipe": loaded.model_dump() | {"model": {"path": name}},
         "costs": [
             cost.model_dump()

@@ -76,7 +76,7 @@ def start(measured: recipe.Recipe) -> None:
     git("config", "user.email", AUTHOR)
     commit("first")
     made_here()
-    report.write(RECIPE, measured)
+    report.write(measured)
     write_policy()
 
 

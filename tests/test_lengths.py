@@ -69,7 +69,7 @@ def test_more_than_the_model_was_made_for_is_refused_by_plan(
     path = Path("recipes/tiny.yaml")
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(RecipeError) as error:
-        local.refuse("tiny", recipe.load("tiny"))
+        local.refuse(recipe.load("tiny"))
     assert said in str(error.value)
     assert "max_position_embeddings" in str(error.value)
 

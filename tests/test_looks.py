@@ -104,7 +104,7 @@ def test_looks_go_on_until_they_decide(engine: type[Engine]) -> None:
     kept = read(paths.extension("tiny", VARIANT), Extension)
     assert {len(task.items) for task in kept.tasks} == {40} and kept.wall_s == 2
     current.recheck("tiny", VARIANT)
-    report.write("tiny", recipe.load("tiny"))
+    report.write(recipe.load("tiny"))
     for suffix in ("html", "md"):
         said = paths.report("tiny", suffix).read_text()
         assert "Looks at the accuracy: 80 items INCONCLUSIVE (" in said

@@ -111,7 +111,7 @@ def test_checkpoints_whose_files_say_anything(tmp_path: Path, name: str, value: 
     def plan() -> None:
         checkpoint.check(tmp_path)
         lengths.refuse(Path("x.yaml"), recipe, tmp_path)
-        estimate.of("none", recipe)
+        estimate.of(recipe.named("none"))
         for variant in ("ov-int8", "gptq-int4"):
             refusal.refuse_model(Path("x.yaml"), variant, recipe.variants[variant], tmp_path)
 

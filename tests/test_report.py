@@ -26,7 +26,7 @@ def page() -> str:
 
 
 def test_page_and_metrics(measured: recipe.Recipe) -> None:
-    report.write("tiny", measured)
+    report.write(measured)
     assert "| ov-int8 | **PASS** | 1 kB | 50% |" in page()
     assert (
         "| ov-int8 | deployed | 1 at once | 150 (148 to 153) | 1.5\u00d7 (1.49 to 1.51) |" in page()
@@ -57,7 +57,7 @@ def test_an_artifact_that_could_not_be_measured_is_shown_as_failed(measured: rec
     benchmark = records.read(paths.benchmark("tiny", "ov-int8"), records.Benchmark)
     benchmark.model_copy(update=unmeasured).write(paths.benchmark("tiny", "ov-int8"))
     release.seal_again()
-    report.write("tiny", measured)
+    report.write(measured)
     assert "| ov-int8 | **FAIL** |" in page()
     assert "weights are NaN" in page()
     assert re.search(r"\| ov-int8 \| not measured \| not measured \|", page())
@@ -72,7 +72,7 @@ def test_records_of_different_artifacts_are_not_joined(measured: recipe.Recipe) 
         paths.benchmark("tiny", "ov-int8")
     )
     with pytest.raises(ArtifactError, match="of another artifact"):
-        report.write("tiny", measured)
+        report.write(measured)
 
 
 @pytest.mark.parametrize(

@@ -340,7 +340,7 @@ def test_a_failed_check_needs_a_waiver_and_stays_failed(
     measured: recipe.Recipe, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fails()
-    report.write(RECIPE, recipe.load(RECIPE))
+    report.write(recipe.load(RECIPE))
     commands.request(*PASS, None)
     with pytest.raises(SignoffError, match="mean_kl deployed x"):
         commands.approve(*PASS, key(ADA), [], "", None)

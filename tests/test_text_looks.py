@@ -228,6 +228,6 @@ def test_the_stage_stops_at_a_look_that_fails(
     assert bool(found.tasks) == (worse == 0)
     gate_stage.run("tiny", "ov-int8")
     assert read(paths.verdict("tiny", "ov-int8"), Verdict).status == ("FAIL" if worse else "PASS")
-    report.write("tiny", recipe)
+    report.write(recipe)
     page = paths.report("tiny", "html").read_text()
     assert ("look 1 of 5" in page) == bool(worse)

@@ -19,14 +19,17 @@ from pipeline.records import Benchmark, Level, Performance, read
 REJECTED = ("NOT FASTER", "FAILED")
 
 
-def of(name: str, recipe: Recipe, variant_name: str) -> Performance:
+def of(recipe: Recipe, variant_name: str) -> Performance:
     """The verdict on a variant's speed from the stored benchmarks. Raises ArtifactError if one is
     missing."""
     variant = recipe.variants[variant_name]
     baseline = recipe.baseline(variant)
-    own = read(paths.benchmark(name, variant_name), Benchmark)
+    own = read(paths.benchmark(recipe.name, variant_name), Benchmark)
     return performance(
-        recipe, variant, own, read(paths.benchmark(name, baseline), Benchmark) if baseline else None
+        recipe,
+        variant,
+        own,
+        read(paths.benchmark(recipe.name, baseline), Benchmark) if baseline else None,
     )
 
 

@@ -115,18 +115,18 @@ def _data(names: list[str]) -> dict[str, dict[str, Any]]:
         (name, recipe, *item) for name, recipe in loaded.items() for item in recipe.variants.items()
     ]
     groups = {
-        "recipes": {name: _recipe(name, recipe) for name, recipe in loaded.items()},
+        "recipes": {name: _recipe(recipe) for name, recipe in loaded.items()},
         "variants": {
-            _key(name, variant): _judged(name, variant, of, recipe)
+            _key(name, variant): _judged(variant, of, recipe)
             for name, recipe, variant, of in variants
         },
         "made": {
-            _key(name, variant): _made(name, variant, of, recipe)
+            _key(name, variant): _made(variant, of, recipe)
             for name, recipe, variant, of in variants
             if not of.ladder
         },
         "ladders": {
-            _key(name, variant): _judged(name, variant, of, recipe) | {"tasks": _tasks(recipe)}
+            _key(name, variant): _judged(variant, of, recipe) | {"tasks": _tasks(recipe)}
             for name, recipe, variant, of in variants
             if of.ladder
         },
@@ -145,9 +145,13 @@ def _data(names: list[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _recipe(name: str, recipe: recipes.Recipe) -> dict[str, Any]:
+def _recipe(recipe: recipes.Recipe) -> dict[str, Any]:
     """`source` and `tasks` are the local folders that pin and evaluate depend on."""
-    return {"name": name, "source": recipe.model.path or NOTHING_LOCAL, "tasks": _tasks(recipe)}
+    return {
+        "name": recipe.name,
+        "source": recipe.model.path or NOTHING_LOCAL,
+        "tasks": _tasks(recipe),
+    }
 
 
 def _tasks(recipe: recipes.Recipe) -> str:
@@ -158,28 +162,24 @@ def _key(name: str, variant_name: str) -> str:
     return f"{name}--{variant_name}"
 
 
-def _judged(
-    name: str, variant_name: str, variant: recipes.Variant, recipe: recipes.Recipe
-) -> dict[str, Any]:
+def _judged(variant_name: str, variant: recipes.Variant, recipe: recipes.Recipe) -> dict[str, Any]:
     """`floor` is the unquantized variant whose evaluation is the noise floor; an unquantized one
     names itself."""
     return {
-        "recipe": name,
+        "recipe": recipe.name,
         "variant": variant_name,
         "floor": recipe.baseline(variant) or variant_name,
     }
 
 
-def _made(
-    name: str, variant_name: str, variant: recipes.Variant, recipe: recipes.Recipe
-) -> dict[str, Any]:
+def _made(variant_name: str, variant: recipes.Variant, recipe: recipes.Recipe) -> dict[str, Any]:
     """`base` is what it is made from besides the checkpoint."""
     tool, base = quantizers.tool(variant), quantizers.starts_from(recipe, variant)
     return {
-        "recipe": name,
+        "recipe": recipe.name,
         "variant": variant_name,
         "engine": variant.engine,
-        "base": str(paths.model(name, base)) if base else NOTHING_LOCAL,
+        "base": str(paths.model(recipe.name, base)) if base else NOTHING_LOCAL,
         "tool": _source(tool.module),
         "weights_engine": _source(engines.ENGINES[variant.engine].weights),
         "tool_pins": environments.pins_file(tool.environment).stem,

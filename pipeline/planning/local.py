@@ -13,26 +13,26 @@ from pipeline.source import checking, checkpoint, lengths, prompts
 from pipeline.source.files import left_out
 
 
-def refuse(name: str, recipe: Recipe) -> None:
+def refuse(recipe: Recipe) -> None:
     """What local files make impossible, said before anything runs: prompts and texts, the
     checkpoint's tensors and shapes."""
     _refuse_prompts(recipe)
     if recipe.model.path is not None:
         source = checkpoint.fetch(recipe.model)
         checkpoint.check(source)
-        lengths.refuse(paths.recipe(name), recipe, source)
+        lengths.refuse(paths.recipe(recipe.name), recipe, source)
         if left := left_out(source):
             print(
                 f"note: {recipe.model.path}: not the model's, left out: {', '.join(left)}",
                 file=sys.stderr,
             )
         if environments.is_complete("openvino"):
-            checking.tokenizer_of(f"plan@{name}", source, recipe.model)
+            checking.tokenizer_of(f"plan@{recipe.name}", source, recipe.model)
         for variant_name, variant in recipe.variants.items():
             if variant.ladder != "auto":
                 for rung in recipes.rungs(variant):
                     refusal.refuse_model(
-                        paths.recipe(name), variant_name, rung, source, environments.device()
+                        paths.recipe(recipe.name), variant_name, rung, source, environments.device()
                     )
 
 

@@ -72,11 +72,11 @@ class Plan(Record):
     )
 
 
-def of(name: str, recipe: Recipe) -> Plan:
+def of(recipe: Recipe) -> Plan:
     items, load, shape = (
-        power.count_items(name, recipe),
-        workload.look(name, recipe),
-        estimate.of(name, recipe),
+        power.count_items(recipe),
+        workload.look(recipe),
+        estimate.of(recipe),
     )
     if shape is None:
         known = Counted(estimate.UNKNOWN, load, items, estimate.USUAL)
@@ -86,13 +86,13 @@ def of(name: str, recipe: Recipe) -> Plan:
         rows = estimate.stages(recipe, known)
         shortages, savings = _shortages(rows), _savings(rows, recipe, known)
     compared = len(recipe.evaluate.divergence.chosen(min(workload.windows(recipe, load).values())))
-    left_out = recipes.filled(name)[0]
+    left_out = recipes.filled(recipe.name)[0]
     return Plan(
-        recipe=name,
+        recipe=recipe.name,
         left_out=left_out,
         defaults=defaults.sentence(recipe.model.parameters, left_out) if left_out else "",
         settings=recipe.model_dump(mode="json", include=set(defaults.SECTIONS)),
-        stages=[_planned(name, row, known=shape is not None) for row in rows],
+        stages=[_planned(recipe.name, row, known=shape is not None) for row in rows],
         shortages=shortages,
         savings=savings,
         decided=[_decided(row) for row in power.of(recipe, items)],

@@ -68,7 +68,7 @@ def _row(task: str, items: int | None, confidence: float, margins: dict[str, flo
     return Power(task, items, detectable, margins)
 
 
-def count_items(name: str, recipe: Recipe) -> dict[str, int | None]:
+def count_items(recipe: Recipe) -> dict[str, int | None]:
     """Items by task; 'all' is looked up, None if that cannot be done here.
 
     Raises RecipeError for an unknown task, or more items than it has.
@@ -76,7 +76,7 @@ def count_items(name: str, recipe: Recipe) -> dict[str, int | None]:
     asked = recipe.evaluate.items
     if not environments.is_complete("openvino"):
         return {task: None if count == "all" else count for task, count in asked.items()}
-    with artifact.stage_folder(f"plan@{name}") as folder:
+    with artifact.stage_folder(f"plan@{recipe.name}") as folder:
         job = {"evaluate": recipe.evaluate.model_dump(), "serve": recipe.serve.model_dump()}
         counts = process.run("openvino", "count", job, folder, offline=True).value
     return {task: counts.get(task) if count == "all" else count for task, count in asked.items()}

@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from pipeline import paths, reading
 from pipeline.errors import RecipeError
@@ -73,6 +73,7 @@ VARIANT_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_]|-(?!-))*")
 
 
 class Recipe(Strict):
+    _name: str = PrivateAttr("")  # its file's, which no key of it can say
     model: Model
     calibration: Calibration
     evaluate: Evaluate
@@ -84,6 +85,16 @@ class Recipe(Strict):
         description="what the report recommends among the quantized variants that passed",
     )
     variants: Annotated[dict[str, Variant], Field(min_length=1)]
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def named(self, name: str) -> Recipe:
+        """The same, under a name: that of its file in recipes/, or of the one it was taken from."""
+        recipe = self.model_copy()
+        recipe._name = name
+        return recipe
 
     @model_validator(mode="before")
     @classmethod
@@ -208,7 +219,7 @@ def load(name: str) -> Recipe:
         path
     ):  # what is there and no file, reading it says
         raise unknown("recipe", name, path, names())
-    return parse(path, Recipe)
+    return parse(path, Recipe).named(name)
 
 
 def filled(name: str) -> tuple[list[str], dict[str, Any]]:

@@ -28,36 +28,36 @@ if TYPE_CHECKING:
     from pipeline.report.summary import Judged
 
 
-def write(name: str, recipe: Recipe) -> None:
+def write(recipe: Recipe) -> None:
     """Writes reports, metrics, plots and cards. Raises ArtifactError if a record is missing or of
     another artifact."""
     from pipeline.report import card, chart_pareto, chart_speed, theme
     from pipeline.report.metrics import metrics
     from pipeline.report.summary import summarize
 
-    summary = summarize(name, recipe)
+    summary = summarize(recipe)
     for suffix, text in _pages(summary).items():
-        write_text(paths.report(name, suffix), text)
+        write_text(paths.report(recipe.name, suffix), text)
     cards = {f"{variant}.md": card.render(summary, variant) for variant in recipe.variants}
-    _write_folder(paths.card(name, "x").parent, cards)
+    _write_folder(paths.card(recipe.name, "x").parent, cards)
     flat = {
         f"{variant}.json": json.dumps(row, indent=1) + "\n"
         for variant, row in metrics(summary).items()
     }
-    _write_folder(paths.metrics(name), flat)
+    _write_folder(paths.metrics(recipe.name), flat)
     charts = [*chart_pareto.charts(summary), *chart_speed.curves(summary)]
     _write_folder(
-        paths.plots(name), {f"{chart.key}.svg": theme.alone(chart.wide) for chart in charts}
+        paths.plots(recipe.name), {f"{chart.key}.svg": theme.alone(chart.wide) for chart in charts}
     )
 
 
-def write_audit(name: str, recipe: Recipe, variant: str, judged: Judged, folder: Path) -> None:
+def write_audit(recipe: Recipe, variant: str, judged: Judged, folder: Path) -> None:
     """Writes the report and the card of one artifact, which is none of the recipe's own, into its
     folder."""
     from pipeline.report import card
     from pipeline.report.summary import of
 
-    summary = of(name, recipe, {variant: judged})
+    summary = of(recipe, {variant: judged})
     for suffix, text in _pages(summary).items():
         write_text(folder / f"report.{suffix}", text)
     write_text(folder / "card.md", card.render(summary, variant))

@@ -50,29 +50,28 @@ class Judged(NamedTuple):
     http: Benchmark | None = None
 
 
-def summarize(name: str, recipe: Recipe) -> Summary:
+def summarize(recipe: Recipe) -> Summary:
     """Of all variants of a recipe, from where their stages left them. Raises ArtifactError."""
-    reference = read(paths.evaluation(name, "reference"), Evaluation)
+    reference = read(paths.evaluation(recipe.name, "reference"), Evaluation)
     return of(
-        name,
         recipe,
-        {variant: _judged(name, recipe, variant, reference) for variant in recipe.variants},
+        {variant: _judged(recipe, variant, reference) for variant in recipe.variants},
     )
 
 
-def of(name: str, recipe: Recipe, judged: dict[str, Judged]) -> Summary:
+def of(recipe: Recipe, judged: dict[str, Judged]) -> Summary:
     """Everything a reader may ask about, joined per variant; speeds relative to the unquantized
     model on that engine."""
-    checkpoint = read(paths.checkpoint(name), Checkpoint)
-    samples = read(paths.samples(name), Samples)
-    reference = read(paths.evaluation(name, "reference"), Evaluation)
+    checkpoint = read(paths.checkpoint(recipe.name), Checkpoint)
+    samples = read(paths.samples(recipe.name), Samples)
+    reference = read(paths.evaluation(recipe.name, "reference"), Evaluation)
     floors = {variant: recipe.baseline(recipe.variants[variant]) or variant for variant in judged}
     rows = {
         variant: _row(artifact, judged.get(floors[variant]), reference)
         for variant, artifact in judged.items()
     }
     return Summary(
-        recipe=name,
+        recipe=recipe.name,
         goal=recipe.goal,
         checkpoint=checkpoint,
         calibration=CalibrationSet(**samples.model_dump(exclude={"ids"}), rows=len(samples.ids)),
@@ -85,33 +84,31 @@ def of(name: str, recipe: Recipe, judged: dict[str, Judged]) -> Summary:
     )
 
 
-def _judged(name: str, recipe: Recipe, variant: str, reference: Evaluation) -> Judged:
-    manifest = read(paths.manifest(name, variant), Manifest)
-    evaluation = evaluation_of(Candidate.here(name, variant, recipe))
-    verdict = read(paths.verdict(name, variant), Verdict)
-    benchmark = read(paths.benchmark(name, variant), Benchmark)
+def _judged(recipe: Recipe, variant: str, reference: Evaluation) -> Judged:
+    manifest = read(paths.manifest(recipe.name, variant), Manifest)
+    evaluation = evaluation_of(Candidate.here(recipe.name, variant, recipe))
+    verdict = read(paths.verdict(recipe.name, variant), Verdict)
+    benchmark = read(paths.benchmark(recipe.name, variant), Benchmark)
     if (
         verdict.candidate_sha256 != evaluation.artifact_sha256
         or verdict.reference_sha256 != reference.artifact_sha256
     ):
         raise ArtifactError(
-            f"{paths.verdict(name, variant)}: made from another evaluation. Run: dvc repro"
-            f" gate@{name}--{variant}"
+            f"{paths.verdict(recipe.name, variant)}: made from another evaluation. Run: dvc repro"
+            f" gate@{recipe.name}--{variant}"
         )
     if benchmark.measured and benchmark.artifact_sha256 != evaluation.artifact_sha256:
         raise ArtifactError(
-            f"{paths.benchmark(name, variant)}: of another artifact. Run: dvc repro"
-            f" benchmark@{name}"
+            f"{paths.benchmark(recipe.name, variant)}: of another artifact. Run: dvc repro"
+            f" benchmark@{recipe.name}"
         )
     if benchmark.measured and benchmark.requested != settings.timed_under(recipe, variant):
         raise ArtifactError(
-            f"{paths.benchmark(name, variant)}: under other settings than the recipe's. Run: dvc"
-            f" repro report@{name}"
+            f"{paths.benchmark(recipe.name, variant)}: under other settings than the recipe's. Run: dvc"
+            f" repro report@{recipe.name}"
         )
-    http = _http(name, variant, evaluation.artifact_sha256)
-    return Judged(
-        manifest, evaluation, verdict, benchmark, performance.of(name, recipe, variant), http
-    )
+    http = _http(recipe.name, variant, evaluation.artifact_sha256)
+    return Judged(manifest, evaluation, verdict, benchmark, performance.of(recipe, variant), http)
 
 
 def _row(judged: Judged, baseline: Judged | None, reference: Evaluation) -> VariantSummary:

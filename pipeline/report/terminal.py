@@ -77,7 +77,7 @@ def show(name: str, variants: list[str]) -> None:
     for variant in variants:
         verdict, speed = (
             read(paths.verdict(name, variant), Verdict),
-            performance.of(name, recipe, variant),
+            performance.of(recipe, variant),
         )
         judged = Cell(speed.status, kind=f"badge {PERFORMANCE[speed.status][1]}")
         timed = _speed(read(paths.benchmark(name, variant), Benchmark))

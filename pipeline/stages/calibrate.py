@@ -33,7 +33,7 @@ def run(name: str) -> None:
             "calibrate",
             job,
             folder,
-            estimate.needs_bytes(name, recipe, "calibrate"),
+            estimate.needs_bytes(recipe, "calibrate"),
         )
         artifact.install(out, paths.samples(name).parent)
     for note in done.value["notes"]:

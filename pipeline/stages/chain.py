@@ -46,7 +46,7 @@ def run(name: str, until: str) -> None:
     )  # what service managers stop with: ends as Ctrl-C does
     recipe = opened.unclimbed(name)
     index.write()
-    local.refuse(name, recipe)
+    local.refuse(recipe)
     if reason := plan.no_pass(recipe, recipe.evaluate.compared_at_most):
         print(f"note: {reason}", flush=True)
     stages = chain(name, recipe, until)
@@ -145,7 +145,7 @@ def _seconds(name: str, recipe: Recipe, stages: list[str]) -> dict[str, float]:
 def _planned(name: str, recipe: Recipe) -> Iterator[tuple[str, float]]:
     """For usual texts and tasks on a usual machine: to count and measure, as `plan` does, would be
     the longest wait of a short run. Of a ladder the rungs together, as if all were made."""
-    shape = estimate.of(name, recipe)
+    shape = estimate.of(recipe)
     if shape is None:
         return
     items = {

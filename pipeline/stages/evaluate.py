@@ -42,7 +42,7 @@ def measure(candidate: Candidate) -> None:
         evaluations.stored_logprobs(name),
     )
     job, stage = measuring.evaluation_job(candidate, source), candidate.stage("evaluate")
-    costs.require_memory(stage, estimate.needs_bytes(name, recipe, "evaluate", candidate.variant))
+    costs.require_memory(stage, estimate.needs_bytes(recipe, "evaluate", candidate.variant))
     with artifact.stage_folder(stage) as folder:
         try:
             _require_source(manifest, artifact.digest(pinned.files))

@@ -51,7 +51,7 @@ def make(candidate: Candidate) -> records.Manifest:
             "quantize",
             job,
             folder,
-            estimate.needs_bytes(name, recipe, "quantize", variant),
+            estimate.needs_bytes(recipe, "quantize", variant),
         )
         manifest = records.Manifest(
             recipe=name,

@@ -28,7 +28,7 @@ def run(name: str) -> None:
         job = measuring.engine_job(measured, "reference", source, source, asked) | {
             "logprobs": str(logprobs)
         }
-        needs = estimate.needs_bytes(name, recipe, "reference")
+        needs = estimate.needs_bytes(recipe, "reference")
         done = costs.run(
             stage, engines.ENGINES["reference"].environment, "reference", job, folder, needs
         )

@@ -9,5 +9,5 @@ from pipeline.evidence import opened
 def run(name: str) -> None:
     from pipeline.report import write
 
-    write(name, opened.recipe(name))
+    write(opened.recipe(name))
     print(f"report: {paths.report(name, 'html')}")

@@ -36,7 +36,7 @@ def run(name: str, variant_name: str | None, as_json: bool = False) -> None:
     recipe = opened.recipe(name)
     names = [variant_name] if variant_name else list(recipe.variants)
     verdicts = {variant: current.verdict(opened.candidate(name, variant)) for variant in names}
-    speeds = {variant: performance.of(name, recipe, variant) for variant in names}
+    speeds = {variant: performance.of(recipe, variant) for variant in names}
     rejected = [
         f"{variant} ({verdict.status})"
         for variant, verdict in verdicts.items()

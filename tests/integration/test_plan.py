@@ -23,7 +23,7 @@ COMPILER_BYTES = (
 def load(tiny_untouched: Path) -> Workload:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tiny_untouched)
-        return workload.look("tiny", recipe.load("tiny"))
+        return workload.look(recipe.load("tiny"))
 
 
 def test_texts_and_items_are_weighed_as_they_are_measured(
@@ -52,7 +52,7 @@ def test_every_stage_took_the_memory_that_was_planned(
     """Within a factor of two. Time says nothing here: two processes of tests share the machine."""
     monkeypatch.chdir(tiny_untouched)
     tiny = recipe.load("tiny")
-    shape, items = estimate.of("tiny", tiny), dict.fromkeys(tiny.evaluate.tasks, None)
+    shape, items = estimate.of(tiny), dict.fromkeys(tiny.evaluate.tasks, None)
     assert shape is not None
     known = Counted(
         shape,

@@ -49,10 +49,10 @@ class Estimate(NamedTuple):
     seconds: float
 
 
-def needs_bytes(name: str, recipe: Recipe, kind: str, variant: Variant | None = None) -> float:
+def needs_bytes(recipe: Recipe, kind: str, variant: Variant | None = None) -> float:
     """Memory of a stage of this kind, 0 where the model's size is not known. `variant`: of quantize
     and evaluate."""
-    shape = of(name, recipe)
+    shape = of(recipe)
     if shape is None:
         return 0
     if variant is None:

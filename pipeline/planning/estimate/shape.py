@@ -38,12 +38,12 @@ class Shape(NamedTuple):
 UNKNOWN = Shape(0, 0, True, USUAL_VOCABULARY, False)
 
 
-def of(name: str, recipe: Recipe) -> Shape | None:
+def of(recipe: Recipe) -> Shape | None:
     """None if nothing tells how large the model is."""
-    parameters = _parameters(name, recipe)
+    parameters = _parameters(recipe)
     if parameters is None:
         return None
-    config = _config(name, recipe)
+    config = _config(recipe)
     experts = any(word in " ".join(config.get("architectures") or []).lower() for word in EXPERTS)
     vocabulary = int(config.get("vocab_size") or USUAL_VOCABULARY)
     hidden = config.get("hidden_size") or round(
@@ -53,17 +53,17 @@ def of(name: str, recipe: Recipe) -> Shape | None:
     return Shape(parameters, vocabulary * int(hidden), tied, vocabulary, experts)
 
 
-def _config(name: str, recipe: Recipe) -> dict[str, Any]:
+def _config(recipe: Recipe) -> dict[str, Any]:
     """Of a checkpoint that lies here, or that was pinned; empty if there is none."""
-    for folder in (paths.source(name), Path(recipe.model.path or "")):
+    for folder in (paths.source(recipe.name), Path(recipe.model.path or "")):
         if (folder / "config.json").is_file():
             return files.config(folder)
     return {}
 
 
-def _parameters(name: str, recipe: Recipe) -> int | None:
-    if paths.checkpoint(name).is_file():
-        return read(paths.checkpoint(name), Checkpoint).parameters
+def _parameters(recipe: Recipe) -> int | None:
+    if paths.checkpoint(recipe.name).is_file():
+        return read(paths.checkpoint(recipe.name), Checkpoint).parameters
     if recipe.model.path is None:
         return recipe.model.parameters
     try:

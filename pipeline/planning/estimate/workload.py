@@ -32,14 +32,14 @@ class Tokens(NamedTuple):
         return Tokens(*(a + b for a, b in zip(self, other, strict=True)))
 
 
-def look(name: str, recipe: Recipe) -> Workload:
+def look(recipe: Recipe) -> Workload:
     """Windows of the texts that are calibrated or local, loads of the tasks whose data is here.
     Raises RecipeError."""
     known = Workload(windows={}, tasks={})
     folder = next(
         (
             path
-            for path in (paths.source(name), Path(recipe.model.path or "missing"))
+            for path in (paths.source(recipe.name), Path(recipe.model.path or "missing"))
             if path.is_dir()
         ),
         None,
@@ -56,13 +56,13 @@ def look(name: str, recipe: Recipe) -> Workload:
                 if prompt_set.path is not None
             },
         }
-        with artifact.stage_folder(f"weigh@{name}") as scratch:
+        with artifact.stage_folder(f"weigh@{recipe.name}") as scratch:
             known = Workload.model_validate(
                 process.run("openvino", "weigh", job, scratch, offline=True).value
             )
-    if not paths.texts(name).is_file():
+    if not paths.texts(recipe.name).is_file():
         return known
-    texts = {text.name: len(text.windows) for text in read(paths.texts(name), Texts).texts}
+    texts = {text.name: len(text.windows) for text in read(paths.texts(recipe.name), Texts).texts}
     return known.model_copy(update={"windows": known.windows | texts})
 
 

@@ -41,9 +41,7 @@ def assemble(entry: Entry, recipe: Recipe, signer: Signer, by: str, out: Path) -
         _copy(path, out / layout.RECORDS / name)
     evidence = layout.evidence(out)
     records = layout.read_records(evidence)
-    summary = summarize(
-        entry.recipe, recipe
-    )  # rendered anew: a report that lies here may be old, or edited
+    summary = summarize(recipe)  # rendered anew: a report that lies here may be old, or edited
     write_text(out / layout.CARD, card.render(summary, entry.variant))
     for path, text in zip(
         layout.REPORTS, (markdown.render(summary), page.render(summary)), strict=True

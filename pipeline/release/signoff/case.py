@@ -46,7 +46,7 @@ def of(name: str, variant_name: str) -> Case:
             f"{name}/{variant_name}: cannot be signed off as it is:\n  " + "\n  ".join(never)
         )
     about = subject.of(name, variant_name, seals.evidence(candidate))
-    return Case(about, verdict.status, failing(verdict, performance.of(name, recipe, variant_name)))
+    return Case(about, verdict.status, failing(verdict, performance.of(recipe, variant_name)))
 
 
 def authors(name: str, rules: Policy) -> frozenset[str]:

@@ -67,7 +67,7 @@ def remeasure(name: str, variant_name: str, share: float) -> Remeasured:
     job |= {"logprobs": str(paths.logprobs(name)), "share": share, "seed": seed}
     stage = candidate.stage("remeasure")
     with artifact.stage_folder(stage) as folder:
-        needs = estimate.needs_bytes(name, recipe, "evaluate", candidate.variant)
+        needs = estimate.needs_bytes(recipe, "evaluate", candidate.variant)
         done = costs.run(
             stage, engines.ENGINES[manifest.engine].environment, "remeasure", job, folder, needs
         )

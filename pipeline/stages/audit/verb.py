@@ -177,5 +177,5 @@ def _judge(recipe_name: str, name: str, audited: Recipe) -> records.Verdict:
         untimed,
         performance(audited, candidate.variant, untimed, None),
     )
-    report.write_audit(recipe_name, audited, name, judged, root)
+    report.write_audit(audited, name, judged, root)
     return verdict
