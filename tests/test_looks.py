@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import paths, recipe, report
 from pipeline.errors import EvaluationError, WorkerCrashed
-from pipeline.evidence import current
+from pipeline.evidence import current, opened
 from pipeline.evidence.candidate import Candidate
 from pipeline.records import Evaluation, Extension, Verdict, read
 from pipeline.runtime import process
@@ -103,7 +103,7 @@ def test_looks_go_on_until_they_decide(engine: type[Engine]) -> None:
     ]
     kept = read(paths.extension("tiny", VARIANT), Extension)
     assert {len(task.items) for task in kept.tasks} == {40} and kept.wall_s == 2
-    current.recheck("tiny", VARIANT)
+    current.recheck(opened.candidate("tiny", VARIANT))
     report.write(recipe.load("tiny"))
     for suffix in ("html", "md"):
         said = paths.report("tiny", suffix).read_text()
@@ -183,5 +183,5 @@ def test_the_first_look_is_what_evaluate_measures(engine: type[Engine]) -> None:
     for sequential, expected in (("true", 20), ("false", 100)):
         gate(sequential=sequential)
         loaded = recipe.load("tiny")
-        job = measuring.evaluation_job(Candidate.here("tiny", VARIANT, loaded), Path("source"))
+        job = measuring.evaluation_job(Candidate.here(loaded, VARIANT), Path("source"))
         assert job["spans"] == dict.fromkeys(loaded.evaluate.tasks, (0, expected))

@@ -11,17 +11,24 @@ from pipeline.recipe import Recipe, Variant
 
 @dataclass(frozen=True)
 class Candidate:
-    """`name` is the recipe's; the place is the variant's own, or that of a rung or of an audit."""
+    """The place is the variant's own, or that of a rung or of an audit."""
 
-    name: str
-    variant_name: str
     recipe: Recipe
+    variant_name: str
     place: paths.Place
 
     @classmethod
-    def here(cls, name: str, variant_name: str, recipe: Recipe) -> Candidate:
+    def here(cls, recipe: Recipe, variant_name: str) -> Candidate:
         """Where a variant's stages leave it."""
-        return cls(name, variant_name, recipe, paths.place(name, variant_name))
+        return cls(recipe, variant_name, paths.place(recipe.name, variant_name))
+
+    @property
+    def name(self) -> str:
+        """The recipe's."""
+        return self.recipe.name
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.variant_name}"
 
     @property
     def variant(self) -> Variant:

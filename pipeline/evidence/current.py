@@ -8,7 +8,7 @@ from typing import Any
 from pipeline import paths, records
 from pipeline.benchmark import speed_statistics
 from pipeline.errors import ArtifactError
-from pipeline.evidence import evaluations, keeping, opened, seals, settings
+from pipeline.evidence import evaluations, keeping, seals, settings
 from pipeline.evidence.candidate import Candidate
 from pipeline.records import artifact
 from pipeline.source import calibration
@@ -32,16 +32,16 @@ def verdict(candidate: Candidate) -> records.Verdict:
     return verdict
 
 
-def recheck(name: str, variant_name: str) -> None:
+def recheck(candidate: Candidate) -> None:
     """Decides again from the raw evaluations. Raises ArtifactError unless the stored verdict is the
     same, bit for bit."""
-    path, candidate = paths.verdict(name, variant_name), opened.candidate(name, variant_name)
+    path = paths.verdict(candidate.name, candidate.variant_name)
     if records.read_text(path) != evaluations.verdict_of(candidate).dumps():
         raise ArtifactError(
             f"{path}: not what the evaluations and the recipe give now. Run: dvc repro"
             f" {candidate.stage('gate')}"
         )
-    print(f"{variant_name}: the stored verdict is what the evaluations give, bit for bit")
+    print(f"{candidate.variant_name}: the stored verdict is what the evaluations give, bit for bit")
 
 
 def _unsealed(verdict: records.Verdict) -> str:

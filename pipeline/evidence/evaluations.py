@@ -72,10 +72,10 @@ def verdict_of(candidate: Candidate) -> records.Verdict:
     reference = records.read(paths.evaluation(name, "reference"), records.Evaluation)
     measured = evaluation_of(candidate)
     floor = records.read(paths.evaluation(name, baseline), records.Evaluation) if baseline else None
-    _require_current(reference, recipe, name, "reference", "reference")
-    _require_current(measured, recipe, name, candidate.variant_name, engine)
+    _require_current(reference, recipe, "reference", "reference")
+    _require_current(measured, recipe, candidate.variant_name, engine)
     if floor is not None and baseline is not None:
-        _require_current(floor, recipe, name, baseline, engine)
+        _require_current(floor, recipe, baseline, engine)
     verdict = gate.decide(reference, measured, floor, limits.of(recipe, candidate.variant))
     decided_from = {
         "evaluation.json": candidate.place.evaluation,
@@ -89,9 +89,9 @@ def verdict_of(candidate: Candidate) -> records.Verdict:
 
 
 def _require_current(
-    evaluation: records.Evaluation, recipe: Recipe, name: str, variant_name: str, engine: str
+    evaluation: records.Evaluation, recipe: Recipe, variant_name: str, engine: str
 ) -> None:
-    path = paths.evaluation(name, variant_name)
+    path = paths.evaluation(recipe.name, variant_name)
     recorded = {
         "recipe": evaluation.recipe,
         "variant": evaluation.variant,
@@ -99,7 +99,7 @@ def _require_current(
         "settings": evaluation.requested,
     }
     expected = {
-        "recipe": name,
+        "recipe": recipe.name,
         "variant": variant_name,
         "engine": engine,
         "settings": settings.evaluated_under(recipe, variant_name, engine),

@@ -44,7 +44,7 @@ def candidate(name: str, variant_name: str) -> Candidate:
     reached = recipe(name)
     if variant_name not in reached.variants:
         raise unknown("variant", variant_name, paths.recipe(name), list(reached.variants))
-    return Candidate.here(name, variant_name, reached)
+    return Candidate.here(reached, variant_name)
 
 
 def _refuse_tasks_from_outside(name: str, evaluate: Evaluate) -> None:

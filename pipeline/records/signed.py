@@ -29,6 +29,9 @@ class Subject(Record):
     manifest_sha256: str
     evidence: dict[str, str]
 
+    def __str__(self) -> str:
+        return f"{self.recipe}/{self.variant}"
+
 
 class Remeasured(Record):
     """What an approver measured again, drawn with `seed`: windows and items, and those of them that

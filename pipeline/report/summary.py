@@ -86,7 +86,7 @@ def of(recipe: Recipe, judged: dict[str, Judged]) -> Summary:
 
 def _judged(recipe: Recipe, variant: str, reference: Evaluation) -> Judged:
     manifest = read(paths.manifest(recipe.name, variant), Manifest)
-    evaluation = evaluation_of(Candidate.here(recipe.name, variant, recipe))
+    evaluation = evaluation_of(Candidate.here(recipe, variant))
     verdict = read(paths.verdict(recipe.name, variant), Verdict)
     benchmark = read(paths.benchmark(recipe.name, variant), Benchmark)
     if (
@@ -104,8 +104,8 @@ def _judged(recipe: Recipe, variant: str, reference: Evaluation) -> Judged:
         )
     if benchmark.measured and benchmark.requested != settings.timed_under(recipe, variant):
         raise ArtifactError(
-            f"{paths.benchmark(recipe.name, variant)}: under other settings than the recipe's. Run: dvc"
-            f" repro report@{recipe.name}"
+            f"{paths.benchmark(recipe.name, variant)}: under other settings than the recipe's."
+            f" Run: dvc repro report@{recipe.name}"
         )
     http = _http(recipe.name, variant, evaluation.artifact_sha256)
     return Judged(manifest, evaluation, verdict, benchmark, performance.of(recipe, variant), http)

@@ -23,7 +23,7 @@ def run(name: str, variant_name: str, recheck: bool = False) -> None:
     """The gate stage: writes the verdict; with `recheck` it only raises ArtifactError if the stored
     one is another."""
     if recheck:
-        current.recheck(name, variant_name)
+        current.recheck(opened.candidate(name, variant_name))
         return
     verdict = settle(opened.candidate(name, variant_name))
     verdict.write(paths.verdict(name, variant_name))

@@ -20,7 +20,7 @@ def run(name: str) -> None:
     most: dict[str, Items] = (
         dict(recipe.evaluate.extend_to) if recipe.gate.on_inconclusive == "extend" else {}
     )
-    measured, stage = Candidate.here(name, "reference", recipe), f"reference@{name}"
+    measured, stage = Candidate.here(recipe, "reference"), f"reference@{name}"
     with artifact.stage_folder(stage) as folder:
         logprobs = folder / "logprobs"
         logprobs.mkdir()

@@ -28,7 +28,7 @@ PREDICATE = "urn:quantgate:bundle:v1"
 def assemble(entry: Entry, recipe: Recipe, signer: Signer, by: str, out: Path) -> list[File]:
     """Fills the empty folder; returns all its files, the signature last. Raises ArtifactError if
     something is missing."""
-    candidate = Candidate.here(entry.recipe, entry.variant, recipe)
+    candidate = Candidate.here(recipe, entry.variant)
     model, sources = candidate.place.model, seals.evidence(candidate)
     shutil.copytree(model, out, copy_function=_link, dirs_exist_ok=True)
     for reserved in (layout.CARD, str(layout.OURS)):

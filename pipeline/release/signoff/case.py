@@ -9,8 +9,8 @@ import math
 from pipeline import paths, records
 from pipeline.benchmark import performance
 from pipeline.errors import SignoffError
-from pipeline.evidence import current, opened, provenance, revision, seals
-from pipeline.recipe import Recipe
+from pipeline.evidence import current, provenance, revision, seals
+from pipeline.evidence.candidate import Candidate
 from pipeline.records import (
     VIEWS,
     Benchmark,
@@ -31,22 +31,20 @@ from pipeline.runtime import environments
 SHOWN = 3
 
 
-def of(name: str, variant_name: str) -> Case:
+def of(candidate: Candidate) -> Case:
     """Raises ArtifactError if anything is missing, changed or stale, SignoffError for what nobody
     may sign off."""
-    candidate = opened.candidate(name, variant_name)
-    recipe, verdict = candidate.recipe, current.verdict(candidate)
+    verdict = current.verdict(candidate)
     never = [
-        *_unfounded(name, variant_name),
-        *_floating(name),
-        *_partial(name, variant_name, recipe, verdict),
+        *_unfounded(candidate),
+        *_floating(candidate.name),
+        *_partial(candidate, verdict),
     ]
     if never:
-        raise SignoffError(
-            f"{name}/{variant_name}: cannot be signed off as it is:\n  " + "\n  ".join(never)
-        )
-    about = subject.of(name, variant_name, seals.evidence(candidate))
-    return Case(about, verdict.status, failing(verdict, performance.of(recipe, variant_name)))
+        raise SignoffError(f"{candidate}: cannot be signed off as it is:\n  " + "\n  ".join(never))
+    about = subject.of(candidate.name, candidate.variant_name, seals.evidence(candidate))
+    speed = performance.of(candidate.recipe, candidate.variant_name)
+    return Case(about, verdict.status, failing(verdict, speed))
 
 
 def authors(name: str, rules: Policy) -> frozenset[str]:
@@ -72,8 +70,9 @@ def failing(verdict: Verdict, speed: Performance) -> dict[str, str]:
     return statuses
 
 
-def _unfounded(name: str, variant_name: str) -> list[str]:
+def _unfounded(candidate: Candidate) -> list[str]:
     """What was made, measured or would be signed off by code or recipes that no commit has."""
+    name, variant_name = candidate.name, candidate.variant_name
     made = records.read(paths.manifest(name, variant_name), Manifest).origin
     measured = records.read(paths.evaluation(name, variant_name), Evaluation).origin
     reference = records.read(paths.evaluation(name, "reference"), Evaluation).origin
@@ -135,9 +134,10 @@ def _floating(name: str) -> list[str]:
     ]
 
 
-def _partial(name: str, variant_name: str, recipe: Recipe, verdict: Verdict) -> list[str]:
+def _partial(candidate: Candidate, verdict: Verdict) -> list[str]:
     """What the recipe asks for and nobody measured; a waiver is for what was measured and is
     known."""
+    name, variant_name = candidate.name, candidate.variant_name
     evaluation = records.read(paths.evaluation(name, variant_name), Evaluation)
     texts = records.read(paths.texts(name), Texts).texts
     timed = records.read(paths.benchmark(name, variant_name), Benchmark)
@@ -161,7 +161,7 @@ def _partial(name: str, variant_name: str, recipe: Recipe, verdict: Verdict) -> 
             if text.name not in scored
         ]
     counts = {task.name: len(task.items) for task in evaluation.tasks}
-    for task, asked in recipe.evaluate.items.items():
+    for task, asked in candidate.recipe.evaluate.items.items():
         if counts.get(task, 0) < (1 if asked == "all" else asked):
             wrong.append(
                 f"partial evaluation: {counts.get(task, 0)} items of {task}, the recipe asks for"

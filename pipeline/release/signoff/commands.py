@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pipeline import paths
 from pipeline.errors import ArtifactError, Rejected, SignoffError
-from pipeline.evidence import revision, seals
+from pipeline.evidence import opened, revision, seals
+from pipeline.evidence.candidate import Candidate
 from pipeline.records import Action, Decision, Question, Subject, Waiver, artifact
 from pipeline.release import signing
 from pipeline.release.signoff import case as cases
@@ -42,8 +43,8 @@ def request(name: str, variant_name: str, by: str | None) -> None:
             f"--by: found {asking!r}, expected an e-mail address: who asks may not be the only one"
             " to approve."
         )
-    case = cases.of(name, variant_name)
-    decision = _decision("request", name, case, asking)
+    case = cases.of(opened.candidate(name, variant_name))
+    decision = _decision("request", case, asking)
     log.append(
         decision.model_copy(
             update={"authors": sorted({*revision.authors(paths.recipe(name)), asking.lower()})}
@@ -85,12 +86,13 @@ def approve(
         )
     known = rules.holders("approvers", at)
     by, signer = signing.signer(key, known)
-    case = _case(name, variant_name, rules)
-    _require_request(name, variant_name, case)
+    candidate = opened.candidate(name, variant_name)
+    case = _case(candidate, rules)
+    _require_request(case)
     waivers = _waivers(case, rules, waive, reason, until, at)
-    _require_waived(name, variant_name, case, waivers)
-    remeasured = again.remeasure(name, variant_name, remeasure) if remeasure is not None else None
-    decision = _decision("approve", name, case, by).model_copy(
+    _require_waived(case, waivers)
+    remeasured = again.remeasure(candidate, remeasure) if remeasure is not None else None
+    decision = _decision("approve", case, by).model_copy(
         update={
             "role": rules.approvers[by].role,
             "until": at + datetime.timedelta(days=rules.valid_days),
@@ -107,17 +109,17 @@ def approve(
             f"{name}/{variant_name}: your approval is in the log, and is not enough:"
             f" {outcome.words}: {'; '.join(outcome.reasons)}"
         )
-    _say(name, variant_name, outcome)
+    _say(str(case.subject), outcome)
 
 
-def _require_waived(name: str, variant_name: str, case: Case, waivers: list[Waiver]) -> None:
+def _require_waived(case: Case, waivers: list[Waiver]) -> None:
     open_checks = [
         check for check in case.failing if check not in {waiver.check for waiver in waivers}
     ]
     if open_checks:
         listing = "\n  ".join(f"{check}: {case.failing[check]}" for check in open_checks)
         raise SignoffError(
-            f"{name}/{variant_name}: {case.verdict}, so there is nothing to approve unless each of"
+            f"{case.subject}: {case.verdict}, so there is nothing to approve unless each of"
             f" these is waived (--waive CHECK --reason WHY --until DATE):\n  {listing}"
         )
 
@@ -135,7 +137,7 @@ def reject(
     known = rules.holders("approvers", _now())
     by, signer = signing.signer(key, known)
     case = _meant(name, variant_name, manifest)
-    decision = _decision("reject", name, case, by)
+    decision = _decision("reject", case, by)
     log.append(
         decision.model_copy(update={"role": rules.approvers[by].role, "reason": reason}),
         signer,
@@ -211,7 +213,7 @@ def show(name: str, variant_name: str) -> None:
             )
         for waiver in decision.waivers:
             print(f"    waives {waiver.check} until {waiver.until:%Y-%m-%d}: {waiver.reason}")
-    _say(name, variant_name, current(name, variant_name))
+    _say(f"{name}/{variant_name}", current(name, variant_name))
 
 
 def verify(name: str, variant_name: str) -> Standing:
@@ -220,21 +222,23 @@ def verify(name: str, variant_name: str) -> Standing:
     outcome = current(name, variant_name)
     if not outcome.approved:
         raise Rejected(f"{name}/{variant_name}: {outcome.words}: {'; '.join(outcome.reasons)}")
-    _say(name, variant_name, outcome)
+    _say(f"{name}/{variant_name}", outcome)
     return outcome
 
 
 def current(name: str, variant_name: str) -> Standing:
     rules = _policy()
-    return standing(log.read(name, variant_name), rules, _case(name, variant_name, rules), _now())
+    case = _case(opened.candidate(name, variant_name), rules)
+    return standing(log.read(name, variant_name), rules, case, _now())
 
 
-def _case(name: str, variant_name: str, rules: Policy) -> Case:
-    return dataclasses.replace(cases.of(name, variant_name), authors=cases.authors(name, rules))
+def _case(candidate: Candidate, rules: Policy) -> Case:
+    authors = cases.authors(candidate.name, rules)
+    return dataclasses.replace(cases.of(candidate), authors=authors)
 
 
-def _say(name: str, variant_name: str, outcome: Standing) -> None:
-    print(f"{name}/{variant_name}: {outcome.words}")
+def _say(what: str, outcome: Standing) -> None:
+    print(f"{what}: {outcome.words}")
     for reason in outcome.reasons:
         print(f"  {reason}")
 
@@ -257,8 +261,8 @@ def _policy() -> Policy:
     return rules
 
 
-def _decision(action: Action, name: str, case: Case, by: str) -> Decision:
-    where = log.path(name, case.subject.variant)
+def _decision(action: Action, case: Case, by: str) -> Decision:
+    where = log.path(case.subject.recipe, case.subject.variant)
     return Decision(
         action=action,
         subject=case.subject,
@@ -272,17 +276,18 @@ def _decision(action: Action, name: str, case: Case, by: str) -> Decision:
     )
 
 
-def _require_request(name: str, variant_name: str, case: Case) -> None:
+def _require_request(case: Case) -> None:
+    about = case.subject
     asked = [
         decision.subject
-        for decision, _ in log.read(name, variant_name)
+        for decision, _ in log.read(about.recipe, about.variant)
         if decision.action == "request"
     ]
-    if case.subject not in asked:
+    if about not in asked:
         raise SignoffError(
-            f"{name}/{variant_name}: no sign-off was requested of the artifact as it is"
-            f" now{' (it changed since)' if asked else ''}. Run: quantgate signoff request {name}"
-            f" {variant_name}"
+            f"{about}: no sign-off was requested of the artifact as it is"
+            f" now{' (it changed since)' if asked else ''}. Run: quantgate signoff request"
+            f" {about.recipe} {about.variant}"
         )
 
 

@@ -20,7 +20,8 @@ from scipy.stats import hypergeom
 
 from pipeline import engines, paths, records
 from pipeline.errors import SignoffError
-from pipeline.evidence import evaluations, keeping, opened
+from pipeline.evidence import evaluations, keeping
+from pipeline.evidence.candidate import Candidate
 from pipeline.planning import estimate
 from pipeline.records import VIEWS, Evaluation, Remeasured, Task, View, artifact
 from pipeline.release.signoff.drawing import span
@@ -45,15 +46,14 @@ class Again(NamedTuple):
     tasks: list[Task]
 
 
-def remeasure(name: str, variant_name: str, share: float) -> Remeasured:
+def remeasure(candidate: Candidate, share: float) -> Remeasured:
     """Raises SignoffError if the part is not what the evaluation says, or nothing was measured; as
     evaluating does, otherwise."""
-    candidate = opened.candidate(name, variant_name)
-    recipe, baseline = candidate.recipe, candidate.baseline
+    name, recipe, baseline = candidate.name, candidate.recipe, candidate.baseline
     recorded = evaluations.evaluation_of(candidate)
     if recorded.failure is not None:
         raise SignoffError(
-            f"{name}/{variant_name}: --remeasure: nothing was measured that could be again:"
+            f"{candidate}: --remeasure: nothing was measured that could be again:"
             f" {recorded.failure}"
         )
     model, manifest = keeping.verified(candidate.place)
@@ -77,7 +77,7 @@ def remeasure(name: str, variant_name: str, share: float) -> Remeasured:
     )
     reference = records.read(paths.evaluation(name, "reference"), Evaluation)
     floor = records.read(paths.evaluation(name, baseline), Evaluation) if baseline else recorded
-    return held(f"{name}/{variant_name}", recorded, again, floor, reference).model_copy(
+    return held(str(candidate), recorded, again, floor, reference).model_copy(
         update={"seed": seed, "share": share}
     )
 

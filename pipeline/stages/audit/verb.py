@@ -157,7 +157,7 @@ def _judge(recipe_name: str, name: str, audited: Recipe) -> records.Verdict:
     place = paths.Place(
         root / "model", root / "manifest.json", root / "evaluation.json", root / "extension.json"
     )
-    candidate = Candidate(recipe_name, name, audited, place)
+    candidate = Candidate(audited, name, place)
     evaluate.measure(candidate)
     verdict = gate_stage.settle(candidate)
     verdict.write(root / "verdict.json")

@@ -57,7 +57,7 @@ def run(name: str, variant_name: str) -> None:
             [key for key, other in recipe.variants.items() if other.ladder],
         )
     with artifact.stage_folder(f"climb@{name}--{variant_name}") as folder:
-        rungs = _rungs(name, variant_name, recipe, variant)
+        rungs = _rungs(variant_name, recipe, variant)
         speeds = _speeds(rungs, folder) if variant.goal == "fastest" else {}
         if speeds:
             rungs.sort(key=lambda rung: -speeds[rung.made].median if rung.made in speeds else 0.0)
@@ -69,22 +69,22 @@ def run(name: str, variant_name: str) -> None:
         )
 
 
-def _rungs(name: str, variant_name: str, recipe: Recipe, variant: Variant) -> list[Rung]:
+def _rungs(variant_name: str, recipe: Recipe, variant: Variant) -> list[Rung]:
     """All rungs of the ladder; of an automatic one, those that the model's shapes allow. Raises
     RecipeError."""
-    source, _ = checkpoint.open_pinned(name, recipe.model)
-    stored, rungs = evaluations.stored_logprobs(name), []
+    source, _ = checkpoint.open_pinned(recipe.name, recipe.model)
+    stored, rungs = evaluations.stored_logprobs(recipe.name), []
     for rung in recipes.rungs(variant):
         try:
             refusal.refuse_model(
-                paths.recipe(name), variant_name, rung, source, environments.device()
+                paths.recipe(recipe.name), variant_name, rung, source, environments.device()
             )
         except RecipeError as error:
             if variant.ladder != "auto":
                 raise
             print(f"{variant_name}: left out {ladder.words(rung)}: {error}")
             continue
-        rungs.append(Rung.of(name, variant_name, recipe.with_variant(variant_name, rung), stored))
+        rungs.append(Rung.of(variant_name, recipe.with_variant(variant_name, rung), stored))
     return rungs
 
 

@@ -44,18 +44,18 @@ class Rung:
     measured: Path
 
     @classmethod
-    def of(cls, name: str, variant_name: str, recipe: Recipe, logprobs_sha256: str) -> Rung:
+    def of(cls, variant_name: str, recipe: Recipe, logprobs_sha256: str) -> Rung:
         """`logprobs_sha256` is of the reference's distributions, gigabytes that are hashed once for
         all rungs."""
-        made = paths.rungs(name, variant_name) / _hash(_made_of(name, variant_name, recipe))
-        measured = made / _hash([*_measured_by(name, variant_name, recipe), logprobs_sha256])
+        made = paths.rungs(recipe.name, variant_name) / _hash(_made_of(variant_name, recipe))
+        measured = made / _hash([*_measured_by(variant_name, recipe), logprobs_sha256])
         place = paths.Place(
             made / "model",
             made / "manifest.json",
             measured / "evaluation.json",
             measured / "extension.json",
         )
-        return cls(Candidate(name, variant_name, recipe, place), made, measured)
+        return cls(Candidate(recipe, variant_name, place), made, measured)
 
     @property
     def words(self) -> str:
@@ -69,25 +69,27 @@ class Rung:
         return keeping.verified(self.candidate.place)[1]
 
 
-def _made_of(name: str, variant_name: str, recipe: Recipe) -> list[Any]:
+def _made_of(variant_name: str, recipe: Recipe) -> list[Any]:
     variant = recipe.variants[variant_name]
     base = quantizers.starts_from(recipe, variant)
     return [
         variant.model_dump(),
-        artifact.digest(records.read(paths.checkpoint(name), records.Checkpoint).files),
-        records.read(paths.samples(name), records.Samples).sha256,
-        artifact.digest(records.read(paths.manifest(name, base), Manifest).files) if base else None,
+        artifact.digest(records.read(paths.checkpoint(recipe.name), records.Checkpoint).files),
+        records.read(paths.samples(recipe.name), records.Samples).sha256,
+        artifact.digest(records.read(paths.manifest(recipe.name, base), Manifest).files)
+        if base
+        else None,
         content(*MAKES, environments.pins_file(quantizers.tool(variant).environment)),
     ]
 
 
-def _measured_by(name: str, variant_name: str, recipe: Recipe) -> list[Any]:
+def _measured_by(variant_name: str, recipe: Recipe) -> list[Any]:
     engine = recipe.variants[variant_name].engine
     tasks = recipe.evaluate.task_path
     return [
         settings.evaluated_under(recipe, variant_name, engine),
         content(
-            paths.texts(name),
+            paths.texts(recipe.name),
             *MEASURES,
             environments.pins_file(engines.ENGINES[engine].environment),
         ),
