@@ -30,6 +30,7 @@ check` holds it):
                   architecture, tokens, checking: what the model and the tokenizer must be
                   lengths: do the recipe's lengths fit the model
                   prompts, prompt_file: texts or dialogues, encoded; a prompt set of one's own file
+                  hub: why something of it cannot be had, in words of ours
                   calibration, coverage: rows of token ids for quantizers, windows for evaluation
     formats/      what an artifact is made of
                   packing, rounding, layers: how layers are stored, and in what precision

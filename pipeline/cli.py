@@ -37,7 +37,7 @@ STOPPED = "stopped; nothing half-written remains. Run the same command again."
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 not passed or not approved, 2 something is wrong and the message says
-    what, 3 tampered with."""
+    what, 3 tampered with, 130 stopped by Ctrl-C."""
     os.environ.update(environments.UNTRACKED)
     asked = sys.argv[1:] if arguments is None else arguments
     try:
@@ -47,20 +47,15 @@ def main(arguments: list[str] | None = None) -> int:
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "quantgate"
         return _said(f"{error.format_message()} See: {command} --help", error.exit_code)
-    except click.Abort:
-        return _said(STOPPED, 130)
+    except click.Abort as stop:
+        return _said(" ".join([STOPPED, *filter(None, stop.args)]), 130)
     # what the system refused; or, foreseen by nobody, a fault of quantgate's or of a library
     except Exception as error:
-        from pipeline.runtime import crash
-
-        return _said(
-            (
-                crash.of_system(error)
-                if isinstance(error, OSError)
-                else crash.sentence(f"quantgate {asked[0]}", error)
-            ),
-            2,
-        )
+        try:
+            from pipeline.runtime import crash
+        except Exception:  # too little memory to import it; 1, as Python would end, is a verdict
+            return _said(f"{type(error).__name__}, and no room to say more", 2)
+        return _said(crash.last(f"quantgate {asked[0]}", error), 2)
 
 
 def _said(what: object, code: int) -> int:

@@ -90,7 +90,9 @@ ANY_VARIANT = argument("variant", "[VARIANT]", "default all", type=VariantName()
 
 class Command(click.Command):
     """Calls `module:function` of this package, imported only now, with the arguments in their order
-    and the options by name."""
+    and the options by name. `stopped` is what else is said after Ctrl-C."""
+
+    stopped = ""
 
     def __init__(self, name: str, function: str, text: str, *params: click.Parameter) -> None:
         super().__init__(name, params=list(params), help=text, short_help=text)
@@ -110,6 +112,8 @@ class Command(click.Command):
         }
         try:
             getattr(importlib.import_module(f"pipeline.{module}"), function)(*arguments, **options)
+        except KeyboardInterrupt:  # click would print an empty line
+            raise click.Abort(self.stopped) from None
         # whoever read has had enough; click would end with the code of what did not pass
         except BrokenPipeError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -119,15 +123,13 @@ class Command(click.Command):
 class Stage(Command):
     """Works on one recipe, which params.yaml must hold as it is now."""
 
+    stopped = CHECKOUT
+
     def invoke(self, ctx: click.Context) -> None:
         from pipeline.planning import index
 
         index.check(ctx.params["recipe"])
-        try:
-            super().invoke(ctx)
-        except KeyboardInterrupt:
-            print(f"quantgate: {CHECKOUT}", file=sys.stderr)
-            raise
+        super().invoke(ctx)
 
 
 def group(name: str, text: str, *commands: click.Command) -> click.Group:

@@ -56,10 +56,11 @@ def test_all_items_are_looked_up_where_that_can_be_done(
 
     def answer(environment: str, verb: str, *_: object, offline: bool) -> process.Finished:
         assert (environment, verb, offline) == ("openvino", "count", True)
-        return process.Finished({"mmlu": 14042, "hellaswag": 10042, "arc_challenge": 1172}, 0, 0)
+        items = {"mmlu": 14042, "hellaswag": 10042, "arc_challenge": 1172}
+        return process.Finished({"items": items, "absent": []}, 0, 0)
 
     def no_data(*_: object, **__: object) -> process.Finished:
-        return process.Finished({}, 0, 0)
+        return process.Finished({"items": {}, "absent": ["task mmlu (cais/mmlu)"]}, 0, 0)
 
     for complete, run, expected in (
         (True, answer, 1172),

@@ -86,6 +86,12 @@ def leaves(index: dict[str, Any], name: str, evaluate: Evaluate) -> list[Leaf]:
     return members
 
 
+def data_sets(index: dict[str, Any], name: str) -> list[str]:
+    """What the tasks behind a known name read: data sets of the hub, or formats of local files."""
+    paths = {leaf.config.get("dataset_path") for leaf in _behind(index, name, {}, ())}
+    return sorted(str(path) for path in paths if path)
+
+
 def _behind(index: dict[str, Any], name: str, given: Config, files: tuple[Path, ...]) -> list[Leaf]:
     """As lm_eval.tasks._factory resolves a name; `given` is what the groups around it say in its
     place."""

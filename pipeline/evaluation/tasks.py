@@ -13,8 +13,9 @@ from pipeline.evaluation import catalogue, scores, trust
 from pipeline.evaluation.lm import MAX_GEN_TOKENS, EngineLM, Noted
 from pipeline.evaluation.readable import readable
 from pipeline.evaluation.scores import Score
-from pipeline.recipe import Evaluate, Items, Serve
+from pipeline.recipe import Evaluate, Items, PromptSet, Serve
 from pipeline.records import Item, Task
+from pipeline.source import hub, prompts
 
 LOOKED_AT = 64  # documents of a task that `plan` tries
 LEAST_PROMPT = 16  # tokens without which no question can be asked
@@ -57,24 +58,33 @@ def prepare(evaluate: Evaluate, serve: Serve, spans: dict[str, tuple[int, Items]
     return Prepared(manager, chosen, leaves, places)
 
 
-def count(job: dict[str, Any]) -> dict[str, int]:
-    """Worker verb: how many documents each task has whose data is here. Raises RecipeError for what
-    cannot be measured."""
+def count(job: dict[str, Any]) -> dict[str, Any]:
+    """Worker verb: `items`, how many documents each task has whose data is here, and `absent`, the
+    data of the others and of the prompt sets in `prompts`. Raises RecipeError for what cannot be
+    measured."""
     evaluate, serve = Evaluate.model_validate(job["evaluate"]), Serve.model_validate(job["serve"])
     manager = catalogue.manager(evaluate)
     _choose(manager, evaluate, serve)
-    counts = {}
+    counts: dict[str, int] = {}
+    absent: list[str] = []
+    for name, given in job.get("prompts", {}).items():
+        asked = PromptSet.model_validate(given)
+        if not prompts.is_here(asked):
+            absent.append(f"prompt set {name} ({asked.repo})")
     for name, wanted in (evaluate.items | evaluate.extend_to).items():
         try:
             leaves = load_leaves(manager, name)
         except EvaluationError:  # its data is not here: nothing can be said of it
+            absent.append(
+                f"task {name} ({', '.join(catalogue.data_sets(manager.task_index, name))})"
+            )
             continue
         sizes = {leaf: len(task.eval_docs) for leaf, task in leaves.items()}
         _require_field(leaves, evaluate.clusters.get(name))
         counts[name] = len(draw(name, sizes, "all", evaluate.seed))
         for leaf, document in draw(name, sizes, wanted, evaluate.seed)[:LOOKED_AT]:
             _require_sound(name, leaf, leaves[leaf], [document])
-    return counts
+    return {"items": counts, "absent": absent}
 
 
 def _choose(manager: Any, evaluate: Evaluate, serve: Serve) -> dict[str, dict[str, Score]]:
@@ -199,10 +209,10 @@ def load_leaves(manager: Any, name: str) -> dict[str, Any]:
             raise RecipeError(
                 f"evaluate.tasks.{name}: {_failed(error)}. Its data was read: mend the task."
             ) from error
+        read = ", ".join(catalogue.data_sets(manager.task_index, name))
         raise EvaluationError(
-            f"evaluate.tasks.{name}: its data cannot be had ({_said(error)}). Fetch it on a machine"
-            " with a network and bring HF_HOME here; of a local task, look at dataset_path and"
-            " dataset_kwargs.data_files."
+            f"evaluate.tasks.{name}: its data ({read}) cannot be had: {hub.reason(error)}."
+            f" {hub.BRING}; of a local task, look at dataset_path and dataset_kwargs.data_files."
         ) from error
 
 
@@ -211,11 +221,7 @@ def _is_about_data(error: BaseException | None) -> bool:
     hub raise."""
     while error is not None:
         names = {cls.__name__ for cls in type(error).__mro__}  # httpx.HTTPError is no OSError
-        if (
-            isinstance(error, OSError)
-            or "HTTPError" in names
-            or "Couldn't find cache for" in str(error)
-        ):
+        if isinstance(error, OSError) or "HTTPError" in names or hub.is_unreachable(error):
             return True
         error = error.__cause__
     return False

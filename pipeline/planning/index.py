@@ -13,6 +13,7 @@ from pipeline import engines, paths, quantizers, reading
 from pipeline import recipe as recipes
 from pipeline.errors import RecipeError
 from pipeline.quantizers import refusal
+from pipeline.records import write_text
 from pipeline.runtime import environments
 
 PARAMS = Path("params.yaml")
@@ -50,8 +51,7 @@ def write() -> bool:
     for path in stale:
         path.unlink()
     for path, text in changed.items():
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
+        write_text(path, text)
     return bool(changed or stale)
 
 

@@ -5,11 +5,12 @@ changed 0.4 % of them, its 4-bit ones 5 % and GPTQ's 6 %."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import sys
+from typing import Any, NamedTuple
 
 from pipeline import gate
 from pipeline.gate import statistics
-from pipeline.recipe import Recipe, rungs
+from pipeline.recipe import Recipe, load_prompt_set, rungs
 from pipeline.records import artifact
 from pipeline.runtime import environments, process
 
@@ -77,6 +78,25 @@ def count_items(recipe: Recipe) -> dict[str, int | None]:
     if not environments.is_complete("openvino"):
         return {task: None if count == "all" else count for task, count in asked.items()}
     with artifact.stage_folder(f"plan@{recipe.name}") as folder:
-        job = {"evaluate": recipe.evaluate.model_dump(), "serve": recipe.serve.model_dump()}
-        counts = process.run("openvino", "count", job, folder, offline=True).value
+        job = {
+            "evaluate": recipe.evaluate.model_dump(),
+            "serve": recipe.serve.model_dump(),
+            "prompts": _of_the_hub(recipe),
+        }
+        answer = process.run("openvino", "count", job, folder, offline=True).value
+    if absent := answer["absent"]:
+        print(
+            f"note: not on this machine, so fetched from the hub when it is needed:"
+            f" {', '.join(absent)}. Without a network here: dvc repro reference@{recipe.name} on a machine"
+            " that has one, then bring its cache (HF_HOME).",
+            file=sys.stderr,
+        )
+    counts = answer["items"]
     return {task: counts.get(task) if count == "all" else count for task, count in asked.items()}
+
+
+def _of_the_hub(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """The prompt sets and texts that are no local files."""
+    names = (recipe.calibration.prompts, *recipe.evaluate.perplexity.texts)
+    sets = {name: load_prompt_set(name) for name in names}
+    return {name: found.model_dump() for name, found in sets.items() if found.repo is not None}

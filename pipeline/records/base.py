@@ -80,5 +80,8 @@ def write_text(path: Path, text: str) -> None:
     try:
         temporary.write_text(text)
         temporary.replace(path)
+    except OSError as error:  # of a write, the system does not say to which file
+        error.filename = error.filename or str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -74,8 +74,12 @@ def make_key(path: Path) -> str:
             f"{path}: there is a file of that name, and a key is never replaced. Choose another"
             " name."
         ) from error
-    with os.fdopen(descriptor, "wb") as out:
-        out.write(pem)
+    try:
+        with os.fdopen(descriptor, "wb") as out:
+            out.write(pem)
+    except OSError:  # no room: half a key would be in the way of the next try
+        path.unlink()
+        raise
     public = key.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )

@@ -13,6 +13,14 @@ from pipeline import paths
 
 LONGEST = 300  # characters of an error's own text
 FULL = (errno.ENOSPC, errno.EDQUOT)
+REMEDIES = {
+    errno.EROFS: "Make it writable, or work in a copy of the project",
+    errno.EACCES: "Give yourself the right to it, or work in a copy of the project",
+    errno.EPERM: "Give yourself the right to it, or work in a copy of the project",
+    errno.EFBIG: "Raise the limit on the size of files (ulimit -f)",
+    errno.EMFILE: "Raise the limit on open files (ulimit -n)",
+    errno.ENOMEM: "Stop other programs, or raise the limit on memory (ulimit -v)",
+}
 
 
 def sentence(what: str, error: BaseException) -> str:
@@ -36,7 +44,30 @@ def of_system(error: OSError) -> str:
         return (
             f"{name}: no such program or file. Install it, or put it on PATH. {_log(name, error)}"
         )
-    return f"{name}: {reason}. {_log('quantgate', error)}"
+    remedy = f"{REMEDIES[error.errno]}. " if error.errno in REMEDIES else ""
+    return f"{name}: {reason}. {remedy}{_log('quantgate', error)}"
+
+
+def last(what: str, error: BaseException) -> str:
+    """In a sentence what ended a command: no memory, what the system refused, or what nobody
+    foresaw. Where even that takes too much memory, in few words."""
+    try:
+        if is_memory(error):
+            return f"{what}: out of memory. {REMEDIES[errno.ENOMEM]}. {_log(what, error)}"
+        return of_system(error) if isinstance(error, OSError) else sentence(what, error)
+    except Exception:  # of the attempt to say it, which is no help to anybody
+        return f"{what}: {type(error).__name__}, and no room to say more"
+
+
+def is_memory(error: BaseException | None) -> bool:
+    """Whether too little memory is behind it: a library that cannot be mapped, or a thread that
+    cannot start, has another error."""
+    while error is not None:
+        words = ("failed to map segment", "Cannot allocate memory", "can't start new thread")
+        if isinstance(error, MemoryError) or any(word in str(error) for word in words):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def is_full_disk(error: BaseException) -> bool:

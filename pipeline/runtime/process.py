@@ -145,6 +145,9 @@ def _died(
         f"{verb} in environment {environment!r} {_death(code)} without a result, after"
         f" {wall_s:.0f} s."
     )
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if most != resource.RLIM_INFINITY:
+        message += f" A file may have {most:,} bytes at most here (ulimit -f)."
     return kind(message if kind is StageError else f"{message} {last_words(log)}")
 
 

@@ -9,6 +9,7 @@ parent, so that a killed stage leaves nobody writing behind.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -61,8 +62,13 @@ def main(verb: str, request: str, response: str, parent: str) -> int:
     except (Exception, SystemExit) as error:
         answer, code = _failure(stage, error), 2
     partial = Path(f"{response}.part")
-    partial.write_text(json.dumps(answer))
-    partial.rename(response)
+    try:
+        partial.write_text(json.dumps(answer))
+        partial.rename(response)
+    except OSError as error:  # whoever waits for it shows the end of the log
+        with contextlib.suppress(OSError):  # which may have no room either
+            print(f"the result of {verb} cannot be written: {crash.of_system(error)}", flush=True)
+        return 2
     return code
 
 
@@ -92,8 +98,9 @@ def _converse(function: Callable[..., Any], job: dict[str, Any], answers: int, s
 if __name__ == "__main__":
     sys.stdout.flush()
     code = main(*sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     # Engines hold native threads whose tear-down can hang or crash after the work is done and
     # written.
     os._exit(code)

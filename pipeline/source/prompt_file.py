@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 from pipeline import paths, reading
 from pipeline.errors import CalibrationError
 from pipeline.recipe import PROMPT_SET_NAME, PromptSet
+from pipeline.recipe.parsing import nearest
 from pipeline.records import write_text
 from pipeline.records.artifact import hash_file
 from pipeline.source import prompts
@@ -29,11 +30,13 @@ def add(path: Path, name: str | None, field: str | None, licence: str) -> None:
         )
     if place.exists():
         raise CalibrationError(f"{place}: is there already. Remove it, or give another --name.")
-    if not path.is_file():
-        raise CalibrationError(f"{path}: no such file.")
+    lines = prompts.LINES in path.suffixes
+    _require_content(path, lines)
+    if lines and field is not None:
+        _require_column(path, field)
     inside = path.resolve()
     shown = inside.relative_to(Path.cwd()) if inside.is_relative_to(Path.cwd()) else inside
-    if field is None and prompts.LINES in path.suffixes:
+    if lines and field is None:
         field = _field(path)
     digest = hash_file(path, path.name).sha256
     written = {
@@ -60,6 +63,31 @@ def _plain(path: Path) -> str:
     for suffix in SUFFIXES:
         name = name.removesuffix(suffix)
     return name
+
+
+def _require_content(path: Path, lines: bool) -> None:
+    """Raises CalibrationError for what is no file, or holds nothing."""
+    expected = f"Expected prompts: a text on each line ({prompts.LINES}), or a text as a whole."
+    if not path.is_file():
+        what = "a folder or a device" if path.exists() else "no such file"
+        raise CalibrationError(f"{path}: {what}. {expected}")
+    if not path.stat().st_size or (
+        lines and next(reading.json_lines(path, CalibrationError), None) is None
+    ):
+        raise CalibrationError(f"{path}: is empty. {expected}")
+
+
+def _require_column(path: Path, field: str) -> None:
+    """Raises CalibrationError if no row has it; where some lack it, all of those are told later."""
+    columns: dict[str, None] = {}
+    for _, row in reading.json_lines(path, CalibrationError):
+        if field in row:
+            return
+        columns |= dict.fromkeys(row)
+    raise CalibrationError(
+        f"--field: found {field!r}, {path} has the columns"
+        f" {', '.join(list(columns)[: prompts.MOST_TOLD])}.{nearest(field, columns)}"
+    )
 
 
 def _field(path: Path) -> str:

@@ -20,6 +20,7 @@ from pipeline import reading
 from pipeline.errors import CalibrationError
 from pipeline.recipe import Calibration, PromptSet
 from pipeline.records.artifact import hash_file
+from pipeline.source import hub
 
 Message = dict[str, Any]
 Document = str | list[Message]
@@ -64,7 +65,8 @@ def documents(name: str, source: PromptSet) -> Documents:
     kept = [document for document in _read(chosen) if document is not None]
     if not kept:
         raise CalibrationError(
-            f"prompt set {name!r}: no text left ({len(rows)} documents, first={first})."
+            f"prompt set {name!r}: no text left: of {len(rows):,} documents {first:,} are skipped"
+            f" (first), and the {len(chosen):,} behind them are empty."
         )
     distinct = {str(document) for document in kept}
     return Documents(kept, len(chosen) - len(kept), len(kept) - len(distinct))
@@ -206,22 +208,36 @@ def _names(row: dict[str, Any]) -> str:
     return ", ".join(list(row)[:10])[:200] or "nothing"
 
 
-def _hub(name: str, source: PromptSet) -> Iterator[tuple[str, Any]]:
+def is_here(source: PromptSet) -> bool:
+    """Whether a hub data set can be loaded; of a worker that is offline, whether it is in the
+    cache."""
+    try:
+        _loaded(source)
+    except Exception as error:  # the library raises a different class for each way to be offline
+        return not hub.is_unreachable(error)
+    return True
+
+
+def _loaded(source: PromptSet) -> Any:
     from datasets import load_dataset
 
+    return load_dataset(
+        source.repo,
+        source.config,
+        data_dir=source.data_dir,
+        split=source.split,
+        revision=source.revision,
+    )
+
+
+def _hub(name: str, source: PromptSet) -> Iterator[tuple[str, Any]]:
     try:
-        rows = load_dataset(
-            source.repo,
-            source.config,
-            data_dir=source.data_dir,
-            split=source.split,
-            revision=source.revision,
-        )
+        rows = _loaded(source)
     except Exception as error:  # the library raises a different class for each way to be offline
         raise CalibrationError(
-            f"prompt set {name!r}: hub data set {source.repo} at {source.revision} cannot be loaded"
-            f" ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}). Fetch"
-            " it on a machine with a network and bring HF_HOME here, or use a local file."
+            f"prompt set {name!r}: hub data set {source.repo} at {source.revision} cannot be had:"
+            f" {hub.reason(error)}. {hub.BRING}, or use a local file (quantgate calibration add"
+            " FILE)."
         ) from error
     if source.field not in rows.column_names:
         raise CalibrationError(

@@ -61,6 +61,11 @@ class Registry:
 
     def list(self) -> list[Entry]:
         with self._asking("listing it"):
+            if self.local and not self.store.isdir(self.root):
+                raise RegistryError(
+                    f"{shared.clean(self.url)}: no such folder, so nothing is published there."
+                    " Check the name; `quantgate publish` makes the folder."
+                )
             triples = [
                 (recipe, variant, version)
                 for recipe in self._folders()

@@ -17,6 +17,7 @@ from pipeline import paths
 from pipeline.errors import RegistryError
 from pipeline.records import File
 from pipeline.release.registries import Entry, Progress
+from pipeline.runtime import crash
 
 CHUNK = 4 << 20
 LONGEST = 400  # characters of another program's message
@@ -56,6 +57,12 @@ def asking(url: str, question: str, *errors: type[Exception]) -> Iterator[None]:
                 f"{clean(url)}: {question}: the disk is full{where}. Free some space and run again;"
                 " what arrived is taken up."
             ) from None
+        if (refusal := _of_this_machine(error)) is not None:
+            where = f" ({refusal.filename})" if refusal.filename else ""
+            raise RegistryError(
+                f"{clean(url)}: {question}: {refusal.strerror}{where}."
+                f" {crash.REMEDIES[refusal.errno or 0]}."
+            ) from None
         message = _first_line(error)
         if error.__cause__ is not None and str(error.__cause__) not in str(error):
             message += f" ({_first_line(error.__cause__)})"
@@ -71,6 +78,18 @@ def _full_disk(error: BaseException | None) -> OSError | None:
     """The error of a file that had no room, this one or what it came from."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _of_this_machine(error: BaseException | None) -> OSError | None:
+    """What the system refused here, for which no server is to blame."""
+    while error is not None:
+        if isinstance(error, OSError) and (
+            error.errno in (errno.EFBIG, errno.EROFS, errno.ENOMEM, errno.EMFILE)
+            or (error.errno in crash.REMEDIES and error.filename)
+        ):
             return error
         error = error.__cause__ or error.__context__
     return None
