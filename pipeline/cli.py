@@ -19,6 +19,7 @@ from pipeline.cli_parameters import (
     URL,
     VARIANT,
     Command,
+    Run,
     Sections,
     Stage,
     argument,
@@ -27,6 +28,7 @@ from pipeline.cli_parameters import (
 )
 from pipeline.errors import QuantgateError
 from pipeline.runtime import environments
+from pipeline.runtime.progress import IN_RUN
 
 DESCRIPTION = (
     "Quantize a checkpoint for OpenVINO and vLLM, measure every artifact on the engine that serves"
@@ -48,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
         command = error.ctx.command_path if error.ctx else "quantgate"
         return _said(f"{error.format_message()} See: {command} --help", error.exit_code)
     except click.Abort as stop:
-        return _said(" ".join([STOPPED, *filter(None, stop.args)]), 130)
+        below = IN_RUN in os.environ
+        return 130 if below else _said(" ".join([STOPPED, *filter(None, stop.args)]), 130)
     # what the system refused; or, foreseen by nobody, a fault of quantgate's or of a library
     except Exception as error:
         try:
@@ -265,7 +268,7 @@ SECTIONS: dict[str, list[click.Command]] = {
         ),
     ],
     "Run and judge": [
-        Command(
+        Run(
             "run",
             "stages.chain:run",
             "run the stages of a recipe as far as something changed, with the time left: dvc repro",

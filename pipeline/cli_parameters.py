@@ -120,6 +120,12 @@ class Command(click.Command):
             raise click.exceptions.Exit(2) from error
 
 
+class Run(Command):
+    """Runs stages."""
+
+    stopped = CHECKOUT
+
+
 class Stage(Command):
     """Works on one recipe, which params.yaml must hold as it is now."""
 

@@ -84,7 +84,7 @@ def count_items(recipe: Recipe) -> dict[str, int | None]:
             "prompts": _of_the_hub(recipe),
         }
         answer = process.run("openvino", "count", job, folder, offline=True).value
-    if absent := answer["absent"]:
+    if absent := [*_absent_model(recipe), *answer["absent"]]:
         print(
             f"note: not on this machine, so fetched from the hub when it is needed:"
             f" {', '.join(absent)}. Without a network here: dvc repro reference@{recipe.name} on a machine"
@@ -93,6 +93,17 @@ def count_items(recipe: Recipe) -> dict[str, int | None]:
         )
     counts = answer["items"]
     return {task: counts.get(task) if count == "all" else count for task, count in asked.items()}
+
+
+def _absent_model(recipe: Recipe) -> list[str]:
+    from huggingface_hub import try_to_load_from_cache
+
+    repo, revision = recipe.model.repo, recipe.model.revision
+    if repo is None or isinstance(
+        try_to_load_from_cache(repo, "config.json", revision=revision), str
+    ):
+        return []
+    return [f"model {repo}"]
 
 
 def _of_the_hub(recipe: Recipe) -> dict[str, dict[str, Any]]:

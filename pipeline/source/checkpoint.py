@@ -21,6 +21,7 @@ from pipeline.recipe import Model
 from pipeline.records import Checkpoint, read
 from pipeline.records.artifact import hash_file
 from pipeline.source import files as source
+from pipeline.source import hub
 from pipeline.source.tensors import Tensor, not_finite, read_header
 
 MIXTRAL = {"block_sparse_moe": "mlp", "w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
@@ -139,7 +140,9 @@ def download(repo: str, revision: str, patterns: list[str]) -> Path:
             f"model.repo: {repo} is gated. Accept its licence on the hub, then set HF_TOKEN or run:"
             " hf auth login"
         ) from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, RuntimeError) as error:
+        if not isinstance(error, LocalEntryNotFoundError) and not hub.is_unreachable(error):
+            raise
         raise CheckpointError(
             f"model.repo: {repo} at {revision} is not in the hub cache and the hub cannot be"
             f" reached. On a machine with a network run: hf download {repo} --revision {revision},"

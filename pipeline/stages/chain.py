@@ -4,12 +4,16 @@ impossible, and each stage is announced with the time left."""
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
 import sys
+import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 from pipeline import paths
 from pipeline.errors import StageError
@@ -18,6 +22,7 @@ from pipeline.planning import estimate, index, local, plan
 from pipeline.planning.estimate import Counted
 from pipeline.recipe import Recipe
 from pipeline.records import StageCost, Workload, read
+from pipeline.runtime import progress
 from pipeline.stages import require
 
 RUNS, SKIPS = (
@@ -57,16 +62,28 @@ def run(name: str, until: str) -> None:
         "--keep-going",
         f"{until}@{name}",
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace") as repro:
+    live = {progress.LIVE: "1"} if sys.stderr.isatty() else {}
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env={**os.environ, **live, progress.IN_RUN: "1"},
+    ) as repro:
         assert repro.stdout is not None
+        stopped = threading.Event()
+        errors = threading.Thread(target=_forward, args=(repro.stderr, stopped))
+        errors.start()
         try:
             _announce(repro.stdout, announced)
-        except (
-            KeyboardInterrupt
-        ):  # DVC was told too, or is now; what it still says while it ends is shown
+        except KeyboardInterrupt:  # DVC was told too, or is now; of its end we say one line
+            stopped.set()
             repro.send_signal(signal.SIGINT)
-            _announce(repro.stdout, announced)
+            deque(repro.stdout, maxlen=0)
             raise
+        finally:
+            errors.join()
     if repro.returncode == 0:
         return
     if until == "require":
@@ -75,6 +92,14 @@ def run(name: str, until: str) -> None:
         f"dvc repro {until}@{name} ended with exit code {repro.returncode}. What it said stands"
         f" above, what the tools said is in {paths.LOGS}/."
     )
+
+
+def _forward(errors: IO[str], stopped: threading.Event) -> None:
+    """What DVC and the stages say, as it comes, until they are stopped."""
+    while part := errors.buffer.read1():  # type: ignore[attr-defined]
+        if not stopped.is_set():
+            sys.stderr.write(part.decode(errors="replace"))
+            sys.stderr.flush()
 
 
 def _announce(lines: Iterable[str], announced: Announced) -> None:
