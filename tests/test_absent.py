@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import cli, recipe
-from pipeline.errors import CalibrationError, CheckpointError, EvaluationError
-from pipeline.evaluation import catalogue, tasks
+from pipeline.errors import CalibrationError, CheckpointError
 from pipeline.planning import power
 from pipeline.recipe import PromptSet
 from pipeline.runtime import environments, process
@@ -81,18 +80,11 @@ def test_whatever_is_of_the_hub_names_it(monkeypatch: pytest.MonkeyPatch) -> Non
     def fail(*_: object, **__: object) -> None:
         raise CLOSED
 
-    class Manager:
-        task_index: dict[str, object] = {}  # noqa: RUF012
-        load = fail
-
     monkeypatch.setattr(prompts, "_loaded", fail)
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
-    monkeypatch.setattr(catalogue, "data_sets", lambda index, name: ["owner/set"])
     assert not prompts.is_here(OF_HUB)
     with pytest.raises(CalibrationError, match=f"data set a/b at 0+ cannot be had: {hub.NOT_HERE}"):
         prompts.documents("p", OF_HUB)
-    with pytest.raises(EvaluationError, match=rf"its data \(owner/set\) cannot be .*{hub.BRING}"):
-        tasks.load_leaves(Manager(), "mmlu")
     with pytest.raises(CheckpointError, match="owner/model at main is not in the hub cache"):
         checkpoint.download("owner/model", "main", [])
 
