@@ -101,7 +101,7 @@ def test_plan_names_what_is_not_here(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(environments, "is_complete", lambda name: True)
     monkeypatch.setattr(process, "run", answer)
-    power.count_items("qwen3-8b", recipe.load("qwen3-8b"))
+    power.count_items(recipe.load("qwen3-8b"))
     said = capsys.readouterr().err
     for what in ("model Qwen/Qwen3-8B", "prompt set hh-rlhf (Anthropic/hh-rlhf)", "(cais/mmlu)"):
         assert what in said

@@ -87,8 +87,8 @@ def count_items(recipe: Recipe) -> dict[str, int | None]:
     if absent := [*_absent_model(recipe), *answer["absent"]]:
         print(
             f"note: not on this machine, so fetched from the hub when it is needed:"
-            f" {', '.join(absent)}. Without a network here: dvc repro reference@{recipe.name} on a machine"
-            " that has one, then bring its cache (HF_HOME).",
+            f" {', '.join(absent)}. Without a network here: dvc repro reference@{recipe.name} on a"
+            " machine that has one, then bring its cache (HF_HOME).",
             file=sys.stderr,
         )
     counts = answer["items"]
