@@ -44,6 +44,8 @@ def run(name: str, until: str) -> None:
     signal.signal(
         signal.SIGTERM, signal.default_int_handler
     )  # what service managers stop with: ends as Ctrl-C does
+    from pipeline.report.terminal import show
+
     recipe = opened.unclimbed(name)
     index.write()
     local.refuse(name, recipe)
@@ -67,6 +69,8 @@ def run(name: str, until: str) -> None:
             repro.send_signal(signal.SIGINT)
             _announce(repro.stdout, announced)
             raise
+    if until == "require" and repro.returncode == 0:
+        show(name, list(recipe.variants))
     if repro.returncode == 0:
         return
     if until == "require":
@@ -102,9 +106,11 @@ class Announced:
 
     def __init__(self, stages: list[str], seconds: dict[str, float]) -> None:
         self._left, self._count, self._seconds = list(stages), len(stages), seconds
+        self._silent = False
 
     def of(self, line: str) -> str:
-        """What to print for a line of DVC's; empty for what is said otherwise."""
+        """What to print for a line of DVC's; empty for what is said otherwise. What `require`
+        prints, the last of all, `run` prints itself: in colours, and as wide as the terminal."""
         for pattern, what in (
             (RUNS, "runs"),
             (SKIPS, "did not change"),
@@ -113,9 +119,11 @@ class Announced:
             if (found := pattern.match(line)) and found[1] in self._left:
                 left = plan.duration(sum(self._seconds.get(stage, 0) for stage in self._left))
                 self._left.remove(found[1])
+                self._silent = found[1].startswith("require@")
                 told = f"; about {left} left in all{_log(found[1])}" if pattern is RUNS else ""
                 return f"[{self._count - len(self._left)} of {self._count}] {found[1]} {what}{told}"
-        return line.rstrip() if line.strip() and not line.startswith("> ") else ""
+        hidden = self._silent or not line.strip() or line.startswith("> ")
+        return "" if hidden else line.rstrip()
 
 
 def _log(stage: str) -> str:
