@@ -10,6 +10,7 @@ from pipeline import paths
 from pipeline import recipe as recipes
 from pipeline.gate import limits
 from pipeline.recipe import Recipe, Variant
+from pipeline.recipe.parsing import of_file
 from pipeline.records import TaskLoad, Texts, Workload, artifact, read
 from pipeline.runtime import environments, process
 
@@ -54,7 +55,7 @@ def look(name: str, recipe: Recipe) -> Workload:
                 key: found.model_dump() for key, found in sets.items() if found.path is not None
             },
         }
-        with artifact.stage_folder(f"weigh@{name}") as scratch:
+        with artifact.stage_folder(f"weigh@{name}") as scratch, of_file(paths.recipe(name)):
             known = Workload.model_validate(
                 process.run("openvino", "weigh", job, scratch, offline=True).value
             )
