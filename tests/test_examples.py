@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from pipeline import cli, paths, recipe
 from pipeline.errors import CheckpointError, RecipeError
-from pipeline.planning import local
+from pipeline.planning import index, local
 from pipeline.recipe import defaults
 from pipeline.recipe.parsing import of_file
 
@@ -126,6 +126,7 @@ def test_a_path_that_is_no_folder_is_told_with_the_recipe(
         local.refuse("tiny", recipe.load("tiny"))
     assert str(told.value).startswith("recipes/tiny.yaml: model.path: found 'nowhere'")
     assert "for instance path: recipes/tiny/checkpoint" in str(told.value)
+    index.write()
     assert cli.main(["pin", "tiny"]) == 2
     assert "quantgate: recipes/tiny.yaml: model.path: " in capsys.readouterr().err
 
