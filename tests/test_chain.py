@@ -3,6 +3,7 @@ it ends as `require` would."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,41 @@ def test_each_stage_is_counted_and_the_time_left_falls() -> None:
         "[3 of 4] reference@x is in DVC's cache",
         "[4 of 4] trace@x runs; about 0 s left in all, log: artifacts/logs/trace.x.log",
     ]
+
+
+STAND_IN = """\
+#!/bin/sh
+echo "Running stage 'require@tiny':"
+echo "> quantgate require tiny"
+exec {python} -m pipeline.cli require tiny
+"""
+
+
+@pytest.mark.parametrize("word", ["PASS", "FAIL", "unchanged"])
+def test_the_verdicts_are_printed_once(
+    measured: recipe.Recipe,
+    tmp_path: Path,
+    word: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Whether DVC runs `require`, which prints them too, or finds that nothing changed."""
+    if word == "FAIL":
+        path = paths.recipe("tiny")
+        path.write_text(path.read_text().replace("  p99_kl:", "  speedup: {int8: 1.6}\n  p99_kl:"))
+    stand_in = tmp_path / "dvc"
+    stand_in.write_text(
+        STAND_IN.format(python=sys.executable) if word != "unchanged" else "#!/bin/sh\n"
+    )
+    stand_in.chmod(0o755)
+    monkeypatch.setattr("pipeline.stages.chain.local.refuse", lambda *_: None)
+    monkeypatch.setattr("pipeline.stages.chain._seconds", lambda *_: {})
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("COLUMNS", "140")
+    assert cli.main(["run", "tiny"]) == (1 if word == "FAIL" else 0)
+    said = capfd.readouterr()
+    assert said.out.count("│ ov-int8") == 1, said
+    assert said.out.count("accurate but not faster") == (1 if word == "FAIL" else 0)
 
 
 def test_what_is_impossible_is_refused_before_anything_runs(

@@ -3,13 +3,15 @@ stays."""
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline import cli, paths
+from pipeline import cli, paths, recipe
 from pipeline.evidence import clean, inventory
 from pipeline.planning import index
 from tests.conftest import commit_all
@@ -26,8 +28,17 @@ KEPT = (
     "reports/tiny.html",
     "reports/qwen2.5-0.5b-instruct.json",
     "cards/tiny/ov-int8.md",
-    "audits/gone/somebody/report.json",
+    "audits/tiny/somebody/report.json",
     "models/.gitignore",
+    "costs/quantize@tiny--ov-int8.json",
+    "logs/quantize.tiny--ov-int8.log",
+    "logs/evaluate.tiny--ov-int8.job.log",
+    "logs/benchmark.tiny.ov-int8.deployed.log",
+    "logs/pin.qwen2.5-0.5b-instruct.log",
+    "logs/speed.log",
+    ".tmp/quantize.gone--ov-int8.lock",
+    ".tmp/errors/one.txt",
+    f".tmp/ov-int8.json.{os.getpid()}",
 )
 LEFT = (
     "models/tiny/ov-int3/model.safetensors",
@@ -42,6 +53,14 @@ LEFT = (
     "calibration/gone/samples.json",
     "reports/gone-2.5b.md",
     "cards/gone/ov-int8.md",
+    "audits/gone/somebody/report.json",
+    "costs/pin@gone.json",
+    "costs/quantize@tiny--ov-int3.json",
+    "logs/pin.gone-2.5b.log",
+    "logs/evaluate.tiny--ov-int3.job.log",
+    "logs/benchmark.gone.ov-int8.deployed.log",
+    ".tmp/quantize.gone--ov-int8/model.bin",
+    ".tmp/ov-int8.json.999999999",
 )
 
 
@@ -133,6 +152,38 @@ def test_artifacts_lists_sizes_and_verdicts(
     assert "no recipe names it any more" in rows["tiny", "ov-int3"]
     assert "no recipe names it any more" in rows["gone", "ov-int8"]
     assert f"No recipe names {len(LEFT)} of all these any more" in said
+
+
+def test_what_a_running_stage_holds_is_no_leftover(stocked: Path) -> None:
+    folder = paths.TEMPORARY / "quantize.gone--ov-int8"
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert cli.main(["clean", "--yes"]) == 0
+        assert (folder / "model.bin").is_file()
+    assert cli.main(["clean", "--yes"]) == 0
+    assert not folder.exists()
+
+
+def test_a_verdict_that_holds_no_more_is_listed_as_such(
+    measured: recipe.Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def listed() -> tuple[dict[str, str], str]:
+        assert cli.main(["artifacts"]) == 0
+        said = capsys.readouterr().out
+        rows = [line.split("│") for line in said.splitlines() if line.startswith("│")]
+        return {row[2].strip(): row[4].strip() for row in rows}, said
+
+    assert listed()[0] == {"ov-bf16": "PASS", "ov-int8": "PASS"}
+    paths.gate("tiny", "ov-int8").write_text("FAIL\n")
+    found, said = listed()
+    assert found == {"ov-bf16": "PASS", "ov-int8": "PASS, out of date"}
+    assert "verdicts/tiny/ov-int8.json: out of date: the gate's word is another" in said
+    paths.benchmark("tiny", "ov-int8").unlink()
+    found, said = listed()
+    assert found["ov-int8"] == "PASS, not confirmed"
+    assert "benchmarks/tiny/ov-int8.json: missing" in said
 
 
 def test_a_file_of_several_names_counts_once(tmp_path: Path) -> None:

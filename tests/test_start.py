@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from pipeline import cli, paths, recipe
-from pipeline.planning import index
+from pipeline.planning import index, start
 from pipeline.quantizers import refusal
+from pipeline.quantizers.families import UNSERVED
 from tests import hub_server
 from tests.conftest import ROOT
 
@@ -102,6 +104,76 @@ def test_a_model_that_the_usual_does_not_fit(
             0,
             ["ov-bf16", "ov-int8", "ov-int4", "vllm-bf16"],
         )
+
+
+LEFT_OUT = "# Left out: "
+HEADS = {"num_attention_heads": 8, "head_dim": 20}
+EXPERTS = {"num_local_experts": 4, "moe_intermediate_size": 96}
+# What a family's config.json says, and the variants that `plan` has no objection to.
+PLANNED = {
+    "llama": ({}, ["ov-bf16", "ov-int8", "ov-int4", "vllm-bf16", "awq-int4"]),
+    "qwen3": ({}, ["ov-bf16", "ov-int8", "ov-int4", "vllm-bf16", "awq-int4"]),
+    "phi3": ({}, ["ov-bf16", "ov-int8", "ov-int4", "vllm-bf16", "ct-int4"]),
+    "gemma2": ({}, ["vllm-bf16", "ct-int4"]),
+    "gemma3": ({"text_config": {"model_type": "gemma3_text"}}, ["vllm-bf16", "ct-int4"]),
+    "gpt_neox": ({}, ["ov-bf16", "ov-int8", "ov-int4"]),
+    "mixtral": (EXPERTS, ["ov-bf16", "ov-int8", "ov-int4", "vllm-bf16"]),
+    "qwen3_moe": (EXPERTS, ["ov-bf16", "ov-int8", "ov-int4", "vllm-bf16"]),
+}
+SIZES = {"hidden_size": 128, "intermediate_size": 256, "max_position_embeddings": 512}
+
+
+def known(model_type: str, **changes: object) -> start.Known:
+    """What the hub tells of a model: its configuration, and no weights."""
+    folder = Path("known") / model_type
+    folder.mkdir(parents=True)
+    inner = (
+        {"text_config": {**SIZES, **changes.pop("text_config")}} if "text_config" in changes else {}
+    )  # type: ignore[dict-item]
+    config = {"model_type": model_type, **({} if inner else SIZES), **changes, **inner}
+    (folder / "config.json").write_text(json.dumps(config))
+    return start.Known({"repo": "a/b", "revision": COMMIT}, folder, 10**6)
+
+
+@pytest.mark.parametrize("family", [*PLANNED])
+def test_what_the_table_refuses_of_a_family_is_left_out(project: Path, family: str) -> None:
+    changes, expected = PLANNED[family]
+    text = start._text(known(family, **changes))
+    paths.recipe("mine").write_text(text)
+    loaded = recipe.load("mine")
+    assert list(loaded.variants) == expected
+    refusal.refuse(paths.recipe("mine"), loaded, "cpu")
+    for variant in loaded.variants.values():
+        for name in (family, changes.get("text_config", {}).get("model_type")):
+            assert refusal.unserved(variant, name, "cpu") is None
+    usual = {"ov-bf16", "ov-int8", "ov-int4", "vllm-bf16", "awq-int4"}
+    said = " ".join(line.strip("# ") for line in text.splitlines() if line.startswith("#"))
+    for name in usual - set(expected):
+        assert re.search(rf"Left out: [^:]*\b{name}\b[^:]*: ", said), said
+    assert (LEFT_OUT in text) == bool(usual - set(expected))
+    assert max(map(len, text.splitlines())) <= 132
+
+
+def test_families_without_a_refusal_are_tried_too() -> None:
+    refused = {family for line in UNSERVED for family in line.models}
+    assert refused <= {*PLANNED, "gemma3_text"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "groups"),
+    [
+        ({}, 64),
+        (HEADS, 32),
+        ({"num_attention_heads": 5, "head_dim": 20}, -1),
+        ({"moe_intermediate_size": 96}, 32),
+        ({"text_config": {"moe_intermediate_size": 96}}, 32),
+    ],
+)
+def test_groups_divide_every_matrix_that_a_configuration_tells(
+    project: Path, changes: dict[str, object], groups: int
+) -> None:
+    paths.recipe("mine").write_text(start._text(known("llama", **changes)))
+    assert recipe.load("mine").variants["ov-int4"].group_size == groups
 
 
 def on_hub(surroundings: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:

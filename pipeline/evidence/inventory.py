@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
+
 from pipeline import paths
 from pipeline import recipe as recipes
-from pipeline.errors import ArtifactError
+from pipeline.errors import ArtifactError, QuantgateError
+from pipeline.evidence import current, opened
 from pipeline.records import Verdict, read
 
 OF_RECIPES = (
@@ -33,8 +38,14 @@ OF_VARIANTS = (
     "timings",
     "http",
     "rungs",
+    "audits",
 )
+OF_STAGES = ("costs", "logs")  # a file a stage, whose name has the recipe and the variant
+UNFINISHED = paths.TEMPORARY.name
 SUFFIXES = (".timings.json", ".json", ".html", ".md", ".txt", ".lock")
+STAGE_FILE = re.compile(
+    r"\w+[@.](?P<recipe>.+?)(?:--(?P<variant>[a-z0-9_-]+)(?:\..+)?)?(?:\.job)?\.(?:json|log)"
+)
 REFERENCE = "reference"
 
 
@@ -48,14 +59,21 @@ class Item(NamedTuple):
 
 
 def items() -> Iterator[Item]:
-    """All that stages left of recipes and variants, named by a recipe or not. Audits and DVC's
-    cache are none of them."""
+    """All that stages left of recipes and variants, named by a recipe or not. DVC's cache is none
+    of it, nor are the locks of stages."""
     for kind in OF_RECIPES:
         for path in _in(paths.ARTIFACTS / kind):
             yield Item(kind, _stem(path), None, path)
     for kind in OF_VARIANTS:
         for folder in _in(paths.ARTIFACTS / kind):
             yield from (Item(kind, folder.name, _stem(path), path) for path in _in(folder))
+    for kind in OF_STAGES:
+        for path in _in(paths.ARTIFACTS / kind):
+            if (place := STAGE_FILE.fullmatch(path.name)) is not None:
+                yield Item(kind, place["recipe"], place["variant"], path)
+    for path in _in(paths.TEMPORARY):
+        if path.suffix != ".lock":
+            yield Item(UNFINISHED, "", None, path)
 
 
 def _in(folder: Path) -> list[Path]:
@@ -83,7 +101,28 @@ def named() -> dict[str, set[str]]:
 
 
 def is_named(item: Item, known: dict[str, set[str]]) -> bool:
-    return item.recipe in known and (item.variant is None or item.variant in known[item.recipe])
+    """Whether a recipe names it; of what a stage has not finished, whether the stage still runs. An
+    audit's name is none of a variant."""
+    if item.kind == UNFINISHED:
+        return _in_use(item.path)
+    variant = None if item.kind == "audits" or item.path.name.startswith("audit") else item.variant
+    if item.kind == "logs" and variant is None:  # a session's has the variant's name behind a dot
+        return any(f"{item.recipe}.".startswith(f"{recipe}.") for recipe in known)
+    return item.recipe in known and (variant is None or variant in known[item.recipe])
+
+
+def _in_use(path: Path) -> bool:
+    """A stage's folder, by its lock; a file that is being written, by its process. Of anything else
+    nobody knows."""
+    lock, process = path.with_name(f"{path.name}.lock"), path.suffix.removeprefix(".")
+    if not lock.is_file():
+        return not process.isdigit() or psutil.pid_exists(int(process))
+    with lock.open() as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def size_bytes(path: Path) -> int:
@@ -110,25 +149,28 @@ def show() -> None:
     from rich.table import Table
 
     paths.require_project()
-    known, listed = named(), list(items())
+    known, listed, stale = named(), list(items()), []
     table = Table(
         "recipe", "variant", "size", "last verdict", title="artifacts", title_justify="left"
     )
     for item in listed:
         if item.kind == "models" and item.variant is not None:
-            verdict = (
+            verdict, why = (
                 _verdict(item.recipe, item.variant)
                 if is_named(item, known)
-                else "no recipe names it any more"
+                else ("no recipe names it any more", "")
             )
+            stale += [why] if why else []
             table.add_row(
                 escape(item.recipe), escape(item.variant), words(size_bytes(item.path)), verdict
             )
     console = Console()
     console.print(table)
+    for why in dict.fromkeys(stale):
+        console.print(f"- {why}", soft_wrap=True, highlight=False, markup=False)
     sizes = {
         kind: sum(size_bytes(item.path) for item in listed if item.kind == kind)
-        for kind in (*OF_RECIPES, *OF_VARIANTS)
+        for kind in (*OF_RECIPES, *OF_VARIANTS, *OF_STAGES, UNFINISHED)
     }
     beside = ", ".join(
         f"{kind} {words(size)}" for kind, size in sizes.items() if size and kind != "models"
@@ -140,9 +182,19 @@ def show() -> None:
         console.print(hint, soft_wrap=True, highlight=False)
 
 
-def _verdict(recipe: str, variant: str) -> str:
+def _verdict(recipe: str, variant: str) -> tuple[str, str]:
+    """The last verdict, and why it holds no more, or cannot be said to; as `require` would find
+    it."""
     path = paths.verdict(recipe, variant)
+    if not path.is_file():
+        return "not judged", ""
     try:
-        return read(path, Verdict).status if path.is_file() else "not judged"
+        word = read(path, Verdict).status
     except ArtifactError:
-        return "verdict unreadable"
+        return "verdict unreadable", ""
+    try:
+        current.verdict(opened.candidate(recipe, variant))
+    except QuantgateError as error:
+        stale = "out of date" if "out of date" in str(error) else "not confirmed"
+        return f"{word}, {stale}", str(error)
+    return word, ""

@@ -8,6 +8,7 @@ from pipeline import paths
 from pipeline import recipe as recipes
 from pipeline.quantizers import refusal
 from pipeline.recipe import Recipe
+from pipeline.recipe.parsing import of_file
 from pipeline.runtime import environments
 from pipeline.source import checking, checkpoint, lengths, prompts
 from pipeline.source.files import left_out
@@ -18,7 +19,8 @@ def refuse(recipe: Recipe) -> None:
     checkpoint's tensors and shapes."""
     _refuse_prompts(recipe)
     if recipe.model.path is not None:
-        source = checkpoint.fetch(recipe.model)
+        with of_file(paths.recipe(recipe.name)):
+            source = checkpoint.fetch(recipe.model)
         checkpoint.check(source)
         lengths.refuse(paths.recipe(recipe.name), recipe, source)
         if left := left_out(source):

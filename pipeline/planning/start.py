@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from pipeline import recipe as recipes
 from pipeline.errors import CheckpointError, RecipeError
 from pipeline.planning import index
 from pipeline.quantizers import refusal
-from pipeline.recipe import Recipe, defaults
+from pipeline.recipe import Recipe, Variant, defaults
 from pipeline.recipe.parsing import describe
 from pipeline.recipe.variant import FINE_GROUP
 from pipeline.records import write_text
@@ -201,7 +202,7 @@ def _recipe(known: Known, size: defaults.Usual) -> CommentedMap:
     if positions < defaults.LONGEST:
         data["serve"] = defaults.serve(size, positions)
     whole = defaults.filled(data)
-    variants = _variants(config, size)
+    variants, refused = _variants(known, config, size)
     used = {variant.get("weights", "bf16") for variant in variants.values()}
     whole["gate"] = {
         key: (
@@ -215,9 +216,24 @@ def _recipe(known: Known, size: defaults.Usual) -> CommentedMap:
         "variants": variants
     }
     document = CommentedMap({key: _block(section) for key, section in sections.items()})
-    for key, comment in COMMENTS.items():
+    left_out = [
+        _wrapped(f"Left out: {', '.join(names)}: {why}") for why, names in _by_reason(refused)
+    ]
+    comments = COMMENTS | {"variants": "\n".join([COMMENTS["variants"], *left_out])}
+    for key, comment in comments.items():
         document.yaml_set_comment_before_after_key(key, before=comment)
     return document
+
+
+def _by_reason(refused: dict[str, str]) -> list[tuple[str, list[str]]]:
+    by_reason: dict[str, list[str]] = {}
+    for name, why in refused.items():
+        by_reason.setdefault(why, []).append(name)
+    return list(by_reason.items())
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, WIDTH - 4, break_long_words=False, subsequent_indent="  ")
 
 
 def _block(section: dict[str, Any]) -> CommentedMap:
@@ -249,23 +265,75 @@ def _has_template(known: Known) -> bool:
     return written or (known.folder / "chat_template.jinja").is_file()
 
 
-def _variants(config: dict[str, Any], size: defaults.Usual) -> dict[str, dict[str, Any]]:
+def _variants(
+    known: Known, config: dict[str, Any], size: defaults.Usual
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Eight and four bits for each engine, in groups that the matrices' columns can be divided
-    into."""
-    columns = [
-        int(config[key])
-        for key in ("hidden_size", "intermediate_size")
-        if isinstance(config.get(key), int)
-    ]
+    into; and of what this model's family or shapes do not allow, why. Raises RecipeError if nothing
+    is left."""
+    found: dict[str, dict[str, Any]] = {}
+    refused: dict[str, str] = {}
+    shapes = checkpoint.linear_shapes(known.folder) if "path" in known.model else {}
+    columns = [*_columns(_language_model(config)), *(shape[1] for shape in shapes.values())]
+    for name, variant in _usual(columns, size).items():
+        if why := _refused(name, variant, known, config):
+            refused[name] = why
+        else:
+            found[name] = variant
+    if not any("quantizer" in variant for variant in found.values()):
+        reasons = "; ".join(dict.fromkeys(refused.values()))
+        raise RecipeError(f"{known.folder}: nothing usual can be made of this model: {reasons}")
+    if "awq-int4" in found:  # the other tool's is for models that this one cannot make it of
+        found.pop("ct-int4", None)
+    return found, {name: why for name, why in refused.items() if name != "ct-int4"}
+
+
+def _refused(name: str, variant: dict[str, Any], known: Known, config: dict[str, Any]) -> str:
+    """What `plan` would say of a variant; empty if nothing. Without weights the shapes are not
+    known, and the family is."""
+    asked, device = Variant.model_validate(variant), environments.device()
+    if said := refusal.problem(asked, device):
+        return said
+    for family in (config.get("model_type"), _language_model(config).get("model_type")):
+        if line := refusal.unserved(asked, family, device):
+            return f"{family}: {line.why}. Use {line.use}"
+    if "path" not in known.model:
+        return ""
+    try:
+        refusal.refuse_shapes(paths.recipe("it"), name, asked, known.folder)
+    except RecipeError as error:
+        return str(error).partition(f"variants.{name}")[2].lstrip(":. ")
+    return ""
+
+
+def _language_model(config: dict[str, Any]) -> dict[str, Any]:
+    """Of a model that also sees or hears: the part that is a language model."""
+    inner = config.get("text_config")
+    return inner if isinstance(inner, dict) else config
+
+
+def _columns(known: dict[str, Any]) -> list[int]:
+    """Input features of the linear layers, as far as a configuration tells: heads may be wider or
+    narrower together than the hidden size, experts have a width of their own."""
+    keys = ("hidden_size", "intermediate_size", "moe_intermediate_size",
+            "shared_expert_intermediate_size")  # fmt: skip
+    columns = [known[key] for key in keys if isinstance(known.get(key), int) and known[key] > 0]
+    heads, wide = known.get("num_attention_heads"), known.get("head_dim")
+    if isinstance(heads, int) and isinstance(wide, int):
+        columns.append(heads * wide)
+    return columns
+
+
+def _usual(columns: list[int], size: defaults.Usual) -> dict[str, dict[str, Any]]:
     wanted = (128, 64, 32) if size is defaults.BY_SIZE[-1] else (64, 32)
     groups = next((group for group in wanted if all(width % group == 0 for width in columns)), -1)
     vllm = {"engine": "vllm"} | ({"target": "cuda"} if environments.device() == "cuda" else {})
     fine = groups if size is defaults.BY_SIZE[-1] else min(groups, FINE_GROUP)
-    awq = (
-        {"awq-int4": {**vllm, "quantizer": "awq", "weights": "int4", "group_size": fine}}
-        if groups > 0
-        else {}
-    )
+    grouped = {**vllm, "weights": "int4", "group_size": fine}
+    awq = {
+        "awq-int4": grouped | {"quantizer": "awq"},
+        "ct-int4": grouped | {"quantizer": "compressed-tensors", "method": "awq"},
+    }
     return {
         "ov-bf16": {"engine": "openvino"},
         "ov-int8": {"engine": "openvino", "quantizer": "openvino", "weights": "int8"},
@@ -278,5 +346,5 @@ def _variants(config: dict[str, Any], size: defaults.Usual) -> dict[str, dict[st
             "scale_estimation": True,
         },
         "vllm-bf16": vllm,
-        **awq,  # whose layout needs groups
+        **(awq if groups > 0 else {}),  # whose layouts need groups
     }

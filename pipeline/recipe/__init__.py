@@ -175,16 +175,24 @@ class Recipe(Strict):
 
     def _require_limits(self, name: str, variant: Variant) -> None:
         if missing := self.without_limits(variant):
-            raise ValueError(f"{missing}, which variant {name!r} needs")
+            usual = ", ".join(
+                f"{key}: {{{variant.weights}:"
+                f" {defaults.limit(self.model.parameters, key, variant.weights):g}}}"
+                for key in self._unlimited(variant)
+            )
+            raise ValueError(
+                f"{missing}, which variant {name!r} needs. Add to gate, for instance: {usual}"
+            )
 
     def without_limits(self, variant: Variant) -> str:
         """Which keys have no limit for a variant's weights, in words; empty if all have."""
-        needed = [*BY_WEIGHTS, *(["speedup"] if self.gate.speedup and variant.quantizer else [])]
-        missing = [
-            f"gate.{limit}" for limit in needed if variant.weights not in getattr(self.gate, limit)
-        ]
+        missing = [f"gate.{limit}" for limit in self._unlimited(variant)]
         has = "has" if len(missing) == 1 else "have"
         return f"{', '.join(missing)} {has} no limit for {variant.weights!r}" if missing else ""
+
+    def _unlimited(self, variant: Variant) -> list[str]:
+        needed = [*BY_WEIGHTS, *(["speedup"] if self.gate.speedup and variant.quantizer else [])]
+        return [limit for limit in needed if variant.weights not in getattr(self.gate, limit)]
 
     def with_variant(self, name: str, variant: Variant) -> Recipe:
         """The recipe with other settings for one variant: a rung of its ladder."""

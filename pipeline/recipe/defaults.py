@@ -144,6 +144,38 @@ def filled(data: dict[str, Any]) -> dict[str, Any]:
     return data | {section: whole[section] for section in left_out(data)}
 
 
+EXAMPLE_MODEL = {
+    "repo": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "revision": "12fd25f77366fa6b3b4b768ec3050bf629380bac",
+    "parameters": 134515008,
+}
+
+
+def _example() -> dict[str, Any]:
+    """Of every key that is required a value that works, for messages."""
+    whole = filled(
+        {
+            "model": EXAMPLE_MODEL,
+            "calibration": {"prompts": "hh-rlhf", "samples": 128, "tokens": 512},
+            "variants": {
+                "ov-bf16": {"engine": "openvino"},
+                "ov-int8": {"engine": "openvino", "quantizer": "openvino", "weights": "int8"},
+            },
+        }
+    )
+    used = ("bf16", "int8", "int4")
+    whole["gate"] |= {key: {w: whole["gate"][key][w] for w in used} for key in BY_SIZE[0].limits}
+    whole["benchmark"]["price"] = {"per_hour": 0.5, "currency": "USD"}
+    return whole
+
+
+def limit(parameters: int | None, key: str, weights: str) -> float:
+    """What a model of this size is usually held to; of a speed-up nothing is usual, and 1.2 an
+    example."""
+    usual_limits = _gate(usual(parameters)).get(key, {})
+    return float(usual_limits.get(weights, 1.2))
+
+
 def _number(data: dict[str, Any], section: str, key: str) -> int | None:
     """A number that the recipe gives; None for what is none, which is said where it is parsed."""
     value = data[section].get(key) if isinstance(data.get(section), dict) else None
@@ -197,3 +229,6 @@ def _benchmark(longest: int) -> dict[str, Any]:
         "requests": 16,
         "repeats": 5,
     }
+
+
+EXAMPLE = _example()

@@ -3,6 +3,7 @@ nearest valid name."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 import reprlib
@@ -13,7 +14,8 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from pipeline import reading
-from pipeline.errors import RecipeError
+from pipeline.errors import CheckpointError, RecipeError
+from pipeline.recipe import defaults
 
 PATTERNS = {
     "^[0-9a-f]{40}$": "40 hex digits, a commit",
@@ -26,6 +28,9 @@ EXPECTED = {
     "invalid_key": "Expected a name as key: put a number in quotes",
     "int_parsing_size": "Expected a number of fewer digits",
 }
+OF_KEYS = ("model.", "evaluate.")
+UNFILLED = ("missing", "too_short", "dict_type", "model_type", "list_type")
+NAMED = ("variants", "tasks")  # the keys below them are names
 LIKE_A_WORD = (
     0.7  # of words of three letters, two in common say nothing: gpu is not meant to be xpu
 )
@@ -60,6 +65,17 @@ def unknown(kind: str, name: str, where: Path, known: list[str]) -> RecipeError:
     )
 
 
+@contextlib.contextmanager
+def of_file(path: Path) -> Iterator[None]:
+    """An error that begins with a key of the recipe, found where nobody knows its file, gets it."""
+    try:
+        yield
+    except (CheckpointError, RecipeError) as error:
+        if not str(error).startswith(OF_KEYS):
+            raise
+        raise type(error)(f"{path}: {error}") from error
+
+
 def describe(within: Path | str, model: type[BaseModel], item: Any) -> str:
     """One of pydantic's errors as a sentence that begins with where it is: the file or part of it,
     and the key."""
@@ -71,8 +87,9 @@ def describe(within: Path | str, model: type[BaseModel], item: Any) -> str:
             f"{where}: unknown key.{nearest(str(item['loc'][-1]), valid)} Valid here:"
             f" {', '.join(valid)}."
         )
+    like = _like(item["loc"])
     if item["type"] == "missing":
-        return f"{where}: missing. It is required."
+        return f"{where}: missing. It is required{f', for instance {like}' if like else ''}."
     if item["type"] == "value_error":
         message = str(item["ctx"]["error"])
         return f"{where}: {message if message.endswith(('.', '?')) else f'{message}.'}"
@@ -93,7 +110,28 @@ def describe(within: Path | str, model: type[BaseModel], item: Any) -> str:
         )
     if item["type"] == "list_type" and isinstance(item["input"], str) and item["input"]:
         hint = f" As a list of one: [{item['input']}]."
+    if like and not hint and (item["input"] is None or item["type"] in UNFILLED):
+        hint = f" For instance {like}."
     return f"{where}: found {shown(item['input'])}. {_expected(item)}.{hint}"
+
+
+def _like(loc: tuple[Any, ...]) -> str:
+    """A recipe's key with a value that works, as YAML on one line; empty where none is known."""
+    keys = [str(part) for part in loc if not str(part).endswith("]")]
+    value: Any = defaults.EXAMPLE
+    for above, key in zip(["", *keys], keys, strict=False):
+        if isinstance(value, dict):
+            value = next(iter(value.values())) if above in NAMED else value.get(key)
+    return f"{keys[-1]}: {in_line(value)}" if keys and value is not None else ""
+
+
+def in_line(value: Any) -> str:
+    """Plain values as YAML on one line."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {in_line(one)}' for key, one in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(in_line, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def one_of_several(expected: str) -> WrapValidator:

@@ -24,10 +24,15 @@ class Model(Strict):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.repo is None) == (self.path is None):
-            raise ValueError("give either 'repo' with 'revision', or 'path'")
+            raise ValueError(
+                "give either 'repo' with 'revision', or 'path', for instance path: ../my-model, a"
+                " folder beside the project; quantgate init OWNER/NAME finds a hub's revision"
+            )
         if self.repo is not None and self.revision is None:
             raise ValueError(
-                "'repo' needs 'revision': the commit's 40 hex digits (a branch name can move)"
+                "'repo' needs 'revision': the commit's 40 hex digits (a branch name can move), for"
+                " instance revision: 12fd25f77366fa6b3b4b768ec3050bf629380bac; quantgate init"
+                f" {self.repo} finds it"
             )
         return self
 

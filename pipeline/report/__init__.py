@@ -73,6 +73,7 @@ def _pages(summary: Summary) -> dict[str, str]:
 def _write_folder(place: Path, files: dict[str, str]) -> None:
     """As a whole, so that nothing of a variant that left the recipe stays behind."""
     with artifact.stage_folder(f"{place.parent.name}@{place.name}") as folder:
+        (folder / "out").mkdir()  # also where there is nothing to draw
         for name, text in files.items():
             write_text(folder / "out" / name, text)
         artifact.install(folder / "out", place)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 from pipeline import paths
 from pipeline.benchmark import performance
@@ -22,10 +24,20 @@ STYLES = {
     "muted": "dim",
 }
 SIGNS = {"best": "* ", "tied": "= "}  # for those who see no colours
+COLUMNS = ("variant", "verdict", "tokens/s", "performance", "not passed")
 LEGEND = {
     "best": "* the best: its interval lies apart from every other's",
     "tied": "= a tie: these cannot be told apart",
 }
+
+
+class Unmet(NamedTuple):
+    """A check, or a speed, that a variant did not pass."""
+
+    status: str
+    reason: str
+    variant: str
+    check: str
 
 
 def tables(table: Table, width: int) -> list[Any]:
@@ -69,35 +81,71 @@ def _cell(cell: Cell) -> Any:
 
 
 def show(name: str, variants: list[str]) -> None:
-    """Verdict and speed of each variant, from their records. Raises ArtifactError if one is
-    missing."""
+    """How each variant fared, from its records: a row of words, and below the table, each once,
+    the reasons. Raises ArtifactError if a record is missing."""
     from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
 
-    recipe, rows = load(name), []
-    for variant in variants:
-        verdict, speed = (
-            read(paths.verdict(name, variant), Verdict),
-            performance.of(recipe, variant),
-        )
+    recipe = load(name)
+    verdicts = {variant: read(paths.verdict(name, variant), Verdict) for variant in variants}
+    speeds = {variant: performance.of(recipe, variant) for variant in variants}
+    rows = []
+    for variant, verdict in verdicts.items():
+        speed = speeds[variant]
         judged = Cell(speed.status, kind=f"badge {PERFORMANCE[speed.status][1]}")
         timed = _speed(read(paths.benchmark(name, variant), Benchmark))
         rows.append(
-            [Cell(variant), status(verdict.status), timed, judged, Cell(_reason(verdict, speed))]
+            [Cell(variant), status(verdict.status), timed, judged, Cell(_not_passed(verdict))]
         )
-    heads = [Column(title) for title in ("variant", "verdict", "tokens/s", "performance", "reason")]
+    heads = [Column(title) for title in COLUMNS]
     console = Console()
     for table in tables(Table(name, heads, rows), console.width):
         console.print(table)
+    for word, folded in _folded(_unmet(verdicts, speeds)).items():
+        console.print(word, style="bold")
+        for reason, unmet in folded.items():
+            console.print(Padding(Text(f"{_askers(unmet)}: {reason}"), (0, 0, 0, 2)))
 
 
-def _reason(verdict: Verdict, speed: Performance) -> str:
-    """What stands in the way of a PASS, and of the speed that was asked for; the report has every
-    check."""
-    lines = [f"{check.name}: {check.reason}" for check in verdict.checks if check.status != "PASS"]
-    lines = lines or [f"all {len(verdict.checks)} checks passed"]
-    if PERFORMANCE[speed.status][1] != "none":
-        lines.append(f"speed: {speed.reason}")
-    return "\n".join(lines)
+def _not_passed(verdict: Verdict) -> str:
+    """The kinds of the checks that did not pass, and how many of each; the reasons have their
+    names."""
+    kinds = Counter(check.kind or check.name for check in verdict.checks if check.status != "PASS")
+    if not kinds:
+        return f"none of {len(verdict.checks)}"
+    return ", ".join(f"{kind} ({count})" if count > 1 else kind for kind, count in kinds.items())
+
+
+def _unmet(verdicts: dict[str, Verdict], speeds: dict[str, Performance]) -> Iterator[Unmet]:
+    """What stands in the way of a PASS, failures first, and of the speeds that were asked for."""
+    for word in ("FAIL", "INCONCLUSIVE"):
+        for variant, verdict in verdicts.items():
+            for check in verdict.checks:
+                if check.status == word:
+                    yield Unmet(word, check.reason, variant, check.name)
+    for variant, speed in speeds.items():
+        if PERFORMANCE[speed.status][1] != "none":
+            yield Unmet(speed.status, speed.reason, variant, "speed")
+
+
+def _folded(unmet: Iterable[Unmet]) -> dict[str, dict[str, list[Unmet]]]:
+    """By status, then by reason: an equal one is said once."""
+    found: dict[str, dict[str, list[Unmet]]] = {}
+    for one in unmet:
+        found.setdefault(one.status, {}).setdefault(one.reason, []).append(one)
+    return found
+
+
+def _askers(unmet: list[Unmet]) -> str:
+    """Variants with their checks; variants of the same checks together."""
+    checks: dict[str, list[str]] = {}
+    for one in unmet:
+        checks.setdefault(one.variant, []).append(one.check)
+    variants: dict[str, list[str]] = {}
+    for variant, names in checks.items():
+        variants.setdefault(", ".join(names), []).append(variant)
+    return "; ".join(f"{', '.join(names)}: {asked}" for asked, names in variants.items())
 
 
 def _speed(benchmark: Benchmark) -> Cell:

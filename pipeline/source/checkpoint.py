@@ -18,6 +18,7 @@ from pathlib import Path
 from pipeline import paths, reading
 from pipeline.errors import CheckpointError
 from pipeline.recipe import Model
+from pipeline.recipe.parsing import of_file
 from pipeline.records import Checkpoint, read
 from pipeline.records.artifact import hash_file
 from pipeline.source import files as source
@@ -100,7 +101,7 @@ def fetch(model: Model) -> Path:
         if not folder.is_dir():
             raise CheckpointError(
                 f"model.path: found {model.path!r}, which is no folder. Expected a local"
-                " checkpoint."
+                " checkpoint, relative to the project, for instance path: recipes/tiny/checkpoint."
             )
         if "@" in model.path:
             raise CheckpointError(
@@ -182,7 +183,8 @@ def open_pinned(recipe: str, model: Model) -> tuple[Path, Checkpoint]:
     Raises CheckpointError if one changed.
     """
     record = read(paths.checkpoint(recipe), Checkpoint)
-    folder = fetch(model)
+    with of_file(paths.recipe(recipe)):
+        folder = fetch(model)
     digests = {path.name: hash_file(path, path.name) for path in source.files(folder)}
     pinned = {file.path: file for file in record.files}
     changed = sorted(

@@ -1,5 +1,5 @@
-"""The benchmark stage: every variant that passed, and every unquantized one, in rounds. Control
-side.
+"""The benchmark stage: every variant that passed, in rounds, and every unquantized one beside
+those. Control side.
 
 A round replays the closed loads on every variant; the next round goes through them backwards (A B B
 A), so that a machine that slows down falls on all of them. The open loads follow in rounds of their
@@ -25,6 +25,7 @@ from pipeline.runtime import machine
 from pipeline.runtime.process import Session
 
 ENGINE_BYTES = 2e9  # an engine besides its weights and KV cache, generously
+NOBODY = "no quantized variant passed"
 MEMORY_PER_SIZE = 1.5  # resident bytes of a loaded artifact over its size on disk
 
 
@@ -53,12 +54,27 @@ def run(name: str) -> None:
     words = {
         variant: records.read_text(paths.gate(name, variant)).strip() for variant in recipe.variants
     }
-    passed = [
-        v for v, word in words.items() if word == "PASS" or recipe.variants[v].quantizer is None
+    timed = _timed(recipe, words)
+    if timed:
+        measure(name, recipe, timed)
+    paths.timings(name, "").parent.mkdir(parents=True, exist_ok=True)  # DVC's output, empty or not
+    for variant in recipe.variants.keys() - set(timed):
+        quantized = recipe.variants[variant].quantizer is not None
+        reason = f"the gate says {words[variant]}" if quantized else NOBODY
+        _write_unmeasured(name, recipe, variant, reason)
+
+
+def _timed(recipe: Recipe, words: dict[str, str]) -> list[str]:
+    """What passed, since it may be shipped; and the unquantized, where a quantized one is to be
+    compared with them."""
+    passed = {variant for variant, word in words.items() if word == "PASS"}
+    compared = any(recipe.variants[variant].quantizer for variant in passed)
+    alone = not any(variant.quantizer for variant in recipe.variants.values())
+    return [
+        variant
+        for variant, asked in recipe.variants.items()
+        if variant in passed or (asked.quantizer is None and (compared or alone))
     ]
-    measure(name, recipe, passed)
-    for variant in recipe.variants.keys() - set(passed):
-        _write_unmeasured(name, recipe, variant, f"the gate says {words[variant]}")
 
 
 def measure(name: str, recipe: Recipe, variants: list[str]) -> None:

@@ -49,6 +49,8 @@ def run(name: str, until: str) -> None:
     signal.signal(
         signal.SIGTERM, signal.default_int_handler
     )  # what service managers stop with: ends as Ctrl-C does
+    from pipeline.report.terminal import show
+
     recipe = opened.unclimbed(name)
     index.write()
     local.refuse(recipe)
@@ -84,6 +86,8 @@ def run(name: str, until: str) -> None:
             raise
         finally:
             errors.join()
+    if until == "require" and repro.returncode == 0:
+        show(name, list(recipe.variants))
     if repro.returncode == 0:
         return
     if until == "require":
@@ -127,9 +131,11 @@ class Announced:
 
     def __init__(self, stages: list[str], seconds: dict[str, float]) -> None:
         self._left, self._count, self._seconds = list(stages), len(stages), seconds
+        self._silent = False
 
     def of(self, line: str) -> str:
-        """What to print for a line of DVC's; empty for what is said otherwise."""
+        """What to print for a line of DVC's; empty for what is said otherwise. What `require`
+        prints, the last of all, `run` prints itself: in colours, and as wide as the terminal."""
         for pattern, what in (
             (RUNS, "runs"),
             (SKIPS, "did not change"),
@@ -138,10 +144,12 @@ class Announced:
             if (match := pattern.match(line)) and match[1] in self._left:
                 left = plan.duration(sum(self._seconds.get(stage, 0) for stage in self._left))
                 self._left.remove(match[1])
+                self._silent = match[1].startswith("require@")
                 remaining = f"; about {left} left in all{_log(match[1])}" if pattern is RUNS else ""
                 number = self._count - len(self._left)
                 return f"[{number} of {self._count}] {match[1]} {what}{remaining}"
-        return line.rstrip() if line.strip() and not line.startswith("> ") else ""
+        hidden = self._silent or not line.strip() or line.startswith("> ")
+        return "" if hidden else line.rstrip()
 
 
 def _log(stage: str) -> str:

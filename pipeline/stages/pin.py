@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from pipeline import paths
 from pipeline.evidence import opened
+from pipeline.recipe.parsing import of_file
 from pipeline.source import checking, checkpoint
 
 
 def run(name: str) -> None:
     model = opened.recipe(name).model
-    record = checkpoint.pin(model)
+    with of_file(paths.recipe(name)):
+        record = checkpoint.pin(model)
     source = checkpoint.isolate(name, checkpoint.fetch(model), record)
     tokenizer = checking.tokenizer_of(f"pin@{name}", source, model)
     record.model_copy(update={"tokenizer": tokenizer}).write(paths.checkpoint(name))

@@ -7,6 +7,7 @@ from pipeline.evidence import keeping, opened
 from pipeline.evidence.candidate import Candidate
 from pipeline.planning import estimate
 from pipeline.recipe import Items
+from pipeline.recipe.parsing import of_file
 from pipeline.records import artifact
 from pipeline.runtime import costs
 from pipeline.source import checkpoint, lengths
@@ -29,9 +30,10 @@ def run(name: str) -> None:
             "logprobs": str(logprobs)
         }
         needs = estimate.needs_bytes(recipe, "reference")
-        done = costs.run(
-            stage, engines.ENGINES["reference"].environment, "reference", job, folder, needs
-        )
+        with of_file(paths.recipe(name)):
+            done = costs.run(
+                stage, engines.ENGINES["reference"].environment, "reference", job, folder, needs
+            )
         stored = artifact.digest(artifact.hash_files(logprobs))
         artifact.install(logprobs, paths.logprobs(name))
     done.value["logprobs_sha256"] = stored

@@ -10,6 +10,7 @@ from pipeline import paths
 from pipeline import recipe as recipes
 from pipeline.gate import limits
 from pipeline.recipe import Recipe, Variant
+from pipeline.recipe.parsing import of_file
 from pipeline.records import TaskLoad, Texts, Workload, artifact, read
 from pipeline.runtime import environments, process
 
@@ -56,7 +57,8 @@ def look(recipe: Recipe) -> Workload:
                 if prompt_set.path is not None
             },
         }
-        with artifact.stage_folder(f"weigh@{recipe.name}") as scratch:
+        file = paths.recipe(recipe.name)
+        with artifact.stage_folder(f"weigh@{recipe.name}") as scratch, of_file(file):
             known = Workload.model_validate(
                 process.run("openvino", "weigh", job, scratch, offline=True).value
             )
