@@ -515,7 +515,8 @@ def test_another_source_is_a_recipe_of_its_own() -> None:
         assert against.recipe_for("tiny", other) == "tiny-of-base-1b"
     index.check()
     found, tiny = recipes.load("tiny-of-base-1b"), recipes.load("tiny")
-    assert found == tiny.model_copy(update={"model": other, "variants": found.variants})
+    changed = {"model": other, "variants": found.variants}
+    assert found == tiny.model_copy(update=changed).named("tiny-of-base-1b")
     assert list(found.variants) == ["ov-bf16", "vllm-bf16"]
     with pytest.raises(RecipeError, match="measures against another source"):
         against.recipe_for("tiny", other.model_copy(update={"revision": "b" * 40}))

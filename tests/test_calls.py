@@ -42,7 +42,6 @@ WORKS = {
     "compare": "compare tiny",
     "gate": "gate tiny ov-int8",
     "report": "report tiny",
-    "benchmark": "benchmark tiny",
     "artifacts": "artifacts",
     "calibration add": "calibration add ../notes.txt --name notes",
     "init": "init recipes/tiny/checkpoint --name mine",
@@ -63,6 +62,7 @@ REFUSED = {
     "climb": "climb tiny ov-int8",
     "evaluate": "evaluate tiny ov-int8",
     "trace": "trace tiny",
+    "benchmark": "benchmark tiny",
 }
 
 

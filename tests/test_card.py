@@ -132,6 +132,6 @@ def test_the_openvino_code_is_python_with_the_measured_settings(
 ) -> None:
     code = openvino_code("folder", settings)
     compile(code, "card", "exec")
-    assert 'LLMPipeline("folder", "CPU", scheduler_config=scheduler' in code
+    assert '"folder", "CPU", scheduler_config=scheduler' in code
     assert "scheduler.enable_prefix_caching = False" in code
     assert ("KV_CACHE_PRECISION" in code) is said

@@ -348,7 +348,7 @@ def test_plan_and_doctor_and_schema(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        power, "count_items", lambda name, recipe: dict.fromkeys(recipe.evaluate.tasks, 2500)
+        power, "count_items", lambda recipe: dict.fromkeys(recipe.evaluate.tasks, 2500)
     )
     assert cli.main(["plan", "llama-3.1-8b-instruct"]) == 0
     said = capsys.readouterr().out

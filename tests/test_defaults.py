@@ -157,8 +157,8 @@ def test_an_audit_against_another_source_keeps_the_limits(project: Path) -> None
 def test_plan_says_what_was_left_out(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def count(name: str, loaded: recipe.Recipe) -> dict[str, int | None]:
-        print(f"plan.{name}: starting in environment 'openvino'")
+    def count(loaded: recipe.Recipe) -> dict[str, int | None]:
+        print(f"plan.{loaded.name}: starting in environment 'openvino'")
         return dict.fromkeys(loaded.evaluate.tasks, 2500)
 
     monkeypatch.setattr(power, "count_items", count)

@@ -4,6 +4,7 @@ ends with one sentence and nothing half-written; and never with 1, which is a ve
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import resource
 import shutil
@@ -47,7 +48,9 @@ UNIMPORTANT = ("artifacts/.tmp", "artifacts/logs", "artifacts/sources", ".git/",
 LITTLE_BYTES = 1 << 20
 CLONE_NEWNS, CLONE_NEWUSER = 1 << 17, 1 << 28
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 1 << 5, 1 << 12, 1 << 14, 1 << 18
-CANNOT = 77
+CANNOT, LONGEST_S = 77, 120
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload([__name__])
 
 
 class Ended(NamedTuple):
@@ -85,32 +88,57 @@ def little_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (has + LITTLE_BYTES, has + LITTLE_BYTES))
 
 
-def ended(words: str, hold: Callable[[], None]) -> Ended:
-    """What a command says and ends with, in a process of its own under that hardship. Forked: to
-    start and import anew would be most of the time."""
-    pipes = [os.pipe(), os.pipe()]
+def ended(words: str, hold: Callable[[], None], folder: Path) -> Ended:
+    """What a command says and ends with, in a process of its own under that hardship. Forked from
+    one that has imported what it needs and has no threads, whose locks a fork would inherit."""
+    process = SERVER.Process(
+        target=_under, args=(words, hold, Path.cwd(), dict(os.environ), folder), daemon=True
+    )
+    process.start()
+    process.join(LONGEST_S)
+    if process.exitcode is None:
+        process.kill()
+        pytest.fail(f"{words}: did not end in {LONGEST_S} s")
+    if process.exitcode == CANNOT:
+        pytest.skip("this sandbox does not let tests mount a file system")
+    out, err = ((folder / name).read_text(errors="replace") for name in ("out", "err"))
+    return Ended(process.exitcode, out, err)
+
+
+def _under(
+    words: str, hold: Callable[[], None], place: Path, environment: dict[str, str], folder: Path
+) -> None:
+    os.chdir(place)
+    os.environ.clear()
+    os.environ.update(environment)
+    pipes = []
+    for descriptor, name in enumerate(("out", "err"), 1):
+        reader, writer = os.pipe()  # a file would have the limit that is tried
+        pipes.append((reader, folder / name))
+        os.dup2(writer, descriptor)
+        os.close(writer)
     child = os.fork()
     if child == 0:
-        for descriptor, (_, end) in enumerate(pipes, 1):
-            os.dup2(end, descriptor)
-        sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
-        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-        code = 1  # as Python ends where nobody catches
-        try:
-            hold()
-            code = cli.main(words.split())
-            sys.stdout.flush()
-        except BaseException as error:
-            os.write(2, f"Traceback: {error!r}".encode())
-        finally:
-            os._exit(code)
-    for _, end in pipes:
-        os.close(end)
-    texts = [os.fdopen(start, errors="replace").read() for start, _ in pipes]
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code == CANNOT:
-        pytest.skip("this sandbox does not let tests mount a file system")
-    return Ended(code, *texts)
+        _run(words, hold)
+    os.close(1)
+    os.close(2)
+    for reader, path in pipes:
+        path.write_bytes(os.fdopen(reader, "rb").read())
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+def _run(words: str, hold: Callable[[], None]) -> None:
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    code = 1  # as Python ends where nobody catches
+    try:
+        hold()
+        code = cli.main(words.split())
+        sys.stdout.flush()
+    except BaseException as error:
+        os.write(2, f"Traceback: {error!r}".encode())
+    finally:
+        os._exit(code)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +175,7 @@ def refused(said: Ended) -> str:
 )
 def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(
     place: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
     verb: str,
@@ -159,24 +188,30 @@ def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(
         request.addfinalizer(partial(index.write_text, index.read_text()))
         index.write_text("recipes: {}\n")
     before = state(place)
-    assert remedy in refused(ended(WRITE[verb], hold))
+    assert remedy in refused(ended(WRITE[verb], hold, tmp_path))
     assert state(place) == before
 
 
 @pytest.mark.parametrize("verb", READ)
 @pytest.mark.parametrize("hold", [read_only, no_room])
 def test_what_only_reads_needs_to_write_nothing(
-    place: Path, monkeypatch: pytest.MonkeyPatch, verb: str, hold: Callable[[], None]
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+    hold: Callable[[], None],
 ) -> None:
     monkeypatch.chdir(place / "project")
-    assert ended(READ[verb], hold).code == 0
+    assert ended(READ[verb], hold, tmp_path).code == 0
 
 
 @pytest.mark.parametrize("verb", GIT)
-def test_without_git(place: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+def test_without_git(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
     monkeypatch.chdir(place / "project")
     before = state(place)
-    said = ended({**WRITE, **READ}[verb], no_git)
+    said = ended({**WRITE, **READ}[verb], no_git, tmp_path)
     if said.code:
         assert "git" in refused(said)
         assert state(place) == before
@@ -184,11 +219,13 @@ def test_without_git(place: Path, monkeypatch: pytest.MonkeyPatch, verb: str) ->
 
 
 @pytest.mark.parametrize("verb", ["verify", "signoff verify", "require", "publish", "init"])
-def test_with_little_memory(place: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+def test_with_little_memory(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
     """Whether it is too little depends on the machine; what is then said does not."""
     monkeypatch.chdir(place / "project")
     before = state(place)
-    said = ended({**WRITE, **READ}[verb], little_memory)
+    said = ended({**WRITE, **READ}[verb], little_memory, tmp_path)
     if said.code:
         refused(said)
         assert state(place) == before

@@ -322,6 +322,11 @@ def test_every_colour_of_a_chart_changes_in_dark_mode(html: str) -> None:
     assert used <= {colour.light for colour in theme.COLOURS.values()} | {"none", "transparent"}
 
 
+def test_a_number_is_written_as_what_it_rounds_to() -> None:
+    assert {number(value) for value in (9.96e-5, 9.99996e-5, 1e-4, 1.0004e-4)} == {"0.0001"}
+    assert [number(value) for value in (9.94e-5, 99.96, 999.6)] == ["9.9×10⁻⁵", "100", "1,000"]
+
+
 def test_numbers() -> None:
     assert [number(value) for value in (1234.5, 0.012345, -0.5, 6.4e-6, 0, None, math.nan)] == [
         "1,230", "0.0123", "\u22120.5", "6.4\u00d710⁻⁶", "0", "not measured", "not measured",

@@ -275,7 +275,7 @@ def test_a_file_of_ones_own_becomes_a_prompt_set(
         (lines({"n": 1}), "hold text or messages: none"),
         (b"[1]", "a JSON array"),
         (lines({"text": "a"}, {"text": 3}), "mine.jsonl:2"),
-        (b"", "hold text or messages: none"),
+        (b"", "is empty"),
     ],
 )
 def test_what_cannot_be_a_prompt_set_leaves_none(

@@ -22,12 +22,13 @@ def number(value: float | None, digits: int = 3, signed: bool = False) -> str:
     if known is None:
         return MISSING
     sign = "+" if signed else ""
-    if 0 < abs(known) < 1e-4:
+    rounded = float(f"{known:.1e}" if abs(known) < 1e-4 else f"{known:.{digits}g}")
+    if 0 < abs(rounded) < 1e-4:  # of what is written: 0.0000999996 is 0.0001, not 1.0e-4
         mantissa, exponent = f"{known:{sign}.1e}".split("e")
         text = f"{mantissa}{TIMES}10{str(int(exponent)).translate(SUPERSCRIPT)}"
     else:
-        text = f"{known:{sign}.{digits}g}"
-        text = f"{float(text):{sign},.0f}" if abs(known) >= 10 ** (digits - 1) else text
+        whole = abs(rounded) >= 10 ** (digits - 1)
+        text = f"{rounded:{sign},.0f}" if whole else f"{rounded:{sign}.{digits}g}"
     return text.replace("-", MINUS)
 
 

@@ -3,6 +3,7 @@ names."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import tempfile
@@ -76,11 +77,10 @@ def is_full_disk(error: BaseException) -> bool:
 
 
 def _log(what: str, error: BaseException) -> str:
-    inside = Path("dvc.yaml").is_file()
-    for folder in (
-        *([paths.TEMPORARY / "errors"] if inside else []),
-        Path(tempfile.gettempdir()) / f"quantgate-{os.getuid()}",
-    ):
+    folders = [paths.TEMPORARY / "errors"] if Path("dvc.yaml").is_file() else []
+    with contextlib.suppress(FileNotFoundError):  # no folder for temporary files can be written to
+        folders.append(Path(tempfile.gettempdir()) / f"quantgate-{os.getuid()}")
+    for folder in folders:
         path = folder / f"{what.replace('/', '-').replace(' ', '.')[:100]}.log"
         try:
             folder.mkdir(parents=True, exist_ok=True)
