@@ -38,15 +38,16 @@ def sentence(what: str, error: BaseException) -> str:
 
 def of_system(error: OSError) -> str:
     """A file or program that is not there, is not allowed or has no room, in a sentence."""
-    name, reason = str(error.filename or "a file"), error.strerror or " ".join(str(error).split())
+    name, reason = str(error.filename or ""), error.strerror or " ".join(str(error).split())
     if error.errno in FULL:
         return f"{error.filename or 'artifacts/'}: the disk is full. Free some space and run again."
-    if isinstance(error, FileNotFoundError) and "/" not in name and not Path(name).suffix:
+    is_program = name and "/" not in name and not Path(name).suffix
+    if isinstance(error, FileNotFoundError) and is_program:
         return (
             f"{name}: no such program or file. Install it, or put it on PATH. {_log(name, error)}"
         )
     remedy = f"{REMEDIES[error.errno]}. " if error.errno in REMEDIES else ""
-    return f"{name}: {reason}. {remedy}{_log('quantgate', error)}"
+    return f"{name or 'a file'}: {reason}. {remedy}{_log('quantgate', error)}"
 
 
 def last(what: str, error: BaseException) -> str:
