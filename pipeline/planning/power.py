@@ -110,4 +110,8 @@ def _of_the_hub(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """The prompt sets and texts that are no local files."""
     names = (recipe.calibration.prompts, *recipe.evaluate.perplexity.texts)
     sets = {name: load_prompt_set(name) for name in names}
-    return {name: found.model_dump() for name, found in sets.items() if found.repo is not None}
+    return {
+        name: prompt_set.model_dump()
+        for name, prompt_set in sets.items()
+        if prompt_set.repo is not None
+    }

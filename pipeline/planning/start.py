@@ -271,7 +271,7 @@ def _variants(
     """Eight and four bits for each engine, in groups that the matrices' columns can be divided
     into; and of what this model's family or shapes do not allow, why. Raises RecipeError if nothing
     is left."""
-    found: dict[str, dict[str, Any]] = {}
+    possible: dict[str, dict[str, Any]] = {}
     refused: dict[str, str] = {}
     shapes = checkpoint.linear_shapes(known.folder) if "path" in known.model else {}
     columns = [*_columns(_language_model(config)), *(shape[1] for shape in shapes.values())]
@@ -279,21 +279,21 @@ def _variants(
         if why := _refused(name, variant, known, config):
             refused[name] = why
         else:
-            found[name] = variant
-    if not any("quantizer" in variant for variant in found.values()):
+            possible[name] = variant
+    if not any("quantizer" in variant for variant in possible.values()):
         reasons = "; ".join(dict.fromkeys(refused.values()))
         raise RecipeError(f"{known.folder}: nothing usual can be made of this model: {reasons}")
-    if "awq-int4" in found:  # the other tool's is for models that this one cannot make it of
-        found.pop("ct-int4", None)
-    return found, {name: why for name, why in refused.items() if name != "ct-int4"}
+    if "awq-int4" in possible:  # the other tool's is for models that this one cannot make it of
+        possible.pop("ct-int4", None)
+    return possible, {name: why for name, why in refused.items() if name != "ct-int4"}
 
 
 def _refused(name: str, variant: dict[str, Any], known: Known, config: dict[str, Any]) -> str:
     """What `plan` would say of a variant; empty if nothing. Without weights the shapes are not
     known, and the family is."""
     asked, device = Variant.model_validate(variant), environments.device()
-    if said := refusal.problem(asked, device):
-        return said
+    if problem := refusal.problem(asked, device):
+        return problem
     for family in (config.get("model_type"), _language_model(config).get("model_type")):
         if line := refusal.unserved(asked, family, device):
             return f"{family}: {line.why}. Use {line.use}"

@@ -131,10 +131,10 @@ def _unmet(verdicts: dict[str, Verdict], speeds: dict[str, Performance]) -> Iter
 
 def _folded(unmet: Iterable[Unmet]) -> dict[str, dict[str, list[Unmet]]]:
     """By status, then by reason: an equal one is said once."""
-    found: dict[str, dict[str, list[Unmet]]] = {}
+    by_status: dict[str, dict[str, list[Unmet]]] = {}
     for one in unmet:
-        found.setdefault(one.status, {}).setdefault(one.reason, []).append(one)
-    return found
+        by_status.setdefault(one.status, {}).setdefault(one.reason, []).append(one)
+    return by_status
 
 
 def _askers(unmet: list[Unmet]) -> str:
