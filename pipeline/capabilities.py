@@ -2,7 +2,8 @@
 
 A new engine is a row here and a file in pipeline/engines with its classes; artifacts that are
 stored in a way of their own need a reader in pipeline/formats besides, and a tool that makes them a
-line in pipeline/quantizers/table.py."""
+line in pipeline/quantizers/table.py. A server over HTTP is vLLM's so far: another needs a module
+like pipeline/engines/vllm_server."""
 
 from __future__ import annotations
 

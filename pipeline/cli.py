@@ -45,23 +45,23 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return int(quantgate.main(asked or ["--help"], "quantgate", standalone_mode=False) or 0)
     except QuantgateError as error:
-        return _said(error, error.exit_code)
+        return _ended(error, error.exit_code)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "quantgate"
-        return _said(f"{error.format_message()} See: {command} --help", error.exit_code)
+        return _ended(f"{error.format_message()} See: {command} --help", error.exit_code)
     except click.Abort as stop:
         below = IN_RUN in os.environ
-        return 130 if below else _said(" ".join([STOPPED, *filter(None, stop.args)]), 130)
+        return 130 if below else _ended(" ".join([STOPPED, *filter(None, stop.args)]), 130)
     # what the system refused; or, foreseen by nobody, a fault of quantgate's or of a library
     except Exception as error:
         try:
             from pipeline.runtime import crash
         except Exception:  # too little memory to import it; 1, as Python would end, is a verdict
-            return _said(f"{type(error).__name__}, and no room to say more", 2)
-        return _said(crash.last(f"quantgate {asked[0]}", error), 2)
+            return _ended(f"{type(error).__name__}, and no room to say more", 2)
+        return _ended(crash.last(f"quantgate {asked[0]}", error), 2)
 
 
-def _said(what: object, code: int) -> int:
+def _ended(what: object, code: int) -> int:
     print(f"quantgate: {what}", file=sys.stderr)
     return code
 
@@ -332,6 +332,9 @@ SECTIONS: dict[str, list[click.Command]] = {
             "artifacts",
             "evidence.inventory:show",
             "list what lies in artifacts/, with sizes and verdicts",
+            option(
+                "--check", is_flag=True, help="decide each verdict again; hashes every artifact"
+            ),
         ),
         Command(
             "clean",

@@ -105,4 +105,4 @@ def test_plan_names_what_is_not_here(
     said = capsys.readouterr().err
     for what in ("model Qwen/Qwen3-8B", "prompt set hh-rlhf (Anthropic/hh-rlhf)", "(cais/mmlu)"):
         assert what in said
-    assert "dvc repro reference@qwen3-8b on a machine that has one" in said
+    assert "dvc repro reference@qwen3-8b trace@qwen3-8b on a machine that has one" in said

@@ -29,6 +29,8 @@ KEPT = (
     "reports/qwen2.5-0.5b-instruct.json",
     "cards/tiny/ov-int8.md",
     "audits/tiny/somebody/report.json",
+    "costs/evaluate@tiny--somebody.json",
+    "logs/evaluate.tiny--somebody.job.log",
     "models/.gitignore",
     "costs/quantize@tiny--ov-int8.json",
     "logs/quantize.tiny--ov-int8.log",
@@ -151,7 +153,7 @@ def test_artifacts_lists_sizes_and_verdicts(
     assert "not judged" in rows["tiny", "ov-int8"]
     assert "no recipe names it any more" in rows["tiny", "ov-int3"]
     assert "no recipe names it any more" in rows["gone", "ov-int8"]
-    assert f"No recipe names {len(LEFT)} of all these any more" in said
+    assert f"{len(LEFT)} of all these are left over" in said
 
 
 def test_what_a_running_stage_holds_is_no_leftover(stocked: Path) -> None:
@@ -170,7 +172,7 @@ def test_a_verdict_that_holds_no_more_is_listed_as_such(
     monkeypatch.setenv("COLUMNS", "120")
 
     def listed() -> tuple[dict[str, str], str]:
-        assert cli.main(["artifacts"]) == 0
+        assert cli.main(["artifacts", "--check"]) == 0
         said = capsys.readouterr().out
         rows = [line.split("│") for line in said.splitlines() if line.startswith("│")]
         return {row[2].strip(): row[4].strip() for row in rows}, said

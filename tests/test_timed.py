@@ -48,10 +48,13 @@ def test_where_nothing_passed_nothing_is_timed_and_the_report_says_so(
     release.seal_again()
     benchmark.run("tiny")
     said = capsys.readouterr().out
-    assert "ov-bf16: not benchmarked: no quantized variant passed" in said
+    assert "ov-bf16: not benchmarked: the gate says FAIL, and no quantized variant passed" in said
     assert "ov-int8: not benchmarked: the gate says FAIL" in said
     assert list(paths.timings("tiny", "x").parent.iterdir()) == []  # and is there, for DVC
     report.write(measured)
-    assert "not benchmarked: no quantized variant passed" in paths.report("tiny", "md").read_text()
+    assert (
+        "not benchmarked: the gate says FAIL, and no quantized variant passed"
+        in paths.report("tiny", "md").read_text()
+    )
     with pytest.raises(Rejected, match=r"ov-bf16 \(FAIL\), ov-int8 \(FAIL\)"):
         require.run("tiny", None)

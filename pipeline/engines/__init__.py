@@ -72,7 +72,8 @@ class Engine(Distributions, Protocol):
         """Queues a greedy request."""
 
     def step(self) -> list[Step]:
-        """Runs the engine once; returns what came out of it. Empty when nothing is queued."""
+        """Runs the engine once; returns what came out of it: nothing while a long prompt is taken
+        in parts, or when nothing is queued."""
 
     def settings(self) -> dict[str, Any]:
         """The settings that the engine really runs under."""

@@ -228,10 +228,10 @@ def _is_about_data(error: BaseException | None) -> bool:
 
 
 def _failed(error: Exception) -> str:
-    return f"the task's own error ({_said(error)})"
+    return f"the task's own error ({_one_line(error)})"
 
 
-def _said(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 

@@ -37,7 +37,8 @@ def clean(yes: bool) -> None:
         print("Nothing was removed.")
         return
     for item in unnamed:
-        _remove(item.path)
+        if not inventory.is_named(item, known):  # a stage may have begun while we asked
+            _remove(item.path)
     print(f"Removed {len(unnamed)}, {total}.")
     if CACHE.is_dir():
         print(

@@ -47,6 +47,7 @@ STAGE_FILE = re.compile(
     r"\w+[@.](?P<recipe>.+?)(?:--(?P<variant>[a-z0-9_-]+)(?:\..+)?)?(?:\.job)?\.(?:json|log)"
 )
 REFERENCE = "reference"
+PROCESS = re.compile("[0-9]{1,9}")  # behind the name of a file that a process is writing
 
 
 class Item(NamedTuple):
@@ -95,9 +96,16 @@ def _stem(path: Path) -> str:
 
 
 def named() -> dict[str, set[str]]:
-    """The variants of each recipe in recipes/. Raises RecipeError for a recipe that cannot be
-    read."""
-    return {name: {*recipes.load(name).variants, REFERENCE} for name in recipes.names()}
+    """The variants of each recipe in recipes/, and its audits, whose stages have costs and logs as
+    those of variants have. Raises RecipeError for a recipe that cannot be read."""
+    return {
+        name: {
+            *recipes.load(name).variants,
+            REFERENCE,
+            *(path.name for path in _in(paths.ARTIFACTS / "audits" / name)),
+        }
+        for name in recipes.names()
+    }
 
 
 def is_named(item: Item, known: dict[str, set[str]]) -> bool:
@@ -105,7 +113,8 @@ def is_named(item: Item, known: dict[str, set[str]]) -> bool:
     audit's name is none of a variant."""
     if item.kind == UNFINISHED:
         return _in_use(item.path)
-    variant = None if item.kind == "audits" or item.path.name.startswith("audit") else item.variant
+    audit = item.kind in OF_STAGES and item.path.name.startswith(("audit.", "audit@"))
+    variant = None if item.kind == "audits" or audit else item.variant
     if item.kind == "logs" and variant is None:  # a session's has the variant's name behind a dot
         return any(f"{item.recipe}.".startswith(f"{recipe}.") for recipe in known)
     return item.recipe in known and (variant is None or variant in known[item.recipe])
@@ -116,12 +125,12 @@ def _in_use(path: Path) -> bool:
     nobody knows."""
     lock, process = path.with_name(f"{path.name}.lock"), path.suffix.removeprefix(".")
     if not lock.is_file():
-        return not process.isdigit() or psutil.pid_exists(int(process))
-    with lock.open() as handle:
-        try:
+        return not PROCESS.fullmatch(process) or psutil.pid_exists(int(process))
+    try:
+        with lock.open() as handle:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    except (BlockingIOError, PermissionError):  # held, or of another user
+        return True
     return False
 
 
@@ -142,8 +151,8 @@ def words(count: float) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
-def show() -> None:
-    """`quantgate artifacts`."""
+def show(check: bool = False) -> None:
+    """`quantgate artifacts`. `check`: each verdict is decided again, which hashes the artifacts."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -156,7 +165,7 @@ def show() -> None:
     for item in listed:
         if item.kind == "models" and item.variant is not None:
             verdict, why = (
-                _verdict(item.recipe, item.variant)
+                _verdict(item.recipe, item.variant, check)
                 if is_named(item, known)
                 else ("no recipe names it any more", "")
             )
@@ -178,13 +187,13 @@ def show() -> None:
     console.print(f"Beside them: {beside or 'nothing'}.", soft_wrap=True, highlight=False)
     if left := [item for item in listed if not is_named(item, known)]:
         total = words(sum(size_bytes(item.path) for item in left))
-        hint = f"No recipe names {len(left)} of all these any more, {total}: quantgate clean"
+        hint = f"{len(left)} of all these are left over, {total}: quantgate clean"
         console.print(hint, soft_wrap=True, highlight=False)
 
 
-def _verdict(recipe: str, variant: str) -> tuple[str, str]:
-    """The last verdict, and why it holds no more, or cannot be said to; as `require` would find
-    it."""
+def _verdict(recipe: str, variant: str, check: bool) -> tuple[str, str]:
+    """The last verdict; and with `check` why it holds no more, or cannot be said to, as `require`
+    would find it."""
     path = paths.verdict(recipe, variant)
     if not path.is_file():
         return "not judged", ""
@@ -192,6 +201,8 @@ def _verdict(recipe: str, variant: str) -> tuple[str, str]:
         word = read(path, Verdict).status
     except ArtifactError:
         return "verdict unreadable", ""
+    if not check:
+        return word, ""
     try:
         current.verdict(opened.candidate(recipe, variant))
     except QuantgateError as error:

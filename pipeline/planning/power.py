@@ -8,9 +8,10 @@ from __future__ import annotations
 import sys
 from typing import Any, NamedTuple
 
-from pipeline import gate
+from pipeline import gate, paths
 from pipeline.gate import statistics
 from pipeline.recipe import Recipe, load_prompt_set, rungs
+from pipeline.recipe.parsing import of_file
 from pipeline.records import artifact
 from pipeline.runtime import environments, process
 
@@ -77,7 +78,8 @@ def count_items(recipe: Recipe) -> dict[str, int | None]:
     asked = recipe.evaluate.items
     if not environments.is_complete("openvino"):
         return {task: None if count == "all" else count for task, count in asked.items()}
-    with artifact.stage_folder(f"plan@{recipe.name}") as folder:
+    file = paths.recipe(recipe.name)
+    with artifact.stage_folder(f"plan@{recipe.name}") as folder, of_file(file):
         job = {
             "evaluate": recipe.evaluate.model_dump(),
             "serve": recipe.serve.model_dump(),
@@ -87,8 +89,8 @@ def count_items(recipe: Recipe) -> dict[str, int | None]:
     if absent := [*_absent_model(recipe), *answer["absent"]]:
         print(
             f"note: not on this machine, so fetched from the hub when it is needed:"
-            f" {', '.join(absent)}. Without a network here: dvc repro reference@{recipe.name} on a"
-            " machine that has one, then bring its cache (HF_HOME).",
+            f" {', '.join(absent)}. Without a network here: dvc repro reference@{recipe.name}"
+            f" trace@{recipe.name} on a machine that has one, then bring its cache (HF_HOME).",
             file=sys.stderr,
         )
     counts = answer["items"]
@@ -108,7 +110,8 @@ def _absent_model(recipe: Recipe) -> list[str]:
 
 def _of_the_hub(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """The prompt sets and texts that are no local files."""
-    names = (recipe.calibration.prompts, *recipe.evaluate.perplexity.texts)
+    timed = [recipe.benchmark.prompts] if recipe.benchmark.prompts else []
+    names = (recipe.calibration.prompts, *recipe.evaluate.perplexity.texts, *timed)
     sets = {name: load_prompt_set(name) for name in names}
     return {
         name: prompt_set.model_dump()

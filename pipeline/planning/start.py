@@ -28,6 +28,7 @@ from pipeline.source import checkpoint, files, lengths
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 LOOKED_AT = ["config.json", "tokenizer_config.json", "chat_template.jinja"]
 WIDTH = 130
+NO_GROUPS = "no group of 128, 64 or 32 columns divides all of its matrices, as vLLM needs"
 HEAD = """\
 # yaml-language-server: $schema=recipe.schema.json
 # Written by quantgate init{size}. docs/recipe.md explains every key. evaluate, gate, serve and
@@ -292,6 +293,8 @@ def _refused(name: str, variant: dict[str, Any], known: Known, config: dict[str,
     """What `plan` would say of a variant; empty if nothing. Without weights the shapes are not
     known, and the family is."""
     asked, device = Variant.model_validate(variant), environments.device()
+    if asked.engine == "vllm" and asked.group_size == -1:
+        return NO_GROUPS
     if problem := refusal.problem(asked, device):
         return problem
     for family in (config.get("model_type"), _language_model(config).get("model_type")):
@@ -328,7 +331,7 @@ def _usual(columns: list[int], size: defaults.Usual) -> dict[str, dict[str, Any]
     wanted = (128, 64, 32) if size is defaults.BY_SIZE[-1] else (64, 32)
     groups = next((group for group in wanted if all(width % group == 0 for width in columns)), -1)
     vllm = {"engine": "vllm"} | ({"target": "cuda"} if environments.device() == "cuda" else {})
-    fine = groups if size is defaults.BY_SIZE[-1] else min(groups, FINE_GROUP)
+    fine = groups if size is defaults.BY_SIZE[-1] else min(groups, FINE_GROUP)  # or -1
     grouped = {**vllm, "weights": "int4", "group_size": fine}
     awq = {
         "awq-int4": grouped | {"quantizer": "awq"},
@@ -346,5 +349,5 @@ def _usual(columns: list[int], size: defaults.Usual) -> dict[str, dict[str, Any]
             "scale_estimation": True,
         },
         "vllm-bf16": vllm,
-        **(awq if groups > 0 else {}),  # whose layouts need groups
+        **awq,
     }

@@ -117,6 +117,8 @@ def describe(within: Path | str, model: type[BaseModel], item: Any) -> str:
 
 def _like(loc: tuple[Any, ...]) -> str:
     """A recipe's key with a value that works, as YAML on one line; empty where none is known."""
+    if loc and isinstance(loc[-1], int):  # an item of a list, which has no key
+        return ""
     keys = [str(part) for part in loc if not str(part).endswith("]")]
     value: Any = defaults.EXAMPLE
     for above, key in zip(["", *keys], keys, strict=False):

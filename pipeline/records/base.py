@@ -72,11 +72,12 @@ def read_text(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces the file in one move. The temporary one lies apart: DVC hashes the folders that hold
-    records."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    paths.TEMPORARY.mkdir(parents=True, exist_ok=True)
-    temporary = paths.TEMPORARY / f"{path.name}.{os.getpid()}"
+    """Replaces the file in one move. The temporary one of a record lies apart, since DVC hashes the
+    folders that hold records; of another file beside it, since artifacts/ may be another disk."""
+    apart = paths.TEMPORARY if path.is_relative_to(paths.ARTIFACTS) else path.parent
+    for folder in (path.parent, apart):
+        folder.mkdir(parents=True, exist_ok=True)
+    temporary = apart / f"{path.name}.{os.getpid()}"
     try:
         temporary.write_text(text)
         temporary.replace(path)

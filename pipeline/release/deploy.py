@@ -23,7 +23,7 @@ from pipeline.runtime import environments
 
 HOST, PORT = "127.0.0.1", 8000
 KEY = "QUANTGATE_API_KEY"  # what vLLM's server asks of its clients as a bearer token
-HERE = Path(__file__).resolve().parents[2]
+PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 # Behind the environment's own packages, since beside an installed quantgate lie those of another
 # environment.
 PROMPTING = (
@@ -79,10 +79,10 @@ def _command(
     cores = ",".join(map(str, engines.cores(settings.serve)))
     leash = [sys.executable, "-m", "pipeline.runtime.leash", str(os.getpid()), cores]
     python = str(environments.python(engine.environment))
-    question = json.dumps(
+    job = json.dumps(
         {"engine": settings.engine, "artifact": str(bundle), "serve": settings.serve.model_dump()}
     )
-    return [*leash, python, "-c", PROMPTING, str(HERE), question], vllm_server.surroundings(
+    return [*leash, python, "-c", PROMPTING, str(PACKAGE_PARENT), job], vllm_server.surroundings(
         settings.serve
     )
 

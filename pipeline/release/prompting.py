@@ -15,6 +15,7 @@ from pathlib import Path
 from pipeline import engines
 from pipeline.capabilities import ENGINES, IR
 from pipeline.engines import Engine
+from pipeline.errors import EvaluationError
 from pipeline.recipe import Serve
 
 Encode = Callable[[str], list[int]]
@@ -30,7 +31,7 @@ def main(question: str) -> None:
         if ENGINES[asked["engine"]].artifact_format == IR
         else _transformers(artifact)
     )
-    with engines.open_engine(asked["engine"], artifact, serve) as engine:
+    with engines.open_serving(asked["engine"], artifact, serve) as engine:
         print("ready: one prompt a line", file=sys.stderr, flush=True)
         sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
         for line in sys.stdin:
@@ -65,14 +66,11 @@ def _continued(engine: Engine, ids: list[int], room: int) -> list[int]:
     model's length)."""
     if room < 1 or not ids:
         return []
-    engine.submit(0, ids, min(MAX_TOKENS, room), stop_at_eos=True)
-    tokens: list[int] = []
-    while steps := engine.step():
-        for step in steps:
-            tokens += step.token_ids
-            if step.done:
-                return tokens
-    return tokens
+    try:
+        return engines.generate(engine, [ids], [min(MAX_TOKENS, room)], stop_at_eos=True)[0]
+    except EvaluationError as error:  # about this prompt; the next may fit
+        print(error, file=sys.stderr)
+        return []
 
 
 if __name__ == "__main__":

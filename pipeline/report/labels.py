@@ -61,8 +61,8 @@ class Box(NamedTuple):
 
 
 def axis(points: list[Point], key: str) -> theme.Axis:
-    """Over all points and their intervals."""
-    return theme.Axis.over([end for point in points for end in ends(point, key)])
+    """Over all points and their intervals, as far as these lie above zero, where an axis begins."""
+    return theme.Axis.over([end for point in points for end in ends(point, key) if end > 0])
 
 
 def ends(point: Point, key: str) -> list[float]:

@@ -62,11 +62,10 @@ def last(what: str, error: BaseException) -> str:
 
 
 def is_memory(error: BaseException | None) -> bool:
-    """Whether too little memory is behind it: a library that cannot be mapped, or a thread that
-    cannot start, has another error."""
+    """Whether too little memory is behind it: a library that cannot be mapped has an error of its
+    own."""
     while error is not None:
-        words = ("failed to map segment", "Cannot allocate memory", "can't start new thread")
-        if isinstance(error, MemoryError) or any(word in str(error) for word in words):
+        if isinstance(error, MemoryError) or os.strerror(errno.ENOMEM) in str(error):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -3,7 +3,6 @@ time left."""
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import sys
@@ -15,7 +14,6 @@ EVERY_S, EVERY_S_IN_FILES = (
     1.0,
     60.0,
 )  # a terminal's line is written over; in a file each is a line more
-LIVE = "QUANTGATE_LIVE"  # set where `quantgate run` passes it on to a terminal
 IN_RUN = "QUANTGATE_IN_RUN"  # set below `quantgate run`, which says itself that it was stopped
 TAIL_BYTES = 4096
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0e-\x1f]")
@@ -27,7 +25,7 @@ class Progress:
 
     def __init__(self, label: str, log: Path) -> None:
         self._label, self._log, self._start = label, log, time.monotonic()
-        self._live = sys.stderr.isatty() or LIVE in os.environ
+        self._live = sys.stderr.isatty()
         self._shown = ""
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)

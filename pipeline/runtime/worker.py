@@ -80,7 +80,7 @@ def _failure(stage: str, error: BaseException) -> dict[str, Any]:
             "type": "ArtifactError",
             "error": f"the disk is full ({error}). Free some space and run again.",
         }
-    return {"type": "WorkerCrashed", "error": crash.sentence(stage, error)}
+    return {"type": "WorkerCrashed", "error": crash.last(stage, error)}
 
 
 def _converse(function: Callable[..., Any], job: dict[str, Any], answers: int, stage: str) -> int:

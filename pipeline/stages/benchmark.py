@@ -59,8 +59,9 @@ def run(name: str) -> None:
         measure(name, recipe, timed)
     paths.timings(name, "").parent.mkdir(parents=True, exist_ok=True)  # DVC's output, empty or not
     for variant in recipe.variants.keys() - set(timed):
+        verdict = f"the gate says {words[variant]}"
         quantized = recipe.variants[variant].quantizer is not None
-        reason = f"the gate says {words[variant]}" if quantized else NOBODY
+        reason = verdict if quantized else f"{verdict}, and {NOBODY}"
         _write_unmeasured(name, recipe, variant, reason)
 
 

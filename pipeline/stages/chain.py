@@ -9,11 +9,9 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
 
 from pipeline import paths
 from pipeline.errors import StageError
@@ -64,28 +62,17 @@ def run(name: str, until: str) -> None:
         "--keep-going",
         f"{until}@{name}",
     ]
-    live = {progress.LIVE: "1"} if sys.stderr.isatty() else {}
+    surroundings = {**os.environ, progress.IN_RUN: "1"}
     with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        env={**os.environ, **live, progress.IN_RUN: "1"},
+        command, stdout=subprocess.PIPE, text=True, errors="replace", env=surroundings
     ) as repro:
         assert repro.stdout is not None
-        stopped = threading.Event()
-        errors = threading.Thread(target=_forward, args=(repro.stderr, stopped))
-        errors.start()
         try:
             _announce(repro.stdout, announced)
-        except KeyboardInterrupt:  # DVC was told too, or is now; of its end we say one line
-            stopped.set()
+        except KeyboardInterrupt:  # DVC was told too, or is now; what it prints then is no news
             repro.send_signal(signal.SIGINT)
             deque(repro.stdout, maxlen=0)
             raise
-        finally:
-            errors.join()
     if until == "require" and repro.returncode == 0:
         show(name, list(recipe.variants))
     if repro.returncode == 0:
@@ -96,14 +83,6 @@ def run(name: str, until: str) -> None:
         f"dvc repro {until}@{name} ended with exit code {repro.returncode}. What it said stands"
         f" above, what the tools said is in {paths.LOGS}/."
     )
-
-
-def _forward(errors: IO[str], stopped: threading.Event) -> None:
-    """What DVC and the stages say, as it comes, until they are stopped."""
-    while part := errors.buffer.read1():  # type: ignore[attr-defined]
-        if not stopped.is_set():
-            sys.stderr.write(part.decode(errors="replace"))
-            sys.stderr.flush()
 
 
 def _announce(lines: Iterable[str], announced: Announced) -> None:

@@ -54,7 +54,7 @@ def settle(candidate: Candidate) -> records.Verdict:
         return verdict
     with (
         artifact.stage_folder(candidate.stage("gate")) as folder,
-        _more(candidate, folder) as session,
+        _open_session(candidate, folder) as session,
     ):
         while spans:
             drawn = ", ".join(f"{task} {start} to {stop}" for task, (start, stop) in spans.items())
@@ -72,11 +72,13 @@ def _next(
     kind of gate lacks."""
     drawn = {task.name: len(task.items) for task in measured.tasks}
     later = range(len(held_to.fractions))
-    if _stands(measured, held_to):
+    if _is_a_look(measured, held_to):
         later = (
-            later[gate.items.reached(measured, held_to) + 1 :] if _goes_on(verdict) else range(0)
+            later[gate.items.reached(measured, held_to) + 1 :]
+            if _more_items_can_decide(verdict)
+            else range(0)
         )
-    elif not _stands(measured, _other(held_to)):
+    elif not _is_a_look(measured, _opposite_schedule(held_to)):
         return {}
     for look in later:
         sizes = {
@@ -90,7 +92,7 @@ def _next(
     return {}
 
 
-def _goes_on(verdict: records.Verdict) -> bool:
+def _more_items_can_decide(verdict: records.Verdict) -> bool:
     """Is all that is undecided asked of items, and can more of them still decide it?"""
     undecided = {check.kind for check in verdict.checks if check.status == "INCONCLUSIVE"}
     by_items = undecided <= {"accuracy_drop", "task_drop", "length_ratio"}
@@ -102,7 +104,7 @@ def _goes_on(verdict: records.Verdict) -> bool:
     )
 
 
-def _stands(measured: records.Evaluation, held_to: gate.Limits) -> bool:
+def _is_a_look(measured: records.Evaluation, held_to: gate.Limits) -> bool:
     """Are the items those of a look?"""
     try:
         gate.items.reached(measured, held_to)
@@ -111,13 +113,13 @@ def _stands(measured: records.Evaluation, held_to: gate.Limits) -> bool:
     return bool(measured.tasks)
 
 
-def _other(held_to: gate.Limits) -> gate.Limits:
+def _opposite_schedule(held_to: gate.Limits) -> gate.Limits:
     """The same recipe with gate.sequential the other way: what was measured for it is not measured
     again."""
     return dataclasses.replace(held_to, sequential=not held_to.sequential)
 
 
-def _more(candidate: Candidate, folder: Path) -> closing[process.Session]:
+def _open_session(candidate: Candidate, folder: Path) -> closing[process.Session]:
     """The engine with the artifact, loaded once for all looks that are to come."""
     model, manifest = keeping.verified(candidate.place)
     source, _ = checkpoint.open_pinned(candidate.name, candidate.recipe.model)
@@ -136,7 +138,7 @@ def _start_extension(held_to: gate.Limits, place: paths.Place) -> None:
             update={"tasks": evaluations.joined(evaluation.tasks, extension.tasks)}
         )
         if evaluations.extends(extension, evaluation) and (
-            _stands(measured, held_to) or _stands(measured, _other(held_to))
+            _is_a_look(measured, held_to) or _is_a_look(measured, _opposite_schedule(held_to))
         ):
             return
     started = records.Extension(
