@@ -53,21 +53,33 @@ SHAPES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
 }
+# A shard a block: the machine need not hold the model to make it.
 MAKE = """
-import json, sys, torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+import collections, json, sys, torch
 from pathlib import Path
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, LlamaConfig
 from pipeline.quantizers.export import copy_companions
 torch.manual_seed(0)
+out = Path(sys.argv[1])
+out.mkdir()
 with torch.device("meta"):
-    shape = LlamaConfig(**json.loads(sys.argv[2]))
+    shape = LlamaConfig(**json.loads(sys.argv[2]), dtype="bfloat16")
     model = AutoModelForCausalLM.from_config(shape, dtype=torch.bfloat16)
-model.to_empty(device="cpu")
-for tensor in model.parameters():
-    tensor.data.normal_(0, 0.02)
-model.tie_weights()
-model.save_pretrained(sys.argv[1], max_shard_size="4GB")
-copy_companions(Path("recipes/tiny/checkpoint"), Path(sys.argv[1]))
+shards = collections.defaultdict(list)
+for name, tensor in model.named_parameters():  # a tied one once
+    block = name.split(".layers.")[1].split(".")[0] if ".layers." in name else name
+    shards[f"model-{block}.safetensors"].append((name, tensor.shape))
+places = {}
+for file, tensors in shards.items():
+    made = {name: 0.02 * torch.randn(size, dtype=torch.bfloat16) for name, size in tensors}
+    save_file(made, out / file, metadata={"format": "pt"})
+    places |= dict.fromkeys(made, file)
+index = {"metadata": {}, "weight_map": places}
+(out / "model.safetensors.index.json").write_text(json.dumps(index))
+shape.architectures = ["LlamaForCausalLM"]
+shape.save_pretrained(out)
+copy_companions(Path("recipes/tiny/checkpoint"), out)
 """
 
 

@@ -62,7 +62,8 @@ class Box(NamedTuple):
 
 def axis(points: list[Point], key: str) -> theme.Axis:
     """Over all points and their intervals, as far as these lie above zero, where an axis begins."""
-    return theme.Axis.over([end for point in points for end in ends(point, key) if end > 0])
+    above = [end for point in points for end in ends(point, key) if end > 0]
+    return theme.Axis.over(above or [0.0])
 
 
 def ends(point: Point, key: str) -> list[float]:
