@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import subprocess
 import tempfile
@@ -182,13 +181,17 @@ def run(shape: str, alone: bool, group: Path | None) -> str:
     return _page(found, shape, size_gb, group)
 
 
+def _share(ours: float, theirs: float | None) -> str:
+    return f"{ours / theirs:.2f}" if theirs else "not run"
+
+
 def _page(
     found: dict[str, dict[str, float]], shape: str, size_gb: float, group: Path | None
 ) -> str:
     host = machine.describe()
     theirs = found.get("optimum-cli", {}).get("peak_gb")
     rows = [
-        f"| {name} | {row['peak_gb']:.2f} | {row['peak_gb'] / theirs if theirs else math.nan:.2f} |"
+        f"| {name} | {row['peak_gb']:.2f} | {_share(row['peak_gb'], theirs)} |"
         f" {row['wall_s']:.0f} | {row['cpu_s']:.0f} |"
         for name, row in found.items()
     ]
