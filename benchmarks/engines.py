@@ -39,7 +39,7 @@ def run(repeats: int, requests: int, eager: bool, layers: int) -> str:
         random_project.make(recipe, layers, recipe.variants)
         trace.run(NAME)
         reads_gb_per_s = max(random_project.inside("openvino", "benchmarks.bandwidth").values())
-        benchmark.measure(NAME, recipe, list(recipe.variants))
+        benchmark.measure(recipe, list(recipe.variants))
         found = {
             name: records.read(paths.benchmark(NAME, name), Benchmark) for name in recipe.variants
         }

@@ -473,7 +473,7 @@ def test_what_cannot_be_judged_is_refused(engine: str, said: dict[str, Any], exp
     }
     found = claim.Claim.model_validate({**rest, **said})
     with pytest.raises((ArtifactError, RecipeError), match=expected):
-        verb._as_variant("tiny", opened.recipe("tiny"), "theirs", engine, found)
+        verb._as_variant(opened.recipe("tiny"), "theirs", engine, found)
 
 
 @pytest.mark.usefixtures("project")

@@ -34,10 +34,10 @@ def test_the_chain_has_dvcs_stages(project: Path) -> None:
     index.write()
     commit_all()  # without git there is no DVC
     for name in ("tiny", "mine"):
-        found = chain.chain(name, recipe.load(name), "require")
+        found = chain.chain(recipe.load(name), "require")
         assert len(set(found)) == len(found)
         assert set(found) == dvc_stages(name)
-    assert chain.chain("mine", recipe.load("mine"), "calibrate") == ["pin@mine", "calibrate@mine"]
+    assert chain.chain(recipe.load("mine"), "calibrate") == ["pin@mine", "calibrate@mine"]
     for last in ("pin", "calibrate", *chain.LAST):
         assert parsed("run", "tiny", "--until", last)["until"] == last
 
@@ -118,8 +118,8 @@ def test_what_is_impossible_is_refused_before_anything_runs(
 def test_the_time_of_a_stage_is_its_last_or_a_plan(project: Path) -> None:
     paths.recipe("mine").write_text(MINIMAL + LADDER)
     loaded = recipe.load("mine")
-    stages = chain.chain("mine", loaded, "require")
-    planned = chain._seconds("mine", loaded, stages)
+    stages = chain.chain(loaded, "require")
+    planned = chain._seconds(loaded, stages)
     assert all(planned[stage] > 0 for stage in stages if stage.startswith(chain.LONG))
     assert (
         planned["climb@mine--ov-small"] > planned["quantize@mine--ov-int4"]
@@ -132,7 +132,7 @@ def test_the_time_of_a_stage_is_its_last_or_a_plan(project: Path) -> None:
         peak_memory_bytes=1,
         peak_anonymous_bytes=1,
     ).write(paths.cost("pin@mine"))
-    assert chain._seconds("mine", loaded, stages) == {**planned, "pin@mine": 77.0}
+    assert chain._seconds(loaded, stages) == {**planned, "pin@mine": 77.0}
 
 
 @pytest.mark.engine

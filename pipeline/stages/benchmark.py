@@ -56,13 +56,13 @@ def run(name: str) -> None:
     }
     timed = _timed(recipe, words)
     if timed:
-        measure(name, recipe, timed)
+        measure(recipe, timed)
     paths.timings(name, "").parent.mkdir(parents=True, exist_ok=True)  # DVC's output, empty or not
     for variant in recipe.variants.keys() - set(timed):
         verdict = f"the gate says {words[variant]}"
         quantized = recipe.variants[variant].quantizer is not None
         reason = verdict if quantized else f"{verdict}, and {NOBODY}"
-        _write_unmeasured(name, recipe, variant, reason)
+        _write_unmeasured(recipe, variant, reason)
 
 
 def _timed(recipe: Recipe, words: dict[str, str]) -> list[str]:
@@ -78,14 +78,13 @@ def _timed(recipe: Recipe, words: dict[str, str]) -> list[str]:
     ]
 
 
-def measure(name: str, recipe: Recipe, variants: list[str]) -> None:
+def measure(recipe: Recipe, variants: list[str]) -> None:
     """Times these variants against each other and writes their records."""
-    trace, before = records.read(paths.trace(name), Trace), machine.describe()
-    with artifact.stage_folder(f"benchmark@{name}") as folder:
-        measured = _rounds(name, recipe, variants, folder)
+    trace, before = records.read(paths.trace(recipe.name), Trace), machine.describe()
+    with artifact.stage_folder(f"benchmark@{recipe.name}") as folder:
+        measured = _rounds(recipe, variants, folder)
     for variant in variants:
         _write(
-            name,
             recipe,
             variant,
             trace,
@@ -94,12 +93,12 @@ def measure(name: str, recipe: Recipe, variants: list[str]) -> None:
         )
 
 
-def _rounds(name: str, recipe: Recipe, variants: list[str], folder: Path) -> dict[Turn, Measured]:
+def _rounds(recipe: Recipe, variants: list[str], folder: Path) -> dict[Turn, Measured]:
     turns = [
         Turn(variant, profile) for variant in variants for profile in _profiles(recipe, variant)
     ]
     measured = {turn: Measured() for turn in turns}
-    pool = _Pool(name, recipe, folder, measured)
+    pool = _Pool(recipe, folder, measured)
     closed: list[dict[str, Any]] = [
         {"concurrency": concurrency} for concurrency in recipe.benchmark.concurrency
     ]
@@ -165,10 +164,8 @@ class _Pool:
     """Sessions that stay open while memory has room; the one that waited longest is closed
     first."""
 
-    def __init__(
-        self, name: str, recipe: Recipe, folder: Path, measured: dict[Turn, Measured]
-    ) -> None:
-        self._name, self._recipe, self._folder, self._measured = name, recipe, folder, measured
+    def __init__(self, recipe: Recipe, folder: Path, measured: dict[Turn, Measured]) -> None:
+        self._recipe, self._folder, self._measured = recipe, folder, measured
         self._open: dict[Turn, Session] = {}
 
     def open(self, turn: Turn) -> Session:
@@ -177,7 +174,7 @@ class _Pool:
         return session
 
     def _start(self, turn: Turn) -> Session:
-        model, manifest = keeping.verified(paths.place(self._name, turn.variant))
+        model, manifest = keeping.verified(paths.place(self._recipe.name, turn.variant))
         needed = (
             MEMORY_PER_SIZE * manifest.size_bytes
             + self._recipe.serve.kv_cache_gib * (1 << 30)
@@ -193,7 +190,7 @@ class _Pool:
             "engine": engine,
             "artifact": str(model),
             "serve": serve.model_dump(),
-            "trace": str(paths.trace(self._name)),
+            "trace": str(paths.trace(self._recipe.name)),
         }
         request = self._folder / f"{turn.variant}.{turn.profile}.json"
         session = Session(engines.ENGINES[engine].environment, "session", job, request)
@@ -218,14 +215,13 @@ class _Pool:
 
 
 def _write(
-    name: str,
     recipe: Recipe,
     variant: str,
     trace: Trace,
     by_profile: dict[str, Measured],
     host: dict[str, Any],
 ) -> None:
-    manifest = records.read(paths.manifest(name, variant), records.Manifest)
+    manifest = records.read(paths.manifest(recipe.name, variant), records.Manifest)
     profiles = {
         profile: Profile(
             settings=measured.settings,
@@ -237,9 +233,11 @@ def _write(
     }
     digest = artifact.digest(manifest.files)
     raw = {profile: measured.replays for profile, measured in by_profile.items()}
-    timings = records.Timings(recipe=name, variant=variant, artifact_sha256=digest, replays=raw)
+    timings = records.Timings(
+        recipe=recipe.name, variant=variant, artifact_sha256=digest, replays=raw
+    )
     timed = Benchmark(
-        recipe=name,
+        recipe=recipe.name,
         variant=variant,
         engine=manifest.engine,
         over="in process",
@@ -264,16 +262,16 @@ def _write(
         )
 
 
-def _write_unmeasured(name: str, recipe: Recipe, variant: str, reason: str) -> None:
+def _write_unmeasured(recipe: Recipe, variant: str, reason: str) -> None:
     engine = recipe.variants[variant].engine
     untimed = Benchmark(
-        recipe=name,
+        recipe=recipe.name,
         variant=variant,
         engine=engine,
         over="in process",
         measured=False,
         reason=reason,
     )
-    seals.sealed(untimed, {}).write(paths.benchmark(name, variant))
-    paths.timings(name, variant).unlink(missing_ok=True)
+    seals.sealed(untimed, {}).write(paths.benchmark(recipe.name, variant))
+    paths.timings(recipe.name, variant).unlink(missing_ok=True)
     print(f"{variant}: not benchmarked: {reason}")

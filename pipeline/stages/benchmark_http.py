@@ -70,9 +70,9 @@ def run(name: str, variant_name: str, url: str | None, model: str | None) -> Non
     host = machine.describe()
     with artifact.stage_folder(f"http@{name}--{variant_name}") as folder:
         if url is None:
-            timed, known = _on_own_server(name, recipe, variant_name, folder)
+            timed, known = _on_own_server(recipe, variant_name, folder)
         else:
-            timed, known = _on_given_server(name, recipe, variant, _base(url), model, folder), {}
+            timed, known = _on_given_server(recipe, variant, _base(url), model, folder), {}
     notices = speed_statistics.notices({"deployed": timed.profile}) + _notices(timed, trace, url)
     records.Timings(
         recipe=name,
@@ -130,15 +130,13 @@ def _servers() -> str:
     )
 
 
-def _on_own_server(
-    name: str, recipe: Recipe, variant_name: str, folder: Path
-) -> tuple[Timed, dict[str, Any]]:
-    model, manifest = keeping.verified(paths.place(name, variant_name))
+def _on_own_server(recipe: Recipe, variant_name: str, folder: Path) -> tuple[Timed, dict[str, Any]]:
+    model, manifest = keeping.verified(paths.place(recipe.name, variant_name))
     device = environments.device()
     with vllm_server.served(model, recipe.serve, variant_name, folder) as server:
         print(f"vllm serve: ready after {server.load_s:.0f} s", flush=True)
         job = {"url": server.url, "model": server.model, "tokenizer": None}
-        replays, versions = _replays(name, recipe, job, folder)
+        replays, versions = _replays(recipe, job, folder)
         peak = server.memory.stop().resident_bytes
     settings = {"device": device, **vllm.arguments(recipe.serve), **vllm.environment(recipe.serve)}
     profile = Profile(
@@ -156,17 +154,17 @@ def _on_own_server(
 
 
 def _on_given_server(
-    name: str, recipe: Recipe, variant: Variant, url: str, model: str | None, folder: Path
+    recipe: Recipe, variant: Variant, url: str, model: str | None, folder: Path
 ) -> Timed:
     """OpenVINO Model Server refuses token ids ("prompt is not a string"): it gets the text that
     they stand for."""
     tokenizer = (
-        str(checkpoint.open_pinned(name, recipe.model)[0])
+        str(checkpoint.open_pinned(recipe.name, recipe.model)[0])
         if not variant.served_by.takes_token_ids
         else None
     )
     job = {"url": url, "model": model or _only_model(url), "tokenizer": tokenizer}
-    replays, versions = _replays(name, recipe, job, folder)
+    replays, versions = _replays(recipe, job, folder)
     settings = {
         "url": url,
         "model": job["model"],
@@ -184,12 +182,16 @@ def _generator(versions: dict[str, str]) -> dict[str, str]:
 
 
 def _replays(
-    name: str, recipe: Recipe, job: dict[str, Any], folder: Path
+    recipe: Recipe, job: dict[str, Any], folder: Path
 ) -> tuple[list[Replay], dict[str, str]]:
     """All repeats of the closed loads, then of the open ones, at fractions of the requests per
     second that those reached."""
     plan = recipe.benchmark
-    job |= {"trace": str(paths.trace(name)), "timeout_s": REQUEST_TIMEOUT_S, "pid": os.getpid()}
+    job |= {
+        "trace": str(paths.trace(recipe.name)),
+        "timeout_s": REQUEST_TIMEOUT_S,
+        "pid": os.getpid(),
+    }
     with closing(
         Session(engines.ENGINES["vllm"].environment, "load", job, folder / "job.json")
     ) as session:

@@ -54,8 +54,8 @@ def run(name: str, until: str) -> None:
     local.refuse(recipe)
     if reason := plan.no_pass(recipe, recipe.evaluate.compared_at_most):
         print(f"note: {reason}", flush=True)
-    stages = chain(name, recipe, until)
-    announced = Announced(stages, _seconds(name, recipe, stages))
+    stages = chain(recipe, until)
+    announced = Announced(stages, _seconds(recipe, stages))
     command = [
         str(Path(sys.executable).with_name("dvc")),
         "repro",
@@ -91,17 +91,17 @@ def _announce(lines: Iterable[str], announced: Announced) -> None:
             print(message, flush=True)
 
 
-def chain(name: str, recipe: Recipe, until: str) -> list[str]:
+def chain(recipe: Recipe, until: str) -> list[str]:
     """The stages that lead to one, by their names in DVC."""
-    first = [f"{stage}@{name}" for stage in FIRST]
+    first = [f"{stage}@{recipe.name}" for stage in FIRST]
     if until in FIRST:
         return first[: FIRST.index(until) + 1]
     made = [
-        f"{stage}@{name}--{variant}"
+        f"{stage}@{recipe.name}--{variant}"
         for variant, of in recipe.variants.items()
         for stage in (("climb", "gate") if of.ladder else ("quantize", "evaluate", "gate"))
     ]
-    return [*first, *made, *(f"{stage}@{name}" for stage in LAST[: LAST.index(until) + 1])]
+    return [*first, *made, *(f"{stage}@{recipe.name}" for stage in LAST[: LAST.index(until) + 1])]
 
 
 class Announced:
@@ -139,7 +139,7 @@ def _log(stage: str) -> str:
     return f", log: {paths.log(name)}" if stage.startswith(WORKERS) else ""
 
 
-def _seconds(name: str, recipe: Recipe, stages: list[str]) -> dict[str, float]:
+def _seconds(recipe: Recipe, stages: list[str]) -> dict[str, float]:
     """What each stage took when it last ran here, else what is planned for it."""
     took = {
         stage: read(path, StageCost).wall_s
@@ -147,14 +147,14 @@ def _seconds(name: str, recipe: Recipe, stages: list[str]) -> dict[str, float]:
         if (path := paths.cost(stage)).is_file()
     }
     unknown = [stage for stage in stages if stage not in took and stage.startswith(LONG)]
-    rows = list(_planned(name, recipe)) if unknown else []
+    rows = list(_planned(recipe)) if unknown else []
     return {
         stage: took.get(stage, sum(seconds for of, seconds in rows if of == stage))
         for stage in stages
     }
 
 
-def _planned(name: str, recipe: Recipe) -> Iterator[tuple[str, float]]:
+def _planned(recipe: Recipe) -> Iterator[tuple[str, float]]:
     """For usual texts and tasks on a usual machine: to count and measure, as `plan` does, would be
     the longest wait of a short run. Of a ladder the rungs together, as if all were made."""
     shape = estimate.of(recipe)
@@ -170,4 +170,7 @@ def _planned(name: str, recipe: Recipe) -> Iterator[tuple[str, float]]:
         variant = label.partition(",")[0]
         if variant and recipe.variants[variant].ladder and kind != "gate":
             kind = "climb"
-        yield (f"{kind}@{name}--{variant}" if variant else f"{kind}@{name}"), row.seconds
+        yield (
+            (f"{kind}@{recipe.name}--{variant}" if variant else f"{kind}@{recipe.name}"),
+            row.seconds,
+        )

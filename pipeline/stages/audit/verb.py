@@ -40,10 +40,10 @@ def audit(given: str, name: str | None, recipe_name: str, against: str | None) -
     if against is not None:
         recipe_name = recipe_for(recipe_name, taking.where(against))
     recipe = opened.recipe(recipe_name)
-    name = _named(recipe_name, recipe, name or slug(model.path or str(model.repo)))
+    name = _named(recipe, name or slug(model.path or str(model.repo)))
     root = paths.audit(recipe_name, name)
     with artifact.stage_folder(f"audit@{recipe_name}--{name}") as work:
-        audited = _take(model, name, recipe_name, recipe, work)
+        audited = _take(model, name, recipe, work)
         artifact.install(work / "out", root)
     if baseline := audited.baseline(audited.variants[name]):
         _repro(f"evaluate@{recipe_name}--{baseline}")
@@ -55,31 +55,31 @@ def audit(given: str, name: str | None, recipe_name: str, against: str | None) -
         raise Rejected(f"{taking.words(model)}: {verdict.status}. Reasons: {root / 'report.html'}")
 
 
-def _named(recipe_name: str, recipe: Recipe, name: str) -> str:
+def _named(recipe: Recipe, name: str) -> str:
     if not VARIANT_NAME.fullmatch(name):
         raise RecipeError(f"--name: found {name!r}, expected a-z, 0-9, _ and single dashes.")
     if name in recipe.variants:
         raise RecipeError(
-            f"--name: {name!r} is a variant of recipe {recipe_name!r}. Give the audit another name."
+            f"--name: {name!r} is a variant of recipe {recipe.name!r}. Give the audit another name."
         )
     return name
 
 
-def _take(model: Model, name: str, recipe_name: str, recipe: Recipe, work: Path) -> Recipe:
+def _take(model: Model, name: str, recipe: Recipe, work: Path) -> Recipe:
     """Leaves the artifact and its manifest in work/out. Returns the recipe with it in place of the
     recipe's variants."""
     out = work / "out" / "model"
     out.mkdir(parents=True)
     taken = taking.take(taking.fetch(model), out, ours=model.repo is not None)
-    _repro(f"pin@{recipe_name}")
-    source, pinned = checkpoint.open_pinned(recipe_name, recipe.model)
+    _repro(f"pin@{recipe.name}")
+    source, pinned = checkpoint.open_pinned(recipe.name, recipe.model)
     environment = engines.ENGINES[taken.engine].environment
     job = {"artifact": str(out), "checkpoint": str(source), "engine": taken.engine}
     claim = Claim.model_validate(process.run(environment, "claim", job, work, offline=True).value)
-    audited = _as_variant(recipe_name, recipe, name, taken.engine, claim)
+    audited = _as_variant(recipe, name, taken.engine, claim)
     beside = [f"not the model's, left out: {', '.join(taken.left_out)}"] if taken.left_out else []
     manifest = records.Manifest(
-        recipe=recipe_name,
+        recipe=recipe.name,
         variant=name,
         engine=taken.engine,
         device=capabilities.ENGINES[taken.engine].device(environments.device()),
@@ -99,9 +99,9 @@ def _take(model: Model, name: str, recipe_name: str, recipe: Recipe, work: Path)
         wall_s=0,
         peak_memory_bytes=0,
         taken_from=taking.words(model),
-        origin=provenance.now(recipe_name, environment),
+        origin=provenance.now(recipe.name, environment),
     )
-    seals.sealed(manifest, {"checkpoint.json": paths.checkpoint(recipe_name)}).write(
+    seals.sealed(manifest, {"checkpoint.json": paths.checkpoint(recipe.name)}).write(
         work / "out" / seals.MANIFEST
     )
     says = ", ".join(f"{key} {value}" for key, value in claim.settings.items())
@@ -114,7 +114,7 @@ def _take(model: Model, name: str, recipe_name: str, recipe: Recipe, work: Path)
     return audited
 
 
-def _as_variant(recipe_name: str, recipe: Recipe, name: str, engine: str, claim: Claim) -> Recipe:
+def _as_variant(recipe: Recipe, name: str, engine: str, claim: Claim) -> Recipe:
     """Raises RecipeError where the recipe has no limits or no noise floor for it, ArtifactError
     where its engine refuses it."""
     variant = Variant.model_validate(
@@ -124,7 +124,7 @@ def _as_variant(recipe_name: str, recipe: Recipe, name: str, engine: str, claim:
         raise ArtifactError(f"{name}: {reason}")
     if reason := recipe.without_limits(variant):
         raise RecipeError(
-            f"{paths.recipe(recipe_name)}: {reason}, which is what the artifact has. Add it."
+            f"{paths.recipe(recipe.name)}: {reason}, which is what the artifact has. Add it."
         )
     floors = {
         key: other
@@ -133,7 +133,7 @@ def _as_variant(recipe_name: str, recipe: Recipe, name: str, engine: str, claim:
     }
     if not floors:
         raise RecipeError(
-            f"{paths.recipe(recipe_name)}: variants has none without a quantizer for engine"
+            f"{paths.recipe(recipe.name)}: variants has none without a quantizer for engine"
             f" {engine!r}, the noise floor of what is audited. Add for instance {engine}-bf16:"
             f" {{engine: {engine}}}, and run quantgate index."
         )
