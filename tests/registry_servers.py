@@ -63,6 +63,7 @@ def serving(kind: str, folder: Path) -> Iterator[Served]:
 
 @contextlib.contextmanager
 def _folder(folder: Path) -> Iterator[Served]:
+    (folder / "registry").mkdir(exist_ok=True)  # as the servers are there before anything is
     yield Served("folder", str(folder / "registry"), folder / "registry")
 
 
