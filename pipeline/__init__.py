@@ -60,8 +60,8 @@ check` holds it):
     planning/     what a recipe will take and can decide, before it runs: plan, power, shrinking,
                   local
                   estimate/: workload and shape over rates -> what quantizing and measuring take
-                  index, doctor, start: params.yaml; what is installed; `quantgate init`, a recipe
-                  for a model
+                  index, doctor: params.yaml; what is installed
+                  start, usual_variants: `quantgate init`, a recipe for a model
     evidence/     what is on record, and what follows from it; nothing here measures
                   opened, candidate, settings: recipes as they stand; a variant and its place; what
                   a measurement depends on

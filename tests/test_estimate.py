@@ -72,6 +72,21 @@ def test_every_way_to_quantize_has_an_estimate() -> None:
     assert used == quantizing.METHODS.keys()
 
 
+def test_autorounds_steps_do_not_grow_with_the_samples(some: tuple[Recipe, Counted]) -> None:
+    """It draws as many rows for each step, whatever the number of samples."""
+    loaded, known = some
+    tuned = Variant.model_validate(
+        {"engine": "vllm", "quantizer": "auto-round", "weights": "int4", "format": "awq"}
+    )
+
+    def flops(samples: int, iterations: int | None) -> float:
+        asked = tuned.model_copy(update={"iterations": iterations})
+        calibration = loaded.calibration.model_copy(update={"samples": samples})
+        return quantizing.work(asked, known.shape, calibration).flops
+
+    assert flops(64, None) == flops(128, None) == 4 * flops(64, 50)
+
+
 def test_a_machine_of_twice_the_speed_takes_half_the_time(some: tuple[Recipe, Counted]) -> None:
     loaded, known = some
     rates = {

@@ -180,11 +180,11 @@ def test_a_verdict_that_holds_no_more_is_listed_as_such(
     assert listed()[0] == {"ov-bf16": "PASS", "ov-int8": "PASS"}
     paths.gate("tiny", "ov-int8").write_text("FAIL\n")
     found, said = listed()
-    assert found == {"ov-bf16": "PASS", "ov-int8": "PASS, out of date"}
+    assert found == {"ov-bf16": "PASS", "ov-int8": "PASS, not current"}
     assert "verdicts/tiny/ov-int8.json: out of date: the gate's word is another" in said
     paths.benchmark("tiny", "ov-int8").unlink()
     found, said = listed()
-    assert found["ov-int8"] == "PASS, not confirmed"
+    assert found["ov-int8"] == "PASS, not current"
     assert "benchmarks/tiny/ov-int8.json: missing" in said
 
 

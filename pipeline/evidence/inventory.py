@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from pipeline import paths
 from pipeline import recipe as recipes
 from pipeline.errors import ArtifactError, QuantgateError
 from pipeline.evidence import current, opened
-from pipeline.records import Verdict, read
+from pipeline.records import Verdict, artifact, read
 
 OF_RECIPES = (
     "checkpoints",
@@ -123,15 +122,10 @@ def is_named(item: Item, known: dict[str, set[str]]) -> bool:
 def _in_use(path: Path) -> bool:
     """A stage's folder, by its lock; a file that is being written, by its process. Of anything else
     nobody knows."""
-    lock, process = path.with_name(f"{path.name}.lock"), path.suffix.removeprefix(".")
-    if not lock.is_file():
-        return not PROCESS.fullmatch(process) or psutil.pid_exists(int(process))
-    try:
-        with lock.open() as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # held, or of another user
-        return True
-    return False
+    if path.with_name(f"{path.name}.lock").is_file():
+        return artifact.is_held(path)
+    process = path.suffix.removeprefix(".")
+    return not PROCESS.fullmatch(process) or psutil.pid_exists(int(process))
 
 
 def size_bytes(path: Path) -> int:
@@ -192,8 +186,8 @@ def show(check: bool = False) -> None:
 
 
 def _verdict(recipe: str, variant: str, check: bool) -> tuple[str, str]:
-    """The last verdict; and with `check` why it holds no more, or cannot be said to, as `require`
-    would find it."""
+    """The last verdict; and with `check` why it does not hold as things are, as `require` would
+    find it."""
     path = paths.verdict(recipe, variant)
     if not path.is_file():
         return "not judged", ""
@@ -206,6 +200,5 @@ def _verdict(recipe: str, variant: str, check: bool) -> tuple[str, str]:
     try:
         current.verdict(opened.candidate(recipe, variant))
     except QuantgateError as error:
-        stale = "out of date" if "out of date" in str(error) else "not confirmed"
-        return f"{word}, {stale}", str(error)
+        return f"{word}, not current", str(error)
     return word, ""

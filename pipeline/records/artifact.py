@@ -130,6 +130,19 @@ def stage_folder(stage: str) -> Iterator[Path]:
             shutil.rmtree(base, ignore_errors=True)
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a run of its stage still holds a folder that `stage_folder` made; so it may be where
+    another user's did."""
+    try:
+        with folder.with_name(f"{folder.name}.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
 def _lock(handle: TextIO, stage: str) -> None:
     """Waits a moment for a killed run's worker to be gone, no longer."""
     deadline = time.monotonic() + LOCK_WAIT_S

@@ -63,9 +63,13 @@ def last(what: str, error: BaseException) -> str:
 
 def is_memory(error: BaseException | None) -> bool:
     """Whether too little memory is behind it: a library that cannot be mapped has an error of its
-    own."""
+    own, which a file system without execution has too, with its reason."""
     while error is not None:
+        unmapped = "failed to map segment" in str(error)
+        forbidden = os.strerror(errno.EPERM) in str(error)
         if isinstance(error, MemoryError) or os.strerror(errno.ENOMEM) in str(error):
+            return True
+        if unmapped and not forbidden:
             return True
         error = error.__cause__ or error.__context__
     return False
