@@ -3,9 +3,13 @@ it ends as `require` would."""
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline import cli, paths, recipe
@@ -158,3 +162,30 @@ def test_a_minimal_recipe_runs_in_dvc(project: Path) -> None:
         "Stage 'pin@mine' didn't change, skipping",
         "Stage 'calibrate@mine' didn't change, skipping",
     ]
+
+
+@pytest.mark.engine
+def test_stopped_in_a_stage_it_begins_no_other(project: Path) -> None:
+    """By a signal to itself alone, as service managers send it, which ends as Ctrl-C does: DVC goes
+    on after a stage that failed, and takes one that was stopped for that."""
+    commit_all()
+    words = [str(Path(sys.executable).with_name("quantgate")), "run", "tiny"]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+    ) as running:
+        assert running.stdout is not None
+        assert any("pin@tiny runs" in line for line in running.stdout)
+        deadline = time.monotonic() + 60
+        while not paths.log("pin.tiny").is_file() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        running.terminate()
+        out, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert err.splitlines()[-1].startswith("quantgate: stopped; nothing half-written remains.")
+    assert "calibrate@tiny" not in out
+    here = [
+        process.pid
+        for process in psutil.process_iter(["cwd"])
+        if process.info["cwd"] == str(project)
+    ]
+    assert here == [os.getpid()]

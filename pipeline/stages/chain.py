@@ -4,14 +4,16 @@ impossible, and each stage is announced with the time left."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+import psutil
 
 from pipeline import paths
 from pipeline.errors import StageError
@@ -39,6 +41,7 @@ LONG = (
     "evaluate@",
     "climb@",
 )  # the others are not planned, or take seconds
+CLEARING_S = 5.0  # what a stage that is stopped has to clear away and end
 
 
 def run(name: str, until: str) -> None:
@@ -69,9 +72,8 @@ def run(name: str, until: str) -> None:
         assert repro.stdout is not None
         try:
             _announce(repro.stdout, announced)
-        except KeyboardInterrupt:  # DVC was told too, or is now; what it prints then is no news
-            repro.send_signal(signal.SIGINT)
-            deque(repro.stdout, maxlen=0)
+        except KeyboardInterrupt:
+            _stop(repro)
             raise
     if until == "require" and repro.returncode == 0:
         show(name, list(recipe.variants))
@@ -83,6 +85,21 @@ def run(name: str, until: str) -> None:
         f"dvc repro {until}@{name} ended with exit code {repro.returncode}. What it said stands"
         f" above, what the tools said is in {paths.LOGS}/."
     )
+
+
+def _stop(repro: subprocess.Popen[str]) -> None:
+    """DVC ignores SIGINT while a stage runs, takes the stage that was stopped for one that failed,
+    and with --keep-going begins the others: it is ended first, then what runs below it."""
+    below: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        below = psutil.Process(repro.pid).children(recursive=True)
+    repro.terminate()
+    with contextlib.suppress(KeyboardInterrupt):  # pressed again: no reason to wait on
+        psutil.wait_procs(below, timeout=CLEARING_S)
+    for process in below:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    psutil.wait_procs(below, timeout=CLEARING_S)
 
 
 def _announce(lines: Iterable[str], announced: Announced) -> None:
