@@ -104,6 +104,21 @@ def test_a_machine_of_twice_the_speed_takes_half_the_time(some: tuple[Recipe, Co
             assert other.seconds == pytest.approx(one.seconds / 2)
 
 
+def test_emulated_bfloat16_is_not_what_engines_compute_in(
+    some: tuple[Recipe, Counted],
+) -> None:
+    """A processor without instructions for it: torch's product took 250 times float32's, and a plan
+    of an hour said 205."""
+    recipe, known = some
+    float32 = known.speed.model_copy(update={"bfloat16_flops": known.speed.float32_flops})
+    emulated = known.speed.model_copy(update={"bfloat16_flops": known.speed.float32_flops / 250})
+    expected, found = (
+        [row.seconds for row in estimate.stages(recipe, known._replace(speed=speed))]
+        for speed in (float32, emulated)
+    )
+    assert found == expected
+
+
 def test_a_mixture_has_room_for_the_source_while_calibrating(some: tuple[Recipe, Counted]) -> None:
     """Which runs it, to count the tokens of each expert."""
     loaded, known = some

@@ -25,8 +25,11 @@ REFERENCE_BASE_BYTES, REFERENCE_LOGITS_BYTES = (
 
 
 def passing(engine: Passes, weights: str, shape: Shape, tokens: Tokens, speed: Speed) -> Work:
-    """Of loading the model and putting the tokens through it."""
-    rate = speed.bfloat16_flops if engine.precision == "bfloat16" else speed.float32_flops
+    """Of loading the model and putting the tokens through it. Where the machine has no instructions
+    for bfloat16, torch emulates its products at a hundredth of float32's rate, and engines compute
+    in float32."""
+    native = max(speed.bfloat16_flops, speed.float32_flops)
+    rate = native if engine.precision == "bfloat16" else speed.float32_flops
     share = engine.share.get(weights, engine.share["bf16"])
     flops = forward(shape, tokens) / share * (speed.float32_flops / rate)
     rows = ROW_PASSES * FLOAT32 * shape.vocabulary * tokens.rows
