@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import SetupError
-from pipeline.runtime import environments
+from pipeline.runtime import environments, installer
 
 
 def test_location_is_keyed_by_the_pins_and_movable(
@@ -71,6 +72,8 @@ def test_a_missing_environment_says_how_to_get_it(
 def test_a_failed_build_is_an_error_and_not_taken_for_complete(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    uv = installer.UV.replace("==", "-")
+    shutil.copytree(environments.root() / uv, tmp_path / "cache" / uv, symlinks=True)
     (tmp_path / "gptq.txt").write_text("no-such-package-at-all==0\n")
     monkeypatch.setattr(environments, "PINS", tmp_path)
     monkeypatch.setenv("QUANTGATE_ENVIRONMENTS", str(tmp_path / "cache"))
@@ -78,6 +81,47 @@ def test_a_failed_build_is_an_error_and_not_taken_for_complete(
     with pytest.raises(SetupError, match="no-such-package-at-all"):
         environments.ensure("gptq")
     assert not environments.is_complete("gptq")
+
+
+def test_without_uv_and_an_index_the_error_is_pips(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("QUANTGATE_ENVIRONMENTS", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    with pytest.raises(SetupError, match=rf"{installer.UV}: cannot be installed by pip:[\s\S]*uv"):
+        environments.ensure("gptq")
+
+
+def test_where_packages_come_from_is_what_pip_was_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By a file of pip's, by its variables, which go before it, and as pip itself prints both."""
+    for name in [name for name in os.environ if name.startswith(("PIP_", "UV_"))]:
+        monkeypatch.delenv(name)
+    file = tmp_path / "pip.conf"
+    file.write_text(
+        "[global]\nindex-url = https://a:key@one/simple\ntimeout = 60\n"
+        "extra-index-url = https://two/simple\n    https://three/simple\n"
+        "[install]\nfind-links = /wheels /more\n"
+    )
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(file))
+    monkeypatch.setenv("PIP_TIMEOUT", "90")
+    listed = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
+    ).stdout
+    found = installer.variables(installer.pip_settings(listed))
+    assert (
+        found.items()
+        >= {
+            "UV_DEFAULT_INDEX": "https://a:key@one/simple",
+            "UV_INDEX": "https://two/simple https://three/simple",
+            "UV_FIND_LINKS": "/wheels,/more",
+            "UV_HTTP_TIMEOUT": "90",
+        }.items()
+    )
+    uv = installer.Installer(Path("uv"), found)
+    assert "key" not in " ".join(uv.install(Path("python"), "a==1"))  # others could read it
 
 
 def test_device_switch(monkeypatch: pytest.MonkeyPatch) -> None:

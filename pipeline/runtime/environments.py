@@ -9,8 +9,6 @@ folder. `python -m pipeline.runtime.environments NAME...` builds."""
 from __future__ import annotations
 
 import base64
-import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -18,10 +16,12 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from pipeline.errors import SetupError
+from pipeline.runtime import installer
 
 PINS = Path(__file__).resolve().parents[2] / "environments"
 DVC_COMMAND = Path(__file__).with_name("dvc_command.py")
@@ -125,7 +125,7 @@ def ensure(name: str) -> Path:
     if is_complete(name):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target.with_suffix(".lock")):
+    with installer.locked(target.with_suffix(".lock")):
         if not is_complete(name):
             shutil.rmtree(target, ignore_errors=True)
             _build(name, target)
@@ -137,20 +137,7 @@ def _build(name: str, target: Path) -> None:
     print(f"environment {name}: installing {pins_file(name).name} into {target}", flush=True)
     log = target.with_suffix(".log")
     with log.open("w") as output:
-        steps = [[sys.executable, "-m", "venv", str(target)], *_pip_steps(pins_file(name), target)]
-        for step in steps:
-            if subprocess.run(
-                step, stdout=output, stderr=subprocess.STDOUT, check=False
-            ).returncode:
-                output.flush()
-                tail = "\n".join(
-                    line[:300] for line in log.read_text(errors="replace").splitlines()[-5:]
-                )
-                remedy = CPU_TORCH if "torch==" in tail and "+cpu" in tail else ""
-                raise SetupError(
-                    f"environment {name}: '{' '.join(step[-4:])}' failed; log:"
-                    f" {log}\n{tail}{remedy}"
-                )
+        _make(name, target, output)
     if name == "control":
         for command, text in _commands(target / "bin" / "python").items():
             launcher = target / "bin" / command
@@ -158,6 +145,39 @@ def _build(name: str, target: Path) -> None:
             launcher.chmod(0o755)
     (target / COMPLETE).write_text(f"{time.time():.0f}\n")
     print(f"environment {name}: ready in {time.monotonic() - start:.0f} s", flush=True)
+
+
+def _make(name: str, target: Path, output: TextIO) -> None:
+    """Stubs first, then every pin without dependency resolution (the set is complete), then the
+    check that nothing is missing. Raises SetupError."""
+    try:
+        uv = installer.ready(root())
+    except subprocess.CalledProcessError as error:
+        raise SetupError(
+            f"{installer.UV}: cannot be installed by pip:\n{_last_lines(error.stderr)}"
+        ) from error
+    python = target / "bin" / "python"
+    steps = [[sys.executable, "-m", "venv", str(target)]]
+    stubs, pins = _sets(pins_file(name), target)
+    if stubs:
+        steps.append(uv.install(python, *map(str, stubs)))
+    steps += [uv.install(python, "-r", str(pins)), uv.check(python)]
+    for step in steps:
+        done = subprocess.run(
+            step, stdout=output, stderr=subprocess.STDOUT, env=uv.variables, check=False
+        )
+        if done.returncode:
+            output.flush()
+            tail = _last_lines(Path(output.name).read_text(errors="replace"))
+            remedy = CPU_TORCH if "torch==" in tail and "+cpu" in tail else ""
+            raise SetupError(
+                f"environment {name}: '{' '.join(step[-4:])}' failed; log:"
+                f" {output.name}\n{tail}{remedy}"
+            )
+
+
+def _last_lines(text: str) -> str:
+    return "\n".join(line[:300] for line in text.splitlines()[-5:])
 
 
 def _commands(python: Path) -> dict[str, str]:
@@ -168,26 +188,15 @@ def _commands(python: Path) -> dict[str, str]:
     }
 
 
-def _pip_steps(pins: Path, target: Path) -> list[list[str]]:
-    """Stubs first, then every pin without dependency resolution (the set is complete), then `pip
-    check`."""
-    pip = [str(target / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
+def _sets(pins: Path, target: Path) -> tuple[list[Path], Path]:
+    """Wheels for the pins marked as stubs, and a file of the others."""
     lines = [line.strip() for line in pins.read_text().splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
-    stubs = [line.split("#")[0].strip() for line in lines if line.endswith("# stub")]
-    real = target / "requirements.txt"
-    folder = target / "stubs"
-    target.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(exist_ok=True)
+    folder, real = target / "stubs", target / "requirements.txt"
+    folder.mkdir(parents=True, exist_ok=True)
     real.write_text("".join(f"{line}\n" for line in lines if not line.endswith("# stub")))
-    steps = []
-    if stubs:
-        steps.append(
-            [*pip, "install", "--no-deps", *(str(_stub_wheel(stub, folder)) for stub in stubs)]
-        )
-    steps.append([*pip, "install", "--no-deps", "-r", str(real)])
-    steps.append([*pip, "check"])
-    return steps
+    stubs = [line.split("#")[0].strip() for line in lines if line.endswith("# stub")]
+    return [_stub_wheel(stub, folder) for stub in stubs], real
 
 
 def _stub_wheel(pin: str, folder: Path) -> Path:
@@ -214,13 +223,6 @@ def _stub_wheel(pin: str, folder: Path) -> Path:
 
 def _record_hash(text: str) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _link_control() -> None:
