@@ -31,8 +31,9 @@ def work(job: dict[str, Any], asked: Iterator[dict[str, Any]]) -> Iterator[dict[
     """Worker verb of a session: the measured parts of an Evaluation as JSON. Raises ArtifactError,
     EvaluationError.
 
-    With job["glance"], a Glance comes first. At each of job["looks"] but the last comes what the
-    texts alone said as served; at the last, everything. It goes on when it is asked to."""
+    With job["only_files"] the load check is all. With job["glance"], a Glance comes first. At each
+    of job["looks"] but the last comes what the texts alone said as served; at the last, everything.
+    It goes on when it is asked to."""
     artifact, source, logprobs = (
         Path(job["artifact"]),
         Path(job["checkpoint"]),
@@ -49,6 +50,10 @@ def work(job: dict[str, Any], asked: Iterator[dict[str, Any]]) -> Iterator[dict[
         job["stored_types"],
         Claim(job["weights"], job["simulated"]),
     )
+    if job.get("only_files"):
+        files = {"versions": versions(job["engine"]), "load_check": checked.model_dump()}
+        yield files | {"views": {}, "tasks": []}
+        return
     with engines.open_engine(job["engine"], artifact, serve) as engine:
         checked = checked.model_copy(
             update={"generated": loadcheck.check_generates(engine, source)}

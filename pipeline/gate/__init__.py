@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 
 from pipeline.gate import items, limits, long_context, looks, texts
-from pipeline.gate.limits import Limits, failed
+from pipeline.gate.limits import Limits, failed, not_measured
 from pipeline.records import VIEWS, Check, Evaluation, Question, Status, Verdict
 
 __all__ = ["Limits", "decide", "items", "limits", "texts"]
@@ -35,6 +35,8 @@ def decide(
                 candidate.failure,
             )
         ]
+    elif candidate.lacking is not None:
+        checks = [not_measured(Question("load"), "evaluation on the engine", candidate.lacking)]
     elif candidate.load_check is None:
         checks = [failed(Question("load"), math.nan, "load check", "its outcome is not recorded")]
     elif candidate.logprobs_sha256 != reference.logprobs_sha256:

@@ -139,10 +139,21 @@ def words(outcome: Status) -> str:
 
 
 def failed(asked: Question, limit: float, method: str, reason: str) -> Check:
+    return _without_figures(asked, "FAIL", limit, method, reason)
+
+
+def not_measured(asked: Question, method: str, reason: str) -> Check:
+    """Neither passes nor fails."""
+    return _without_figures(asked, "INCONCLUSIVE", math.nan, method, reason)
+
+
+def _without_figures(
+    asked: Question, outcome: Status, limit: float, method: str, reason: str
+) -> Check:
     nan = math.nan
     return Check(
         **asked._asdict(),
-        status="FAIL",
+        status=outcome,
         value=nan,
         low=nan,
         high=nan,

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from pipeline import paths
 from pipeline import recipe as recipes
+from pipeline.engines import host
 from pipeline.gate import limits
 from pipeline.planning import estimate, power, shrinking
 from pipeline.planning.estimate import Counted, Estimate, workload
@@ -64,6 +65,9 @@ class Plan(Record):
     compared_windows: int
     unseen_share: float = Field(description="of damaged windows, which the compared ones can miss")
     rare: float | None = Field(description="gate.rare")
+    lacking: dict[str, str] = Field(
+        description="variants that this machine cannot measure, which will be INCONCLUSIVE, and why"
+    )
     no_pass: str = Field(
         description=(
             "why gate.rare lets no PASS come with the windows that are compared, and what would;"
@@ -99,6 +103,7 @@ def of(recipe: Recipe) -> Plan:
         compared_windows=compared,
         unseen_share=limits.unseen(compared, recipe.gate.confidence),
         rare=recipe.gate.rare,
+        lacking=host.lacking(recipe),
         no_pass=no_pass(recipe, compared),
     )
 
@@ -286,6 +291,9 @@ def _blindness(plan: Plan) -> list[str]:
             f"{plan.compared_windows} compared windows can miss damage that sits in"
             f" {plan.unseen_share:.1%} of a text's windows."
         ),
+    ]
+    lines += [
+        f"[red]{variant}: INCONCLUSIVE here: {why}[/]" for variant, why in plan.lacking.items()
     ]
     if plan.no_pass:
         lines.append(f"[red]{plan.no_pass}[/]")

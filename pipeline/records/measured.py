@@ -154,7 +154,8 @@ class LoadCheck(Record):
 
 class Evaluation(Sealed):
     """`failure` says why nothing was measured: the artifact is damaged, or its engine cannot run
-    it. The gate fails it.
+    it. The gate fails it. `lacking`: this machine cannot run it, which says nothing of the
+    artifact.
 
     `logprobs_sha256` is of the reference's stored distributions: those it wrote, or those an
     artifact was compared with."""
@@ -166,6 +167,7 @@ class Evaluation(Sealed):
     artifact_sha256: str
     requested: dict[str, Any]
     failure: str | None
+    lacking: str | None = None
     load_check: LoadCheck | None
     logprobs_sha256: str
     views: dict[str, View]

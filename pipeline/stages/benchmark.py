@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from pipeline import engines, paths, records
 from pipeline.benchmark import speed_statistics
+from pipeline.engines.host import lacks
 from pipeline.evidence import keeping, opened, seals, settings
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, Serve
 from pipeline.records import Benchmark, Profile, Replay, Trace, artifact
 from pipeline.runtime import machine
 from pipeline.runtime.process import Session
@@ -126,13 +127,24 @@ def _rounds(recipe: Recipe, variants: list[str], folder: Path) -> dict[Turn, Mea
 
 def _profiles(recipe: Recipe, variant: str) -> list[str]:
     """vLLM has no precision of its own to take away: as deployed it is what OpenVINO's is matched
-    to."""
+    to, where the processor has it."""
     own = (
         recipe.benchmark.matched
         and recipe.variants[variant].served_by.own_precision
         and recipe.serve.precision == "engine"
+        and _unmatched(recipe, variant) is None
     )
     return ["deployed", "matched"] if own else ["deployed"]
+
+
+def _matched(serve: Serve) -> Serve:
+    """At the precision that vLLM computes in."""
+    return serve.model_copy(update={"precision": "bf16", "kv_cache": None})
+
+
+def _unmatched(recipe: Recipe, variant: str) -> str | None:
+    """Why this machine cannot run a variant at that precision, if it cannot."""
+    return lacks(recipe.variants[variant], _matched(recipe.serve_for(variant)))
 
 
 def _take_turns(
@@ -185,7 +197,7 @@ class _Pool:
         engine = self._recipe.variants[turn.variant].engine
         serve = self._recipe.serve_for(turn.variant)
         if turn.profile == "matched":
-            serve = serve.model_copy(update={"precision": "bf16", "kv_cache": None})
+            serve = _matched(serve)
         job = {
             "engine": engine,
             "artifact": str(model),
@@ -252,7 +264,7 @@ def _write(
         trace_sha256=trace.sha256,
         profiles=profiles,
         costs=speed_statistics.costs(profiles["deployed"], recipe.benchmark.price),
-        notices=speed_statistics.notices(profiles),
+        notices=[*speed_statistics.notices(profiles), *_notices(recipe, variant)],
     )
     keeping.keep_timings(timings, timed)
     for level in speed_statistics.closed_levels(profiles["deployed"]):
@@ -260,6 +272,12 @@ def _write(
             f"{variant}: {level.output_tokens_per_s.median:.1f} tokens/s at concurrency"
             f" {level.concurrency}"
         )
+
+
+def _notices(recipe: Recipe, variant: str) -> list[str]:
+    asked = recipe.benchmark.matched and recipe.variants[variant].served_by.own_precision
+    reason = _unmatched(recipe, variant) if asked else None
+    return [f"not timed at matched precision: {reason}"] if reason else []
 
 
 def _write_unmeasured(recipe: Recipe, variant: str, reason: str) -> None:

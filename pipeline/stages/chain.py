@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from pipeline import paths
+from pipeline.engines import host
 from pipeline.errors import StageError
 from pipeline.evidence import opened
 from pipeline.planning import estimate, index, local, plan
@@ -57,6 +58,8 @@ def run(name: str, until: str) -> None:
     local.refuse(recipe)
     if reason := plan.no_pass(recipe, recipe.evaluate.compared_at_most):
         print(f"note: {reason}", flush=True)
+    for variant, why in host.lacking(recipe).items():
+        print(f"note: {variant}: INCONCLUSIVE here: {why}", flush=True)
     stages = chain(recipe, until)
     announced = Announced(stages, _seconds(recipe, stages))
     command = [

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import engines, gate, paths, records
+from pipeline.engines import host
 from pipeline.errors import ArtifactError, EvaluationError, WorkerCrashed
 from pipeline.evidence import evaluations, keeping, opened
 from pipeline.evidence.candidate import Candidate
@@ -36,6 +37,7 @@ def measure(candidate: Candidate) -> None:
     gate fails it."""
     name, recipe, place = candidate.name, candidate.recipe, candidate.place
     source, pinned = checkpoint.open_pinned(name, recipe.model)
+    lacking = _lacking(candidate)
     failure = None
     manifest, stored = (
         records.read(place.manifest, records.Manifest),
@@ -47,16 +49,32 @@ def measure(candidate: Candidate) -> None:
         try:
             _require_source(manifest, artifact.digest(pinned.files))
             artifact.verify(place.model, manifest.files)
-            done = _measured(candidate, job, folder)
+            asked = job | {"only_files": True, "looks": [1.0]} if lacking else job
+            done = _measured(candidate, asked, folder)
             done.value["logprobs_sha256"] = stored
         except (ArtifactError, EvaluationError, WorkerCrashed) as error:
             done, failure = process.Finished(dict(UNMEASURED), 0, 0), str(error)
             print(f"{candidate.variant_name}: not measured: {error}", file=sys.stderr)
-    if failure is None:
+    if failure is None and lacking is None:
         costs.keep(stage, engines.ENGINES[manifest.engine].environment, done)
     keeping.keep_evaluation(
-        measuring.record(candidate, artifact.digest(manifest.files), done, failure), place
+        measuring.record(
+            candidate, artifact.digest(manifest.files), done, failure, None if failure else lacking
+        ),
+        place,
     )
+
+
+def _lacking(candidate: Candidate) -> str | None:
+    """Why this machine can do no more than look at the artifact's files. DVC holds the stage to be
+    done then, so that the remedy is said."""
+    serve = candidate.recipe.serve_for(candidate.variant_name)
+    lacking = host.lacks(candidate.variant, serve)
+    if lacking is None:
+        return None
+    again = f"dvc repro --force {candidate.stage('evaluate')}"
+    print(f"{candidate.variant_name}: not measured: {lacking}", file=sys.stderr)
+    return f"not measured: {lacking}. On a machine that has: {again}"
 
 
 def _measured(candidate: Candidate, job: dict[str, Any], folder: Path) -> process.Finished:

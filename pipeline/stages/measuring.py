@@ -60,7 +60,11 @@ def evaluation_job(candidate: Candidate, source: Path) -> dict[str, Any]:
 
 
 def record(
-    measured: Candidate, sha256: str, done: process.Finished, failure: str | None
+    measured: Candidate,
+    sha256: str,
+    done: process.Finished,
+    failure: str | None,
+    lacking: str | None = None,
 ) -> records.Evaluation:
     """The evaluation of what was measured; says its figures."""
     variant = measured.recipe.variants.get(measured.variant_name)
@@ -72,6 +76,7 @@ def record(
         artifact_sha256=sha256,
         requested=settings.evaluated_under(measured.recipe, measured.variant_name, engine),
         failure=failure,
+        lacking=lacking,
         wall_s=done.wall_s,
         peak_memory_bytes=done.peak_memory_bytes,
         origin=provenance.now(measured.name, engines.ENGINES[engine].environment),

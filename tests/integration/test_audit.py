@@ -15,6 +15,7 @@ from pipeline.records import Evaluation, Manifest, Verdict, read
 from pipeline.runtime import environments
 from tests.conftest import ROOT, command
 from tests.contract.conftest import TINY
+from tests.processor import needs_int4_on_vllm
 
 pytestmark = pytest.mark.engine
 SWAP_SCALES = """
@@ -97,6 +98,7 @@ def test_the_same_export_with_scales_of_another_layer_fails(exported: Path, tmp_
 
 
 @pytest.mark.thorough
+@needs_int4_on_vllm
 @pytest.mark.usefixtures("run")
 def test_what_auto_rounds_command_line_makes_is_measured(tmp_path: Path) -> None:
     """In its own format, by rounding to nearest, which needs no calibration set."""

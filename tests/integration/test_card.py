@@ -22,6 +22,7 @@ from pipeline.records import Summary, read
 from pipeline.report.card import render
 from pipeline.report.snippets import PORT
 from pipeline.runtime import environments
+from tests.processor import ON_VLLM
 
 pytestmark = pytest.mark.engine
 START_S = 300
@@ -74,16 +75,16 @@ def test_the_openvino_code_generates(run: Path, folder: Path) -> None:
 
 
 def test_the_server_starts_and_answers(run: Path, folder: Path) -> None:
-    place("gptq-int4", folder)
+    place(ON_VLLM, folder)
     port = free_port()
-    serve, ask = (block.replace(str(PORT), str(port)) for block in blocks("gptq-int4", "sh"))
+    serve, ask = (block.replace(str(PORT), str(port)) for block in blocks(ON_VLLM, "sh"))
     with serving(serve, folder, port):
         done = subprocess.run(
             ["sh", "-c", ask], capture_output=True, text=True, check=False, timeout=START_S
         )
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
-    assert answer["model"] == "tiny-gptq-int4"
+    assert answer["model"] == f"tiny-{ON_VLLM}"
     assert answer["usage"]["completion_tokens"] > 0
 
 

@@ -10,6 +10,7 @@ import pytest
 from pipeline import paths
 from pipeline.records import Evaluation, Manifest, Verdict, read
 from tests.conftest import command
+from tests.processor import needs_int4_on_vllm
 
 pytestmark = pytest.mark.engine
 LADDER = (
@@ -81,6 +82,7 @@ def test_a_ladder_is_climbed_until_the_gate_passes(recipe: Path) -> None:
     assert made.weights == "int8"
 
 
+@needs_int4_on_vllm
 @pytest.mark.thorough
 def test_the_fastest_that_passes_is_taken_on_vllm(recipe: Path) -> None:
     rungs = "[{quantizer: rounding, weights: int2}, gptq int4 g32, compressed-tensors int4 g32]"
@@ -98,6 +100,7 @@ def test_the_fastest_that_passes_is_taken_on_vllm(recipe: Path) -> None:
     print(*made.climb.steps, sep="\n")
 
 
+@needs_int4_on_vllm
 @pytest.mark.thorough
 def test_the_automatic_ladder_of_vllm_ends_where_the_gate_passes(recipe: Path) -> None:
     made, _ = climb(recipe, recipe.read_text() + "  small: {engine: vllm, ladder: auto}\n")

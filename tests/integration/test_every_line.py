@@ -11,8 +11,9 @@ from pipeline import paths
 from pipeline.records import Benchmark, Evaluation, Verdict, read
 from tests import every_line
 from tests.conftest import command
+from tests.processor import needs_int4_on_vllm
 
-pytestmark = [pytest.mark.engine, pytest.mark.thorough]
+pytestmark = [pytest.mark.engine, pytest.mark.thorough, needs_int4_on_vllm]
 
 
 def test_every_line_is_made_judged_and_timed(project: Path) -> None:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from pipeline import engines, paths, records
 from pipeline.benchmark import speed_statistics
+from pipeline.engines import host
+from pipeline.errors import EvaluationError
 from pipeline.evidence import evaluations, keeping
 from pipeline.gate import limits, texts
 from pipeline.records import Estimate, Glance, Manifest, Replay, artifact
@@ -51,6 +53,10 @@ def first_look(rung: Rung, folder: Path) -> Look:
 def evaluate(rung: Rung, folder: Path, whole: bool) -> Look:
     """One load of the engine for the first look and the rest. `whole`: also where it is
     hopeless."""
+    candidate = rung.candidate
+    serve = candidate.recipe.serve_for(candidate.variant_name)
+    if lacking := host.lacks(candidate.variant, serve):
+        raise EvaluationError(f"not measured: {lacking}")
     source, _ = checkpoint.open_pinned(rung.candidate.name, rung.candidate.recipe.model)
     job = measuring.evaluation_job(rung.candidate, source) | {"glance": WINDOWS, "looks": [1.0]}
     start = time.monotonic()

@@ -1,0 +1,60 @@
+"""What the processor does not let an engine do: said before, and neither passed nor failed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline import gate
+from pipeline.engines import host
+from pipeline.recipe import Serve, Variant
+from pipeline.runtime import environments, machine
+from tests import evaluations
+
+AVX2, AVX512 = ["avx2"], ["avx2", "avx512f", "avx512_vnni", "avx512_bf16"]
+GPTQ = Variant(engine="vllm", quantizer="gptq", weights="int4")
+INT8 = Variant(engine="vllm", quantizer="compressed-tensors", weights="int8", activations="int8")
+OPENVINO = Variant(engine="openvino", quantizer="openvino", weights="int4")
+BF16 = Serve(max_model_len=64, precision="bf16")
+
+
+@pytest.fixture
+def there(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def have(sets: list[str], processor: str = "x86_64", device: str = "cpu") -> None:
+        monkeypatch.setattr(machine, "describe", lambda: {"instruction_sets": sets})
+        monkeypatch.setattr("platform.machine", lambda: processor)
+        monkeypatch.setattr(environments, "device", lambda: device)
+
+    return have
+
+
+def test_four_bits_on_vllm_and_bfloat16_on_openvino_need_instructions(there: Any) -> None:
+    there(AVX2)
+    reason = host.lacks(GPTQ, Serve(max_model_len=64))
+    assert reason is not None
+    assert reason.startswith("vLLM runs int4 on a processor with avx512f alone")
+    assert reason.endswith("this machine has avx2")
+    assert "bf16 precision" in str(host.lacks(OPENVINO, BF16))
+    for variant in (OPENVINO, INT8, Variant(engine="vllm"), Variant(engine="openvino")):
+        assert host.lacks(variant, Serve(max_model_len=64)) is None
+    assert host.lacks(Variant(engine="vllm"), BF16) is None  # which has no precision of its own
+
+
+@pytest.mark.parametrize(
+    "machine_of", [(AVX512,), (AVX2, "aarch64"), (AVX2, "x86_64", "cuda")], ids=str
+)
+def test_elsewhere_nothing_is_lacking(there: Any, machine_of: tuple[Any, ...]) -> None:
+    there(*machine_of)
+    assert host.lacks(GPTQ, Serve(max_model_len=64)) is None
+    assert host.lacks(OPENVINO, BF16) is None
+
+
+def test_what_was_not_measured_neither_passes_nor_fails() -> None:
+    reference = evaluations.evaluation({}, [])
+    lacking = reference.model_copy(update={"lacking": "not measured: no instructions"})
+    verdict = gate.decide(reference, lacking, None, evaluations.limits())
+    assert verdict.status == "INCONCLUSIVE"
+    assert [check.reason for check in verdict.checks] == ["not measured: no instructions"]
+    damaged = lacking.model_copy(update={"failure": "weights that are not the source's"})
+    assert gate.decide(reference, damaged, None, evaluations.limits()).status == "FAIL"
