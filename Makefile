@@ -12,8 +12,7 @@ servers:
 	@$(PYTHON) -m pipeline.runtime.environments servers
 
 repro: setup
-	@quantgate index
-	@dvc repro --keep-going require@$(RECIPE)
+	@quantgate run $(RECIPE)
 
 test: setup servers check
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \

@@ -31,7 +31,8 @@ from ruamel.yaml import YAML
 
 from pipeline import paths, records
 from pipeline import recipe as recipes
-from pipeline.engines import vllm_server
+from pipeline.engines import server
+from pipeline.engines.server import Served
 from pipeline.recipe import Recipe, Variant
 from pipeline.records import Record, StageCost, Trace
 from pipeline.runtime import environments, machine
@@ -213,7 +214,9 @@ class Hand:
         length = sum(map(len, prompts)) // len(prompts)
         with (
             tempfile.TemporaryDirectory() as log,
-            vllm_server.served(model.resolve(), self._recipe.serve, SERVED, Path(log)) as server,
+            server.served(
+                Served("vllm", model.resolve(), self._recipe.serve, SERVED), Path(log)
+            ) as running,
         ):
             for concurrency in plan.concurrency:
                 run(
@@ -224,7 +227,7 @@ class Hand:
                         "--backend",
                         "openai",
                         "--base-url",
-                        server.url.removesuffix("/v1"),
+                        running.url.removesuffix("/v1"),
                         "--model",
                         SERVED,
                         "--tokenizer",

@@ -22,7 +22,7 @@ from typing import Any
 from pipeline import engines, paths
 from pipeline import recipe as recipes
 from pipeline.benchmark import loop
-from pipeline.engines import Engine, Step
+from pipeline.engines import Engine, Sampling, Step
 from pipeline.recipe import Serve
 from pipeline.records import Trace, TracedRequest, read
 from pipeline.runtime import environments, machine
@@ -39,9 +39,9 @@ class Timed:
     def __init__(self, engine: Engine) -> None:
         self._engine, self.seconds = engine, 0.0
 
-    def submit(self, key: int, prompt: list[int], max_tokens: int, stop_at_eos: bool) -> None:
+    def submit(self, key: int, prompt: list[int], sampling: Sampling) -> None:
         start = time.perf_counter()
-        self._engine.submit(key, prompt, max_tokens, stop_at_eos)
+        self._engine.submit(key, prompt, sampling)
         self.seconds += time.perf_counter() - start
 
     def step(self) -> list[Step]:
@@ -76,7 +76,7 @@ def inside(
 def _bare(engine: Engine, batch: list[TracedRequest]) -> float:
     start = time.perf_counter()
     for key, request in enumerate(batch):
-        engine.submit(key, request.prompt, request.output_tokens, stop_at_eos=False)
+        engine.submit(key, request.prompt, Sampling(request.output_tokens, ignore_eos=True))
     left = len(batch)
     while left:
         left -= sum(step.done for step in engine.step())

@@ -1,11 +1,11 @@
-"""One vLLM artifact measured in process, over HTTP by quantgate, and by the `vllm bench serve`
-command: do they agree?
+"""One artifact measured in process, over HTTP by quantgate, and by the `vllm bench serve` command
+on the server that quantgate starts: do they agree?
 
-    python -m benchmarks.three_ways [--rounds N] [--layers N] [--out FILE]
+    python -m benchmarks.three_ways [--variant NAME] [--rounds N] [--layers N] [--out FILE]
 
 A random-weight model of TinyLlama-1.1B's shape. The three take turns (A B C, C B A, ...), each
 starting its engine anew; the command sends random prompts of the same lengths. Writes
-benchmarks/results/three_ways.md."""
+benchmarks/results/three_ways.md, for other variants three_ways-VARIANT.md."""
 
 from __future__ import annotations
 
@@ -24,46 +24,48 @@ from benchmarks import random_project
 from benchmarks.random_project import NAME
 from pipeline import paths, records
 from pipeline.benchmark.speed_statistics import closed_levels
-from pipeline.engines import vllm_server
+from pipeline.engines import server
+from pipeline.engines.server import Served, Server
 from pipeline.recipe import Recipe
 from pipeline.records import Benchmark
 from pipeline.runtime import environments, machine
 from pipeline.runtime.process import ENVIRONMENT
 from pipeline.stages import benchmark, benchmark_http, trace
 
-VARIANT = "vllm-bf16"
+USUAL = "vllm-bf16"
+RESULTS = Path("benchmarks/results")
 REPEATS = 2  # within a turn
 AGREE = 0.10
 MODEL = "served"
 Rates = list[float]  # output tokens/s, one a concurrency
 
 
-def run(turns: int, requests: int, layers: int) -> str:
+def run(variant: str, turns: int, requests: int, layers: int) -> str:
     """The results page."""
     found: dict[str, list[Rates]] = {}
     with random_project.opened(REPEATS, requests, eager=True) as recipe:
-        random_project.make(recipe, layers, [VARIANT])
+        random_project.make(recipe, layers, [variant])
         trace.run(NAME)
-        ways: dict[str, Callable[[Recipe], Rates]] = {
+        ways: dict[str, Callable[[Recipe, str], Rates]] = {
             "in process": _in_process,
             "over HTTP by quantgate": _over_http,
             "`vllm bench serve`": _bench_serve,
         }
         for turn in range(turns):
             for way in list(ways)[:: 1 if turn % 2 == 0 else -1]:
-                found.setdefault(way, []).append(ways[way](recipe))
+                found.setdefault(way, []).append(ways[way](recipe, variant))
                 print(way, found[way][-1], flush=True)
-    return _page(recipe, layers, turns, {way: found[way] for way in ways})
+    return _page(recipe, variant, layers, turns, {way: found[way] for way in ways})
 
 
-def _in_process(recipe: Recipe) -> Rates:
-    benchmark.measure(NAME, recipe, [VARIANT])
-    return _rates(records.read(paths.benchmark(NAME, VARIANT), Benchmark))
+def _in_process(recipe: Recipe, variant: str) -> Rates:
+    benchmark.measure(NAME, recipe, [variant])
+    return _rates(records.read(paths.benchmark(NAME, variant), Benchmark))
 
 
-def _over_http(recipe: Recipe) -> Rates:
-    benchmark_http.run(NAME, VARIANT, None, None)
-    return _rates(records.read(paths.http(NAME, VARIANT), Benchmark))
+def _over_http(recipe: Recipe, variant: str) -> Rates:
+    benchmark_http.run(NAME, variant, None, None)
+    return _rates(records.read(paths.http(NAME, variant), Benchmark))
 
 
 def _rates(record: Benchmark) -> Rates:
@@ -72,21 +74,19 @@ def _rates(record: Benchmark) -> Rates:
     ]
 
 
-def _bench_serve(recipe: Recipe) -> Rates:
-    model = paths.model(NAME, VARIANT)
+def _bench_serve(recipe: Recipe, variant: str) -> Rates:
+    model, engine = paths.model(NAME, variant), recipe.variants[variant].engine
     with (
         tempfile.TemporaryDirectory() as folder,
-        vllm_server.served(model, recipe.serve, MODEL, Path(folder)) as server,
+        server.served(Served(engine, model, recipe.serve, MODEL), Path(folder)) as running,
     ):
         return [
-            _command(model, recipe, server, concurrency, Path(folder))
+            _command(model, recipe, running, concurrency, Path(folder))
             for concurrency in recipe.benchmark.concurrency
         ]
 
 
-def _command(
-    model: Path, recipe: Recipe, server: vllm_server.Server, concurrency: int, folder: Path
-) -> float:
+def _command(model: Path, recipe: Recipe, running: Server, concurrency: int, folder: Path) -> float:
     plan, python = recipe.benchmark, environments.python("vllm")
     command = [
         str(python),
@@ -96,7 +96,7 @@ def _command(
         "--backend",
         "openai",
         "--base-url",
-        server.url.removesuffix("/v1"),
+        running.url.removesuffix("/v1"),
         "--model",
         MODEL,
         "--tokenizer",
@@ -132,11 +132,13 @@ def _command(
     return float(json.loads((folder / f"{concurrency}.json").read_text())["output_throughput"])
 
 
-def _page(recipe: Recipe, layers: int, turns: int, found: dict[str, list[Rates]]) -> str:
+def _page(
+    recipe: Recipe, variant: str, layers: int, turns: int, found: dict[str, list[Rates]]
+) -> str:
     plan, host = recipe.benchmark, machine.describe()
     one, eight = (f"at {concurrency}" for concurrency in plan.concurrency)
     lines = [
-        f"# {VARIANT} measured three ways, TinyLlama-1.1B's shape, {layers} layers",
+        f"# {variant} measured three ways, TinyLlama-1.1B's shape, {layers} layers",
         (
             f"`{' '.join(['python -m benchmarks.three_ways', *sys.argv[1:]])}`,"
             f" {time.strftime('%Y-%m-%d')}. {turns} turns each, {plan.requests} requests x"
@@ -171,14 +173,17 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--variant", default=USUAL)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=8)
     parser.add_argument(
         "--layers", type=int, default=22, help="fewer, to see whether all of it runs"
     )
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/three_ways.md"))
+    parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    page = run(given.rounds, given.requests, given.layers)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(page)
+    page = run(given.variant, given.rounds, given.requests, given.layers)
+    name = "three_ways" if given.variant == USUAL else f"three_ways-{given.variant}"
+    out = given.out or RESULTS / f"{name}.md"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page)
     print(page)

@@ -14,8 +14,8 @@ check` holds it):
                   spent, reported, over base
                   artifact: hash, verify, move into place
     runtime/      where a job runs
-                  environments, dvc_command: one pinned set a tool family; `dvc` as it is started
-                  there
+                  environments, installer, dvc_command: one pinned set a tool family; packages into
+                  it, by uv; `dvc` as it is started there
                   process, worker: one job, or a session, in its own process and environment; and
                   the other end
                   leash, reaper: what a killed session leaves running is killed
@@ -44,8 +44,13 @@ check` holds it):
     engines/      one file an engine: reference (tree), dequantized, openvino (paged), vllm, and
                   fake for tests;
                   __init__ is the protocol and the table
-                  scoring, vllm_server: log-likelihoods over any engine; `vllm serve`, started and
-                  stopped
+                  scoring: log-likelihoods over any engine
+                  server: one started and stopped; vllm_server, own_server, ovms_server: which, and
+                  how
+    serving/      the OpenAI API over an engine in a process of its own
+                  app, guard, requests, answers, problems, metrics: HTTP, in FastAPI
+                  backend, wire, worker: the engine's process; what the two ends say; the other end
+                  conversations, continuation, text: requests to tokens, tokens to text
     evaluation/   jobs: what a worker is asked
                   loadcheck, text: is the artifact whole; one pass over the texts: perplexity,
                   divergence
@@ -89,7 +94,7 @@ check` holds it):
                   serve_settings; assemble, prepare, check
                   registries/: folder (and S3), hub, mlflow, oci (oci_client), over shared; publish,
                   fetch, catalogue use them
-                  deploy, prompting: a checked bundle, started as it was measured
+                  deploy: a checked bundle, served as it was measured
     cli_parameters, cli    the `quantgate` command: what its table is made of; the table
 """
 

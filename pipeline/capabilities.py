@@ -2,8 +2,8 @@
 
 A new engine is a row here and a file in pipeline/engines with its classes; artifacts that are
 stored in a way of their own need a reader in pipeline/formats besides, and a tool that makes them a
-line in pipeline/quantizers/table.py. A server over HTTP is vLLM's so far: another needs a module
-like pipeline/engines/vllm_server."""
+line in pipeline/quantizers/table.py. An engine with a server over HTTP has a module like
+pipeline/engines/vllm_server besides; one without is served by quantgate's own."""
 
 from __future__ import annotations
 
@@ -60,8 +60,10 @@ class Engine(Scorer):
     `targets`: devices an artifact may be made for; `driven_on`: those it is driven on here, the
     usual one first. `own_precision`: it may compute and cache in another precision than the
     model's; `own_kv_cache`: which one is set by variant. `shares_prefixes`: a prefix that requests
-    have in common is computed once. `serves_http`: quantgate starts its server; `takes_token_ids`:
-    that server takes a prompt as token ids. `fuses`: layers of a block, which must be stored alike;
+    have in common is computed once. `servers`: by name the modules that say how its servers are
+    started, the usual one first; `takes_token_ids`: servers of it that somebody else started take a
+    prompt as token ids. `needs`: an instruction set of x86 by what is run with it alone, weights or
+    `bf16 precision`. `fuses`: layers of a block, which must be stored alike;
     `divisor`: of all features of a quantized layer, 1: none. `quantizer`: the usual one;
     `own_words`: names of quantizers that are keys of a variant elsewhere; `ladder`, `faster`: the
     rungs of `ladder: auto`, and those besides for goal fastest. `hub_library`: under which the hub
@@ -75,8 +77,9 @@ class Engine(Scorer):
     own_precision: bool
     own_kv_cache: bool
     shares_prefixes: bool
-    serves_http: bool
+    servers: dict[str, str]
     takes_token_ids: bool
+    needs: dict[str, str]
     fuses: bool
     divisor: int
     quantizer: str | None
@@ -107,8 +110,12 @@ ENGINES = {
         own_precision=True,
         own_kv_cache=True,
         shares_prefixes=True,
-        serves_http=False,
+        servers={
+            "own": "pipeline.engines.own_server",
+            "ovms": "pipeline.engines.ovms_server",
+        },
         takes_token_ids=False,
+        needs={"bf16 precision": "avx512_bf16"},
         fuses=False,
         divisor=1,
         quantizer="openvino",
@@ -149,8 +156,9 @@ ENGINES = {
         own_precision=False,
         own_kv_cache=False,
         shares_prefixes=False,
-        serves_http=True,
+        servers={"vllm": "pipeline.engines.vllm_server"},
         takes_token_ids=True,
+        needs={"int4": "avx512f"},  # its AVX2 build has no cpu_gemm_wna16
         fuses=True,
         divisor=32,  # of its kernels
         quantizer=None,

@@ -402,11 +402,23 @@ SECTIONS: dict[str, list[click.Command]] = {
         Command(
             "serve",
             "release.deploy:serve",
-            "check a bundle and start its engine as it was measured",
+            "check a bundle and start its engine as it was measured, with the OpenAI API",
             BUNDLE,
             POLICY,
-            option("--host", help="of vLLM's server; default 127.0.0.1"),
-            option("--port", type=int, help="of vLLM's server; default 8000"),
+            option("--host", help="where it listens; default 127.0.0.1"),
+            option("--port", type=int, help="default 8000"),
+            option(
+                "--api-key-file",
+                metavar="FILE",
+                type=PATH,
+                help="what clients must send as their bearer token; needed beyond this machine",
+            ),
+            option(
+                "--server",
+                "kind",
+                metavar="NAME",
+                help="ovms: OpenVINO Model Server in place of our own, where it is installed",
+            ),
         ),
     ],
     "Stages, as dvc.yaml calls them": [

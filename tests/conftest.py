@@ -33,7 +33,7 @@ PROJECT = (
     "Makefile",
     "artifacts/.gitignore",
 )  # fmt: skip  (without the last, DVC writes its own where the report looks)
-HTTP_BENCHMARK = "quantgate benchmark tiny --http gptq-int4"
+HTTP_BENCHMARK = "quantgate benchmark tiny --http vllm-bf16"
 TWO_BIT = (
     "  rounded-int2: {engine: openvino, quantizer: rounding, weights: int2, group_size: 128}\n"
 )

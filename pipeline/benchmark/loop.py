@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pipeline.engines import Engine
+from pipeline.engines import Engine, Sampling
 from pipeline.records import RequestTiming, TracedRequest
 
 
@@ -72,7 +72,7 @@ def open_(engine: Engine, trace: list[TracedRequest], rate_per_s: float, clock: 
 
 
 def _submit(engine: Engine, key: int, request: TracedRequest, due_s: float) -> _Open:
-    engine.submit(key, request.prompt, request.output_tokens, stop_at_eos=False)
+    engine.submit(key, request.prompt, Sampling(request.output_tokens, ignore_eos=True))
     return _Open(due_s)
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -28,13 +29,48 @@ class Prompt(NamedTuple):
     first: int = 0
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How a request is continued, in vLLM's words and under its meanings: at `temperature` 0
+    greedily, at `top_k` 0 from the whole vocabulary. `json_schema`: what the text must satisfy;
+    `logprobs`: those of the tokens are wanted."""
+
+    max_tokens: int
+    ignore_eos: bool = False
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    json_schema: str | None = None
+    logprobs: bool = False
+
+    def require_greedy(self, engine: str) -> None:
+        """Raises EvaluationError where more is asked of an engine that only decodes greedily."""
+        plain = replace(
+            self,
+            temperature=0.0,
+            presence_penalty=0.0,
+            frequency_penalty=0.0,
+            repetition_penalty=1.0,
+            json_schema=None,
+        )
+        if self != plain:
+            raise EvaluationError(f"{engine} decodes greedily only; asked for {self}")
+
+
 class Step(NamedTuple):
-    """New token ids of one request; `done` once it is finished, `error` if it failed."""
+    """New token ids of one request; `done` once it is finished, `error` if it failed. `logprobs`:
+    of these tokens in nats, by the model's own distribution, where they were asked for."""
 
     key: int
     token_ids: list[int]
     done: bool
     error: str | None = None
+    logprobs: Sequence[float] = ()
 
 
 # (number of the prompt, position of the first row's token, log-probabilities [rows, vocabulary] in
@@ -68,8 +104,11 @@ class Engine(Distributions, Protocol):
         """Log-probabilities in nats of tokens 1.. as the engine itself tells them: what
         `distributions` is held against."""
 
-    def submit(self, key: int, prompt: list[int], max_tokens: int, stop_at_eos: bool) -> None:
-        """Queues a greedy request."""
+    def submit(self, key: int, prompt: list[int], sampling: Sampling) -> None:
+        """Queues a request. Raises EvaluationError for a sampling that the engine has not."""
+
+    def cancel(self, key: int) -> None:
+        """Ends a request that is queued or runs; no step speaks of it any more."""
 
     def step(self) -> list[Step]:
         """Runs the engine once; returns what came out of it: nothing while a long prompt is taken
@@ -136,7 +175,7 @@ def generate(
     answers: list[list[int]] = [[] for _ in prompts]
     open_keys = set(range(len(prompts)))
     for key, prompt in enumerate(prompts):
-        engine.submit(key, prompt, max_tokens[key], stop_at_eos)
+        engine.submit(key, prompt, Sampling(max_tokens[key], ignore_eos=not stop_at_eos))
     while open_keys:
         for step in engine.step():
             if step.error:

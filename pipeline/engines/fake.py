@@ -11,11 +11,12 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
-from pipeline.engines import Prompt, Step, Visit
+from pipeline.engines import Prompt, Sampling, Step, Visit
 from pipeline.recipe import Serve
 
 VOCABULARY = 32
@@ -37,7 +38,7 @@ class FakeEngine:
         self._serve, self._step_s, self._fail, self._sleep = serve, step_s, fail, sleep
         self._stall_s = dict(stall_s)
         self._running: dict[int, list[int]] = {}
-        self._wanted: dict[int, tuple[int, bool]] = {}
+        self._wanted: dict[int, Sampling] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -60,9 +61,13 @@ class FakeEngine:
         for number, (ids, first) in enumerate(prompts):
             visit(number, first, table[ids[first:]])
 
-    def submit(self, key: int, prompt: list[int], max_tokens: int, stop_at_eos: bool) -> None:
+    def submit(self, key: int, prompt: list[int], sampling: Sampling) -> None:
+        sampling.require_greedy("the fake engine")
         self._running[key] = list(prompt)
-        self._wanted[key] = (max_tokens, stop_at_eos)
+        self._wanted[key] = sampling
+
+    def cancel(self, key: int) -> None:
+        self._running.pop(key, None)
 
     def step(self) -> list[Step]:
         if not self._running:
@@ -77,13 +82,14 @@ class FakeEngine:
             return Step(key, [], True, "told to fail")
         row = self._logits[self._running[key][-1]]
         token = row.index(max(row))
+        logprob = self.echo([self._running[key][-1], token])[0]
         self._running[key].append(token)
-        left, stop_at_eos = self._wanted[key]
-        self._wanted[key] = (left - 1, stop_at_eos)
-        done = left == 1 or (stop_at_eos and token == EOS)
+        wanted = self._wanted[key]
+        self._wanted[key] = replace(wanted, max_tokens=wanted.max_tokens - 1)
+        done = wanted.max_tokens == 1 or (token == EOS and not wanted.ignore_eos)
         if done:
             del self._running[key]
-        return Step(key, [token], done)
+        return Step(key, [token], done, None, [logprob])
 
     def settings(self) -> dict[str, Any]:
         return {"device": "cpu", "step_s": self._step_s, "max_num_seqs": self._serve.max_num_seqs}

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.engines import Prompt, Step, Visit, cores, eos_ids
+from pipeline.engines import Prompt, Sampling, Step, Visit, cores, eos_ids
 from pipeline.engines.paged import DEVICE, PagedModel
 from pipeline.errors import EvaluationError
 from pipeline.recipe import Serve
@@ -31,6 +31,27 @@ PRECISIONS: dict[str, dict[str, Any]] = {
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
     },
 }
+
+
+def scheduler_settings(serve: Serve) -> dict[str, Any]:
+    """Of GenAI's SchedulerConfig, by its own names."""
+    return {
+        "cache_size": serve.kv_cache_gib,
+        "enable_prefix_caching": False,
+        "max_num_batched_tokens": serve.max_num_batched_tokens,
+        "max_num_seqs": serve.max_num_seqs,
+    }
+
+
+def properties(serve: Serve) -> dict[str, Any]:
+    """Of the plug-in."""
+    return {"INFERENCE_NUM_THREADS": len(cores(serve)), **precision(serve)}
+
+
+def precision(serve: Serve) -> dict[str, Any]:
+    """Those of the plug-in's properties that figures depend on."""
+    cache = {"KV_CACHE_PRECISION": serve.kv_cache} if serve.kv_cache else {}
+    return PRECISIONS[serve.precision] | cache
 
 
 class OpenVinoEngine:
@@ -70,16 +91,40 @@ class OpenVinoEngine:
     def distributions(self, prompts: list[Prompt], visit: Visit) -> None:
         self._open("distributions").distributions(prompts, visit)
 
-    def submit(self, key: int, prompt: list[int], max_tokens: int, stop_at_eos: bool) -> None:
+    def submit(self, key: int, prompt: list[int], sampling: Sampling) -> None:
+        config = self._generation(sampling)
+        try:
+            handle = self._open("decoding").add_request(key, self._tensor(prompt), config)
+        except RuntimeError as error:  # of GenAI, for what it does not sample
+            raise EvaluationError(f"OpenVINO GenAI: {_reason(error)}") from error
+        self._handles[key] = handle
+
+    def cancel(self, key: int) -> None:
+        if handle := self._handles.pop(key, None):
+            handle.cancel()
+            if not self._handles:
+                self._opened.step()  # frees its blocks, as the next step does otherwise
+
+    def _generation(self, sampling: Sampling) -> Any:
         config = self._genai.GenerationConfig()
-        config.max_new_tokens, config.ignore_eos, config.do_sample = (
-            max_tokens,
-            not stop_at_eos,
-            False,
-        )
-        if stop_at_eos:
+        config.max_new_tokens, config.ignore_eos = sampling.max_tokens, sampling.ignore_eos
+        if not sampling.ignore_eos:
             config.stop_token_ids = set(eos_ids(self._artifact))
-        self._handles[key] = self._open("decoding").add_request(key, self._tensor(prompt), config)
+        config.do_sample = sampling.temperature > 0
+        if config.do_sample:
+            config.temperature, config.rng_seed = sampling.temperature, sampling.seed
+            config.top_p, config.min_p = sampling.top_p, sampling.min_p
+            if sampling.top_k:
+                config.top_k = sampling.top_k
+        config.presence_penalty = sampling.presence_penalty
+        config.frequency_penalty = sampling.frequency_penalty
+        config.repetition_penalty = sampling.repetition_penalty
+        config.logprobs = int(sampling.logprobs)
+        if sampling.json_schema is not None:
+            config.structured_output_config = self._genai.StructuredOutputConfig(
+                json_schema=sampling.json_schema
+            )
+        return config
 
     def step(self) -> list[Step]:
         if not self._handles:
@@ -101,31 +146,16 @@ class OpenVinoEngine:
         done = output.finish_reason != self._genai.GenerationFinishReason.NONE
         if done:
             del self._handles[key]
-        return Step(key, list(output.generated_ids), done)
+        return Step(key, list(output.generated_ids), done, None, list(output.generated_log_probs))
 
     def settings(self) -> dict[str, Any]:
         """What the plug-in resolved for this model; it has to be compiled once more to be asked."""
         self._close()
         compiled = self._ov.Core().compile_model(
-            self._artifact / "openvino_model.xml", DEVICE, self._properties()
+            self._artifact / "openvino_model.xml", DEVICE, properties(self._serve)
         )
         read = {name.lower(): str(compiled.get_property(name)) for name in RESOLVED}
-        return {"device": DEVICE.lower(), **read, **self._scheduler_settings()}
-
-    def _scheduler_settings(self) -> dict[str, Any]:
-        return {
-            "cache_size": self._serve.kv_cache_gib,
-            "enable_prefix_caching": False,
-            "max_num_batched_tokens": self._serve.max_num_batched_tokens,
-            "max_num_seqs": self._serve.max_num_seqs,
-        }
-
-    def _properties(self) -> dict[str, Any]:
-        return {"INFERENCE_NUM_THREADS": len(cores(self._serve)), **self._precision()}
-
-    def _precision(self) -> dict[str, Any]:
-        cache = {"KV_CACHE_PRECISION": self._serve.kv_cache} if self._serve.kv_cache else {}
-        return PRECISIONS[self._serve.precision] | cache
+        return {"device": DEVICE.lower(), **read, **scheduler_settings(self._serve)}
 
     def _open(self, purpose: str) -> Any:
         """What decodes, echoes or gives distributions; one at a time, so that memory holds one
@@ -134,14 +164,14 @@ class OpenVinoEngine:
             self._close()
             if purpose == "distributions":
                 self._opened = PagedModel(
-                    self._artifact, self._serve, self._precision()
+                    self._artifact, self._serve, precision(self._serve)
                 ).__enter__()
             else:
                 scheduler = self._genai.SchedulerConfig()
-                for name, value in self._scheduler_settings().items():
+                for name, value in scheduler_settings(self._serve).items():
                     setattr(scheduler, name, value)
                 self._opened = self._genai.ContinuousBatchingPipeline(
-                    str(self._artifact), scheduler, DEVICE, self._properties()
+                    str(self._artifact), scheduler, DEVICE, properties(self._serve)
                 )
             self._purpose = purpose
         return self._opened
@@ -151,3 +181,8 @@ class OpenVinoEngine:
 
     def _tensor(self, ids: list[int]) -> Any:
         return self._ov.Tensor(self._np.array([ids], dtype=self._np.int64))
+
+
+def _reason(error: RuntimeError) -> str:
+    """What follows the place in GenAI's sources, which begins its messages."""
+    return " ".join(str(error).split("\n", 1)[-1].split())

@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from pipeline.engines import Prompt, Step, Visit, cores, eos_ids, piece_rows
+from pipeline.engines import Prompt, Sampling, Step, Visit, cores, eos_ids, piece_rows
 from pipeline.engines.tree import Tree, batches, trees
 from pipeline.errors import CheckpointError
 from pipeline.recipe import Serve
@@ -36,7 +35,7 @@ class Place(NamedTuple):
 class ReferenceEngine:
     def __init__(self, artifact: Path, serve: Serve) -> None:
         self._artifact, self._serve = artifact, serve
-        self._queue: deque[tuple[int, list[int], int, bool]] = deque()
+        self._queue: dict[int, tuple[list[int], Sampling]] = {}
 
     def __enter__(self) -> Self:
         import torch
@@ -132,21 +131,26 @@ class ReferenceEngine:
             )
         return [float(logprobs[place, token]) for place, token in enumerate(ids[1:])]
 
-    def submit(self, key: int, prompt: list[int], max_tokens: int, stop_at_eos: bool) -> None:
-        self._queue.append((key, prompt, max_tokens, stop_at_eos))
+    def submit(self, key: int, prompt: list[int], sampling: Sampling) -> None:
+        sampling.require_greedy("the reference")
+        self._queue[key] = prompt, sampling
+
+    def cancel(self, key: int) -> None:
+        self._queue.pop(key, None)
 
     def step(self) -> list[Step]:
         """One whole request: the reference is not a server."""
         if not self._queue:
             return []
-        key, prompt, max_tokens, stop_at_eos = self._queue.popleft()
+        key = next(iter(self._queue))
+        prompt, sampling = self._queue.pop(key)
         ids = self._torch.tensor([prompt])
         with self._torch.inference_mode():
             out = self._model.generate(
                 ids,
                 attention_mask=self._torch.ones_like(ids),
-                max_new_tokens=max_tokens,
-                min_new_tokens=None if stop_at_eos else max_tokens,
+                max_new_tokens=sampling.max_tokens,
+                min_new_tokens=sampling.max_tokens if sampling.ignore_eos else None,
             )
         return [Step(key, out[0, len(prompt) :].tolist(), True)]
 

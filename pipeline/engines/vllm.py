@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.engines import Prompt, Step, Visit, cores, eos_ids, piece_rows
+from pipeline.engines import Prompt, Sampling, Step, Visit, cores, eos_ids, piece_rows
 from pipeline.errors import EvaluationError
 from pipeline.recipe import Serve
 
@@ -111,19 +111,26 @@ class VllmEngine:
         )
         return self._llm.generate(prompts, params, use_tqdm=False)
 
-    def submit(self, key: int, prompt: list[int], max_tokens: int, stop_at_eos: bool) -> None:
+    def submit(self, key: int, prompt: list[int], sampling: Sampling) -> None:
+        sampling.require_greedy("vLLM in process")  # its own server samples
         name = str(self._submitted)
         self._submitted += 1
         self._given[name] = key
         params = self._sampling(
-            max_tokens=max_tokens,
+            max_tokens=sampling.max_tokens,
             temperature=0,
-            ignore_eos=not stop_at_eos,
-            stop_token_ids=eos_ids(self._artifact) if stop_at_eos else [],
+            ignore_eos=sampling.ignore_eos,
+            stop_token_ids=[] if sampling.ignore_eos else eos_ids(self._artifact),
             detokenize=False,
             output_kind=_delta(),
         )
         self._llm.llm_engine.add_request(name, {"prompt_token_ids": prompt}, params)
+
+    def cancel(self, key: int) -> None:
+        names = [name for name, given in self._given.items() if given == key]
+        self._llm.llm_engine.abort_request(names)
+        for name in names:
+            del self._given[name]
 
     def step(self) -> list[Step]:
         if not self._given:

@@ -6,13 +6,12 @@ The items go the way that they go at evaluation, to an engine that counts instea
 
 from __future__ import annotations
 
-from collections import deque
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from pipeline.engines import Prompt, Step, Visit
+from pipeline.engines import Prompt, Sampling, Step, Visit
 from pipeline.engines.tree import trees
 from pipeline.errors import QuantgateError
 from pipeline.evaluation import tasks
@@ -72,7 +71,7 @@ class _Scales:
     def __init__(self, vocabulary: int) -> None:
         self._even = np.full(1, -np.log(vocabulary), np.float32)
         self._vocabulary = vocabulary
-        self._queue: deque[tuple[int, int]] = deque()
+        self._queue: dict[int, int] = {}
         self.tokens = self.shared_tokens = self.rows = self.generated = 0
 
     def __enter__(self) -> Self:
@@ -91,14 +90,17 @@ class _Scales:
     def echo(self, ids: list[int]) -> list[float]:
         return [float(self._even[0])] * (len(ids) - 1)
 
-    def submit(self, key: int, prompt: list[int], max_tokens: int, stop_at_eos: bool) -> None:
+    def submit(self, key: int, prompt: list[int], sampling: Sampling) -> None:
         self.tokens += len(prompt)
         self.shared_tokens += len(prompt)
-        self.generated += max_tokens
-        self._queue.append((key, max_tokens))
+        self.generated += sampling.max_tokens
+        self._queue[key] = sampling.max_tokens
+
+    def cancel(self, key: int) -> None:
+        self._queue.pop(key, None)
 
     def step(self) -> list[Step]:
-        finished = [Step(key, [0] * count, True) for key, count in self._queue]
+        finished = [Step(key, [0] * count, True) for key, count in self._queue.items()]
         self._queue.clear()
         return finished
 

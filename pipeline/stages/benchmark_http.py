@@ -1,7 +1,7 @@
 """The benchmark over HTTP: `quantgate benchmark RECIPE --http VARIANT`. Control side.
 
-The same trace, loads and statistics as in process, on `vllm serve`, which is started for it, or on
-a server that runs already (--url): OpenVINO Model Server, or any other OpenAI-compatible one."""
+The same trace, loads and statistics as in process, on the engine's server, which is started for it,
+or on one that runs already (--url): OpenVINO Model Server, or any other OpenAI-compatible one."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from pipeline import capabilities, engines, paths, records
+from pipeline import engines, paths, records
 from pipeline.benchmark import http, speed_statistics
-from pipeline.engines import vllm, vllm_server
+from pipeline.engines import server
+from pipeline.engines.server import Served
 from pipeline.errors import EvaluationError, RecipeError, Rejected
 from pipeline.evidence import keeping, opened, settings
 from pipeline.recipe import Recipe, Variant
 from pipeline.records import Benchmark, Profile, Replay, Trace, artifact
-from pipeline.runtime import environments, machine
+from pipeline.runtime import machine
 from pipeline.runtime.process import Session
 from pipeline.source import checkpoint
 from pipeline.stages import benchmark
@@ -115,40 +116,40 @@ def _refuse(name: str, variant_name: str, variant: Variant, url: str | None) -> 
             raise Rejected(
                 f"{variant_name}: the gate says {word}, and what did not pass is not benchmarked."
             )
-    if url is None and not variant.served_by.serves_http:
+    if url is None and not variant.served_by.servers:
         raise EvaluationError(
-            f"{variant_name}: quantgate starts servers of {_servers()} only. Serve the folder "
-            f"{paths.model(name, variant_name)} with OpenVINO Model Server, and give its address: "
-            "--url http://HOST:PORT/v3 --model NAME"
+            f"{variant_name}: quantgate starts no server of {variant.served_by.name}. Serve the"
+            f" folder {paths.model(name, variant_name)} otherwise, and give the address: --url"
+            " http://HOST:PORT/v1 --model NAME"
         )
     return "the gate says PASS" if variant.quantizer else "the baseline of its engine"
 
 
-def _servers() -> str:
-    return " and ".join(
-        engine.name for engine in capabilities.ENGINES.values() if engine.serves_http
-    )
-
-
 def _on_own_server(recipe: Recipe, variant_name: str, folder: Path) -> tuple[Timed, dict[str, Any]]:
     model, manifest = keeping.verified(paths.place(recipe.name, variant_name))
-    device = environments.device()
-    with vllm_server.served(model, recipe.serve, variant_name, folder) as server:
-        print(f"vllm serve: ready after {server.load_s:.0f} s", flush=True)
-        job = {"url": server.url, "model": server.model, "tokenizer": None}
+    what = Served(
+        manifest.engine,
+        model,
+        recipe.serve_for(variant_name),
+        variant_name,
+        artifact.digest(manifest.files),
+    )
+    with server.served(what, folder) as running:
+        print(f"{variant_name}: ready after {running.load_s:.0f} s", flush=True)
+        job = {"url": running.url, "model": running.model, "tokenizer": None}
         replays, versions = _replays(recipe, job, folder)
-        peak = server.memory.stop().resident_bytes
-    settings = {"device": device, **vllm.arguments(recipe.serve), **vllm.environment(recipe.serve)}
+        peak = running.memory.stop().resident_bytes
+    settings = server.of(what).settings(what.serve)
     profile = Profile(
         settings=settings | _generator(versions),
-        load_s=speed_statistics.estimate([server.load_s]),
+        load_s=speed_statistics.estimate([running.load_s]),
         peak_memory_bytes=peak,
         levels=speed_statistics.levels(replays, recipe.benchmark.slo),
     )
     known = {
-        "artifact_sha256": artifact.digest(manifest.files),
+        "artifact_sha256": what.digest,
         "size_bytes": manifest.size_bytes,
-        "device": device,
+        "device": settings["device"],
     }
     return Timed(replays, profile, versions), known
 

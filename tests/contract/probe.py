@@ -5,7 +5,8 @@ python -m tests.contract.probe ENGINE ARTIFACT OUT.json python -m tests.contract
 ENGINE ARTIFACT PRECISION OUT.json (relative error of each weight, or refused) python -m
 tests.contract.probe cache ENGINE ARTIFACT PRECISION OUT.json (scores and settings with such a KV
 cache) python -m tests.contract.probe torch SOURCE OUT.json (log-probabilities straight from
-transformers)"""
+transformers) python -m tests.contract.probe continue ARTIFACT PROMPT OUT.json (GenAI's own
+continuation)"""
 
 from __future__ import annotations
 
@@ -125,6 +126,19 @@ def _alone(model: Any, request: Request) -> Any:
     return values, logprobs.argmax(-1).tolist() == request.continuation
 
 
+def continued(artifact: Path, prompt: str) -> dict[str, Any]:
+    """Twelve tokens of OpenVINO GenAI, its own tokenizer and its own scores of them."""
+    import openvino_genai
+
+    tokenizer = openvino_genai.Tokenizer(str(artifact))
+    ids = tokenizer.encode(prompt).input_ids.data[0].tolist()
+    with engines.open_serving("openvino", artifact, SERVE) as engine:
+        tokens = engines.generate(engine, [ids], [12], stop_at_eos=True)[0]
+        logprobs = engine.echo(ids + tokens)[len(ids) - 1 :]
+    text = tokenizer.decode(ids + tokens)[len(tokenizer.decode(ids)) :]
+    return {"text": text, "prompt_tokens": len(ids), "logprobs": logprobs}
+
+
 def main(name: str, *given: str) -> None:
     *asked, out = given
     artifact = asked[1] if name in {"weights", "cache"} else asked[0]
@@ -140,6 +154,8 @@ def main(name: str, *given: str) -> None:
         ) as engine:
             distributions, _ = gathered(engine, sequences())
             found = {"scores": distributions, "settings": engine.settings()}
+    elif name == "continue":
+        found = continued(Path(artifact), asked[1])
     else:
         with engines.open_engine(name, Path(artifact), SERVE) as engine:
             found = probe(engine)

@@ -22,7 +22,8 @@ import pytest
 
 from pipeline import paths, records
 from pipeline.benchmark import speed_statistics
-from pipeline.engines import vllm_server
+from pipeline.engines import server
+from pipeline.engines.server import Served
 from pipeline.errors import EvaluationError
 from pipeline.evidence import opened
 from pipeline.evidence.candidate import Candidate
@@ -208,37 +209,45 @@ def nothing_left() -> Iterator[list[psutil.Process]]:
     assert not psutil.wait_procs(started, timeout=30)[1]
 
 
-def test_vllm_serve_is_started_and_stopped_even_when_interrupted(
-    tmp_path: Path, root: Path, nothing_left: list[psutil.Process]
+@pytest.fixture(params=["vllm", "openvino"])
+def what(request: pytest.FixtureRequest) -> Served:
+    if request.param == "vllm":
+        return Served("vllm", CHECKPOINT, SERVE, "tiny")
+    run = request.getfixturevalue("tiny_untouched")
+    return Served("openvino", run / "artifacts/models/tiny/ov-bf16", SERVE, "tiny")
+
+
+def test_a_server_is_started_and_stopped_even_when_interrupted(
+    what: Served, tmp_path: Path, root: Path, nothing_left: list[psutil.Process]
 ) -> None:
-    with (
-        pytest.raises(KeyboardInterrupt),
-        vllm_server.served(CHECKPOINT, SERVE, "tiny", tmp_path) as server,
-    ):
+    with pytest.raises(KeyboardInterrupt), server.served(what, tmp_path) as running:
         nothing_left += children()
-        assert len(nothing_left) >= 3
-        assert benchmark_http._only_model(server.url) == "tiny"
-        assert 1 < server.load_s < 300
-        assert 3e8 < server.memory.stop().resident_bytes < 2e10
+        assert len(nothing_left) >= 2
+        assert benchmark_http._only_model(running.url) == "tiny"
+        assert 1 < running.load_s < 300
+        assert 1e8 < running.memory.stop().resident_bytes < 2e10
         raise KeyboardInterrupt
 
 
 HELD = """
 import sys, time
 from pathlib import Path
-from pipeline.engines import vllm_server
+from pipeline.engines import server
+from pipeline.engines.server import Served
 from pipeline.recipe import Serve
-model, settings, log = sys.argv[1:4]
-with vllm_server.served(Path(model), Serve.model_validate_json(settings), "tiny", Path(log)):
+engine, model, settings, log = sys.argv[1:]
+what = Served(engine, Path(model), Serve.model_validate_json(settings), "tiny")
+with server.served(what, Path(log)):
     print("up", flush=True)
     time.sleep(600)
 """
 
 
-def test_vllm_serve_dies_with_a_killed_quantgate(
-    tmp_path: Path, root: Path, nothing_left: list[psutil.Process]
+def test_a_server_dies_with_a_killed_quantgate(
+    what: Served, tmp_path: Path, root: Path, nothing_left: list[psutil.Process]
 ) -> None:
-    command = [sys.executable, "-c", HELD, str(CHECKPOINT), SERVE.model_dump_json(), str(tmp_path)]
+    given = [what.engine, str(what.artifact), SERVE.model_dump_json(), str(tmp_path)]
+    command = [sys.executable, "-c", HELD, *given]
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert parent.stdout
     assert parent.stdout.readline() == "up\n"
@@ -247,13 +256,13 @@ def test_vllm_serve_dies_with_a_killed_quantgate(
     parent.wait()
 
 
-def test_a_server_that_cannot_start_says_why(tmp_path: Path, root: Path) -> None:
+def test_a_server_that_cannot_start_says_why(what: Served, tmp_path: Path, root: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     refused = pytest.raises(
-        EvaluationError, match=r"ended with exit code 1 before it was ready[\s\S]*empty"
+        EvaluationError, match=r"ended with exit code [12] before it was ready[\s\S]*empty"
     )
-    with refused, vllm_server.served(empty, SERVE, "tiny", tmp_path):
+    with refused, server.served(dataclasses.replace(what, artifact=empty), tmp_path):
         pass
     assert not children()
 
@@ -284,10 +293,10 @@ def test_a_variant_is_timed_on_vllm_serve(
     monkeypatch.chdir(tiny_run)
     assert http_benchmark.returncode == 0, http_benchmark.stderr
     assert "tokens/s over HTTP, concurrency 8" in http_benchmark.stdout
-    record = records.read(paths.http("tiny", "gptq-int4"), records.Benchmark)
+    record = records.read(paths.http("tiny", "vllm-bf16"), records.Benchmark)
     assert (
         record.artifact_sha256
-        == records.read(paths.benchmark("tiny", "gptq-int4"), records.Benchmark).artifact_sha256
+        == records.read(paths.benchmark("tiny", "vllm-bf16"), records.Benchmark).artifact_sha256
     )
     profile = record.profiles["deployed"]
     loads = [(level.loop, level.concurrency, level.fraction) for level in profile.levels]
@@ -299,7 +308,7 @@ def test_a_variant_is_timed_on_vllm_serve(
     )
     assert profile.load_s
     assert profile.peak_memory_bytes
-    raw = records.read(paths.http("tiny", "gptq-int4.timings"), records.Timings)
+    raw = records.read(paths.http("tiny", "vllm-bf16.timings"), records.Timings)
     assert (
         speed_statistics.levels(raw.replays["deployed"], None)[0].requests_per_s
         == profile.levels[0].requests_per_s

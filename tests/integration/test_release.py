@@ -19,13 +19,13 @@ import pytest
 
 from pipeline import paths
 from pipeline.records import artifact
-from pipeline.release import deploy
 from tests import release
 from tests.conftest import command
 from tests.integration.test_card import START_S, free_port
+from tests.processor import ON_VLLM
 
 pytestmark = pytest.mark.engine
-VARIANT = "gptq-int4"
+VARIANT = ON_VLLM
 
 
 @pytest.fixture
@@ -57,9 +57,9 @@ def bundle(tiny_untouched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return Path("../registry/tiny", VARIANT, "1")
 
 
-def serve(bundle: Path, port: int) -> subprocess.Popen[str]:
+def serve(bundle: Path, port: int, *more: str) -> subprocess.Popen[str]:
     quantgate = str(Path(sys.executable).with_name("quantgate"))
-    words = [quantgate, "serve", str(bundle), "--port", str(port)]
+    words = [quantgate, "serve", str(bundle), "--port", str(port), *more]
     return subprocess.Popen(
         words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, process_group=0
     )
@@ -87,15 +87,14 @@ def answer(port: int, model: str, key: str) -> str:
     raise AssertionError("the server did not start")
 
 
-def test_vllm_serves_a_bundle_until_it_is_stopped(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(deploy.KEY, "a-key")
+def test_vllm_serves_a_bundle_until_it_is_stopped(bundle: Path, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("a-key\n")
     files = artifact.hash_files(paths.model("tiny", VARIANT))
     assert [artifact.hash_file(bundle / file.path, file.path) for file in files] == files
     assert command("quantgate", "verify", str(bundle), "--recheck").returncode == 0
     port = free_port()
-    server = serve(bundle, port)
+    server = serve(bundle, port, "--api-key-file", str(key))
     try:
         assert answer(port, f"tiny-{VARIANT}", "a-key").strip()
         with pytest.raises(urllib.error.HTTPError, match="401"):

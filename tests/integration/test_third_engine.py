@@ -1,16 +1,14 @@
-"""A third engine, by one new file and one row: from its recipe to the report, and started as
-`serve` starts it."""
+"""A third engine, by one new file and one row: from its recipe to the report, and served."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline.runtime import environments
 from tests.conftest import command, commit_all, make_project
 
 pytestmark = pytest.mark.engine
@@ -43,8 +41,9 @@ ENGINES["third"] = Engine(
     own_precision=False,
     own_kv_cache=False,
     shares_prefixes=True,
-    serves_http=False,
+    servers={"own": "pipeline.engines.own_server"},
     takes_token_ids=False,
+    needs={},
     fuses=False,
     divisor=1,
     quantizer=None,
@@ -117,23 +116,25 @@ def test_from_recipe_to_report(project: Path, monkeypatch: pytest.MonkeyPatch) -
     )
 
 
-def test_it_is_started_as_it_was_measured(project: Path) -> None:
-    question = json.dumps(
-        {
-            "engine": "third",
-            "artifact": "artifacts/models/third/third-bf16",
-            "serve": {"max_model_len": 64},
-        }
+SERVED = """
+import json, sys, urllib.request
+from pathlib import Path
+from pipeline.engines import server
+from pipeline.engines.server import Served
+from pipeline.recipe import Serve
+what = Served("third", Path(sys.argv[1]).resolve(), Serve(max_model_len=64), "third")
+with server.served(what, Path(sys.argv[2])) as running:
+    body = {"model": "third", "prompt": "The", "max_tokens": 4, "temperature": 0}
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(
+        f"{running.url}/completions", json.dumps(body).encode(), headers
     )
-    words = [str(environments.python("openvino")), "-m", "pipeline.release.prompting", question]
-    done = subprocess.run(
-        words,
-        cwd=project,
-        input="The\n",
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ},
-    )
+    print(json.load(urllib.request.urlopen(request))["usage"]["completion_tokens"])
+"""
+
+
+def test_it_is_served_by_quantgates_own_server(project: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", SERVED, "artifacts/models/third/third-bf16", str(tmp_path)]
+    done = subprocess.run(words, cwd=project, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+    assert done.stdout == "4\n"

@@ -1,0 +1,5 @@
+"""An engine behind the OpenAI API: HTTP here, the engine and its tokenizer in a process of their
+own.
+
+OpenVINO GenAI holds Python's lock while it runs a step, so that nothing would be answered beside
+it. `python -m pipeline.serving JOB` is started by pipeline/engines/own_server."""

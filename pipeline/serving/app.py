@@ -1,0 +1,207 @@
+"""The OpenAI API over a backend: /v1/completions, /v1/chat/completions, /v1/models, /health and
+/metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from pipeline import __version__
+from pipeline.serving import problems
+from pipeline.serving.answers import Chat, Completion, Reply, Shape
+from pipeline.serving.backend import Backend, Busy, Unready
+from pipeline.serving.guard import HUNG_UP, Guard
+from pipeline.serving.metrics import Metrics, Timer
+from pipeline.serving.problems import ErrorBody, Problem
+from pipeline.serving.requests import ChatRequest, CompletionRequest
+from pipeline.serving.wire import Answer, Token
+
+# Of a request at most, and more for each token that fits: what may wait is held in memory.
+BODY_BYTES, TOKEN_BYTES = 1 << 20, 64
+STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+Answers = AsyncGenerator[Answer, None]
+
+
+def make(backend: Backend, key: str | None) -> FastAPI:
+    """`key`: what clients must send as their bearer token to /v1."""
+    metrics = Metrics(backend)
+    app = FastAPI(
+        title="quantgate",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        responses={kind: {"model": ErrorBody} for kind in ("4XX", "5XX")},
+    )
+    app.add_exception_handler(Problem, _said)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    largest = BODY_BYTES + TOKEN_BYTES * backend.job.serve.max_model_len
+    app.add_middleware(Guard, key=key, largest=largest, metrics=metrics)
+
+    @app.get("/health")
+    async def health() -> Response:
+        if not backend.ready:
+            raise problems.unready()
+        return JSONResponse({"status": "ready"})
+
+    @app.get("/metrics", responses={200: {"content": {"text/plain": {}}}})
+    async def scraped() -> Response:
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [_model(backend)]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        _require_model(backend, name)
+        return _model(backend)
+
+    @app.post("/v1/completions", responses=STREAMED)
+    async def complete(asked: CompletionRequest, request: Request) -> Response:
+        return await _reply(backend, metrics, asked, Completion(), request)
+
+    @app.post("/v1/chat/completions", responses=STREAMED)
+    async def chat(asked: ChatRequest, request: Request) -> Response:
+        return await _reply(backend, metrics, asked, Chat(), request)
+
+    return app
+
+
+async def _said(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return error.response()
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return problems.invalid(error).response()
+
+
+async def _http(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    kind, detail = "invalid_request_error", str(error.detail)
+    return Problem(error.status_code, kind, detail, headers=error.headers).response()
+
+
+def _model(backend: Backend) -> dict[str, Any]:
+    job = backend.job
+    return {
+        "id": job.name,
+        "object": "model",
+        "created": backend.started_at,
+        "owned_by": "quantgate",
+        "max_model_len": job.serve.max_model_len,
+        "digest": f"sha256:{job.digest}",
+    }
+
+
+def _require_model(backend: Backend, name: str) -> None:
+    if name != backend.job.name:
+        raise problems.no_model(name, backend.job.name)
+
+
+async def _reply(
+    backend: Backend,
+    metrics: Metrics,
+    asked: CompletionRequest | ChatRequest,
+    shape: Shape,
+    request: Request,
+) -> Response:
+    _require_model(backend, asked.model)
+    answers = backend.stream(asked.question, asked.sampling, asked.stops)
+    timer, reply = metrics.timer(), Reply(shape, backend.job.name)
+    reply.usage.prompt_tokens = (await _first(answers)).prompt_tokens
+    timer.prompt(reply.usage.prompt_tokens)
+    if not asked.stream:
+        return await _unless_hung_up(request, _whole(reply, answers, timer))
+    usage = bool(asked.stream_options and asked.stream_options.include_usage)
+    return StreamingResponse(
+        _events(reply, answers, timer, usage),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+    )
+
+
+async def _first(answers: Answers) -> Answer:
+    """Raises Problem for a request that is not taken, which no stream could say any more."""
+    try:
+        answer = await anext(answers)
+    except Busy as error:
+        raise problems.busy(error) from None
+    except Unready:
+        raise problems.unready() from None
+    if answer.refusal:
+        raise problems.refused(answer.refusal)
+    return answer
+
+
+async def _counted(reply: Reply, answers: Answers, timer: Timer) -> Answers:
+    """The rest of the answers. Raises Problem if the engine fails."""
+    async with contextlib.aclosing(answers):
+        try:
+            async for answer in answers:
+                if answer.refusal:
+                    raise problems.refused(answer.refusal)
+                reply.usage.completion_tokens += answer.tokens
+                if answer.tokens:
+                    timer.output(answer.tokens)
+                yield answer
+        except Unready:
+            raise problems.unready() from None
+        finally:
+            timer.end()
+
+
+async def _whole(reply: Reply, answers: Answers, timer: Timer) -> Response:
+    text, tokens, finish = "", list[Token](), "stop"
+    async for answer in _counted(reply, answers, timer):
+        text += answer.text
+        tokens += answer.each
+        finish = answer.finish or finish
+    return JSONResponse(reply.whole(text, tokens, finish))
+
+
+async def _events(reply: Reply, answers: Answers, timer: Timer, usage: bool) -> AsyncIterator[str]:
+    """Server-sent events. What fails once they have begun is an event too, and the last."""
+    first = True
+    async with contextlib.aclosing(_counted(reply, answers, timer)) as counted:
+        try:
+            async for answer in counted:
+                if answer.text or answer.each or answer.finish or first:
+                    yield _event(reply.chunk(answer.text, answer.each, answer.finish, first))
+                    first = False
+            if usage:
+                yield _event(reply.last())
+        except Problem as problem:
+            yield _event(problem.body)
+    yield "data: [DONE]\n\n"
+
+
+def _event(value: dict[str, Any]) -> str:
+    return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
+async def _unless_hung_up(request: Request, work: Awaitable[Response]) -> Response:
+    """The work's response; it is given up as soon as the client has gone."""
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_hung_up(request))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else Response(status_code=HUNG_UP)
+    finally:
+        for task in (working, gone):
+            task.cancel()
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

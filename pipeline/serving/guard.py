@@ -1,0 +1,88 @@
+"""Before and behind every request: who may ask, how much, what is counted, and what is said of a
+failure that nobody foresaw."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from hmac import compare_digest
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipeline.serving import problems
+from pipeline.serving.metrics import Metrics
+from pipeline.serving.problems import Problem
+
+HUNG_UP = 499  # of nginx: the client closed the request
+
+
+class Guard:
+    """ASGI middleware. `key`: what is asked of clients under /v1; `largest`: of a body, in
+    bytes."""
+
+    def __init__(self, app: ASGIApp, key: str | None, largest: int, metrics: Metrics) -> None:
+        self._app, self._key, self._largest, self._metrics = app, key, largest, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 0
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            self._admit(scope)
+            await self._app(scope, self._limited(receive), noted)
+        except Problem as problem:
+            await problem.response()(scope, receive, noted)
+        except Exception:
+            _report()
+            if not status:  # else the answer has begun, and breaks off
+                await problems.unknown().response()(scope, receive, noted)
+        finally:
+            self._metrics.answered(_endpoint(scope), status or HUNG_UP)
+
+    def _admit(self, scope: Scope) -> None:
+        """Raises Problem."""
+        headers = Headers(scope=scope)
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > self._largest:
+            raise problems.too_large(self._largest)
+        if self._key is None or not scope["path"].startswith("/v1"):
+            return
+        kind, _, shown = headers.get("authorization", "").partition(" ")
+        known = compare_digest(shown.strip().encode(), self._key.encode())
+        if kind.lower() != "bearer" or not known:
+            raise problems.no_key()
+
+    def _limited(self, receive: Receive) -> Receive:
+        """A body that does not say its length is counted as it comes."""
+        taken = 0
+
+        async def counting() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > self._largest:
+                raise problems.too_large(self._largest)
+            return message
+
+        return counting
+
+
+def _endpoint(scope: Scope) -> str:
+    """Its route, so that made-up paths are no labels."""
+    return str(getattr(scope.get("route"), "path", "other"))
+
+
+def _report() -> None:
+    """Where it failed, without the message: it may repeat what a client sent."""
+    kind, _, trace = sys.exc_info()
+    places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(trace)[-3:]]
+    name = kind.__name__ if kind else "?"
+    print(f"quantgate: a request failed: {name} at {' < '.join(reversed(places))}", file=sys.stderr)

@@ -1,0 +1,120 @@
+"""What went wrong, in OpenAI's shape: {"error": {message, type, param, code}} and its status
+(https://platform.openai.com/docs/guides/error-codes)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+
+from pipeline.serving.backend import Busy
+from pipeline.serving.wire import Refusal
+
+RETRY_AFTER_LOADING_S = 5
+
+
+class ErrorDetail(BaseModel):
+    """`type` and `code` are OpenAI's."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    error: ErrorDetail
+
+
+class Problem(Exception):
+    """`kind` is OpenAI's `type`."""
+
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self._headers = status, headers
+        detail = ErrorDetail(message=message, type=kind, param=param, code=code)
+        self.body = ErrorBody(error=detail).model_dump()
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body, self.status, self._headers)
+
+
+def bad(message: str, param: str | None = None, code: str | None = None) -> Problem:
+    return Problem(400, "invalid_request_error", message, param, code)
+
+
+def refused(refusal: Refusal) -> Problem:
+    return bad(refusal.message, code=refusal.code)
+
+
+def no_key() -> Problem:
+    return Problem(
+        401,
+        "invalid_request_error",
+        "Incorrect API key provided. Send it as: Authorization: Bearer KEY",
+        code="invalid_api_key",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
+
+
+def no_model(found: str, served: str) -> Problem:
+    return Problem(
+        404,
+        "invalid_request_error",
+        f"The model {found!r} does not exist; this server has {served!r}.",
+        "model",
+        "model_not_found",
+    )
+
+
+def busy(error: Busy) -> Problem:
+    return Problem(
+        429,
+        "rate_limit_error",
+        f"All places and the queue are taken. Try again in {error.retry_after_s} s.",
+        code="queue_full",
+        headers={"Retry-After": str(error.retry_after_s)},
+    )
+
+
+def unready() -> Problem:
+    return Problem(
+        503,
+        "service_unavailable_error",
+        "The engine is not ready: it is loading, or has ended.",
+        code="not_ready",
+        headers={"Retry-After": str(RETRY_AFTER_LOADING_S)},
+    )
+
+
+def unknown() -> Problem:
+    return Problem(500, "server_error", "The server failed on this request.")
+
+
+def invalid(error: RequestValidationError) -> Problem:
+    """The first thing that is wrong, without the value: it may be long, or a secret."""
+    first: dict[str, Any] = dict(error.errors()[0])
+    if first["type"] == "json_invalid":
+        return bad(f"The body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}.")
+    parts = [str(part) for part in first["loc"] if part != "body"]
+    alike = [one for one in error.errors() if one["loc"][:2] == first["loc"][:2]]
+    place = ".".join(parts if len(alike) == 1 else parts[:1])  # of a union, each form complains
+    if first["type"] == "extra_forbidden":
+        return bad(f"Unrecognized request argument supplied: {place}", place, "unknown_parameter")
+    said = first["msg"].removeprefix("Value error, ")
+    return bad(f"{place or 'The body'}: {said}", place or None)
+
+
+def too_large(most: int) -> Problem:
+    return Problem(413, "invalid_request_error", f"The body is over {most} bytes.")

@@ -1,0 +1,125 @@
+"""quantgate's own server over OpenVINO GenAI, asked by the official client and timed by vLLM's."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pipeline.engines import server
+from pipeline.engines.server import Served, Server
+from pipeline.runtime import environments
+from tests.conftest import ROOT
+from tests.contract.conftest import run_probe
+from tests.contract.probe import SERVE
+
+pytestmark = pytest.mark.engine
+
+KEY = "a-key-of-the-tests"
+PROMPT = "The favourite colour of"
+
+
+@pytest.fixture(scope="module")
+def artifact(tiny_untouched: Path) -> Path:
+    return tiny_untouched / "artifacts/models/tiny/ov-bf16"
+
+
+@pytest.fixture(scope="module")
+def serving(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """With a key, as beyond this machine."""
+    what = Served("openvino", artifact, SERVE, "tiny", "d1635")
+    with server.served(what, tmp_path_factory.mktemp("serving"), key=KEY) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def told(serving: Server) -> dict[str, Any]:
+    python = str(environments.python("vllm"))
+    words = [python, "-m", "tests.contract.openai_probe", serving.url, serving.model, KEY, PROMPT]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_the_official_client_gets_the_engines_own_text(
+    told: dict[str, Any], artifact: Path, tmp_path: Path
+) -> None:
+    own = run_probe("openvino", "continue", str(artifact), PROMPT, out=tmp_path / "own.json")
+    assert told["models"] == ["tiny"]
+    assert told["text"] == told["streamed"] == own["text"] != ""
+    assert told["usage"] == told["streamed_usage"]
+    assert told["usage"] == {"prompt_tokens": own["prompt_tokens"], "completion_tokens": 12}
+    assert told["finish"] == "length"
+    assert told["logprobs"] == pytest.approx(own["logprobs"], abs=0.05)
+
+
+def test_the_official_client_chats(told: dict[str, Any]) -> None:
+    assert told["chat"] == told["chat_streamed"] != ""
+    assert told["chat_logprobs"] == told["chat_tokens"]
+    assert told["stopped"] == told["text"][: told["text"].index(told["stop"])]
+
+
+def test_a_seed_gives_the_same_sample(told: dict[str, Any]) -> None:
+    first, again, other = told["sampled"]
+    assert first == again != other
+
+
+def test_a_schema_is_kept(told: dict[str, Any]) -> None:
+    assert json.loads(told["formatted"])["n"] in range(10)
+
+
+def test_errors_are_the_clients_own_classes(told: dict[str, Any]) -> None:
+    assert told["errors"] == {
+        "long": ["BadRequestError", 400, "context_length_exceeded"],
+        "model": ["NotFoundError", 404, "model_not_found"],
+        "key": ["AuthenticationError", 401, "invalid_api_key"],
+        "temperature": ["BadRequestError", 400, None],
+    }
+
+
+def ask(serving: Server, **more: Any) -> dict[str, Any]:
+    body = {"model": serving.model, "prompt": PROMPT, "temperature": 0, "max_tokens": 32} | more
+    request = urllib.request.Request(
+        f"{serving.url}/completions",
+        json.dumps(body | {"ignore_eos": True}).encode(),
+        {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"},
+    )
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found
+
+
+def test_of_many_at_once_none_is_lost(serving: Server) -> None:
+    """Twice as many as run at once."""
+    count = 2 * SERVE.max_num_seqs
+    with ThreadPoolExecutor(count) as pool:
+        together = list(pool.map(lambda _: ask(serving), range(count)))
+    texts = {one["choices"][0]["text"] for one in [ask(serving), *together]}
+    assert len(texts) <= 2  # batches round otherwise than a request alone
+    assert all(one["usage"]["completion_tokens"] == 32 for one in together)
+
+
+def test_a_killed_engine_ends_the_server_with_an_error(artifact: Path, tmp_path: Path) -> None:
+    what = Served("openvino", artifact, SERVE, "tiny")
+    with server.served(what, tmp_path) as running:
+        (process,) = [
+            child
+            for child in psutil.Process().children(recursive=True)
+            if "pipeline.serving.worker" in " ".join(child.cmdline())
+        ]
+        parent = process.parent()
+        os.kill(process.pid, signal.SIGKILL)
+        assert parent is not None and parent.wait(30) == 2
+        with pytest.raises(urllib.error.URLError):
+            urllib.request.urlopen(f"{running.url}/models", timeout=5)

@@ -1,0 +1,429 @@
+"""The OpenAI server over an engine, without one: what clients are answered, and what is kept from
+them."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.engines import Sampling, generate
+from pipeline.engines.fake import FakeEngine
+from pipeline.runtime import environments
+from pipeline.serving.continuation import Continuation
+from tests.serving import DIGEST, NAME, SERVE, Letters, Running, running, until
+
+SECRET, PROMPT = "the-servers-key", "xyzzyxyzzy"
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    with running(tmp_path, monkeypatch) as started:
+        yield started
+
+
+def call(
+    server: Running, path: str, body: Any = None, **headers: str
+) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """Status, JSON, and headers of the answer; `body` as it is if it is bytes."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    given_headers = {"Content-Type": "application/json"} | {
+        name.replace("_", "-"): value for name, value in headers.items()
+    }
+    connection.request("POST" if data is not None else "GET", path, data, given_headers)
+    answer = connection.getresponse()
+    text = answer.read()
+    kind = answer.headers.get("content-type", "")
+    found = json.loads(text) if "json" in kind else {"text": text.decode()}
+    return answer.status, found, {k.lower(): v for k, v in answer.headers.items()}
+
+
+def completion(server: Running, prompt: Any = "abc", **more: Any) -> Any:
+    body = {"model": NAME, "prompt": prompt, "temperature": 0, "max_tokens": 8} | more
+    return call(server, "/v1/completions", body)
+
+
+def events(server: Running, path: str, body: dict[str, Any]) -> list[Any]:
+    """All but the last, which must be [DONE]."""
+    status, found, headers = call(server, path, body | {"stream": True})
+    assert (status, headers["content-type"].split(";")[0]) == (200, "text/event-stream")
+    lines = [line for line in found["text"].split("\n\n") if line]
+    assert lines[-1] == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+
+def expected(prompt: str, tokens: int, folder: Path) -> str:
+    """Straight from the engine."""
+    text = Letters()
+    with FakeEngine(folder, SERVE) as engine:
+        ids = generate(engine, [text.encode(prompt)], [tokens], stop_at_eos=True)[0]
+    return "".join(map(text.token, ids))
+
+
+def test_a_completion_is_the_engines_whole_and_streamed(server: Running, tmp_path: Path) -> None:
+    status, whole, _ = completion(server)
+    choice = whole["choices"][0]
+    assert (status, whole["object"], whole["model"]) == (200, "text_completion", NAME)
+    assert choice["text"] == expected("abc", 8, tmp_path) != ""
+    assert choice["finish_reason"] == "length"
+    assert whole["usage"] == {"prompt_tokens": 3, "completion_tokens": 8, "total_tokens": 11}
+    body = {"model": NAME, "prompt": "abc", "temperature": 0, "max_tokens": 8}
+    streamed = events(server, "/v1/completions", body | {"stream_options": {"include_usage": True}})
+    assert streamed[-1]["choices"] == [] and streamed[-1]["usage"] == whole["usage"]
+    parts = [chunk["choices"][0] for chunk in streamed[:-1]]
+    assert "".join(part["text"] for part in parts) == choice["text"]
+    assert [part["finish_reason"] for part in parts] == [None] * (len(parts) - 1) + ["length"]
+    assert len({chunk["id"] for chunk in streamed}) == 1
+
+
+def test_a_dialogue_goes_through_the_template_and_has_all_the_room(
+    server: Running, tmp_path: Path
+) -> None:
+    body = {
+        "model": NAME,
+        "temperature": 0,
+        "messages": [
+            {"role": "system", "content": "ab"},
+            {"role": "user", "content": [{"type": "text", "text": "c"}]},
+        ],
+    }
+    status, whole, _ = call(server, "/v1/chat/completions", body)
+    message = whole["choices"][0]["message"]
+    assert (status, whole["object"], message["role"]) == (200, "chat.completion", "assistant")
+    assert message["content"] == expected("abc", SERVE.max_model_len - 3, tmp_path)
+    streamed = [c["choices"][0]["delta"] for c in events(server, "/v1/chat/completions", body)]
+    assert [delta.get("role") for delta in streamed] == ["assistant"] + [None] * (len(streamed) - 1)
+    assert "".join(delta["content"] for delta in streamed) == message["content"]
+
+
+def test_token_ids_are_a_prompt_too(server: Running) -> None:
+    assert completion(server, [2, 3, 4])[1]["choices"] == completion(server)[1]["choices"]
+    assert (
+        completion(server, [[2, 3, 4]])[1]["choices"] == completion(server, ["abc"])[1]["choices"]
+    )
+
+
+def test_a_stop_string_ends_the_text_before_it(server: Running) -> None:
+    text = completion(server)[1]["choices"][0]["text"]
+    choice = completion(server, stop=text[3:5])[1]["choices"][0]
+    assert (choice["text"], choice["finish_reason"]) == (text[: text.index(text[3:5])], "stop")
+    until(lambda: not server.backend.running)
+
+
+@settings(max_examples=300)
+@given(
+    text=st.text("abc", max_size=30),
+    stop=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3),
+    sizes=st.lists(st.integers(1, 4), max_size=30),
+)
+def test_what_is_shown_is_the_text_up_to_the_first_stop_string(
+    text: str, stop: list[str], sizes: list[int]
+) -> None:
+    continuation = Continuation(chr, stop)
+    shown, rest = "", [ord(letter) for letter in text]
+    for size in [*sizes, len(rest)]:
+        if not continuation.stopped and rest:
+            shown += continuation.add(rest[:size])
+            rest = rest[size:]
+            assert not any(one in shown for one in stop)
+    shown += continuation.rest()
+    # What ends first decides, as it comes first: tokens behind it were never made.
+    ends = [place + len(one) for one in stop if (place := text.find(one)) >= 0]
+    if not ends:
+        assert shown == text
+    else:
+        assert text.startswith(shown) and continuation.stopped
+        assert not any(one in shown for one in stop)
+        assert any(text[len(shown) :].startswith(one) for one in stop)
+
+
+BAD = {
+    "no JSON": (b"{", 400, None, "not JSON"),
+    "no object": (b"[]", 400, None, "body"),
+    "not UTF-8": (b'{"model": "\xff"}', 400, None, ""),
+    "too deep": (b'{"model":' + b"[" * 100_000, 400, None, ""),
+    "no model": ({"prompt": PROMPT}, 400, None, "model"),
+    "other model": ({"model": "other", "prompt": PROMPT}, 404, "model_not_found", "'other'"),
+    "no prompt": ({"model": NAME}, 400, None, "prompt"),
+    "empty prompt": ({"model": NAME, "prompt": ""}, 400, "invalid_value", "no token"),
+    "two prompts": ({"model": NAME, "prompt": ["a", "b"]}, 400, None, "only one"),
+    "strange token": ({"model": NAME, "prompt": [99]}, 400, "invalid_value", "99"),
+    "unknown": ({"model": NAME, "prompt": "a", "fo": 1}, 400, "unknown_parameter", "fo"),
+    "several": ({"model": NAME, "prompt": "a", "n": 2}, 400, None, "n: Input should be 1"),
+    "echo": ({"model": NAME, "prompt": "a", "echo": True}, 400, None, "echo"),
+    "bias": ({"model": NAME, "prompt": "a", "logit_bias": {"3": 1}}, 400, None, "logit_bias"),
+    "cold": ({"model": NAME, "prompt": "a", "temperature": -1}, 400, None, "temperature"),
+    "no number": ({"model": NAME, "prompt": "a", "temperature": "1"}, 400, None, "temperature"),
+    "infinite": (b'{"model": "fake", "prompt": "a", "temperature": Infinity}', 400, None, ""),
+    "nothing": ({"model": NAME, "prompt": "a", "max_tokens": 0}, 400, None, "max_tokens"),
+    "too long": (
+        {"model": NAME, "prompt": "a", "max_tokens": 64},
+        400,
+        "context_length_exceeded",
+        "64 tokens",
+    ),
+    "five stops": ({"model": NAME, "prompt": "a", "stop": list("abcde")}, 400, None, "stop"),
+    "empty stop": ({"model": NAME, "prompt": "a", "stop": [""]}, 400, None, "stop"),
+    "large": (b'"' + b"a" * (2 << 20) + b'"', 413, None, "over 1052672 bytes"),
+}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        running(tmp_path_factory.mktemp("serving"), patch, key=SECRET) as started,
+    ):
+        yield started
+
+
+@pytest.mark.parametrize("case", BAD)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_bad_request_gets_openais_error(
+    shared: Running, case: str, stream: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    body, status, code, words = BAD[case]
+    if isinstance(body, dict):
+        body = body | {"stream": stream}
+    found_status, found, _ = call(shared, "/v1/completions", body, Authorization=f"Bearer {SECRET}")
+    assert found_status == status, found
+    error = found["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert (error["type"], error["code"]) == ("invalid_request_error", code)
+    assert words in error["message"]
+    assert "Traceback" not in json.dumps(found) and PROMPT not in json.dumps(found)
+    said = "".join(capfd.readouterr())
+    assert PROMPT not in said and SECRET not in said and "Traceback" not in said
+
+
+def test_whatever_the_openapi_allows_is_answered_as_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By schemathesis: what the schema allows and what it does not, with the one model's name."""
+    if not environments.is_complete("servers"):
+        pytest.skip("environment servers is not installed (make servers)")
+    with running(tmp_path, monkeypatch, willing=True) as server:
+        _, schema, _ = call(server, "/openapi.json")
+        for name in ("CompletionRequest", "ChatRequest"):
+            schema["components"]["schemas"][name]["properties"]["model"] = {"const": NAME}
+        file = tmp_path / "openapi.json"
+        file.write_text(json.dumps(schema))
+        words = ["--url", f"http://127.0.0.1:{server.port}", "--max-examples", "20", "--no-color"]
+        asked = subprocess.run(
+            [
+                str(environments.python("servers")),
+                "-m",
+                "schemathesis.cli",
+                "run",
+                str(file),
+                *words,
+                "--generation-database=none",
+                "--seed=1",
+                # what no schema says: no token, or too many
+                "--exclude-checks=positive_data_acceptance",
+            ],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert asked.returncode == 0, asked.stdout
+        _, found, _ = call(server, "/metrics")
+    for endpoint in ("/v1/completions", "/v1/chat/completions"):
+        for status in (200, 400):  # both were asked for
+            assert f'endpoint="{endpoint}",status="{status}"' in found["text"]
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [None, "", "Bearer", "Bearer wrong", f"Basic {SECRET}", f"Bearer {SECRET}x", "Bearer é"],
+)
+def test_who_does_not_know_the_key_learns_nothing(shared: Running, shown: str | None) -> None:
+    more = {} if shown is None else {"Authorization": shown}
+    for path, body in (("/v1/models", None), ("/v1/completions", {}), ("/v1/nothing", None)):
+        status, found, headers = call(shared, path, body, **more)
+        assert (status, found["error"]["code"]) == (401, "invalid_api_key")
+        assert headers["www-authenticate"] == "Bearer"
+    assert call(shared, "/health")[0] == 200
+
+
+def test_what_is_served_says_its_digest(server: Running) -> None:
+    _, found, _ = call(server, "/v1/models")
+    assert [(one["id"], one["digest"]) for one in found["data"]] == [(NAME, f"sha256:{DIGEST}")]
+    assert call(server, f"/v1/models/{NAME}")[1] == found["data"][0]
+    assert call(server, "/v1/models/other")[0] == 404
+    assert call(server, "/docs")[0] == 404
+
+
+def test_until_it_is_ready_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(tmp_path, monkeypatch, wait=False, load_s=2) as server:
+        for status, found, headers in (call(server, "/health"), completion(server)):
+            assert (status, found["error"]["code"]) == (503, "not_ready")
+            assert int(headers["retry-after"]) > 0
+        until(lambda: server.backend.ready)
+        assert (call(server, "/health")[0], completion(server)[0]) == (200, 200)
+
+
+def test_what_does_not_fit_into_the_queue_is_told_when_to_come_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two run, eight wait; the others are turned away, and no one is lost."""
+    with (
+        running(tmp_path, monkeypatch, step_s=0.05) as server,
+        ThreadPoolExecutor(20) as pool,
+    ):
+        answers = list(
+            pool.map(lambda _: completion(server, ignore_eos=True, max_tokens=20), range(20))
+        )
+        assert sorted(status for status, _, _ in answers) == [200] * 10 + [429] * 10
+        texts = {found["choices"][0]["text"] for status, found, _ in answers if status == 200}
+        assert len(texts) == 1
+        for status, found, headers in answers:
+            if status == 429:
+                assert found["error"]["code"] == "queue_full" and int(headers["retry-after"]) >= 1
+        assert completion(server)[0] == 200
+
+
+def opened(server: Running, stream: bool) -> http.client.HTTPConnection:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    body = {"model": NAME, "prompt": "abc", "temperature": 0, "max_tokens": 60, "stream": stream}
+    data = json.dumps(body | {"ignore_eos": True}).encode()
+    connection.request("POST", "/v1/completions", data, {"Content-Type": "application/json"})
+    return connection
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_whoever_hangs_up_frees_the_place(
+    stream: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole answer would take 60 steps of 0.2 s."""
+    with running(tmp_path, monkeypatch, step_s=0.2) as server:
+        connections = [opened(server, stream) for _ in range(3)]
+        until(lambda: server.backend.running == 2 and server.backend.waiting == 1)
+        for connection in connections:
+            connection.close()
+        until(lambda: server.backend.running == 0, within_s=3)
+        start = time.monotonic()
+        assert completion(server, max_tokens=1)[0] == 200
+        assert time.monotonic() - start < 3
+
+
+def test_a_client_that_reads_nothing_holds_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(tmp_path, monkeypatch, step_s=0.01) as server:
+        silent = opened(server, stream=True)
+        assert all(completion(server)[0] == 200 for _ in range(5))
+        assert silent.getresponse().read().endswith(b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_engine_that_dies_is_no_silence(
+    stream: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(tmp_path, monkeypatch, step_s=0.05, die_after=5) as server:
+        answer = opened(server, stream).getresponse()
+        text = answer.read().decode()
+        if stream:
+            first, *_, last, done = [line for line in text.split("\n\n") if line]
+            assert json.loads(first.removeprefix("data: "))["choices"]
+            error = json.loads(last.removeprefix("data: "))["error"]
+            assert done == "data: [DONE]"
+        else:
+            assert answer.status == 503
+            error = json.loads(text)["error"]
+        assert error["code"] == "not_ready"
+        until(server.backend.ended.is_set)
+        assert call(server, "/health")[0] == completion(server)[0] == 503
+
+
+def test_the_metrics_count_what_was_answered(server: Running) -> None:
+    for _ in range(3):
+        completion(server)
+    completion(server, n=2)
+    _, found, _ = call(server, "/metrics")
+    lines = dict(line.rsplit(" ", 1) for line in found["text"].splitlines() if line[0] != "#")
+    route = 'quantgate_requests_total{endpoint="/v1/completions",status="%s"}'
+    assert (lines[route % 200], lines[route % 400]) == ("3.0", "1.0")
+    assert float(lines["quantgate_prompt_tokens_total"]) == 9
+    assert float(lines["quantgate_generation_tokens_total"]) == 24
+    assert float(lines["quantgate_time_to_first_token_seconds_count"]) == 3
+    assert float(lines["quantgate_time_per_output_token_seconds_count"]) == 3
+
+
+def test_an_engine_that_says_what_is_no_report_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(tmp_path, monkeypatch, step_s=0.05, babble_after=3) as server:
+        assert opened(server, stream=False).getresponse().status == 503
+        assert server.backend.ended.is_set()
+
+
+def test_a_body_that_does_not_say_its_length_is_limited_too(shared: Running) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", shared.port, timeout=30)
+    parts = (b"a" * (1 << 16) for _ in range(40))
+    headers = {"Authorization": f"Bearer {SECRET}", "Content-Type": "application/json"}
+    with contextlib.suppress(ConnectionError):  # it may hang up on who goes on sending
+        connection.request("POST", "/v1/completions", parts, headers, encode_chunked=True)
+        assert connection.getresponse().status in (400, 413)
+    assert call(shared, "/health")[0] == 200
+
+
+def test_equal_requests_at_once_get_answers_of_their_own(server: Running) -> None:
+    """Each stream has its own tokens, in order: none is lost, none is another's."""
+    prompts = ["abc", "b", "za", "hello"]
+    alone = {prompt: completion(server, prompt)[1]["choices"][0]["text"] for prompt in prompts}
+    lock, wrong = threading.Lock(), []
+
+    def ask(number: int) -> None:
+        prompt = prompts[number % len(prompts)]
+        body = {"model": NAME, "prompt": prompt, "temperature": 0, "max_tokens": 8}
+        parts = [c["choices"][0]["text"] for c in events(server, "/v1/completions", body)]
+        if "".join(parts) != alone[prompt]:
+            with lock:
+                wrong.append(number)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(80)))
+    assert wrong == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities_are_the_engines(server: Running, stream: bool, tmp_path: Path) -> None:
+    body = {"model": NAME, "prompt": "abc", "temperature": 0, "max_tokens": 8, "logprobs": 0}
+    if stream:
+        parts = [chunk["choices"][0] for chunk in events(server, "/v1/completions", body)]
+    else:
+        parts = completion(server, logprobs=0)[1]["choices"]
+    told = [part["logprobs"] for part in parts if part["logprobs"]]
+    tokens = [token for one in told for token in one["tokens"]]
+    text = "".join(tokens)
+    assert text == "".join(part["text"] for part in parts)
+    assert [offset for one in told for offset in one["text_offset"]] == list(range(len(text)))
+    with FakeEngine(tmp_path, SERVE) as engine:
+        scores = engine.echo(Letters().encode("abc" + text))[2:]
+    assert [value for one in told for value in one["token_logprobs"]] == pytest.approx(scores)
+    chat = {"model": NAME, "messages": [{"role": "user", "content": "abc"}], "temperature": 0}
+    _, found, _ = call(server, "/v1/chat/completions", chat | {"max_tokens": 8, "logprobs": True})
+    each = found["choices"][0]["logprobs"]["content"]
+    assert [(one["token"], one["logprob"]) for one in each] == [
+        (token, pytest.approx(score)) for token, score in zip(tokens, scores, strict=True)
+    ]
+
+
+def test_greedy_is_all_that_some_engines_do(server: Running) -> None:
+    status, found, _ = completion(server, temperature=0.5)
+    assert status == 400 and "decodes greedily only" in found["error"]["message"]
+    Sampling(5, top_p=0.5, seed=3).require_greedy("any")  # of no meaning at temperature 0
