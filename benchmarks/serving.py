@@ -5,7 +5,8 @@ does its memory stay?
 
 ARTIFACT is an OpenVINO artifact, such as artifacts/models/tiny/ov-int8. Requests of 50 kinds, every
 other one streamed, of 8 to 32 tokens; an answer must be the text that its kind got when it was
-asked alone. Memory is resident, of the server's process and of the engine's, at each tenth."""
+asked alone. Memory is resident, of the server's process and of the engine's, at each tenth. Before,
+long prompts are sent until the engine's memory stays: it touches the KV cache block by block."""
 
 from __future__ import annotations
 
@@ -29,6 +30,7 @@ from pipeline.recipe import Serve
 from pipeline.runtime import machine
 
 KINDS = 50
+WARM_UP, ENOUGH_MB = 500, 2.0  # long prompts at a time, until the memory grows by less
 MOST_GROWTH = 0.05
 SERVE = Serve(max_model_len=256, max_num_seqs=32, max_num_batched_tokens=256, kv_cache_gib=1)
 
@@ -37,6 +39,7 @@ SERVE = Serve(max_model_len=256, max_num_seqs=32, max_num_batched_tokens=256, kv
 class Load:
     """What came of it. `memory`: MB of the server and of the engine, at each tenth."""
 
+    warmed_up: int = 0
     answered: int = 0
     other_text: int = 0
     errors: list[str] = field(default_factory=list)
@@ -69,10 +72,28 @@ async def ask(session: aiohttp.ClientSession, url: str, kind: int, stream: bool)
     return "".join(json.loads(event)["choices"][0]["text"] for event in events)
 
 
+async def fill(session: aiohttp.ClientSession, url: str) -> int:
+    """Sends long prompts until the KV cache was touched. Returns how many."""
+    long = {"model": "served", "prompt": [7] * (SERVE.max_model_len - 2), "max_tokens": 1}
+    sent, before = 0, 0.0
+
+    async def send() -> None:
+        async with session.post(f"{url}/completions", json=long) as answer:
+            await answer.read()
+
+    while (now := resident()[1]) - before > ENOUGH_MB:
+        before = now
+        for _ in range(WARM_UP // SERVE.max_num_seqs + 1):
+            await asyncio.gather(*(send() for _ in range(SERVE.max_num_seqs)))
+            sent += SERVE.max_num_seqs
+    return sent
+
+
 async def run(url: str, requests: int, in_flight: int) -> Load:
     load, numbers = Load(), itertools.count()
     connections = aiohttp.TCPConnector(limit=in_flight)
     async with aiohttp.ClientSession(connector=connections) as session:
+        load.warmed_up = await fill(session, url)
         alone = [await ask(session, url, kind, False) for kind in range(KINDS)]
 
         async def work() -> None:
@@ -113,7 +134,9 @@ def page(load: Load, given: argparse.Namespace) -> str:
         (
             f"`{' '.join(['python -m benchmarks.serving', *sys.argv[1:]])}`,"
             f" {time.strftime('%Y-%m-%d')}. {given.requests} requests, {given.in_flight} in flight,"
-            f" every other one streamed: {given.requests / load.seconds:.0f} a second."
+            f" every other one streamed: {given.requests / load.seconds:.0f} a second; before,"
+            f" {load.warmed_up} of {SERVE.max_model_len - 2} tokens that fill the KV cache of"
+            f" {SERVE.kv_cache_gib} GiB."
         ),
         "",
         (

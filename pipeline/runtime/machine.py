@@ -13,9 +13,9 @@ import psutil
 
 INSTRUCTION_SETS = {
     "avx2": "the least that OpenVINO and vLLM run on",
-    "avx512f": "vLLM's and OpenVINO's faster CPU kernels",
+    "avx512f": "vLLM's kernels for 4 bits, and faster ones of both engines",
     "avx512_vnni": "fast INT8 arithmetic",
-    "avx512_bf16": "native bfloat16 arithmetic",
+    "avx512_bf16": "native bfloat16 arithmetic, and with it OpenVINO at vLLM's precision",
     "amx_bf16": "bfloat16 matrix units",
     "amx_int8": "INT8 matrix units",
 }
