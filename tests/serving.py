@@ -35,11 +35,13 @@ START_S = 30.0
 
 
 class Letters:
-    """One token a letter; what is none of them is one of them all the same."""
+    """One token a letter; what is none of them is one of them all the same. Fails at seven q."""
 
     size = VOCABULARY
 
     def encode(self, text: str) -> list[int]:
+        if text == 7 * "q":
+            raise KeyError(text)
         return [LETTERS.find(letter, 2) % VOCABULARY for letter in text]
 
     def dialogue(self, messages: list[Message]) -> list[int]:
@@ -60,6 +62,7 @@ class Running:
 
     url: str
     port: int
+    loop: asyncio.AbstractEventLoop
     backend: Backend
     stop: Callable[[], None]
 
@@ -104,7 +107,7 @@ def running(
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
     until(lambda: bool(made) and made[0][1].started)
-    backend, server, _ = made[0]
+    backend, server, loop = made[0]
     port = server.servers[0].sockets[0].getsockname()[1]
 
     def stop() -> None:
@@ -114,7 +117,7 @@ def running(
     try:
         if wait:
             until(lambda: backend.ready)
-        yield Running(f"http://127.0.0.1:{port}/v1", port, backend, stop)
+        yield Running(f"http://127.0.0.1:{port}/v1", port, loop, backend, stop)
     finally:
         stop()
 

@@ -83,6 +83,27 @@ def test_a_failed_build_is_an_error_and_not_taken_for_complete(
     assert not environments.is_complete("gptq")
 
 
+def test_uv_that_was_half_installed_is_installed_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    home = tmp_path / installer.UV.replace("==", "-")
+    (home / "bin").mkdir(parents=True)
+    (home / "bin" / "uv").write_text("half of it")
+    asked: list[list[str]] = []
+
+    def called(command: list[str]) -> str:
+        asked.append(command)
+        home.mkdir(exist_ok=True)
+        return ""
+
+    monkeypatch.setattr(installer, "_call", called)
+    installer.ready(tmp_path)
+    assert not (home / "bin" / "uv").exists()  # removed, and what `called` stands for makes it
+    assert [command[1:3] for command in asked] == [["-m", "venv"], ["-m", "pip"], ["-m", "pip"]]
+    installer.ready(tmp_path)
+    assert asked[3:] == [asked[2]]  # pip's settings alone
+
+
 def test_without_uv_and_an_index_the_error_is_pips(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

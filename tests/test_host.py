@@ -41,9 +41,13 @@ def test_four_bits_on_vllm_and_bfloat16_on_openvino_need_instructions(there: Any
     assert host.lacks(Variant(engine="vllm"), BF16) is None  # which has no precision of its own
 
 
-@pytest.mark.parametrize(
-    "machine_of", [(AVX512,), (AVX2, "aarch64"), (AVX2, "x86_64", "cuda")], ids=str
-)
+def test_a_gpu_is_an_excuse_for_the_engine_that_runs_on_it(there: Any) -> None:
+    there(AVX2, device="cuda")
+    assert host.lacks(GPTQ, Serve(max_model_len=64)) is None
+    assert "bf16 precision" in str(host.lacks(OPENVINO, BF16))
+
+
+@pytest.mark.parametrize("machine_of", [(AVX512,), (AVX2, "aarch64")], ids=str)
 def test_elsewhere_nothing_is_lacking(there: Any, machine_of: tuple[Any, ...]) -> None:
     there(*machine_of)
     assert host.lacks(GPTQ, Serve(max_model_len=64)) is None

@@ -139,6 +139,14 @@ def test_a_server_that_others_reach_needs_a_key(host: str, open_door: bool, tmp_
         assert deploy._key(host, None) is None
 
 
+def test_a_key_by_the_environment_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was read from there once: an open server would be the answer."""
+    monkeypatch.setenv(deploy.KEY, "ours")
+    with pytest.raises(SetupError, match="--api-key-file FILE") as refused:
+        deploy._key("127.0.0.1", None)
+    assert "ours" not in str(refused.value)
+
+
 @pytest.mark.parametrize("text", ["", "\n", "two words", "é", "a\0b", "x" * 5000])
 def test_what_is_no_key_is_refused_without_repeating_it(text: str, tmp_path: Path) -> None:
     file = tmp_path / "key"
@@ -164,6 +172,10 @@ def test_the_key_goes_by_the_environment_alone(
 
 
 def test_our_own_server_is_told_all_of_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(environments, "is_complete", lambda name: False)
+        with pytest.raises(SetupError, match="quantgate setup openvino"):
+            own_server.command(OPENVINO, "127.0.0.1", 8000, Path())
     monkeypatch.setattr(environments, "python", lambda name: Path("/e/bin/python"))
     words = own_server.command(OPENVINO, "127.0.0.1", 8000, Path())
     job = Job.model_validate_json(words[-1])

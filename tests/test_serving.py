@@ -3,12 +3,11 @@ them."""
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import http.client
 import json
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -176,6 +175,14 @@ BAD = {
     ),
     "five stops": ({"model": NAME, "prompt": "a", "stop": list("abcde")}, 400, None, "stop"),
     "empty stop": ({"model": NAME, "prompt": "a", "stop": [""]}, 400, None, "stop"),
+    "no stop": ({"model": NAME, "prompt": "a", "stop": ""}, 400, None, "stop"),
+    "huge": ({"model": NAME, "prompt": "a", "top_k": 10**20}, 400, None, "top_k"),
+    "no schema": (
+        {"model": NAME, "prompt": "a", "response_format": {"type": "json_schema"}},
+        400,
+        None,
+        "json_schema",
+    ),
     "large": (b'"' + b"a" * (2 << 20) + b'"', 413, None, "over 1052672 bytes"),
 }
 
@@ -241,9 +248,8 @@ def test_whatever_the_openapi_allows_is_answered_as_it_says(
         )
         assert asked.returncode == 0, asked.stdout
         _, found, _ = call(server, "/metrics")
-    for endpoint in ("/v1/completions", "/v1/chat/completions"):
-        for status in (200, 400):  # both were asked for
-            assert f'endpoint="{endpoint}",status="{status}"' in found["text"]
+    for status in (200, 400):  # both were asked for
+        assert f'endpoint="/v1/completions",status="{status}"' in found["text"]
 
 
 @pytest.mark.parametrize(
@@ -268,7 +274,7 @@ def test_what_is_served_says_its_digest(server: Running) -> None:
 
 
 def test_until_it_is_ready_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running(tmp_path, monkeypatch, wait=False, load_s=2) as server:
+    with running(tmp_path, monkeypatch, wait=False, load_s=6) as server:
         for status, found, headers in (call(server, "/health"), completion(server)):
             assert (status, found["error"]["code"]) == (503, "not_ready")
             assert int(headers["retry-after"]) > 0
@@ -281,19 +287,40 @@ def test_what_does_not_fit_into_the_queue_is_told_when_to_come_again(
 ) -> None:
     """Two run, eight wait; the others are turned away, and no one is lost."""
     with (
-        running(tmp_path, monkeypatch, step_s=0.05) as server,
-        ThreadPoolExecutor(20) as pool,
+        running(tmp_path, monkeypatch, step_s=0.5) as server,
+        ThreadPoolExecutor(10) as pool,
     ):
-        answers = list(
-            pool.map(lambda _: completion(server, ignore_eos=True, max_tokens=20), range(20))
-        )
-        assert sorted(status for status, _, _ in answers) == [200] * 10 + [429] * 10
-        texts = {found["choices"][0]["text"] for status, found, _ in answers if status == 200}
-        assert len(texts) == 1
-        for status, found, headers in answers:
-            if status == 429:
-                assert found["error"]["code"] == "queue_full" and int(headers["retry-after"]) >= 1
+        taken = [pool.submit(completion, server, max_tokens=4) for _ in range(10)]
+        until(lambda: (server.backend.running, server.backend.waiting) == (2, 8))
+        for _ in range(3):
+            status, found, headers = completion(server)
+            assert (status, found["error"]["code"]) == (429, "queue_full")
+            assert int(headers["retry-after"]) >= 1
+        answers = [one.result() for one in taken]
+        assert [status for status, _, _ in answers] == [200] * 10
+        assert len({found["choices"][0]["text"] for _, found, _ in answers}) == 1
         assert completion(server)[0] == 200
+
+
+def test_a_client_that_reads_nothing_holds_no_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All places and the queue are taken by such, and free once the engine is done with them."""
+    with running(tmp_path, monkeypatch) as server:
+        sampling = Sampling(20, ignore_eos=True)
+
+        async def ask() -> list[Any]:
+            made = [server.backend.stream([2, 3, 4], sampling, []) for _ in range(10)]
+            for one in made:
+                await anext(one)
+            return made
+
+        loop = server.loop
+        silent = asyncio.run_coroutine_threadsafe(ask(), loop).result(30)
+        until(lambda: server.backend.running == 0)
+        assert all(completion(server)[0] == 200 for _ in range(3))
+        for one in silent:
+            asyncio.run_coroutine_threadsafe(one.aclose(), loop).result(30)
 
 
 def opened(server: Running, stream: bool) -> http.client.HTTPConnection:
@@ -308,25 +335,14 @@ def opened(server: Running, stream: bool) -> http.client.HTTPConnection:
 def test_whoever_hangs_up_frees_the_place(
     stream: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A whole answer would take 60 steps of 0.2 s."""
-    with running(tmp_path, monkeypatch, step_s=0.2) as server:
+    """A whole answer would take 60 steps of half a second."""
+    with running(tmp_path, monkeypatch, step_s=0.5) as server:
         connections = [opened(server, stream) for _ in range(3)]
         until(lambda: server.backend.running == 2 and server.backend.waiting == 1)
         for connection in connections:
             connection.close()
-        until(lambda: server.backend.running == 0, within_s=3)
-        start = time.monotonic()
+        until(lambda: server.backend.running == 0, within_s=15)
         assert completion(server, max_tokens=1)[0] == 200
-        assert time.monotonic() - start < 3
-
-
-def test_a_client_that_reads_nothing_holds_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with running(tmp_path, monkeypatch, step_s=0.01) as server:
-        silent = opened(server, stream=True)
-        assert all(completion(server)[0] == 200 for _ in range(5))
-        assert silent.getresponse().read().endswith(b"data: [DONE]\n\n")
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -373,11 +389,11 @@ def test_an_engine_that_says_what_is_no_report_has_ended(
 
 def test_a_body_that_does_not_say_its_length_is_limited_too(shared: Running) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", shared.port, timeout=30)
-    parts = (b"a" * (1 << 16) for _ in range(40))
+    parts = (b"a" * (1 << 16) for _ in range(17))
     headers = {"Authorization": f"Bearer {SECRET}", "Content-Type": "application/json"}
-    with contextlib.suppress(ConnectionError):  # it may hang up on who goes on sending
-        connection.request("POST", "/v1/completions", parts, headers, encode_chunked=True)
-        assert connection.getresponse().status in (400, 413)
+    connection.request("POST", "/v1/completions", parts, headers, encode_chunked=True)
+    answer = connection.getresponse()
+    assert (answer.status, json.load(answer)["error"]["code"]) == (413, None)
     assert call(shared, "/health")[0] == 200
 
 
@@ -421,6 +437,29 @@ def test_log_probabilities_are_the_engines(server: Running, stream: bool, tmp_pa
     assert [(one["token"], one["logprob"]) for one in each] == [
         (token, pytest.approx(score)) for token, score in zip(tokens, scores, strict=True)
     ]
+
+
+def test_an_answer_is_history(server: Running) -> None:
+    """As the official client gives it back, with what it holds besides the text."""
+    first = {"role": "user", "content": "abc", "name": "ada"}
+    body = {"model": NAME, "temperature": 0, "max_tokens": 4, "messages": [first]}
+    _, found, _ = call(server, "/v1/chat/completions", body)
+    body["messages"] = [first, found["choices"][0]["message"], first]
+    assert call(server, "/v1/chat/completions", body)[0] == 200
+    body["messages"][1]["tool_calls"] = [{"id": "x"}]
+    assert call(server, "/v1/chat/completions", body)[0] == 400
+
+
+def test_what_one_request_breaks_is_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with running(tmp_path, monkeypatch, step_s=0.05) as server, ThreadPoolExecutor(1) as pool:
+        other = pool.submit(completion, server, max_tokens=20, ignore_eos=True)
+        status, found, _ = completion(server, prompt="q" * 7)
+        assert (status, found["error"]["code"]) == (500, "engine_failed")
+        assert other.result()[0] == completion(server)[0] == 200
+    said = "".join(capfd.readouterr())
+    assert "a request failed: KeyError (at " in said and "qqqqqqq" not in said
 
 
 def test_greedy_is_all_that_some_engines_do(server: Running) -> None:

@@ -48,7 +48,7 @@ class Sampling:
     json_schema: str | None = None
     logprobs: bool = False
 
-    def require_greedy(self, engine: str) -> None:
+    def require_greedy(self, engine: str, tells_logprobs: bool = False) -> None:
         """Raises EvaluationError where more is asked of an engine that only decodes greedily."""
         plain = replace(
             self,
@@ -57,6 +57,7 @@ class Sampling:
             frequency_penalty=0.0,
             repetition_penalty=1.0,
             json_schema=None,
+            logprobs=self.logprobs and tells_logprobs,
         )
         if self != plain:
             raise EvaluationError(f"{engine} decodes greedily only; asked for {self}")

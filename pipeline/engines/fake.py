@@ -62,7 +62,7 @@ class FakeEngine:
             visit(number, first, table[ids[first:]])
 
     def submit(self, key: int, prompt: list[int], sampling: Sampling) -> None:
-        sampling.require_greedy("the fake engine")
+        sampling.require_greedy("the fake engine", tells_logprobs=True)
         self._running[key] = list(prompt)
         self._wanted[key] = sampling
 

@@ -15,7 +15,7 @@ def lacks(variant: Variant, serve: Serve) -> str | None:
     """Why the variant cannot run here as it serves; None if it can, as far as is known."""
     engine = ENGINES[variant.engine]
     asked = {variant.weights, *({"bf16 precision"} if serve.precision == "bf16" else set())}
-    if environments.device() != "cpu" or platform.machine() not in X86:
+    if engine.device(environments.device()) != "cpu" or platform.machine() not in X86:
         return None
     there = machine.describe()["instruction_sets"]
     for what, instructions in engine.needs.items():

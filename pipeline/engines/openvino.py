@@ -129,10 +129,21 @@ class OpenVinoEngine:
     def step(self) -> list[Step]:
         if not self._handles:
             return []
-        self._opened.step()
+        try:
+            self._opened.step()
+        except RuntimeError as error:
+            return self._all_failed(error)
         return [
             step for key, handle in list(self._handles.items()) if (step := self._read(key, handle))
         ]
+
+    def _all_failed(self, error: RuntimeError) -> list[Step]:
+        """A pipeline that failed in a step, as at a JSON schema that is none, is of no use any
+        more: the next request opens another."""
+        failed = [Step(key, [], True, f"OpenVINO GenAI: {_reason(error)}") for key in self._handles]
+        self._handles.clear()
+        self._close()
+        return failed
 
     def _read(self, key: int, handle: Any) -> Step | None:
         if handle.get_status() == self._genai.GenerationStatus.IGNORED:

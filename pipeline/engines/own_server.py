@@ -26,7 +26,9 @@ WORKER = (
 
 
 def command(what: Served, host: str, port: int, folder: Path) -> list[str]:
-    """The server itself runs in the environment that this runs in, on any core."""
+    """The server itself runs in the environment that this runs in, on any core. Raises SetupError
+    if the engine's is not installed."""
+    environments.python(engines.ENGINES[what.engine].environment)
     job = {
         "engine": what.engine,
         "artifact": str(what.artifact),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from pipeline.release.bundle import layout, serve_settings
 from pipeline.release.signoff import policy
 
 PORT = 8000
+KEY = "QUANTGATE_API_KEY"  # by which the key came before
 LARGEST_KEY = 4096  # bytes
 
 
@@ -76,6 +78,11 @@ def _run(what: Served, host: str, port: int, key: str | None) -> int:
 def _key(host: str, file: Path | None) -> str | None:
     """What clients must send as their bearer token. Raises SetupError for an open door."""
     if file is None:
+        if KEY in os.environ:
+            raise SetupError(
+                f"{KEY}: found a value, but the key is read from a file, and nothing asked of"
+                " clients without. Put it there, and name the file: --api-key-file FILE"
+            )
         if not _is_loopback(host):
             raise SetupError(
                 f"--host {host}: whoever reaches this machine could use the model. Name a file that"
@@ -102,9 +109,9 @@ def _is_loopback(host: str) -> bool:
 def _require_free(host: str, port: int) -> None:
     """Raises SetupError at once rather than after the engine has loaded."""
     try:
-        with socket.socket() as attempt:
-            attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            attempt.bind((host, port))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, port), family=family):
+            pass
     except (OSError, OverflowError) as error:
         raise SetupError(
             f"{host}:{port}: cannot be listened on ({error}). Give another with --port."

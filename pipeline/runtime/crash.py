@@ -24,6 +24,12 @@ REMEDIES = {
 }
 
 
+def place(error: BaseException) -> str:
+    """Its class and where it was raised, without what it says, which may repeat a secret."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} (at {_short(at.filename)}:{at.lineno})"
+
+
 def sentence(what: str, error: BaseException) -> str:
     """Of the exception being handled: what it says, where it was raised, where its traceback was
     written."""

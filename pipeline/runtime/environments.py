@@ -26,7 +26,6 @@ from pipeline.runtime import installer
 PINS = Path(__file__).resolve().parents[2] / "environments"
 DVC_COMMAND = Path(__file__).with_name("dvc_command.py")
 NAMES = ("control", "openvino", "vllm", "gptq", "compressed")
-COMPLETE = "quantgate-complete"
 # What keeps the tools from reporting their use. DVC has it in .dvc/config, since it is started
 # before us.
 UNTRACKED = {
@@ -105,7 +104,7 @@ def location(name: str) -> Path:
 
 
 def is_complete(name: str) -> bool:
-    return (location(name) / COMPLETE).is_file()
+    return (location(name) / installer.COMPLETE).is_file()
 
 
 def python(name: str) -> Path:
@@ -143,7 +142,7 @@ def _build(name: str, target: Path) -> None:
             launcher = target / "bin" / command
             launcher.write_text(text)
             launcher.chmod(0o755)
-    (target / COMPLETE).write_text(f"{time.time():.0f}\n")
+    (target / installer.COMPLETE).write_text(f"{time.time():.0f}\n")
     print(f"environment {name}: ready in {time.monotonic() - start:.0f} s", flush=True)
 
 

@@ -11,6 +11,7 @@ import ast
 import contextlib
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 UV = "uv==0.13.9"
+COMPLETE = "quantgate-complete"
 WORD, COMMA = " ", ","
 # pip's settings by their names: uv's variable, and what stands between several.
 VARIABLES = {
@@ -66,9 +68,11 @@ def ready(root: Path) -> Installer:
     home = root / UV.replace("==", "-")
     program, python = home / "bin" / "uv", home / "bin" / "python"
     with locked(home.with_suffix(".lock")):
-        if not program.is_file():
+        if not (home / COMPLETE).is_file():
+            shutil.rmtree(home, ignore_errors=True)
             _call([sys.executable, "-m", "venv", str(home)])
             _call([str(python), "-m", "pip", "install", "-q", "--no-deps", UV])
+            (home / COMPLETE).touch()
     settings = pip_settings(_call([str(python), "-m", "pip", "config", "list"]))
     cache = {"UV_CACHE_DIR": str(root / "uv-cache")}
     options = ("--no-index",) if settings.get("no-index", "") not in ("", "0", "false") else ()

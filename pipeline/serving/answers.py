@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pipeline.serving.text import PART
 from pipeline.serving.wire import Token
 
 
@@ -87,7 +88,8 @@ class Chat:
                 {
                     "token": token.text,
                     "logprob": token.logprob,
-                    "bytes": list(token.text.encode()),
+                    # of a part of a character the text does not tell them
+                    "bytes": None if PART in token.text else list(token.text.encode()),
                     "top_logprobs": [],
                 }
                 for token in tokens

@@ -88,6 +88,8 @@ async def _invalid(_: Request, error: Exception) -> Response:
 
 async def _http(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, Problem):  # of the guard, raised while the body was read
+        return error.__cause__.response()
     kind, detail = "invalid_request_error", str(error.detail)
     return Problem(error.status_code, kind, detail, headers=error.headers).response()
 

@@ -4,6 +4,7 @@ out what it answers."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import math
 import sys
@@ -19,6 +20,9 @@ LINE_BYTES = 1 << 26  # of one report
 STOP_S = 10.0
 QUEUED = 4  # requests that may wait, for each that may run
 LATELY = 0.2  # weight of the last request in the mean time that one takes
+
+
+Answers = asyncio.Queue[Answer | None]
 
 
 class Busy(Exception):
@@ -39,7 +43,7 @@ class Backend:
         self.job = job
         self.ready, self.ended, self.started_at = False, asyncio.Event(), int(time())
         self._keys = itertools.count()
-        self._open: dict[int, asyncio.Queue[Answer | None]] = {}
+        self._open: dict[int, tuple[float, Answers]] = {}  # with when they were asked
         self._request_s = 1.0  # of the last ones, decaying
 
     async def __aenter__(self) -> Backend:
@@ -55,6 +59,9 @@ class Backend:
     async def __aexit__(self, *exc: object) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
+        if not self.ready:  # it reads no order before it has loaded
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
         try:
             await asyncio.wait_for(self._process.wait(), STOP_S)
         except TimeoutError:
@@ -75,31 +82,28 @@ class Backend:
         """Answers to one request, in order; whoever stops listening ends it. Raises Busy,
         Unready."""
         key, answers = self._admitted()
-        start, ended = monotonic(), False
+        ended = False
         try:
             self._send(Order(ask=Ask(key=key, prompt=prompt, sampling=sampling, stop=stop)))
             while not ended:
                 answer = await answers.get()
                 if answer is None:
-                    ended = True
                     raise Unready
-                ended = answer.finish is not None or answer.refusal is not None
+                ended = answer.ends
                 yield answer
-            self._request_s += LATELY * (monotonic() - start - self._request_s)
         finally:
-            del self._open[key]
-            if not ended:
+            if self._open.pop(key, None):
                 self._send(Order(cancel=key))
 
-    def _admitted(self) -> tuple[int, asyncio.Queue[Answer | None]]:
+    def _admitted(self) -> tuple[int, Answers]:
         if not self.ready or self.ended.is_set():
             raise Unready
         places = self.job.serve.max_num_seqs
         if self.waiting >= QUEUED * places:
             turns = (self.waiting + 1) / places
             raise Busy(math.ceil(turns * self._request_s))
-        key, answers = next(self._keys), asyncio.Queue[Answer | None]()
-        self._open[key] = answers
+        key, answers = next(self._keys), Answers()
+        self._open[key] = monotonic(), answers
         return key, answers
 
     def _send(self, order: Order) -> None:
@@ -118,13 +122,19 @@ class Backend:
         finally:  # nobody may wait for what does not come any more
             self.ready = False
             self.ended.set()
-            for answers in self._open.values():
+            for _, answers in self._open.values():
                 answers.put_nowait(None)
+            self._open.clear()
 
     def _hand_out(self, report: Report) -> None:
         if report.ready:
             self.ready = True
             print(f"{self.job.name}: ready", file=sys.stderr, flush=True)
         for answer in report.answers:
-            if answers := self._open.get(answer.key):  # else its client has gone
-                answers.put_nowait(answer)
+            if answer.key not in self._open:  # its client has gone
+                continue
+            start, answers = self._open[answer.key]
+            answers.put_nowait(answer)
+            if answer.ends:  # its place is free, however slowly the client reads
+                del self._open[answer.key]
+                self._request_s += LATELY * (monotonic() - start - self._request_s)

@@ -3,17 +3,31 @@ answers."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline import engines
 from pipeline.engines import Engine, Sampling, Step
 from pipeline.errors import EvaluationError
+from pipeline.runtime import crash
 from pipeline.serving.continuation import Continuation
 from pipeline.serving.text import TemplateRefused, Text
-from pipeline.serving.wire import TO_THE_END, Answer, Ask, Finish, Message, Refusal, Token
+from pipeline.serving.wire import (
+    ENGINE_FAILED,
+    TO_THE_END,
+    Answer,
+    Ask,
+    Finish,
+    Message,
+    Refusal,
+    Token,
+)
 
 TOO_LONG, INVALID = "context_length_exceeded", "invalid_value"
+
+
+FAILED = "The server failed on this request."
 
 
 class Refused(Exception):
@@ -46,6 +60,9 @@ class Conversations:
             return Answer(key=ask.key, refusal=refused.refusal)
         except EvaluationError as error:
             return Answer(key=ask.key, refusal=Refusal(message=str(error), code=INVALID))
+        except Exception as error:  # of one request, and no reason to end those of others
+            print(f"quantgate: a request failed: {crash.place(error)}", file=sys.stderr)
+            return Answer(key=ask.key, refusal=Refusal(message=FAILED, code=ENGINE_FAILED))
         continuation = Continuation(self._text.decoder(ids), ask.stop)
         self.running[ask.key] = Running(continuation, sampling)
         return Answer(key=ask.key, prompt_tokens=len(ids))
@@ -92,7 +109,7 @@ class Conversations:
         running = self.running[step.key]
         if step.error:
             del self.running[step.key]
-            return Answer(key=step.key, refusal=Refusal(message=step.error, code=INVALID))
+            return Answer(key=step.key, refusal=Refusal(message=step.error, code=ENGINE_FAILED))
         text = running.continuation.add(step.token_ids)
         finish: Finish | None = None
         if running.continuation.stopped:

@@ -4,12 +4,12 @@ failure that nobody foresaw."""
 from __future__ import annotations
 
 import sys
-import traceback
 from hmac import compare_digest
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pipeline.runtime import crash
 from pipeline.serving import problems
 from pipeline.serving.metrics import Metrics
 from pipeline.serving.problems import Problem
@@ -40,8 +40,8 @@ class Guard:
             await self._app(scope, self._limited(receive), noted)
         except Problem as problem:
             await problem.response()(scope, receive, noted)
-        except Exception:
-            _report()
+        except Exception as error:
+            print(f"quantgate: a request failed: {crash.place(error)}", file=sys.stderr)
             if not status:  # else the answer has begun, and breaks off
                 await problems.unknown().response()(scope, receive, noted)
         finally:
@@ -78,11 +78,3 @@ class Guard:
 def _endpoint(scope: Scope) -> str:
     """Its route, so that made-up paths are no labels."""
     return str(getattr(scope.get("route"), "path", "other"))
-
-
-def _report() -> None:
-    """Where it failed, without the message: it may repeat what a client sent."""
-    kind, _, trace = sys.exc_info()
-    places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(trace)[-3:]]
-    name = kind.__name__ if kind else "?"
-    print(f"quantgate: a request failed: {name} at {' < '.join(reversed(places))}", file=sys.stderr)

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from pipeline.serving.backend import Busy
-from pipeline.serving.wire import Refusal
+from pipeline.serving.wire import ENGINE_FAILED, Refusal
 
 RETRY_AFTER_LOADING_S = 5
 
@@ -55,6 +55,8 @@ def bad(message: str, param: str | None = None, code: str | None = None) -> Prob
 
 
 def refused(refusal: Refusal) -> Problem:
+    if refusal.code == ENGINE_FAILED:
+        return Problem(500, "server_error", refusal.message, code=refusal.code)
     return bad(refusal.message, code=refusal.code)
 
 

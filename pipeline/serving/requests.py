@@ -9,9 +9,15 @@ from __future__ import annotations
 
 import json
 import random
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+)
 
 from pipeline.engines import Sampling
 from pipeline.serving.wire import TO_THE_END, Message
@@ -19,6 +25,7 @@ from pipeline.serving.wire import TO_THE_END, Message
 MOST_STOPS = 4
 MOST_MESSAGES = 4096
 SEEDS = 2**63  # of GenAI's generator
+LARGEST = 2**31 - 1
 
 
 def _single(prompt: Any) -> Any:
@@ -36,8 +43,10 @@ PROMPTS = {
 }
 Off = Literal[False] | None
 One = Literal[1] | None
+Nothing = Annotated[list[Any], Field(max_length=0)] | None
 Empty = Annotated[dict[str, Any], Field(max_length=0)] | None
-Stops = Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=MOST_STOPS)]
+Word = Annotated[str, Field(min_length=1)]
+Stops = Annotated[list[Word], Field(max_length=MOST_STOPS)]
 
 
 class _Asked(BaseModel):
@@ -57,15 +66,26 @@ class JsonSchema(_Asked):
     strict: bool | None = None
 
 
-class ResponseFormat(_Asked):
-    type: Literal["text", "json_schema", "json_object"]
-    json_schema: JsonSchema | None = None
+class PlainText(_Asked):
+    type: Literal["text"]
+    schema_text: ClassVar[None] = None
+
+
+class JsonObject(_Asked):
+    type: Literal["json_object"]
+    schema_text: ClassVar[str] = json.dumps({"type": "object"})
+
+
+class OfSchema(_Asked):
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
 
     @property
-    def schema_text(self) -> str | None:
-        if self.type == "json_object":
-            return json.dumps({"type": "object"})
-        return json.dumps(self.json_schema.schema_) if self.json_schema else None
+    def schema_text(self) -> str:
+        return json.dumps(self.json_schema.schema_)
+
+
+ResponseFormat = Annotated[PlainText | JsonObject | OfSchema, Field(discriminator="type")]
 
 
 class Generation(_Asked):
@@ -75,10 +95,10 @@ class Generation(_Asked):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=LARGEST)] | None = None
     min_p: Annotated[float, Field(ge=0, lt=1)] | None = None
     seed: Annotated[int, Field(ge=0)] | None = None
-    stop: str | Stops | None = None
+    stop: Word | Stops | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
@@ -142,15 +162,22 @@ class TextPart(_Asked):
 
 
 class ChatMessage(_Asked):
+    """Also an answer of this server, as the official client gives it back."""
+
     role: Annotated[str, Field(min_length=1, max_length=64)]
     content: str | list[TextPart]
     name: str | None = None
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: Nothing = None
+    annotations: Nothing = None
 
     @property
     def message(self) -> Message:
         parts = self.content
         text = parts if isinstance(parts, str) else "".join(part.text for part in parts)
-        return Message(role=self.role, content=text)
+        return Message(role=self.role, content=text, name=self.name)
 
 
 class ChatRequest(Generation):
@@ -160,7 +187,7 @@ class ChatRequest(Generation):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Literal[0] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tools: Nothing = None
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
 

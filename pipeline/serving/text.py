@@ -8,6 +8,9 @@ from typing import Any, Protocol
 from pipeline.serving.continuation import Decode
 from pipeline.serving.wire import Message
 
+TAIL = 8  # tokens of a prompt that what follows is decoded behind
+PART = "\ufffd"  # what stands for a part of a character
+
 
 class TemplateRefused(Exception):
     """The chat template does not take such a dialogue, or there is none."""
@@ -38,6 +41,7 @@ class Tokenizer:
         from transformers import AutoTokenizer
 
         self._tokenizer: Any = AutoTokenizer.from_pretrained(artifact, trust_remote_code=False)
+        self._backend = self._tokenizer.backend_tokenizer
         self.size = len(self._tokenizer)
 
     def encode(self, text: str) -> list[int]:
@@ -49,20 +53,31 @@ class Tokenizer:
 
         if not self._tokenizer.chat_template:
             raise TemplateRefused("this model has no chat template; ask /v1/completions")
-        said = [message.model_dump() for message in messages]
+        said = [message.model_dump(exclude_none=True) for message in messages]
         try:
             ids: list[int] = self._tokenizer.apply_chat_template(
                 said, add_generation_prompt=True, tokenize=True, return_dict=False
             )
-        except (TemplateError, TypeError) as error:  # which roles it takes, the template says
+        except TemplateError as error:  # which roles it takes, the template says
             raise TemplateRefused(f"the model's chat template refuses them: {error}") from error
         return ids
 
     def decoder(self, prompt: list[int]) -> Decode:
         from tokenizers.decoders import DecodeStream
 
-        stream, tokenizer = DecodeStream(prompt, True), self._tokenizer.backend_tokenizer
-        return lambda token: stream.step(tokenizer, token) or ""
+        tail = prompt[-TAIL:]
+        whole = not self._tokenizer.decode(tail).endswith(PART)
+        stream, tokenizer = DecodeStream(tail if whole else [], True), self._backend
+
+        def decode(token: int) -> str:
+            nonlocal stream
+            try:
+                return stream.step(tokenizer, token) or ""
+            except Exception:  # bytes that became no character, as vLLM's detokenizer has it
+                stream = DecodeStream([], True)
+                return stream.step(tokenizer, token) or ""
+
+        return decode
 
     def token(self, token: int) -> str:
         text: str = self._tokenizer.decode([token])

@@ -8,6 +8,7 @@ from pipeline.engines import Sampling
 from pipeline.recipe import Serve, Strict
 
 Finish = Literal["stop", "length"]
+ENGINE_FAILED = "engine_failed"  # a refusal's code where the request is not to blame
 TO_THE_END = 0  # max_tokens of a request that goes on as long as the model's length allows
 
 
@@ -26,6 +27,7 @@ class Job(Strict):
 class Message(Strict):
     role: str
     content: str
+    name: str | None = None
 
 
 class Ask(Strict):
@@ -71,6 +73,10 @@ class Answer(Strict):
     each: tuple[Token, ...] = ()
     finish: Finish | None = None
     refusal: Refusal | None = None
+
+    @property
+    def ends(self) -> bool:
+        return self.finish is not None or self.refusal is not None
 
 
 class Report(Strict):

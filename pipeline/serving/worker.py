@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TextIO
 
 from pipeline import engines
 from pipeline.errors import QuantgateError
+from pipeline.runtime import crash
 from pipeline.serving.conversations import Conversations
 from pipeline.serving.text import Tokenizer
 from pipeline.serving.wire import Answer, Job, Order, Report
+
+TAKING_S = 0.02  # for orders, between two steps, while others wait for their tokens
 
 
 def main(question: str) -> None:
@@ -42,7 +47,8 @@ def converse(conversations: Conversations, reports: TextIO) -> None:
     orders = _inbox()
     while True:
         answers: list[Answer] = []
-        while _must_wait(conversations, answers) or not orders.empty():
+        until = time.monotonic() + TAKING_S
+        while (orders.qsize() and time.monotonic() < until) or _idle(conversations, answers):
             if (order := orders.get()) is None:
                 return
             if order.ask:
@@ -54,7 +60,8 @@ def converse(conversations: Conversations, reports: TextIO) -> None:
             _tell(reports, Report(answers=tuple(answers)))
 
 
-def _must_wait(conversations: Conversations, answers: list[Answer]) -> bool:
+def _idle(conversations: Conversations, answers: list[Answer]) -> bool:
+    """Nothing to be done but to wait for an order."""
     return not conversations.running and not answers
 
 
@@ -63,9 +70,13 @@ def _inbox() -> queue.SimpleQueue[Order | None]:
     orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
 
     def read() -> None:
-        for line in sys.stdin:
-            orders.put(Order.model_validate_json(line))
-        orders.put(None)
+        try:
+            for line in sys.stdin:
+                orders.put(Order.model_validate_json(line))
+        except ValueError as error:
+            print(f"quantgate: what came is no order: {crash.place(error)}", file=sys.stderr)
+        finally:
+            orders.put(None)
 
     threading.Thread(target=read, daemon=True).start()
     return orders
@@ -76,12 +87,24 @@ def _tell(reports: TextIO, report: Report) -> None:
     reports.flush()
 
 
-if __name__ == "__main__":
+def run(question: str) -> int:
+    """The exit code."""
+    # Ctrl-C is for the server, which ends its requests first, and this then
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        main(sys.argv[1])
-    except QuantgateError as error:
-        sys.exit(f"quantgate: {error}")
+        main(question)
     except BrokenPipeError:
-        pass  # the server has ended
-    sys.stdout.flush()
-    os._exit(0)  # OpenVINO's threads can hang while they are torn down
+        return 0  # the server has ended
+    except QuantgateError as error:
+        print(f"quantgate: {error}", file=sys.stderr)
+        return error.exit_code
+    except Exception as error:
+        print(f"quantgate: the engine failed: {crash.place(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    code = run(sys.argv[1])
+    sys.stderr.flush()
+    os._exit(code)  # OpenVINO's threads can hang while they are torn down

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from pipeline import engines, paths, records
 from pipeline.benchmark import speed_statistics
-from pipeline.engines.host import lacks
+from pipeline.engines import host
 from pipeline.evidence import keeping, opened, seals, settings
 from pipeline.recipe import Recipe, Serve
 from pipeline.records import Benchmark, Profile, Replay, Trace, artifact
@@ -70,12 +70,14 @@ def _timed(recipe: Recipe, words: dict[str, str]) -> list[str]:
     """What passed, since it may be shipped; and the unquantized, where a quantized one is to be
     compared with them."""
     passed = {variant for variant, word in words.items() if word == "PASS"}
+    lacking = host.lacking(recipe)
     compared = any(recipe.variants[variant].quantizer for variant in passed)
     alone = not any(variant.quantizer for variant in recipe.variants.values())
     return [
         variant
         for variant, asked in recipe.variants.items()
-        if variant in passed or (asked.quantizer is None and (compared or alone))
+        if variant in passed
+        or (asked.quantizer is None and (compared or alone) and variant not in lacking)
     ]
 
 
@@ -144,7 +146,7 @@ def _matched(serve: Serve) -> Serve:
 
 def _unmatched(recipe: Recipe, variant: str) -> str | None:
     """Why this machine cannot run a variant at that precision, if it cannot."""
-    return lacks(recipe.variants[variant], _matched(recipe.serve_for(variant)))
+    return host.lacks(recipe.variants[variant], _matched(recipe.serve_for(variant)))
 
 
 def _take_turns(

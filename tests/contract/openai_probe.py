@@ -36,6 +36,12 @@ def probe(client: openai.OpenAI, model: str, prompt: str) -> dict[str, Any]:
         model=model, messages=ASKED, temperature=0, max_tokens=12, stream=True
     ) as stream:
         deltas = [chunk.choices[0].delta.content or "" for chunk in stream]
+    again = client.chat.completions.create(
+        model=model,
+        messages=[*ASKED, chat.choices[0].message, *ASKED],
+        temperature=0,
+        max_tokens=4,
+    )
     sampled = [
         complete(temperature=1.5, seed=seed, max_tokens=24).choices[0].text for seed in (1, 1, 2)
     ]
@@ -64,12 +70,22 @@ def probe(client: openai.OpenAI, model: str, prompt: str) -> dict[str, Any]:
         "chat_logprobs": len(chat.choices[0].logprobs.content),
         "chat_tokens": chat.usage.completion_tokens,
         "chat_streamed": "".join(deltas),
+        "second_turn": again.usage.prompt_tokens,
+        "first_turn": chat.usage.prompt_tokens,
         "sampled": sampled,
         "formatted": formatted.choices[0].message.content,
         "errors": {
             "long": failed(lambda: complete(max_tokens=100_000)),
             "model": failed(lambda: complete(model="other")),
             "key": failed(client.with_options(api_key="wrong").models.list),
+            "schema": failed(
+                lambda: complete(
+                    response_format={
+                        "type": "json_schema",
+                        "json_schema": {"name": "x", "schema": {"$ref": "#/nowhere"}},
+                    }
+                )
+            ),
             "temperature": failed(lambda: complete(temperature=7)),
         },
     }

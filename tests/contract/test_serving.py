@@ -1,4 +1,4 @@
-"""quantgate's own server over OpenVINO GenAI, asked by the official client and timed by vLLM's."""
+"""quantgate's own server over OpenVINO GenAI, asked by the official client."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from pipeline.runtime import environments
 from tests.conftest import ROOT
 from tests.contract.conftest import run_probe
 from tests.contract.probe import SERVE
+from tests.serving import until
 
 pytestmark = pytest.mark.engine
 
@@ -66,6 +67,7 @@ def test_the_official_client_gets_the_engines_own_text(
 
 def test_the_official_client_chats(told: dict[str, Any]) -> None:
     assert told["chat"] == told["chat_streamed"] != ""
+    assert told["second_turn"] > 2 * told["first_turn"]
     assert told["chat_logprobs"] == told["chat_tokens"]
     assert told["stopped"] == told["text"][: told["text"].index(told["stop"])]
 
@@ -80,12 +82,20 @@ def test_a_schema_is_kept(told: dict[str, Any]) -> None:
 
 
 def test_errors_are_the_clients_own_classes(told: dict[str, Any]) -> None:
+    assert told["errors"].pop("schema")[0] in ("BadRequestError", "InternalServerError")
     assert told["errors"] == {
         "long": ["BadRequestError", 400, "context_length_exceeded"],
         "model": ["NotFoundError", 404, "model_not_found"],
         "key": ["AuthenticationError", 401, "invalid_api_key"],
         "temperature": ["BadRequestError", 400, None],
     }
+
+
+def test_a_schema_that_is_none_ends_its_request_alone(
+    told: dict[str, Any], serving: Server
+) -> None:
+    """GenAI's pipeline is of no use after it."""
+    assert ask(serving)["choices"][0]["text"]
 
 
 def ask(serving: Server, **more: Any) -> dict[str, Any]:
@@ -123,3 +133,17 @@ def test_a_killed_engine_ends_the_server_with_an_error(artifact: Path, tmp_path:
         assert parent is not None and parent.wait(30) == 2
         with pytest.raises(urllib.error.URLError):
             urllib.request.urlopen(f"{running.url}/models", timeout=5)
+
+
+def test_ctrl_c_lets_what_runs_end(artifact: Path, tmp_path: Path) -> None:
+    """The whole group gets it, the engine's process too."""
+    what = Served("openvino", artifact, SERVE, "tiny")
+    with server.served(what, tmp_path) as running, ThreadPoolExecutor(1) as pool:
+        (process,) = psutil.Process().children()
+        answer = pool.submit(ask, running, max_tokens=200)
+        metrics = running.url.removesuffix("/v1") + "/metrics"
+        until(lambda: b"requests_running 1.0" in urllib.request.urlopen(metrics).read())
+        os.killpg(process.pid, signal.SIGINT)
+        assert answer.result(60)["usage"]["completion_tokens"] == 200
+        assert process.wait(60) in (0, None)
+    assert (tmp_path / "server.log").read_text().strip() == "tiny: ready"

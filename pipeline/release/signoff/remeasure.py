@@ -19,6 +19,7 @@ from typing import NamedTuple
 from scipy.stats import hypergeom
 
 from pipeline import engines, paths, records
+from pipeline.engines import host
 from pipeline.errors import SignoffError
 from pipeline.evidence import evaluations, keeping
 from pipeline.evidence.candidate import Candidate
@@ -51,11 +52,9 @@ def remeasure(candidate: Candidate, share: float) -> Remeasured:
     evaluating does, otherwise."""
     name, recipe, baseline = candidate.name, candidate.recipe, candidate.baseline
     recorded = evaluations.evaluation_of(candidate)
-    if recorded.failure is not None:
-        raise SignoffError(
-            f"{candidate}: --remeasure: nothing was measured that could be again:"
-            f" {recorded.failure}"
-        )
+    lacking = host.lacks(candidate.variant, recipe.serve_for(candidate.variant_name))
+    if nothing := recorded.failure or recorded.lacking or lacking:
+        raise SignoffError(f"{candidate}: --remeasure: nothing can be measured again: {nothing}")
     model, manifest = keeping.verified(candidate.place)
     source, _ = checkpoint.open_pinned(name, recipe.model)
     seed = secrets.randbits(32)

@@ -53,10 +53,7 @@ def first_look(rung: Rung, folder: Path) -> Look:
 def evaluate(rung: Rung, folder: Path, whole: bool) -> Look:
     """One load of the engine for the first look and the rest. `whole`: also where it is
     hopeless."""
-    candidate = rung.candidate
-    serve = candidate.recipe.serve_for(candidate.variant_name)
-    if lacking := host.lacks(candidate.variant, serve):
-        raise EvaluationError(f"not measured: {lacking}")
+    _require_instructions(rung)
     source, _ = checkpoint.open_pinned(rung.candidate.name, rung.candidate.recipe.model)
     job = measuring.evaluation_job(rung.candidate, source) | {"glance": WINDOWS, "looks": [1.0]}
     start = time.monotonic()
@@ -84,6 +81,13 @@ def evaluate(rung: Rung, folder: Path, whole: bool) -> Look:
     return look
 
 
+def _require_instructions(rung: Rung) -> None:
+    """Raises EvaluationError for a rung that this machine's processor cannot run."""
+    serve = rung.candidate.recipe.serve_for(rung.candidate.variant_name)
+    if lacking := host.lacks(rung.candidate.variant, serve):
+        raise EvaluationError(f"not measured: {lacking}")
+
+
 def _glance(rung: Rung) -> Path:
     return rung.measured / "glance.json"
 
@@ -102,6 +106,7 @@ def speed(rung: Rung, folder: Path) -> Estimate:
     path = rung.measured / f"speed-{content(trace)[:16]}.json"
     if path.is_file():
         return records.read(path, Estimate)
+    _require_instructions(rung)
     rung.make()
     serve, engine = (
         rung.candidate.recipe.serve_for(rung.candidate.variant_name),
