@@ -44,7 +44,7 @@ check` holds it):
     engines/      one file an engine: reference (tree), dequantized, openvino (paged), vllm, and
                   fake for tests;
                   __init__ is the protocol and the table
-                  scoring: log-likelihoods over any engine
+                  scoring, host: log-likelihoods over any engine; what this processor cannot run
                   server: one started and stopped; vllm_server, own_server, ovms_server: which, and
                   how
     serving/      the OpenAI API over an engine in a process of its own
