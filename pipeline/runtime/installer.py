@@ -52,14 +52,8 @@ class Installer:
 
     def install(self, python: Path, *what: str) -> list[str]:
         """The command; without dependencies, since the pins are complete."""
-        return [*self._pip("install", python), "--no-deps", *self.options, *what]
-
-    def check(self, python: Path) -> list[str]:
-        """The command that fails if a package lacks what it depends on."""
-        return self._pip("check", python)
-
-    def _pip(self, verb: str, python: Path) -> list[str]:
-        return [str(self.program), "pip", verb, "--python", str(python)]
+        uv = [str(self.program), "pip", "install", "--python", str(python), "--no-deps"]
+        return [*uv, *self.options, *what]
 
 
 def ready(root: Path) -> Installer:
