@@ -5,9 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shlex
 import shutil
+import signal
+import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +21,9 @@ from ruamel.yaml import YAML
 import pipeline
 from pipeline import recipe
 from tests.conftest import HTTP_BENCHMARK, ROOT, command, parsed
+from tests.serving import until
+
+HEALTH = "http://127.0.0.1:8000/health"
 
 README = (ROOT / "README.md").read_text()
 DOCS = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("recipe", "verdict", "speed")}
@@ -46,6 +53,9 @@ def test_every_command_of_the_readme_runs(
     """In order, in the project that `make repro` was run in (fixture tiny_run); `make test` is what
     runs this."""
     monkeypatch.chdir(tiny_run)
+    if line.startswith("quantgate serve"):
+        assert served_and_stopped(line) == 0
+        return
     done = (
         request.getfixturevalue("http_benchmark")
         if line == HTTP_BENCHMARK
@@ -55,6 +65,24 @@ def test_every_command_of_the_readme_runs(
     assert done.returncode == (1 if "require" in line else 0), done.stderr
     if line.startswith("quantgate signoff key"):
         paste(done.stdout)
+
+
+def served_and_stopped(line: str) -> int:
+    """The exit code of a server that was stopped once it was up, on the port that is printed."""
+    with subprocess.Popen(["sh", "-c", f"exec {line}"], process_group=0) as server:
+        try:
+            until(lambda: server.poll() is not None or _is_up(), within_s=300)
+            server.terminate()
+            return server.wait(60)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
+
+
+def _is_up() -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(HEALTH, timeout=5):
+        return True
+    return False
 
 
 def paste(said: str) -> None:

@@ -10,13 +10,13 @@ import pytest
 from pipeline import paths
 from pipeline.records import Evaluation, Verdict, read
 from tests.conftest import command
-from tests.integration.test_pipeline import VARIANTS
+from tests.integration.test_pipeline import MEASURED
 
 pytestmark = pytest.mark.engine
 
 
 def test_both_views_were_measured_and_differ_where_engines_round(run: Path) -> None:
-    for name in VARIANTS:
+    for name in MEASURED:
         views = read(paths.evaluation("tiny", name), Evaluation).views
         assert set(views) == {"deployed", "weights"}
         positions = [
