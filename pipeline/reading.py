@@ -18,6 +18,7 @@ from typing import Any
 from pipeline.errors import QuantgateError
 
 MOST_YAML_BYTES = 1_000_000
+MOST_YAML_DEPTH = 100
 MOST_YAML_NODES = 100_000  # with every alias written out; a recipe has a few hundred
 MOST_JSON_BYTES = 200_000_000  # tokenizer.json of large vocabularies has 35 MB
 MOST_TEXT_BYTES = 2_000_000_000  # of a prompt set, unpacked
@@ -137,6 +138,7 @@ def yaml_value(written: str, path: str, error: Kind) -> Any:
 
     warnings.simplefilter("ignore", ReusedAnchorWarning)  # YAML allows it
     try:
+        _require_shallow(YAML(typ="safe", pure=True).parse(written))
         node = YAML(typ="safe", pure=True).compose(written)
         if _nodes(node, {}) > MOST_YAML_NODES:
             raise error(
@@ -155,6 +157,18 @@ def yaml_value(written: str, path: str, error: Kind) -> Any:
         raise error(
             f"{path}: not valid YAML: a value cannot be read as its tag or form says: {problem}."
         ) from problem
+
+
+def _require_shallow(events: Iterator[Any]) -> None:
+    """Raises RecursionError long before Python would: to unwind a thousand levels of ruamel's takes
+    seconds."""
+    from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
+
+    depth = 0
+    for event in events:
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > MOST_YAML_DEPTH:
+            raise RecursionError
 
 
 def _nodes(node: Any, known: dict[int, int]) -> int:
