@@ -15,20 +15,27 @@ from pathlib import Path
 from typing import TextIO
 
 from pipeline import engines
-from pipeline.errors import QuantgateError
+from pipeline.errors import EvaluationError, QuantgateError
 from pipeline.runtime import crash
 from pipeline.serving.conversations import Conversations
 from pipeline.serving.text import Tokenizer
 from pipeline.serving.wire import Answer, Job, Order, Report
 
+LONGEST = 300  # characters of an error's own text
 TAKING_S = 0.02  # for orders, between two steps, while others wait for their tokens
 
 
 def main(question: str) -> None:
-    """Raises EvaluationError if the engine does not load."""
+    """Raises EvaluationError if tokenizer or engine do not load."""
     job, reports = Job.model_validate_json(question), taken_stdout()
     artifact = Path(job.artifact)
-    text = Tokenizer(artifact)
+    try:
+        text = Tokenizer(artifact)
+    except Exception as error:  # transformers has no class of its own for what it does not load
+        reason = " ".join(str(error).split())[:LONGEST]
+        raise EvaluationError(
+            f"{artifact}: its tokenizer cannot be loaded: {type(error).__name__}: {reason}"
+        ) from error
     with engines.open_serving(job.engine, artifact, job.serve) as engine:
         engines.generate(engine, [[0]], [1], stop_at_eos=False)  # some load when first asked
         converse(Conversations(engine, text, artifact, job.serve.max_model_len), reports)

@@ -13,12 +13,7 @@ from typing import Any
 import openai
 
 ASKED: list[Any] = [{"role": "user", "content": "What does the cat eat?"}]
-SCHEMA = {
-    "type": "object",
-    "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}},
-    "required": ["n"],
-    "additionalProperties": False,
-}
+SCHEMA = {"type": "string", "enum": ["yes", "no"]}  # between whose tokens is room for no space
 
 
 def probe(client: openai.OpenAI, model: str, prompt: str) -> dict[str, Any]:
@@ -45,15 +40,17 @@ def probe(client: openai.OpenAI, model: str, prompt: str) -> dict[str, Any]:
     sampled = [
         complete(temperature=1.5, seed=seed, max_tokens=24).choices[0].text for seed in (1, 1, 2)
     ]
-    formatted = client.chat.completions.create(
-        model=model,
-        messages=ASKED,
-        max_tokens=40,
-        response_format={
-            "type": "json_schema",
-            "json_schema": {"name": "number", "schema": SCHEMA, "strict": True},
-        },
-    )
+
+    def chatted(schema: dict[str, Any]) -> Any:
+        form = {"name": "number", "schema": schema, "strict": True}
+        return client.chat.completions.create(
+            model=model,
+            messages=ASKED,
+            max_tokens=40,
+            response_format={"type": "json_schema", "json_schema": form},  # type: ignore[arg-type]
+        )
+
+    formatted = chatted(SCHEMA)
     return {
         "models": [one.id for one in client.models.list()],
         "text": whole.choices[0].text,
@@ -78,14 +75,7 @@ def probe(client: openai.OpenAI, model: str, prompt: str) -> dict[str, Any]:
             "long": failed(lambda: complete(max_tokens=100_000)),
             "model": failed(lambda: complete(model="other")),
             "key": failed(client.with_options(api_key="wrong").models.list),
-            "schema": failed(
-                lambda: complete(
-                    response_format={
-                        "type": "json_schema",
-                        "json_schema": {"name": "x", "schema": {"$ref": "#/nowhere"}},
-                    }
-                )
-            ),
+            "schema": failed(lambda: chatted({"$ref": "#/nowhere"})),
             "temperature": failed(lambda: complete(temperature=7)),
         },
     }

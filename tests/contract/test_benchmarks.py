@@ -23,6 +23,7 @@ WHERE = {
         "quality",
         "random_project",
         "scoring",
+        "serving",
         "three_ways",
     ),
     "openvino": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import urllib.error
@@ -78,12 +79,12 @@ def test_a_seed_gives_the_same_sample(told: dict[str, Any]) -> None:
 
 
 def test_a_schema_is_kept(told: dict[str, Any]) -> None:
-    assert json.loads(told["formatted"])["n"] in range(10)
+    assert json.loads(told["formatted"]) in ("yes", "no")
 
 
 def test_errors_are_the_clients_own_classes(told: dict[str, Any]) -> None:
-    assert told["errors"].pop("schema")[0] in ("BadRequestError", "InternalServerError")
     assert told["errors"] == {
+        "schema": ["InternalServerError", 500, "engine_failed"],
         "long": ["BadRequestError", 400, "context_length_exceeded"],
         "model": ["NotFoundError", 404, "model_not_found"],
         "key": ["AuthenticationError", 401, "invalid_api_key"],
@@ -120,14 +121,23 @@ def test_of_many_at_once_none_is_lost(serving: Server) -> None:
     assert all(one["usage"]["completion_tokens"] == 32 for one in together)
 
 
+def process_of(running: Server, module: str) -> psutil.Process:
+    """Of the server, or of its engine: both are told the port."""
+    port = re.search(r":(\d+)/", running.url)
+    assert port is not None
+    (found,) = [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if module in (words := " ".join(child.cmdline()))
+        and re.search(rf'"port": ?{port[1]}\b', words)
+    ]
+    return found
+
+
 def test_a_killed_engine_ends_the_server_with_an_error(artifact: Path, tmp_path: Path) -> None:
     what = Served("openvino", artifact, SERVE, "tiny")
     with server.served(what, tmp_path) as running:
-        (process,) = [
-            child
-            for child in psutil.Process().children(recursive=True)
-            if "pipeline.serving.worker" in " ".join(child.cmdline())
-        ]
+        process = process_of(running, "pipeline.serving.worker")
         parent = process.parent()
         os.kill(process.pid, signal.SIGKILL)
         assert parent is not None and parent.wait(30) == 2
@@ -139,7 +149,7 @@ def test_ctrl_c_lets_what_runs_end(artifact: Path, tmp_path: Path) -> None:
     """The whole group gets it, the engine's process too."""
     what = Served("openvino", artifact, SERVE, "tiny")
     with server.served(what, tmp_path) as running, ThreadPoolExecutor(1) as pool:
-        (process,) = psutil.Process().children()
+        process = process_of(running, "-m pipeline.serving")
         answer = pool.submit(ask, running, max_tokens=200)
         metrics = running.url.removesuffix("/v1") + "/metrics"
         until(lambda: b"requests_running 1.0" in urllib.request.urlopen(metrics).read())
