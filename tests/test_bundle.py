@@ -199,6 +199,17 @@ def test_a_link_to_a_bundle_is_followed(bundle: Path) -> None:
     assert cli.main(["verify", "../current"]) == 0
 
 
-def test_openvino_listens_on_no_port(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["serve", str(bundle), "--port", "8001"]) == SetupError.exit_code
-    assert "an OpenVINO bundle reads prompts from the terminal" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--host", "0.0.0.0"], "--api-key-file FILE"),
+        (["--api-key-file", "no-such-file"], "no-such-file"),
+        (["--server", "apache"], "expected one of those that quantgate starts: own, ovms"),
+        (["--server", "ovms"], "ovms: not found on the PATH"),
+    ],
+)
+def test_what_cannot_be_served_so_is_said_before_anything_starts(
+    bundle: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["serve", str(bundle), *words]) == SetupError.exit_code
+    assert said in capsys.readouterr().err
