@@ -2,4 +2,4 @@
 own.
 
 OpenVINO GenAI holds Python's lock while it runs a step, so that nothing would be answered beside
-it. `python -m pipeline.serving JOB` is started by pipeline/engines/own_server."""
+it. `python -m pipeline.serving JOB` (`__main__`) is started by pipeline/engines/own_server."""

@@ -22,7 +22,7 @@ from tests.contract.probe import SERVE, choices, probe, sequences
 TOLERANCE = {"reference": 1e-4, "openvino": 0.1, "vllm": 0.1}
 TOGETHER = {
     "fake": 0.0,
-    "reference": 1e-5,
+    "reference": 2e-5,  # with AVX2 1.05e-5 was seen
     "openvino": 0.05,
     "vllm": 0.05,
 }  # nats; other shapes round otherwise
