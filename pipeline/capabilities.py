@@ -3,7 +3,7 @@
 A new engine is a row here and a file in pipeline/engines with its classes; artifacts that are
 stored in a way of their own need a reader in pipeline/formats besides, and a tool that makes them a
 line in pipeline/quantizers/table.py. An engine with a server over HTTP has a module like
-pipeline/engines/vllm_server besides; one without is served by quantgate's own."""
+pipeline/engines/vllm_server besides; one without names quantgate's own among its `servers`."""
 
 from __future__ import annotations
 

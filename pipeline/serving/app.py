@@ -173,7 +173,7 @@ async def _whole(reply: Reply, answers: Answers, timer: Timer) -> Response:
 
 
 async def _events(reply: Reply, answers: Answers, timer: Timer, usage: bool) -> AsyncIterator[str]:
-    """Server-sent events. What fails once they have begun is an event too, and the last."""
+    """Server-sent events. What fails once they have begun is an event too, the last but [DONE]."""
     first = True
     async with contextlib.aclosing(_counted(reply, answers, timer)) as counted:
         try:

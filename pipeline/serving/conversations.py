@@ -15,6 +15,7 @@ from pipeline.serving.continuation import Continuation
 from pipeline.serving.text import TemplateRefused, Text
 from pipeline.serving.wire import (
     ENGINE_FAILED,
+    FAILED,
     TO_THE_END,
     Answer,
     Ask,
@@ -25,9 +26,6 @@ from pipeline.serving.wire import (
 )
 
 TOO_LONG, INVALID = "context_length_exceeded", "invalid_value"
-
-
-FAILED = "The server failed on this request."
 
 
 class Refused(Exception):

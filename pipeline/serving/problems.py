@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from pipeline.serving.backend import Busy
-from pipeline.serving.wire import ENGINE_FAILED, Refusal
+from pipeline.serving.wire import ENGINE_FAILED, FAILED, Refusal
 
 RETRY_AFTER_LOADING_S = 5
 
@@ -101,7 +101,7 @@ def unready() -> Problem:
 
 
 def unknown() -> Problem:
-    return Problem(500, "server_error", "The server failed on this request.")
+    return Problem(500, "server_error", FAILED)
 
 
 def invalid(error: RequestValidationError) -> Problem:

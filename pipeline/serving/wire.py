@@ -8,6 +8,7 @@ from pipeline.engines import Sampling
 from pipeline.recipe import Serve, Strict
 
 Finish = Literal["stop", "length"]
+FAILED = "The server failed on this request."  # what a client is told of what nobody foresaw
 ENGINE_FAILED = "engine_failed"  # a refusal's code where the request is not to blame
 TO_THE_END = 0  # max_tokens of a request that goes on as long as the model's length allows
 
