@@ -8,9 +8,10 @@ import pytest
 
 from pipeline import gate
 from pipeline.engines import host
-from pipeline.recipe import Serve, Variant
+from pipeline.recipe import Serve, Variant, load
 from pipeline.runtime import environments, machine
 from tests import evaluations
+from tests.conftest import ROOT
 
 AVX2, AVX512 = ["avx2"], ["avx2", "avx512f", "avx512_vnni", "avx512_bf16"]
 GPTQ = Variant(engine="vllm", quantizer="gptq", weights="int4")
@@ -52,6 +53,16 @@ def test_elsewhere_nothing_is_lacking(there: Any, machine_of: tuple[Any, ...]) -
     there(*machine_of)
     assert host.lacks(GPTQ, Serve(max_model_len=64)) is None
     assert host.lacks(OPENVINO, BF16) is None
+
+
+def test_a_recipe_is_told_which_variants_cannot_run_here(
+    there: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    there(AVX2)
+    assert host.lacking(load("tiny")).keys() == {"gptq-int4", "awq-int4"}
+    there(AVX512)
+    assert host.lacking(load("tiny")) == {}
 
 
 def test_what_was_not_measured_neither_passes_nor_fails() -> None:
