@@ -187,9 +187,13 @@ def require_project() -> None:
 
 PRODUCERS = {
     "checkpoints": "pin",
+    "sources": "pin",
     "calibration": "calibrate",
     "evaluations": "evaluate",
+    "logprobs": "reference",
     "manifests": "quantize",
+    "models": "quantize",
+    "rungs": "climb",
     "verdicts": "gate",
     "extensions": "gate",
     "gates": "gate",
@@ -203,7 +207,9 @@ PRODUCERS = {
 }
 OF_A_RECIPE = (
     "checkpoints",
+    "sources",
     "calibration",
+    "logprobs",
     "traces",
     "reports",
     "benchmarks",
@@ -215,10 +221,12 @@ OF_A_RECIPE = (
 
 
 def producer(path: Path) -> str:
-    """The command that makes a record, from where it lies: artifacts/KIND/RECIPE[/VARIANT].json."""
+    """The command that makes what lies there: artifacts/KIND/RECIPE[/VARIANT], of a record .json."""
     if path.parts[0] != str(ARTIFACTS):
         return "dvc repro"
     kind, *rest = path.parts[1:]
+    if kind == "costs":
+        return f"dvc repro {path.stem}"
     if kind == "http":
         return f"quantgate benchmark {rest[0]} --http {path.stem}"
     if kind == "audits":

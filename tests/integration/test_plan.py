@@ -11,6 +11,7 @@ from pipeline import paths, recipe
 from pipeline.planning import estimate
 from pipeline.planning.estimate import Counted, workload
 from pipeline.records import Evaluation, StageCost, Texts, Workload, read
+from tests.processor import NOT_MEASURED
 
 pytestmark = pytest.mark.engine
 FACTOR = 2.0
@@ -67,6 +68,8 @@ def test_every_stage_took_the_memory_that_was_planned(
         path = paths.cost(f"{kind}@tiny--{variant}" if variant else f"{kind}@tiny")
         if kind == "benchmark" or row.memory_bytes < 1e8:
             continue
+        if kind == "evaluate" and variant in NOT_MEASURED:
+            continue
         cost, compared = read(path, StageCost), compared + 1
         most = (
             max(row.memory_bytes, COMPILER_BYTES) if row.environment == "gptq" else row.memory_bytes
@@ -78,5 +81,5 @@ def test_every_stage_took_the_memory_that_was_planned(
             )
     assert off == []
     assert (
-        compared == 3 + 2 * len(tiny.variants) - 1
+        compared == 3 + 2 * len(tiny.variants) - 1 - len(NOT_MEASURED)
     )  # of copying vLLM's unquantized one there is nothing to say
