@@ -108,6 +108,8 @@ POLICY = option(
 )
 BUNDLE = argument("what", "PATH|URL", "a bundle: its folder, or where it is published", type=URL)
 
+DEPLOY = argument("path", "DEPLOY.yaml", "what is deployed: docs/gateway.md", type=PATH)
+
 CALIBRATION = group(
     "calibration",
     "write the prompt set of a file of one's own",
@@ -419,6 +421,14 @@ SECTIONS: dict[str, list[click.Command]] = {
                 metavar="NAME",
                 help="ovms: OpenVINO Model Server in place of our own, where it is installed",
             ),
+        ),
+    ],
+    "Many artifacts behind one address": [
+        Command(
+            "gateway",
+            "gateway.command:run",
+            "serve approved artifacts on several servers as one OpenAI endpoint",
+            DEPLOY,
         ),
     ],
     "Stages, as dvc.yaml calls them": [

@@ -45,6 +45,11 @@ class Served:
     digest: str = ""
     server: str | None = None
 
+    @property
+    def pinned(self) -> str:
+        """The name by which a client asks for this very artifact: under it no other answers."""
+        return pinned(self.name, self.digest)
+
 
 @dataclass(frozen=True)
 class Server:
@@ -55,6 +60,10 @@ class Server:
     model: str
     load_s: float
     memory: MemorySampler
+
+
+def pinned(name: str, digest: str) -> str:
+    return f"{name}@sha256:{digest}"
 
 
 def of(what: Served) -> Any:
@@ -93,16 +102,8 @@ def served(
 ) -> Iterator[Server]:
     """A server on the loopback interface; its log goes to the folder. Raises EvaluationError if it
     does not start."""
-    port, log, start = _free_port(), folder / "server.log", time.monotonic()
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            of(what).command(what, HOST, port, folder),
-            env=surroundings(what, key),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            process_group=0,
-        )
+    port, log, start = free_port(), folder / "server.log", time.monotonic()
+    server = started(what, port, folder, log, key)
     try:
         memory = MemorySampler(server.pid)
         try:
@@ -112,10 +113,25 @@ def served(
         finally:
             memory.stop()
     finally:
-        _stop(server)
+        stop(server)
 
 
-def _free_port() -> int:
+def started(
+    what: Served, port: int, folder: Path, log: Path, key: str | None = None
+) -> subprocess.Popen[bytes]:
+    """Its process, which is not ready yet. Ended by `stop`."""
+    with log.open("w") as output:
+        return subprocess.Popen(
+            of(what).command(what, HOST, port, folder),
+            env=surroundings(what, key),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+        )
+
+
+def free_port() -> int:
     with socket.socket() as free:
         free.bind((HOST, 0))
         port: int = free.getsockname()[1]
@@ -143,7 +159,7 @@ def _healthy(port: int) -> bool:
         return False
 
 
-def _stop(server: subprocess.Popen[bytes]) -> None:
+def stop(server: subprocess.Popen[bytes]) -> None:
     """Asks, then kills whatever is left of the group: the engine and its workers are processes of
     their own."""
     try:

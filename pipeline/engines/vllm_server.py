@@ -23,6 +23,7 @@ def command(what: Served, host: str, port: int, folder: Path) -> list[str]:
         str(port),
         "--served-model-name",
         what.name,
+        *([what.pinned] if what.digest else []),
         "--disable-uvicorn-access-log",
     ]
     return [

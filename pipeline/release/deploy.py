@@ -64,7 +64,7 @@ def _run(what: Served, host: str, port: int, key: str | None) -> int:
     """The exit code of the server; 0 if it was stopped."""
     with tempfile.TemporaryDirectory(prefix="quantgate-") as folder:
         command = server.of(what).command(what, host, port, Path(folder))
-        _require_free(host, port)
+        require_free(host, port)
         where = f"{host}:{port}"
         print(f"{what.name}: starting on http://{where} (Ctrl-C stops it)", file=sys.stderr)
         with subprocess.Popen(command, env=server.surroundings(what, key)) as running:
@@ -90,6 +90,11 @@ def _key(host: str, file: Path | None) -> str | None:
                 f" leave --host out ({server.HOST})."
             )
         return None
+    return read_key(file)
+
+
+def read_key(file: Path) -> str:
+    """What clients must send as their bearer token. Raises SetupError for anything else in it."""
     key = reading.text(file, SetupError, LARGEST_KEY).strip()
     if not key.isascii() or not key.isprintable() or " " in key or not key:
         raise SetupError(
@@ -106,7 +111,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _require_free(host: str, port: int) -> None:
+def require_free(host: str, port: int) -> None:
     """Raises SetupError at once rather than after the engine has loaded."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET

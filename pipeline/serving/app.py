@@ -3,22 +3,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
-from starlette.exceptions import HTTPException
 
 from pipeline import __version__
+from pipeline.engines.server import pinned
 from pipeline.serving import problems
 from pipeline.serving.answers import Chat, Completion, Reply, Shape
 from pipeline.serving.backend import Backend, Busy, Unready
-from pipeline.serving.guard import HUNG_UP, Guard
+from pipeline.serving.guard import Guard, unless_hung_up
 from pipeline.serving.metrics import Metrics, Timer
 from pipeline.serving.problems import ErrorBody, Problem
 from pipeline.serving.requests import ChatRequest, CompletionRequest
@@ -40,11 +38,9 @@ def make(backend: Backend, key: str | None) -> FastAPI:
         redoc_url=None,
         responses={kind: {"model": ErrorBody} for kind in ("4XX", "5XX")},
     )
-    app.add_exception_handler(Problem, _said)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
+    problems.answer_with(app)
     largest = BODY_BYTES + TOKEN_BYTES * backend.job.serve.max_model_len
-    app.add_middleware(Guard, key=key, largest=largest, metrics=metrics)
+    app.add_middleware(Guard, key=key, largest=largest, answered=metrics.answered)
 
     @app.get("/health")
     async def health() -> Response:
@@ -76,24 +72,6 @@ def make(backend: Backend, key: str | None) -> FastAPI:
     return app
 
 
-async def _said(_: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)
-    return error.response()
-
-
-async def _invalid(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    return problems.invalid(error).response()
-
-
-async def _http(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    if isinstance(error.__cause__, Problem):  # of the guard, raised while the body was read
-        return error.__cause__.response()
-    kind, detail = "invalid_request_error", str(error.detail)
-    return Problem(error.status_code, kind, detail, headers=error.headers).response()
-
-
 def _model(backend: Backend) -> dict[str, Any]:
     job = backend.job
     return {
@@ -107,7 +85,7 @@ def _model(backend: Backend) -> dict[str, Any]:
 
 
 def _require_model(backend: Backend, name: str) -> None:
-    if name != backend.job.name:
+    if name not in (backend.job.name, pinned(backend.job.name, backend.job.digest)):
         raise problems.no_model(name, backend.job.name)
 
 
@@ -124,7 +102,7 @@ async def _reply(
     reply.usage.prompt_tokens = (await _first(answers)).prompt_tokens
     timer.prompt(reply.usage.prompt_tokens)
     if not asked.stream:
-        return await _unless_hung_up(request, _whole(reply, answers, timer))
+        return await unless_hung_up(request, _whole(reply, answers, timer))
     usage = bool(asked.stream_options and asked.stream_options.include_usage)
     return StreamingResponse(
         _events(reply, answers, timer, usage),
@@ -190,20 +168,3 @@ async def _events(reply: Reply, answers: Answers, timer: Timer, usage: bool) -> 
 
 def _event(value: dict[str, Any]) -> str:
     return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n"
-
-
-async def _unless_hung_up(request: Request, work: Awaitable[Response]) -> Response:
-    """The work's response; it is given up as soon as the client has gone."""
-    working = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_hung_up(request))
-    try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return await working if working.done() else Response(status_code=HUNG_UP)
-    finally:
-        for task in (working, gone):
-            task.cancel()
-
-
-async def _hung_up(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

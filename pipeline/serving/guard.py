@@ -3,26 +3,31 @@ failure that nobody foresaw."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from collections.abc import Awaitable, Callable
 from hmac import compare_digest
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.runtime import crash
 from pipeline.serving import problems
-from pipeline.serving.metrics import Metrics
 from pipeline.serving.problems import Problem
 
 HUNG_UP = 499  # of nginx: the client closed the request
 
 
 class Guard:
-    """ASGI middleware. `key`: what is asked of clients under /v1; `largest`: of a body, in
-    bytes."""
+    """ASGI middleware. `key`: what is asked of clients under /v1; `largest`: of a body, in bytes;
+    `answered` is told the route and the status of each request."""
 
-    def __init__(self, app: ASGIApp, key: str | None, largest: int, metrics: Metrics) -> None:
-        self._app, self._key, self._largest, self._metrics = app, key, largest, metrics
+    def __init__(
+        self, app: ASGIApp, key: str | None, largest: int, answered: Callable[[str, int], None]
+    ) -> None:
+        self._app, self._key, self._largest, self._answered = app, key, largest, answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -45,7 +50,7 @@ class Guard:
             if not status:  # else the answer has begun, and breaks off
                 await problems.unknown().response()(scope, receive, noted)
         finally:
-            self._metrics.answered(_endpoint(scope), status or HUNG_UP)
+            self._answered(_endpoint(scope), status or HUNG_UP)
 
     def _admit(self, scope: Scope) -> None:
         """Raises Problem."""
@@ -78,3 +83,20 @@ class Guard:
 def _endpoint(scope: Scope) -> str:
     """Its route, so that made-up paths are no labels."""
     return str(getattr(scope.get("route"), "path", "other"))
+
+
+async def unless_hung_up(request: Request, work: Awaitable[Response]) -> Response:
+    """The work's response; it is given up as soon as the client has gone."""
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_hung_up(request))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else Response(status_code=HUNG_UP)
+    finally:
+        for task in (working, gone):
+            task.cancel()
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

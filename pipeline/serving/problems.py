@@ -6,9 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 
 from pipeline.serving.backend import Busy
 from pipeline.serving.wire import ENGINE_FAILED, FAILED, Refusal
@@ -48,6 +50,31 @@ class Problem(Exception):
 
     def response(self) -> JSONResponse:
         return JSONResponse(self.body, self.status, self._headers)
+
+
+def answer_with(app: FastAPI) -> None:
+    """Whatever its routes raise is answered in OpenAI's shape."""
+    app.add_exception_handler(Problem, _said)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+
+
+async def _said(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return error.response()
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return invalid(error).response()
+
+
+async def _http(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, Problem):  # of the guard, raised while the body was read
+        return error.__cause__.response()
+    kind, detail = "invalid_request_error", str(error.detail)
+    return Problem(error.status_code, kind, detail, headers=error.headers).response()
 
 
 def bad(message: str, param: str | None = None, code: str | None = None) -> Problem:

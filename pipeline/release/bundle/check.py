@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -113,7 +112,14 @@ def check(bundle: Path, rules: Policy, now: datetime.datetime, recheck: bool = F
         wrong.append("the verdict is not what the evaluations give")
     if wrong:
         raise Tampered(f"{bundle}: its chain does not hold:\n  " + "\n  ".join(wrong))
-    return Checked(signed, records, _standing(bundle, evidence, records, rules, now))
+    return Checked(signed, records, standing_of(bundle, records, rules, now))
+
+
+def again(bundle: Path, checked: Checked, rules: Policy, now: datetime.datetime) -> Standing:
+    """Whether a bundle that was checked is still approved: by the publisher's key, the log and the
+    policy as they are now. Its files are not hashed again."""
+    signature(_text(bundle / paths.SIGNATURE), rules, now, str(bundle))
+    return standing_of(bundle, checked.records, rules, now)
 
 
 def _whole(bundle: Path, rules: Policy, now: datetime.datetime) -> Signed:
@@ -256,16 +262,13 @@ def _decided_again(records: Records) -> str:
     ).dumps()
 
 
-def _standing(
-    bundle: Path,
-    evidence: Mapping[str, Path],
-    records: Records,
-    rules: Policy,
-    now: datetime.datetime,
+def standing_of(
+    bundle: Path, records: Records, rules: Policy, now: datetime.datetime
 ) -> Standing:
+    """Raises Rejected, or Tampered for a log that does not hold."""
     manifest, where = records.manifest, bundle / layout.SIGNOFF
     entries = log.parse(_text(where) if where.is_file() else "", f"{bundle}: {layout.SIGNOFF}")
-    about = subject.of(manifest.recipe, manifest.variant, evidence)
+    about = subject.of(manifest.recipe, manifest.variant, layout.evidence(bundle))
     subject_case = Case(
         about, records.verdict.status, case.failing(records.verdict, records.performance)
     )

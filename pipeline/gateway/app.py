@@ -1,0 +1,125 @@
+"""The gateway over HTTP: the OpenAI API, and what operators look at."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import aiohttp
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from pipeline import __version__
+from pipeline.gateway.asked import CHAT, COMPLETIONS
+from pipeline.gateway.clients import Client
+from pipeline.gateway.gateway import Gateway
+from pipeline.gateway.ledger import Ledger
+from pipeline.serving import problems
+from pipeline.serving.guard import Guard, unless_hung_up
+
+BODY_BYTES = 8 << 20  # of a request; the server has its own, lower bound
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+SCRAPE_S = 5.0
+USAGE_DAYS = 30
+
+
+def make(gateway: Gateway, ledger: Ledger) -> FastAPI:
+    app = FastAPI(title="quantgate gateway", version=__version__, docs_url=None, redoc_url=None)
+    problems.answer_with(app)
+    app.add_middleware(Guard, key=None, largest=BODY_BYTES, answered=lambda route, status: None)
+
+    async def answer(path: str, request: Request) -> Response:
+        client = _client(gateway, request)
+        asked = await gateway.asked(path, request.headers, client, await request.body())
+        flight = await gateway.flight(asked)
+
+        async def begun() -> Response:
+            try:
+                await flight.ready()
+            except BaseException:
+                flight.leave()
+                raise
+            if asked.stream:
+                return StreamingResponse(flight.read(), flight.status, flight.headers)
+            body = b"".join([part async for part in flight.read()])
+            return Response(body, flight.status, flight.headers)
+
+        return await unless_hung_up(request, begun())
+
+    @app.post(f"/v1/{CHAT}")
+    async def chat(request: Request) -> Response:
+        return await answer(CHAT, request)
+
+    @app.post(f"/v1/{COMPLETIONS}")
+    async def complete(request: Request) -> Response:
+        return await answer(COMPLETIONS, request)
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> dict[str, Any]:
+        _client(gateway, request)
+        return {"object": "list", "data": [_model(gateway, name) for name in gateway.models]}
+
+    @app.get("/live")
+    async def live() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get("/health")
+    async def health() -> Response:
+        tiers = {f"{tier.model}/{tier.name}": _state(tier) for tier in gateway.tiers}
+        body = {"status": "ready" if gateway.ready else "not ready", "tiers": tiers}
+        return JSONResponse(body, 200 if gateway.ready else 503)
+
+    @app.get("/metrics")
+    async def scraped() -> Response:
+        return Response(await gateway.scraped(), media_type=PROMETHEUS)
+
+    @app.get("/metrics/{model}/{name}")
+    async def of_tier(model: str, name: str) -> Response:
+        return await _own_metrics(gateway, model, name)
+
+    @app.get("/usage")
+    async def usage(request: Request, days: int = USAGE_DAYS) -> dict[str, Any]:
+        client = _client(gateway, request)
+        sees_all = client.key is None or client.key.admin
+        rows = [row for row in ledger.usage(days) if sees_all or row.key == client.name]
+        at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return {"at": at, "days": days, "currency": gateway.deploy.currency, "usage": rows}
+
+    return app
+
+
+def _client(gateway: Gateway, request: Request) -> Client:
+    """Raises Problem for a key that nobody has."""
+    return gateway.clients.who(request.headers.get("authorization", ""))
+
+
+def _model(gateway: Gateway, name: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": gateway.started_at,
+        "owned_by": "quantgate",
+        "digests": {
+            tier.name: f"sha256:{tier.approved.digest}" for tier in gateway.models[name].tiers
+        },
+    }
+
+
+def _state(tier: Any) -> str:
+    if tier.withdrawn is not None:
+        return "not approved"
+    return "ready" if tier.unready is None else "not ready"
+
+
+async def _own_metrics(gateway: Gateway, model: str, name: str) -> Response:
+    """What the tier's own server counts."""
+    found = [tier for tier in gateway.tiers if (tier.model, tier.name) == (model, name)]
+    if not found:
+        raise problems.Problem(404, "invalid_request_error", "There is no such tier.")
+    timeout = aiohttp.ClientTimeout(total=SCRAPE_S)
+    where = f"{found[0].url.removesuffix('/v1')}/metrics"
+    try:
+        async with gateway.session.get(where, timeout=timeout) as answer:
+            return Response(await answer.read(), answer.status, media_type=PROMETHEUS)
+    except (aiohttp.ClientError, OSError):
+        raise problems.unready() from None

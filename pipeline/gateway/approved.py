@@ -1,0 +1,94 @@
+"""What a tier serves: a bundle that is whole and approved, and stays so only as long as the policy
+and the log say."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.engines.host import lacks
+from pipeline.engines.server import Served
+from pipeline.errors import QuantgateError, RecipeError, SetupError
+from pipeline.gateway import deploy_file, promise
+from pipeline.gateway.promise import Promise
+from pipeline.records import Benchmark, artifact, read
+from pipeline.release import fetch
+from pipeline.release.bundle import check, layout, serve_settings
+from pipeline.release.bundle.check import Checked
+from pipeline.release.signoff import policy
+from pipeline.release.signoff.standing import Standing
+
+
+@dataclass
+class Approved:
+    """`digest`: of the artifact's files; `until`: when the approval ends; `promise`: None where
+    nothing was measured; `again` reads policy and log as they are now, and raises QuantgateError
+    where they do not approve."""
+
+    name: str
+    digest: str
+    served: Served
+    promise: Promise | None
+    until: datetime.datetime | None
+    again: Callable[[datetime.datetime], Standing]
+
+    @property
+    def capacity(self) -> int:
+        """Requests that run at once."""
+        return self.served.serve.max_num_seqs
+
+    def withdrawn(self, now: datetime.datetime) -> str | None:
+        """Why it may not be served any more; None if it may. What cannot be read, or does not
+        hold, approves nothing."""
+        try:
+            self.until = self.again(now).until
+        except QuantgateError as error:
+            return str(error)
+        return None
+
+
+@contextmanager
+def opened(tier: deploy_file.Tier, rules: Path) -> Iterator[Approved]:
+    """The checked bundle, for as long as it is needed. Raises Tampered, Rejected, RegistryError;
+    SetupError for what this machine cannot run."""
+    with fetch.opened(tier.bundle, policy.load(rules)) as (folder, checked):
+        settings = serve_settings.read(folder / layout.SERVE)
+        records, entry = checked.records, checked.signed.entry
+        name, digest = f"{entry.recipe}-{entry.variant}", artifact.digest(records.manifest.files)
+        if tier.url is None and (lacking := lacks(records.variant, settings.serve)):
+            raise SetupError(f"{name}: {lacking}.")
+        approved = Approved(
+            name,
+            digest,
+            Served(settings.engine, folder, settings.serve, name, digest),
+            promise.of(_measured(tier, checked), records.recipe.benchmark.prompt_tokens),
+            checked.standing.until,
+            lambda now: check.again(folder, checked, policy.load(rules), now),
+        )
+        print(f"{tier.bundle}: {checked.standing.words}", file=sys.stderr, flush=True)
+        if approved.promise is None:
+            print(
+                f"{approved.name}: no speed was measured, so it promises none: a request with a"
+                " latency target goes there last",
+                file=sys.stderr,
+            )
+        yield approved
+
+
+def _measured(tier: deploy_file.Tier, checked: Checked) -> Benchmark:
+    """Raises RecipeError for a benchmark of another artifact."""
+    if tier.benchmark is None:
+        return checked.records.benchmark
+    record = read(Path(tier.benchmark), Benchmark)
+    digest = artifact.digest(checked.records.manifest.files)
+    if record.artifact_sha256 != digest:
+        raise RecipeError(
+            f"{tier.benchmark}: of the artifact {record.artifact_sha256}, expected that of"
+            f" {tier.bundle}: {digest}. Measure that server again: quantgate benchmark RECIPE"
+            " --http VARIANT --url URL"
+        )
+    return record

@@ -1,0 +1,131 @@
+"""All that one gateway holds, and a request's way through it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from time import monotonic, time
+
+import aiohttp
+
+from pipeline.gateway import asked as asking
+from pipeline.gateway.accounts import Accounts
+from pipeline.gateway.answering import Answering
+from pipeline.gateway.asked import Asked
+from pipeline.gateway.attempt import Try
+from pipeline.gateway.cache import Store
+from pipeline.gateway.clients import Beyond, Client, Clients, capped
+from pipeline.gateway.deploy_file import Deploy
+from pipeline.gateway.flight import Flight
+from pipeline.gateway.sharing import Sharing
+from pipeline.gateway.tier import Tier
+from pipeline.serving import problems
+from pipeline.serving.problems import Problem
+
+CACHED, NOBODY = "cache", "none"  # who answered, where no tier did
+
+
+class Gateway:
+    """`tiers` by model, in the order of deploy.yaml."""
+
+    def __init__(
+        self,
+        deploy: Deploy,
+        tiers: Mapping[str, list[Tier]],
+        session: aiohttp.ClientSession,
+        clients: Clients,
+        store: Store | None,
+        accounts: Accounts,
+    ) -> None:
+        self.deploy, self.session, self.clients = deploy, session, clients
+        self.started_at = int(time())
+        self.models = {
+            name: Answering(tiers[name], model, session, accounts)
+            for name, model in deploy.models.items()
+        }
+        self._accounts, self._store = accounts, store
+        self._sharing = Sharing(store, accounts.metrics)
+
+    @property
+    def tiers(self) -> list[Tier]:
+        return [tier for model in self.models.values() for tier in model.tiers]
+
+    @property
+    def ready(self) -> bool:
+        """Whether each model has a tier that takes requests."""
+        now = monotonic()
+        return all(
+            any(tier.takes_requests(now) for tier in model.tiers) for model in self.models.values()
+        )
+
+    async def asked(
+        self, path: str, headers: Mapping[str, str], client: Client, body: bytes
+    ) -> Asked:
+        """Raises Problem for what cannot be asked, or not by this client."""
+        request, name = asking.model_of(body)
+        if name not in self.models:
+            raise problems.no_model(name, ", ".join(self.models))
+        settings = self.models[name].settings
+        asked = asking.make(
+            path,
+            capped(client, request),
+            len(body),
+            headers,
+            settings,
+            self.deploy.features,
+            client,
+        )
+        try:
+            await self.clients.admit(client)
+        except Beyond as beyond:
+            self._accounts.metrics.refused.labels(client.name, beyond.reason).inc()
+            raise
+        return asked
+
+    async def flight(self, asked: Asked) -> Flight:
+        """The answer on its way; the caller has joined it."""
+        model = self.models[asked.model]
+        flight, anothers = await self._sharing.flight(
+            asked, list(model.tiers), lambda flight: self._answer(asked, flight)
+        )
+        if anothers:
+            self._accounts.ended(asked, CACHED, flight.status or 200)
+        return flight
+
+    async def _answer(self, asked: Asked, flight: Flight) -> tuple[Tier, Try]:
+        place, status = NOBODY, 499
+        try:
+            tier, done = await self.models[asked.model].answer(asked, flight)
+            place, status = tier.name, 502 if done.end == "broke off" else flight.status
+            await self.clients.used(asked.client, done.prompt_tokens + done.completion_tokens)
+        except Problem as problem:
+            status = problem.status
+            raise
+        finally:
+            self._accounts.ended(asked, place, status)
+        return tier, done
+
+    async def scraped(self) -> bytes:
+        """For Prometheus, with what is so now."""
+        metrics, now = self._accounts.metrics, monotonic()
+        for tier in self.tiers:
+            place = (tier.model, tier.name)
+            metrics.in_flight.labels(*place).set(tier.device.running)
+            metrics.ready.labels(*place).set(tier.takes_requests(now))
+            metrics.breaker.labels(*place).set(tier.breaker.is_open(now))
+            metrics.approved.labels(*place).set(_until(tier))
+        if self._store is not None:
+            used, limit = await self._store.size()
+            metrics.cache_bytes.set(used)
+            metrics.cache_limit.set(limit)
+        for key, bound, share in self.clients.budgets():
+            metrics.budget.labels(key, bound).set(share)
+        return metrics.text()
+
+
+def _until(tier: Tier) -> float:
+    """When its approval ends or ended, in seconds of Unix time."""
+    until = tier.approved.until
+    if tier.withdrawn is not None:
+        return min(until, datetime.now(UTC)).timestamp() if until else 0.0
+    return until.timestamp() if until else float("inf")

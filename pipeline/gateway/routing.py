@@ -1,0 +1,50 @@
+"""Which tier is asked first, and which next. Pure: from what was measured and the load as it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.gateway.tier import Tier
+
+
+@dataclass(frozen=True)
+class Need:
+    """Of one request: `target_ms` for the whole answer, `tokens` it may have at most or usually
+    has."""
+
+    target_ms: float | None
+    tokens: int
+    prompt_bytes: int
+
+
+def order(tiers: Sequence[Tier], need: Need, now: float) -> list[Tier]:
+    """Those that take requests, the one to ask first in front.
+
+    With a target: those that promise to meet it at their present load, as preferred; then the
+    others, the quickest first. Without: those with a free place, as preferred; then the least
+    loaded."""
+    able = [tier for tier in tiers if tier.takes_requests(now)]
+    if need.target_ms is None:
+        return sorted(able, key=lambda tier: tier.load if tier.load >= 1 else 0.0)
+    promised = {tier.name: tier.answer_ms(need.prompt_bytes, need.tokens) for tier in able}
+    met = {name: ms <= need.target_ms for name, ms in promised.items()}
+    return sorted(able, key=lambda tier: 0.0 if met[tier.name] else promised[tier.name])
+
+
+def patience_s(tier: Tier, others: Sequence[Tier], need: Need, whole: bool) -> float:
+    """How long a try on this tier may take until its answer begins (`whole`: is there), in seconds.
+
+    With a target, of which `need` has what is left: until the last moment from which another tier
+    would still meet it, but never less than what this one promises. Else the tier's timeout, and
+    twice its promise of a whole answer."""
+    answer_ms = tier.answer_ms(need.prompt_bytes, need.tokens)
+    promised_ms = answer_ms if whole else tier.first_ms(need.prompt_bytes)
+    known_s = promised_ms / 1000 if promised_ms < math.inf else 0.0
+    usual_s = max(tier.settings.timeout_s, 2 * known_s)
+    rescues = (other.answer_ms(need.prompt_bytes, need.tokens) for other in others)
+    rescue_ms = min(rescues, default=math.inf)
+    if need.target_ms is None or rescue_ms == math.inf:
+        return usual_s
+    return min(usual_s, max(known_s, (need.target_ms - rescue_ms) / 1000))

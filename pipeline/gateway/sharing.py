@@ -1,0 +1,83 @@
+"""Equal requests share an answer: one that is kept, or one that is on its way (single flight)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from pipeline.gateway import cache
+from pipeline.gateway.asked import Asked
+from pipeline.gateway.attempt import Try
+from pipeline.gateway.cache import Kept, Store
+from pipeline.gateway.flight import Flight
+from pipeline.gateway.metrics import Metrics
+from pipeline.gateway.tier import Tier
+
+Work = Callable[[Flight], Coroutine[Any, Any, tuple[Tier, Try]]]
+
+
+class Sharing:
+    """`store`: None where nothing is kept, and nothing shared."""
+
+    def __init__(self, store: Store | None, metrics: Metrics) -> None:
+        self._store, self._metrics = store, metrics
+        self._flying: dict[str, Flight] = {}
+
+    async def flight(self, asked: Asked, tiers: list[Tier], work: Work) -> tuple[Flight, bool]:
+        """The answer, and whether it is another request's. The caller has joined it.
+
+        Kept answers are those of artifacts that are approved now; `work` makes a new one."""
+        shares = self._store is not None and _may_be_kept(asked)
+        flight, key = None, _key("", asked)
+        if shares:
+            flight = await self._kept(asked, tiers)
+            outcome = "hit" if flight else "joined" if key in self._flying else "miss"
+            self._metrics.cache.labels(asked.model, outcome).inc()
+            flight = flight or self._flying.get(key)
+        if flight is not None:
+            flight.join()
+            return flight, True
+        flight = Flight()
+        flight.join()
+        if shares:
+            self._flying[key] = flight
+        flight.start(self._fly(asked, flight, work, key if shares else None))
+        return flight, False
+
+    async def _kept(self, asked: Asked, tiers: list[Tier]) -> Flight | None:
+        assert self._store is not None
+        for tier in tiers:
+            if tier.withdrawn is None:
+                kept = await self._store.get(_key(tier.approved.digest, asked))
+                if kept is not None:
+                    shown = {"X-Quantgate-Tier": tier.name, "X-Quantgate-Cache": "hit"}
+                    return Flight.landed({"Content-Type": kept.content_type, **shown}, kept.body)
+        return None
+
+    async def _fly(self, asked: Asked, flight: Flight, work: Work, key: str | None) -> None:
+        try:
+            tier, done = await work(flight)
+            if key is not None and self._store is not None and done.end == "answered":
+                kept = Kept(
+                    flight.headers["Content-Type"],
+                    flight.body,
+                    done.prompt_tokens,
+                    done.completion_tokens,
+                )
+                await self._store.put(_key(tier.approved.digest, asked), kept)
+        finally:
+            if key is not None:
+                self._flying.pop(key, None)
+
+
+def _may_be_kept(asked: Asked) -> bool:
+    if asked.client.scope is None:
+        return False
+    key = asked.client.key
+    return cache.deterministic(asked.request) or bool(key and key.cache_sampled)
+
+
+def _key(digest: str, asked: Asked) -> str:
+    """`digest`: empty for whatever answers next."""
+    of = digest or f"model {asked.model}"
+    return cache.key_of(of, asked.path, asked.request, asked.client.scope or "")

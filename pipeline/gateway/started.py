@@ -1,0 +1,64 @@
+"""A server that the gateway starts, and starts again when it has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from time import monotonic
+
+from pipeline.engines import server
+from pipeline.engines.server import Served
+from pipeline.runtime import process
+
+FIRST_S, LONGEST_S = 1.0, 60.0  # before it is started again
+LONG_S = 300.0  # after which an end counts as the first again
+
+
+class Started:
+    """Of one tier. Its log is in a folder of its own, as long as the gateway runs."""
+
+    def __init__(self, what: Served) -> None:
+        self.port = server.free_port()
+        self.url = f"http://{server.HOST}:{self.port}/v1"
+        self._what = what
+        self._kept = ExitStack()
+        self._folder = Path(self._kept.enter_context(tempfile.TemporaryDirectory()))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._since = self._again_at = 0.0
+        self._wait_s = FIRST_S
+
+    def keep_running(self) -> str | None:
+        """Starts it unless it runs. Why it does not run now; None if it does."""
+        if self._process is not None and self._process.poll() is None:
+            return None
+        now = monotonic()
+        if self._process is not None:
+            self._ended(self._process, now)
+        if now < self._again_at:
+            return self._last_words
+        self._process = server.started(self._what, self.port, self._folder, self._log)
+        self._since = now
+        return None
+
+    def _ended(self, ended: subprocess.Popen[bytes], now: float) -> None:
+        server.stop(ended)  # whatever is left of its group
+        self._process = None
+        self._last_words = (
+            f"the server ended with exit code {ended.returncode}. {process.last_words(self._log)}"
+        )
+        self._wait_s = FIRST_S if now - self._since > LONG_S else min(2 * self._wait_s, LONGEST_S)
+        self._again_at = now + self._wait_s
+
+    @property
+    def _log(self) -> Path:
+        return self._folder / "server.log"
+
+    async def stop(self) -> None:
+        """Waits for what it still answers, as long as the server itself does."""
+        if self._process is not None:
+            await asyncio.to_thread(server.stop, self._process)
+            self._process = None
+        self._kept.close()

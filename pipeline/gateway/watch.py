@@ -1,0 +1,115 @@
+"""Looks after one tier: does its server run, does it serve the approved artifact, and is that still
+approved?"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from time import monotonic
+
+import aiohttp
+from pydantic import BaseModel
+
+from pipeline.gateway import log
+from pipeline.gateway.started import Started
+from pipeline.gateway.tier import Tier
+
+WHILE_UNREADY_S, WHILE_READY_S = 0.5, 2.0  # between looks
+TIMEOUT_S = 5.0
+DRAINED_S = 0.2  # between looks whether it is
+
+
+class Model(BaseModel):
+    """Of a server's list, as far as it is read."""
+
+    id: str
+    digest: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.id[:80]} {(self.digest or '')[:80]}".strip()
+
+
+class Models(BaseModel):
+    data: list[Model]
+
+
+async def keep(
+    tier: Tier, session: aiohttp.ClientSession, recheck_s: float, drain_s: float
+) -> None:
+    """Until it is cancelled; ends what it started."""
+    started: Started | None = None
+    tier.url = tier.settings.url or ""
+    rechecked = monotonic()
+    try:
+        while True:
+            if monotonic() - rechecked >= recheck_s or _is_over(tier):
+                rechecked = monotonic()
+                await _recheck(tier)
+            if tier.withdrawn and started:
+                await _drained(tier, drain_s)
+                await started.stop()
+                started = None
+            elif tier.withdrawn is None:
+                if started is None and tier.settings.url is None:
+                    started = Started(tier.approved.served)
+                    tier.url = started.url
+                await _look(tier, session, started)
+            await asyncio.sleep(WHILE_READY_S if tier.unready is None else WHILE_UNREADY_S)
+    finally:
+        if started:
+            await started.stop()
+
+
+def _is_over(tier: Tier) -> bool:
+    """Whether the approval has ended since it was read."""
+    until = tier.approved.until
+    over = until is not None and until <= datetime.datetime.now(datetime.UTC)
+    return over and tier.withdrawn is None
+
+
+async def _recheck(tier: Tier) -> None:
+    now = datetime.datetime.now(datetime.UTC)
+    withdrawn = await asyncio.to_thread(tier.approved.withdrawn, now)
+    if withdrawn != tier.withdrawn:
+        tier.withdrawn = withdrawn
+        log.event("approval", tier, why=withdrawn or "approved again")
+        tier.unready = "not approved" if withdrawn else "starting"
+
+
+async def _drained(tier: Tier, drain_s: float) -> None:
+    deadline = monotonic() + drain_s
+    while tier.device.running and monotonic() < deadline:
+        await asyncio.sleep(DRAINED_S)
+
+
+async def _look(tier: Tier, session: aiohttp.ClientSession, started: Started | None) -> None:
+    unready = await asyncio.to_thread(started.keep_running) if started else None
+    if unready is None:
+        unready = await _not_served(tier, session)
+    if unready != tier.unready:
+        was, tier.unready = tier.unready, unready
+        log.event("tier", tier, ready=unready is None, why=unready or "ready", was=was)
+        if unready is None:
+            tier.breaker.succeeded()
+
+
+async def _not_served(tier: Tier, session: aiohttp.ClientSession) -> str | None:
+    """Why nothing may be sent there; None if it shows the digest of the approved artifact, under
+    `digest` or in a name that ends in it. By that name it is asked from then on, so that a server
+    that has exchanged its model refuses."""
+    headers = {"Authorization": f"Bearer {tier.key}"} if tier.key else {}
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    try:
+        async with session.get(f"{tier.url}/models", headers=headers, timeout=timeout) as answer:
+            if answer.status != 200:
+                return f"/v1/models answers {answer.status}"
+            shown = Models.model_validate(await answer.json(content_type=None))
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        return f"/v1/models gives no list of models: {type(error).__name__}"
+    digest = f"sha256:{tier.approved.digest}"
+    for model in shown.data:
+        name = model.id.removesuffix(f"@{digest}")
+        if model.digest == digest or name != model.id:
+            tier.asked_as = f"{name}@{digest}"
+            return None
+    return f"shows no {digest}, which is approved, but {', '.join(map(str, shown.data)) or 'none'}"

@@ -1,0 +1,201 @@
+"""A gateway over stand-in servers, for tests without an engine: HTTP is real on both sides, and
+what a server does can be changed while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from pipeline.engines.server import Served
+from pipeline.gateway import command
+from pipeline.gateway.approved import Approved
+from pipeline.gateway.deploy_file import Deploy
+from pipeline.gateway.promise import Point, Promise
+from pipeline.gateway.tier import Tier
+from pipeline.recipe import Serve
+from pipeline.release.signoff.standing import Standing
+from tests.serving import until
+
+SERVE = Serve(max_model_len=64, max_num_seqs=8, max_num_batched_tokens=64, kv_cache_gib=1)
+WORDS = ["one ", "two ", "three"]
+
+
+@dataclass
+class Server:
+    """`behaviour`: ok, error, hang, stall or cut (in the middle of a stream), busy, long (too long
+    for it), bad (the client's fault), length (cut at max_tokens). `delay_s`: until the first token.
+    `digest`: what it shows. `asked`: the bodies that came."""
+
+    digest: str
+    behaviour: str = "ok"
+    delay_s: float = 0.0
+    text: str | None = None
+    breaks_at: int = 2  # of a stream's events
+    url: str = ""
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
+    at_once: int = 0
+    most_at_once: int = 0
+
+    def app(self) -> FastAPI:
+        app = FastAPI()
+
+        @app.get("/v1/models")
+        async def models() -> Response:
+            if self.behaviour in ("error", "hang"):
+                return await self._ill()
+            return JSONResponse({"data": [{"id": "its-own", "digest": f"sha256:{self.digest}"}]})
+
+        @app.get("/metrics")
+        async def metrics() -> Response:
+            return Response("its_own_total 7\n", media_type="text/plain")
+
+        @app.post("/v1/chat/completions")
+        async def chat(request: Request) -> Response:
+            return await self._answer(request, chat=True)
+
+        @app.post("/v1/completions")
+        async def complete(request: Request) -> Response:
+            return await self._answer(request, chat=False)
+
+        return app
+
+    async def _ill(self) -> Response:
+        if self.behaviour == "hang":
+            await asyncio.sleep(3600)
+        return JSONResponse({"error": {"message": "broken", "code": None}}, 500)
+
+    async def _answer(self, request: Request, chat: bool) -> Response:
+        body = await request.json()
+        self.asked.append(body)
+        self.keys.append(request.headers.get("authorization"))
+        if body["model"] != f"its-own@sha256:{self.digest}":
+            return JSONResponse({"error": {"message": "no", "code": "model_not_found"}}, 404)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            return await self._behave(body, chat)
+        finally:
+            self.at_once -= 1
+
+    async def _behave(self, body: dict[str, Any], chat: bool) -> Response:
+        await asyncio.sleep(self.delay_s)
+        match self.behaviour:
+            case "error" | "hang":
+                return await self._ill()
+            case "busy":
+                detail = {"error": {"message": "full", "code": "queue_full"}}
+                return JSONResponse(detail, 429, {"Retry-After": "7"})
+            case "long":
+                detail = {"error": {"message": "long", "code": "context_length_exceeded"}}
+                return JSONResponse(detail, 400)
+            case "bad":
+                return JSONResponse({"error": {"message": "bad", "code": "x"}}, 400)
+        words = [self.text] if self.text is not None else WORDS
+        if body.get("stream"):
+            return StreamingResponse(self._events(words, chat), media_type="text/event-stream")
+        text = "".join(words)
+        choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
+        choice |= {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+        if self.behaviour == "length":
+            choice["finish_reason"] = "length"
+        usage = {"prompt_tokens": 5, "completion_tokens": len(words)}
+        return JSONResponse({"model": body["model"], "choices": [choice], "usage": usage})
+
+    async def _events(self, words: list[str], chat: bool) -> AsyncIterator[str]:
+        for number, word in enumerate(["", *words]):  # the first as vLLM's: a role, and no text
+            if self.behaviour == "stall" and number == self.breaks_at:
+                await asyncio.sleep(3600)
+            if self.behaviour == "cut" and number == self.breaks_at:
+                return
+            part = {"delta": {"content": word}} if chat else {"text": word}
+            yield _event({"model": "x", "choices": [{"index": 0, **part, "finish_reason": None}]})
+            await asyncio.sleep(0)
+        usage = {"prompt_tokens": 5, "completion_tokens": len(words)}
+        yield _event({"model": "x", "choices": [], "usage": usage})
+        yield "data: [DONE]\n\n"
+
+
+def _event(value: dict[str, Any]) -> str:
+    return f"data: {json.dumps(value)}\n\n"
+
+
+class Thread:
+    """uvicorn in a thread of its own; can be killed and started again on the same port."""
+
+    def __init__(self, app: FastAPI, port: int = 0) -> None:
+        self._app, self.port = app, port
+        self.start()
+
+    def start(self) -> None:
+        config = uvicorn.Config(
+            self._app,
+            port=self.port,
+            log_level="critical",
+            lifespan="off",
+            timeout_graceful_shutdown=0,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        until(lambda: self._server.started)
+        self.port = self._server.servers[0].sockets[0].getsockname()[1]
+
+    def stop(self) -> None:
+        self._server.force_exit = self._server.should_exit = True
+        self._thread.join(10)
+
+
+def approved(
+    digest: str, promise: Promise | None = None, again: Callable[..., Standing] | None = None
+) -> Approved:
+    served = Served("openvino", Path("nowhere"), SERVE, "its-own", digest)
+    return Approved(
+        "its-own", digest, served, promise, None, again or (lambda now: Standing("approved", []))
+    )
+
+
+def promised(ttft_ms: float, tpot_ms: float = 1.0) -> Promise:
+    return Promise((Point(1, ttft_ms, tpot_ms), Point(8, 2 * ttft_ms, 2 * tpot_ms)), 16)
+
+
+@dataclass
+class Running:
+    """`url` ends in /v1."""
+
+    url: str
+    port: int
+    tiers: dict[str, Tier]
+
+
+@contextlib.contextmanager
+def running(deploy: Deploy, tiers: dict[str, list[Tier]]) -> Iterator[Running]:
+    """A gateway in a thread, once each tier is ready."""
+    made: list[uvicorn.Server] = []
+
+    async def serve() -> None:
+        async with command.opened(deploy, tiers) as app:
+            made.append(uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning")))
+            await made[0].serve()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
+    thread.start()
+    everyone = {tier.name: tier for of in tiers.values() for tier in of}
+    until(lambda: bool(made) and made[0].started)
+    port = made[0].servers[0].sockets[0].getsockname()[1]
+    try:
+        until(lambda: all(tier.unready is None for tier in everyone.values()))
+        yield Running(f"http://127.0.0.1:{port}/v1", port, everyone)
+    finally:
+        made[0].should_exit = True
+        thread.join(30)

@@ -1,0 +1,432 @@
+"""The gateway over HTTP, before servers that do what servers do."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import Rejected
+from pipeline.gateway import stream, watch
+from pipeline.gateway.deploy_file import Cache, Deploy, Key, Model
+from pipeline.gateway.deploy_file import Tier as Settings
+from pipeline.gateway.promise import Promise
+from pipeline.gateway.tier import Tier
+from pipeline.release.signoff.standing import Standing
+from tests.gateway import WORDS, Running, Server, Thread, approved, promised, running
+from tests.serving import until
+
+TEXT = "".join(WORDS)
+
+
+class Scene:
+    """Two servers, `edge` and `cloud`, behind one model, `chat`."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self._folder, self._stack = folder, stack
+        self.edge, self.cloud = Server("edge1"), Server("c10ud")
+        self.threads = {}
+        for name, server in (("edge", self.edge), ("cloud", self.cloud)):
+            self.threads[name] = Thread(server.app())
+            server.url = f"http://127.0.0.1:{self.threads[name].port}/v1"
+            stack.callback(self.threads[name].stop)
+
+    def gateway(
+        self,
+        edge: Promise | None = None,
+        cloud: Promise | None = None,
+        again: Callable[..., Standing] | None = None,
+        model: dict[str, Any] | None = None,
+        timeout_s: float = 20.0,
+        **deploy: Any,
+    ) -> Running:
+        settings = {
+            name: Settings(bundle="x", url=url, timeout_s=timeout_s, price_per_hour=price)
+            for name, url, price in (
+                ("edge", self.edge.url, 36.0),
+                ("cloud", self.cloud.url, 360.0),
+            )
+        }
+        tiers = [
+            Tier("chat", "edge", settings["edge"], approved("edge1", edge, again)),
+            Tier("chat", "cloud", settings["cloud"], approved("c10ud", cloud)),
+        ]
+        whole = Deploy(
+            models={"chat": Model(tiers=settings, **(model or {}))},
+            usage=str(self._folder / "usage.sqlite"),
+            **deploy,
+        )
+        return self._stack.enter_context(running(whole, {"chat": tiers}))
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    with ExitStack() as stack:
+        yield Scene(tmp_path, stack)
+
+
+def ask(
+    gateway: Running,
+    path: str = "chat/completions",
+    headers: dict[str, str] | None = None,
+    **more: Any,
+) -> tuple[int, dict[str, str], bytes]:
+    content = {"messages": [{"role": "user", "content": "hello"}]}
+    body = {
+        "model": "chat",
+        **(content if path.startswith("chat") else {"prompt": "hello"}),
+        **more,
+    }
+    return call(gateway, f"/v1/{path}", headers, json.dumps(body).encode())
+
+
+def call(
+    gateway: Running, path: str, headers: dict[str, str] | None = None, body: bytes | None = None
+) -> tuple[int, dict[str, str], bytes]:
+    request = urllib.request.Request(f"http://127.0.0.1:{gateway.port}{path}", body, headers or {})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, dict(answer.headers), answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, dict(error.headers), error.read()
+
+
+def text(body: bytes) -> str:
+    """Of a whole answer, or of a stream with its last event in place."""
+    if not body.startswith(b"data:"):
+        return str(json.loads(body)["choices"][0]["message"]["content"])
+    lines = [line[6:] for line in body.decode().split("\n\n") if line]
+    assert lines[-1] == "[DONE]"
+    chunks = [json.loads(line) for line in lines[:-1]]
+    assert all(chunk.get("model", "chat") == "chat" for chunk in chunks)
+    return "".join(
+        chunk["choices"][0]["delta"]["content"] for chunk in chunks if "choices" in chunk
+    )
+
+
+def counted(gateway: Running, name: str, **labels: str) -> float:
+    """The sum of a metric over all that have these labels."""
+    total = 0.0
+    for line in call(gateway, "/metrics")[2].decode().splitlines():
+        key, _, value = line.rpartition(" ")
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        if key.split("{")[0] == f"quantgate_gateway_{name}" and all(one in key for one in wanted):
+            total += float(value)
+    return total
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_the_preferred_tier_answers(scene: Scene, streamed: bool) -> None:
+    gateway = scene.gateway()
+    status, headers, body = ask(gateway, stream=streamed)
+    assert (status, text(body), headers["x-quantgate-tier"]) == (200, TEXT, "edge")
+    assert headers["x-quantgate-digest"] == "sha256:edge1"
+    assert not scene.cloud.asked
+    assert ("usage" in json.dumps(scene.edge.asked)) == streamed  # asked for, and not shown
+    assert b"usage" not in body or not streamed
+    work = {"model": "chat", "tier": "edge", "feature": "other"}
+    assert counted(gateway, "requests_total", **work, status="200") == 1
+    assert counted(gateway, "tokens_total", **work, kind="completion") == 3
+    assert counted(gateway, "time_to_first_token_seconds_count", tier="edge") == streamed
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("ill", ["error", "hang", "busy", "long", "killed"])
+def test_another_tier_answers_for_one_that_does_not(scene: Scene, ill: str, streamed: bool) -> None:
+    gateway = scene.gateway(timeout_s=0.3)
+    if ill == "killed":
+        scene.threads["edge"].stop()
+    else:
+        scene.edge.behaviour = ill
+    status, headers, body = ask(gateway, stream=streamed)
+    assert (status, text(body), headers["x-quantgate-tier"]) == (200, TEXT, "cloud")
+    assert counted(gateway, "fallbacks_total", tier="edge") == 1
+
+
+def test_a_stream_that_is_cut_before_its_first_token_is_asked_for_elsewhere(scene: Scene) -> None:
+    gateway = scene.gateway()
+    scene.edge.breaks_at, scene.edge.behaviour = 1, "cut"
+    status, headers, body = ask(gateway, stream=True)
+    assert (status, text(body), headers["x-quantgate-tier"]) == (200, TEXT, "cloud")
+
+
+@pytest.mark.parametrize("ill", ["cut", "stall"])
+def test_a_stream_that_breaks_off_ends_with_an_error(
+    scene: Scene, ill: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "STALL_S", 0.3)
+    gateway = scene.gateway()
+    scene.edge.behaviour = ill
+    status, headers, body = ask(gateway, stream=True)
+    assert (status, headers["x-quantgate-tier"], text(body)) == (200, "edge", WORDS[0])
+    assert b'"code": "broke_off"' in body
+    assert not scene.cloud.asked
+
+
+def test_a_clients_own_fault_is_no_reason_to_ask_another(scene: Scene) -> None:
+    gateway = scene.gateway()
+    scene.edge.behaviour = "bad"
+    assert ask(gateway)[0] == 400
+    assert not scene.cloud.asked
+
+
+def test_nobody_is_left(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.gateway.answering.WAIT_S", 0.2)
+    gateway = scene.gateway()
+    scene.edge.behaviour = scene.cloud.behaviour = "busy"
+    status, headers, _ = ask(gateway)
+    assert (status, headers["retry-after"]) == (429, "7")
+    scene.edge.behaviour = "error"
+    status, headers, body = ask(gateway)
+    assert status == 503
+    assert "edge: failed; cloud: busy" in json.loads(body)["error"]["message"]
+    assert "retry-after" in headers
+
+
+def test_the_target_decides_by_what_was_measured(scene: Scene) -> None:
+    gateway = scene.gateway(edge=promised(200, 10), cloud=promised(50, 1))
+    slow, quick = {"X-Latency-Target-Ms": "2000"}, {"X-Latency-Target-Ms": "300"}
+    assert ask(gateway, headers=slow, max_tokens=20)[1]["x-quantgate-tier"] == "edge"  # 400 ms
+    assert ask(gateway, headers=quick, max_tokens=20)[1]["x-quantgate-tier"] == "cloud"
+    assert ask(gateway, headers=slow, max_tokens=500)[1]["x-quantgate-tier"] == "cloud"
+    assert counted(gateway, "latency_targets_total", met="yes") == 3
+    assert ask(gateway, headers={"X-Latency-Target-Ms": "soon"})[0] == 400
+
+
+def test_a_slow_tier_is_left_while_another_can_still_meet_the_target(scene: Scene) -> None:
+    gateway = scene.gateway(edge=promised(20), cloud=promised(20))
+    scene.edge.delay_s = 30
+    start = time.monotonic()
+    status, headers, _ = ask(gateway, headers={"X-Latency-Target-Ms": "1000"}, max_tokens=3)
+    assert (status, headers["x-quantgate-tier"]) == (200, "cloud")
+    assert time.monotonic() - start < 1.2
+    assert counted(gateway, "tries_total", tier="edge", outcome="late") == 1
+
+
+def test_load_moves_requests_on(scene: Scene) -> None:
+    gateway = scene.gateway()
+    scene.edge.delay_s = scene.cloud.delay_s = 0.5
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda _: ask(gateway), range(12)))
+    tiers = [headers["x-quantgate-tier"] for _, headers, _ in answers]
+    assert (tiers.count("edge"), tiers.count("cloud")) == (8, 4)  # 8 run at once on the edge
+
+
+def test_a_tier_that_fails_is_left_alone_and_comes_back(scene: Scene) -> None:
+    gateway = scene.gateway()
+    scene.edge.behaviour = "error"
+    for _ in range(10):
+        assert ask(gateway)[1]["x-quantgate-tier"] == "cloud"
+    assert len(scene.edge.asked) <= 4
+    scene.edge.behaviour = "ok"
+    until(lambda: ask(gateway)[1]["x-quantgate-tier"] == "edge")
+
+
+def test_a_server_that_exchanged_its_model_is_asked_nothing(scene: Scene) -> None:
+    gateway = scene.gateway()
+    scene.edge.digest = "an0ther"
+    status, headers, _ = ask(gateway)
+    assert (status, headers["x-quantgate-tier"]) == (200, "cloud")
+    until(lambda: gateway.tiers["edge"].unready is not None)
+    assert "an0ther" in str(gateway.tiers["edge"].unready)
+
+
+def test_what_is_not_approved_any_more_is_left_in_time(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "WHILE_READY_S", 0.1)
+    rejected: list[str] = []
+
+    def again(now: Any) -> Standing:
+        if rejected:
+            raise Rejected(rejected[0])
+        return Standing("approved", [])
+
+    gateway = scene.gateway(again=again, recheck_s=0.2, cache=Cache())
+    assert ask(gateway, temperature=0)[1]["x-quantgate-tier"] == "edge"
+    assert ask(gateway, temperature=0)[1]["x-quantgate-cache"] == "hit"
+    rejected.append("rejected by ada: it lies")
+    until(lambda: gateway.tiers["edge"].withdrawn is not None, within_s=2)
+    answer = ask(gateway, temperature=0)[1]
+    assert answer["x-quantgate-tier"] == "cloud" and "x-quantgate-cache" not in answer
+    assert json.loads(call(gateway, "/health")[2])["tiers"]["chat/edge"] == "not approved"
+    rejected.clear()
+    until(lambda: ask(gateway)[1]["x-quantgate-tier"] == "edge")
+
+
+SCHEMA = {
+    "type": "json_schema",
+    "json_schema": {"name": "x", "schema": {"type": "object", "required": ["a"]}},
+}
+
+
+@pytest.mark.parametrize(
+    ("rule", "edge_text", "behaviour", "more"),
+    [
+        ("empty", "  ", "ok", {}),
+        ("cut", "abc", "length", {}),
+        ("schema", '{"b": 1}', "ok", {"response_format": SCHEMA}),
+        ("schema", "no JSON", "ok", {"response_format": {"type": "json_object"}}),
+    ],
+)
+def test_an_answer_that_is_not_enough_goes_to_the_next_tier(
+    scene: Scene,
+    capfd: pytest.CaptureFixture[str],
+    rule: str,
+    edge_text: str,
+    behaviour: str,
+    more: dict[str, Any],
+) -> None:
+    gateway = scene.gateway(model={"escalate": [rule]})
+    scene.edge.text, scene.edge.behaviour, scene.cloud.text = edge_text, behaviour, '{"a": 1}'
+    scene.edge.delay_s = 0.02
+    status, headers, body = ask(gateway, **more)
+    assert (status, headers["x-quantgate-tier"], text(body)) == (200, "cloud", '{"a": 1}')
+    assert counted(gateway, "escalations_total", tier="edge", rule=rule) == 1
+    said = [json.loads(line) for line in capfd.readouterr().err.splitlines() if "escalated" in line]
+    assert [(one["to"], one["why"], one["cost"] > 0) for one in said] == [("cloud", rule, True)]
+
+
+def test_an_answer_that_is_enough_stays(scene: Scene) -> None:
+    gateway = scene.gateway(model={"escalate": ["empty", "cut", "schema"]})
+    scene.edge.text = '{"a": 1}'
+    assert ask(gateway, response_format=SCHEMA)[1]["x-quantgate-tier"] == "edge"
+
+
+def test_the_cheaper_answer_is_better_than_none(scene: Scene) -> None:
+    gateway = scene.gateway(model={"escalate": ["empty"]})
+    scene.edge.text, scene.cloud.behaviour = "", "error"
+    for streamed in (False, True):
+        status, headers, body = ask(gateway, stream=streamed)
+        assert (status, headers["x-quantgate-tier"], text(body)) == (200, "edge", "")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_equal_requests_share_an_answer(scene: Scene, streamed: bool) -> None:
+    gateway = scene.gateway(cache=Cache())
+    scene.edge.delay_s = 0.3
+    with ThreadPoolExecutor(5) as pool:
+        answers = list(pool.map(lambda _: ask(gateway, temperature=0, stream=streamed), range(5)))
+    assert [text(body) for _, _, body in answers] == [TEXT] * 5
+    assert len(scene.edge.asked) == 1
+    status, headers, body = ask(gateway, temperature=0, stream=streamed)
+    assert (status, headers["x-quantgate-cache"], text(body)) == (200, "hit", TEXT)
+    assert body == answers[0][2]
+    assert counted(gateway, "cache_requests_total", outcome="hit") == 1
+    assert counted(gateway, "cache_requests_total", outcome="joined") == 4
+    ask(gateway, stream=streamed)  # sampled
+    ask(gateway, temperature=0, stream=streamed, max_tokens=9)
+    assert len(scene.edge.asked) == 3
+
+
+def test_an_error_is_not_kept(scene: Scene) -> None:
+    gateway = scene.gateway(cache=Cache())
+    scene.edge.behaviour = "bad"
+    assert ask(gateway, temperature=0)[0] == 400
+    scene.edge.behaviour = "cut"
+    assert b"broke_off" in ask(gateway, temperature=0, stream=True)[2]
+    scene.edge.behaviour = "ok"
+    assert text(ask(gateway, temperature=0, stream=True)[2]) == TEXT
+    assert text(ask(gateway, temperature=0)[2]) == TEXT
+
+
+def test_a_key_is_asked_for_and_bounds_hold(scene: Scene, tmp_path: Path) -> None:
+    for name in ("ada", "bob"):
+        (tmp_path / f"{name}.key").write_text(f"secret-of-{name}\n")
+    keys = {
+        "ada": Key(file=str(tmp_path / "ada.key"), requests_per_minute=3, max_tokens=7),
+        "bob": Key(file=str(tmp_path / "bob.key"), admin=True),
+    }
+    gateway = scene.gateway(keys=keys, cache=Cache(), features=["chatbot"])
+    ada, bob = ({"Authorization": f"Bearer secret-of-{name}"} for name in ("ada", "bob"))
+    assert ask(gateway)[0] == 401
+    assert ask(gateway, headers={"Authorization": "Bearer secret-of-eve"})[0] == 401
+    feature = {"X-Feature": "chatbot"}
+    assert ask(gateway, headers=ada | feature, temperature=0, max_tokens=100)[0] == 200
+    assert scene.edge.asked[-1]["max_tokens"] == 7
+    assert scene.edge.keys == [None]  # the client's key is not the server's business
+    assert ask(gateway, headers=bob, temperature=0, max_tokens=7)[0] == 200
+    assert len(scene.edge.asked) == 2  # no answer of another's
+    answers = [ask(gateway, headers=ada)[0] for _ in range(4)]
+    assert answers == [200, 200, 429, 429]
+    assert counted(gateway, "refused_total", key="ada", reason="requests") == 2
+    assert ask(gateway, headers=bob)[0] == 200
+    usage = json.loads(call(gateway, "/usage", ada)[2])["usage"]
+    assert {row["key"] for row in usage} == {"ada"}
+    assert sum(row["requests"] for row in usage if row["feature"] == "chatbot") == 1
+    assert {row["key"] for row in json.loads(call(gateway, "/usage", bob)[2])["usage"]} == {
+        "ada",
+        "bob",
+    }
+    assert call(gateway, "/usage")[0] == 401
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"[]", 400),
+        (b"{}", 400),
+        (b'{"model": 7}', 400),
+        (b'{"model": "chat", "max_tokens": 0}', 400),
+        (b'{"model": "chat", "max_tokens": "9"}', 400),
+        (b'{"model": "chat", "temperature": NaN}', 400),
+        (b'{"model": "chat", "stream": "yes"}', 400),
+        (b"[" * 100_000, 400),
+        (b'{"model": "\xff"}', 400),
+        (b'{"model": "other"}', 404),
+    ],
+)
+def test_a_malformed_request_is_said_so(scene: Scene, body: bytes, status: int) -> None:
+    gateway = scene.gateway()
+    got, _, answer = call(gateway, "/v1/chat/completions", None, body)
+    assert got == status
+    assert set(json.loads(answer)["error"]) == {"message", "type", "param", "code"}
+    assert not scene.edge.asked
+
+
+def test_a_body_that_is_too_large_is_not_waited_for(scene: Scene) -> None:
+    gateway = scene.gateway()
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.port)
+    connection.putrequest("POST", "/v1/chat/completions")
+    connection.putheader("Content-Length", str(9 << 20))
+    connection.endheaders()
+    assert connection.getresponse().status == 413
+
+
+def test_whoever_hangs_up_frees_the_place(scene: Scene) -> None:
+    gateway = scene.gateway()
+    scene.edge.delay_s = 20
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.port)
+    body = json.dumps({"model": "chat", "messages": []})
+    connection.request("POST", "/v1/chat/completions", body)
+    until(lambda: counted(gateway, "requests_in_flight", tier="edge") == 1)
+    connection.close()
+    until(lambda: counted(gateway, "requests_in_flight", tier="edge") == 0)
+    assert counted(gateway, "tries_total", tier="edge", outcome="gave up") == 1
+
+
+def test_what_operators_look_at(scene: Scene) -> None:
+    gateway = scene.gateway()
+    assert call(gateway, "/live")[0] == 200
+    assert call(gateway, "/health")[0] == 200
+    assert call(gateway, "/metrics/chat/edge")[2] == b"its_own_total 7\n"
+    assert call(gateway, "/metrics/chat/other")[0] == 404
+    [model] = json.loads(call(gateway, "/v1/models")[2])["data"]
+    assert model["digests"] == {"edge": "sha256:edge1", "cloud": "sha256:c10ud"}
+    for name in ("edge", "cloud"):
+        scene.threads[name].stop()
+    until(lambda: call(gateway, "/health")[0] == 503)
+    scene.threads["cloud"].start()
+    until(lambda: call(gateway, "/health")[0] == 200)
+    assert ask(gateway)[1]["x-quantgate-tier"] == "cloud"
