@@ -221,20 +221,25 @@ OF_A_RECIPE = (
 
 
 def producer(path: Path) -> str:
-    """The command that makes what lies there: artifacts/KIND/RECIPE[/VARIANT], of a record .json."""
+    """The command that makes what lies there: artifacts/KIND/RECIPE[/VARIANT], a record's with
+    .json."""
     if path.parts[0] != str(ARTIFACTS):
         return "dvc repro"
     kind, *rest = path.parts[1:]
-    if kind == "costs":
-        return f"dvc repro {path.stem}"
     if kind == "http":
         return f"quantgate benchmark {rest[0]} --http {path.stem}"
     if kind == "audits":
         return f"quantgate audit MODEL --recipe {rest[0]} --name {rest[1]}"
+    return f"dvc repro {_stage(kind, rest, path)}"
+
+
+def _stage(kind: str, rest: list[str], path: Path) -> str:
+    if kind == "costs":
+        return path.stem
     if kind in OF_A_RECIPE:
-        return f"dvc repro {PRODUCERS[kind]}@{rest[0].removesuffix(path.suffix)}"
+        return f"{PRODUCERS[kind]}@{rest[0].removesuffix(path.suffix)}"
     if path.stem == "reference":
-        return f"dvc repro reference@{rest[0]}"
+        return f"reference@{rest[0]}"
     variant = rest[1] if kind == "rungs" else path.stem
     climbed = kind in ("evaluations", "manifests", "rungs") and rungs(rest[0], variant).is_dir()
-    return f"dvc repro {'climb' if climbed else PRODUCERS[kind]}@{rest[0]}--{variant}"
+    return f"{'climb' if climbed else PRODUCERS[kind]}@{rest[0]}--{variant}"
