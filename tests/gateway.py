@@ -1,11 +1,16 @@
 """A gateway over stand-in servers, for tests without an engine: HTTP is real on both sides, and
-what a server does can be changed while it runs."""
+what a server does can be changed while it runs.
+
+python -m tests.gateway server PORT OPTIONS    one such server, in a process of its own
+python -m tests.gateway gateway PORT OPTIONS   a gateway, likewise: `deploy` as deploy.yaml has it,
+and by tier `digest` and `promise`, its measured points"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
@@ -24,6 +29,7 @@ from pipeline.gateway.promise import Point, Promise
 from pipeline.gateway.tier import Tier
 from pipeline.recipe import Serve
 from pipeline.release.signoff.standing import Standing
+from pipeline.serving import listening
 from tests.serving import until
 
 SERVE = Serve(max_model_len=64, max_num_seqs=8, max_num_batched_tokens=64, kv_cache_gib=1)
@@ -33,12 +39,14 @@ WORDS = ["one ", "two ", "three"]
 @dataclass
 class Server:
     """`behaviour`: ok, error, hang, stall or cut (in the middle of a stream), busy, long (too long
-    for it), bad (the client's fault), length (cut at max_tokens). `delay_s`: until the first token.
+    for it), bad (the client's fault), length (cut at max_tokens). `delay_s`: until the first token, once
+    `delays_s`, one a request, are used up.
     `digest`: what it shows. `asked`: the bodies that came."""
 
     digest: str
     behaviour: str = "ok"
     delay_s: float = 0.0
+    delays_s: list[float] = field(default_factory=list)
     text: str | None = None
     breaks_at: int = 2  # of a stream's events
     url: str = ""
@@ -89,7 +97,7 @@ class Server:
             self.at_once -= 1
 
     async def _behave(self, body: dict[str, Any], chat: bool) -> Response:
-        await asyncio.sleep(self.delay_s)
+        await asyncio.sleep(self.delays_s.pop(0) if self.delays_s else self.delay_s)
         match self.behaviour:
             case "error" | "hang":
                 return await self._ill()
@@ -199,3 +207,30 @@ def running(deploy: Deploy, tiers: dict[str, list[Tier]]) -> Iterator[Running]:
     finally:
         made[0].should_exit = True
         thread.join(30)
+
+
+def deployed(options: dict[str, Any]) -> tuple[Deploy, dict[str, list[Tier]]]:
+    """What a process is told on its command line."""
+    deploy = Deploy.model_validate(options["deploy"])
+    tiers: dict[str, list[Tier]] = {}
+    for model, settings in deploy.models.items():
+        for name, tier in settings.tiers.items():
+            points = tuple(Point(*point) for point in options["promise"].get(name, []))
+            promise = Promise(points, 128) if points else None
+            one = Tier(model, name, tier, approved(options["digest"][name], promise))
+            tiers.setdefault(model, []).append(one)
+    return deploy, tiers
+
+
+async def main(kind: str, port: int, options: dict[str, Any]) -> None:
+    if kind == "server":
+        config = uvicorn.Config(Server(**options).app(), port=port, log_level="critical")
+        await uvicorn.Server(config).serve()
+        return
+    deploy, tiers = deployed(options)
+    async with command.opened(deploy, tiers) as app:
+        await listening.server(app, "127.0.0.1", port).serve()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])))

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from pipeline.gateway.tier import Tier
 
+SPARE = 0.1  # of a target: for the network, and for a rescue that takes longer than promised
+
 
 @dataclass(frozen=True)
 class Need:
@@ -47,4 +49,5 @@ def patience_s(tier: Tier, others: Sequence[Tier], need: Need, whole: bool) -> f
     rescue_ms = min(rescues, default=math.inf)
     if need.target_ms is None or rescue_ms == math.inf:
         return usual_s
-    return min(usual_s, max(known_s, (need.target_ms - rescue_ms) / 1000))
+    spare_ms = SPARE * need.target_ms
+    return min(usual_s, max(known_s, (need.target_ms - spare_ms - rescue_ms) / 1000))
