@@ -213,3 +213,20 @@ def test_what_cannot_be_served_so_is_said_before_anything_starts(
 ) -> None:
     assert cli.main(["serve", str(bundle), *words]) == SetupError.exit_code
     assert said in capsys.readouterr().err
+
+
+def test_what_speaks_for_a_model_can_be_had_without_it(bundle: Path) -> None:
+    where = str(bundle.resolve().as_uri())
+    with fetch.opened(where, policy.load(), model=False) as (folder, checked):
+        there = {path.relative_to(folder).parts[0] for path in folder.rglob("*") if path.is_file()}
+        assert there == {"quantgate"}
+        assert checked.standing.approved
+        whole = check.check(bundle, policy.load(), datetime.datetime.now(datetime.UTC))
+        assert checked.records == whole.records
+        later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=4000)
+        with pytest.raises(Rejected, match="it ended"):
+            check.again(folder, checked, policy.load(), later)
+        record = folder / "quantgate/records/verdict.json"
+        record.write_text(record.read_text() + " ")
+        with pytest.raises(Tampered, match=r"verdict\.json"):
+            check.check(folder, policy.load(), datetime.datetime.now(datetime.UTC), model=False)

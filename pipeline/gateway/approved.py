@@ -55,11 +55,12 @@ class Approved:
 def opened(tier: deploy_file.Tier, rules: Path) -> Iterator[Approved]:
     """The checked bundle, for as long as it is needed. Raises Tampered, Rejected, RegistryError;
     SetupError for what this machine cannot run."""
-    with fetch.opened(tier.bundle, policy.load(rules)) as (folder, checked):
+    here = tier.url is None
+    with fetch.opened(tier.bundle, policy.load(rules), model=here) as (folder, checked):
         settings = serve_settings.read(folder / layout.SERVE)
         records, entry = checked.records, checked.signed.entry
         name, digest = f"{entry.recipe}-{entry.variant}", artifact.digest(records.manifest.files)
-        if tier.url is None and (lacking := lacks(records.variant, settings.serve)):
+        if here and (lacking := lacks(records.variant, settings.serve)):
             raise SetupError(f"{name}: {lacking}.")
         approved = Approved(
             name,

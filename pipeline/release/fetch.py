@@ -56,8 +56,11 @@ def verify(what: str, rules_path: Path, recheck: bool) -> None:
 
 
 @contextlib.contextmanager
-def opened(what: str, rules: Policy, recheck: bool = False) -> Iterator[tuple[Path, Checked]]:
-    """The folder of a checked bundle, for as long as it is needed."""
+def opened(
+    what: str, rules: Policy, recheck: bool = False, model: bool = True
+) -> Iterator[tuple[Path, Checked]]:
+    """The folder of a checked bundle, for as long as it is needed. Without `model`, of what is
+    published only what speaks for the model is fetched."""
     if "://" not in what:
         if not Path(what).is_dir():
             raise ArtifactError(f"{what}: no such folder, and no URL of a published bundle.")
@@ -65,7 +68,7 @@ def opened(what: str, rules: Policy, recheck: bool = False) -> Iterator[tuple[Pa
         yield folder, check.check(folder, rules, _now(), recheck)
         return
     with _folder(what) as folder:
-        yield folder / "bundle", _fetch(what, folder / "bundle", rules, recheck)
+        yield folder / "bundle", _fetch(what, folder / "bundle", rules, recheck, model)
 
 
 @contextlib.contextmanager
@@ -82,17 +85,20 @@ def _folder(what: str) -> Iterator[Path]:
             yield Path(folder_name)
 
 
-def _fetch(url: str, out: Path, rules: Policy, recheck: bool = False) -> Checked:
+def _fetch(
+    url: str, out: Path, rules: Policy, recheck: bool = False, model: bool = True
+) -> Checked:
     registry, entry, signature = _locate(url, rules)
     signed = _signed(signature, rules, url)
     if signed.entry != entry:
         raise Tampered(f"{url}: the registry gave another bundle, {signed.entry}, under this name.")
     out.mkdir(parents=True)
-    with progress_of(f"fetch {entry}", signed.files) as progress:
-        registry.fetch(entry, [file.path for file in signed.files], out, progress)
+    files = signed.files if model else check.speaking(signed)
+    with progress_of(f"fetch {entry}", files) as progress:
+        registry.fetch(entry, [file.path for file in files], out, progress)
     (out / paths.SIGNATURE).parent.mkdir(exist_ok=True)
     (out / paths.SIGNATURE).write_bytes(signature)
-    return check.check(out, rules, _now(), recheck)
+    return check.check(out, rules, _now(), recheck, model)
 
 
 def _locate(url: str, rules: Policy) -> tuple[Registry, Entry, bytes]:

@@ -1,0 +1,286 @@
+"""Both engines on tiny behind one address, with a real Redis: what is killed, stopped or rejected
+costs nobody an answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, chdir
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pipeline.engines.server import free_port
+from tests import release
+from tests.conftest import command
+from tests.processor import ON_VLLM
+from tests.serving import until
+
+pytestmark = pytest.mark.engine
+START_S = 300.0
+EDGE, CLOUD = "ov-int8", ON_VLLM
+KEY = "a-key-of-the-store"
+SECONDS = 3  # between looks whether an approval holds
+DEPLOY = """
+listen: {{port: {port}}}
+policy: {policy}
+recheck_s: {recheck}
+features: [chatbot, search]
+keys:
+  store: {{file: store.key, max_tokens: 64}}
+{cache}models:
+  tiny:
+    usual_tokens: 16
+    tiers:
+      edge: {{bundle: {edge}, price_per_hour: 0.1, timeout_s: 20}}
+      cloud: {{bundle: {cloud}, price_per_hour: 1.0, timeout_s: 20}}
+"""
+KINDS = ("Once upon a time", "The favourite colour of", "There was a", "Who lives in")
+
+
+@dataclass
+class Deployed:
+    folder: Path
+    process: subprocess.Popen[bytes]
+    port: int
+    redis: subprocess.Popen[bytes] | None
+
+    def children(self, word: str) -> list[psutil.Process]:
+        return [
+            child
+            for child in psutil.Process(self.process.pid).children(recursive=True)
+            if word in " ".join(child.cmdline())
+        ]
+
+
+@pytest.fixture(scope="module")
+def deployed(tiny_untouched: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    """`quantgate gateway` in a copy of the project that `make repro` was run in, both tiers up."""
+    folder = tmp_path_factory.mktemp("gateway")
+    shutil.copytree(tiny_untouched, folder / "project", symlinks=True)
+    with ExitStack() as stack:
+        stack.enter_context(chdir(folder / "project"))
+        _publish()
+        redis = _redis(stack)
+        port = free_port()
+        (folder / "store.key").write_text(f"{KEY}\n")
+        url = f"cache: {{url: 'redis://127.0.0.1:{redis[1]}/0'}}\n" if redis else ""
+        (folder / "deploy.yaml").write_text(
+            DEPLOY.format(
+                port=port,
+                policy="project/signoff/policy.yaml",
+                recheck=SECONDS,
+                cache=url,
+                edge=f"registry/tiny/{EDGE}/1",
+                cloud=f"registry/tiny/{CLOUD}/1",
+            )
+        )
+        process = stack.enter_context(_gateway(folder / "deploy.yaml"))
+        running = Deployed(folder, process, port, redis[0] if redis else None)
+        until(lambda: _ready(running) == {"edge", "cloud"}, START_S)
+        yield running
+
+
+def _publish() -> None:
+    release.write_policy()
+    key = ("--key", release.key(release.ADA))
+    for variant in (EDGE, CLOUD):
+        quantgate("signoff", "request", "tiny", variant, "--by", release.AUTHOR)
+        quantgate("signoff", "approve", "tiny", variant, *key)
+    release.commit("signed off")
+    for variant in (EDGE, CLOUD):
+        to = ("--to", "../registry", "--key", release.key(release.CI), "--version", "1")
+        quantgate("publish", "tiny", variant, *to)
+
+
+def quantgate(*words: str) -> None:
+    done = command("quantgate", *words)
+    assert done.returncode == 0, done.stderr
+
+
+def _redis(stack: ExitStack) -> tuple[subprocess.Popen[bytes], int] | None:
+    """Debian's redis-server, where it is installed; without it nothing is kept."""
+    program = shutil.which("redis-server")
+    if program is None:
+        return None
+    port = free_port()
+    words = [program, "--port", str(port), "--save", "", "--appendonly", "no"]
+    process = stack.enter_context(subprocess.Popen(words, stdout=subprocess.DEVNULL))
+    stack.callback(process.kill)
+    return process, port
+
+
+def _gateway(deploy: Path) -> Any:
+    words = [str(Path(sys.executable).with_name("quantgate")), "gateway", str(deploy)]
+    log = (deploy.parent / "gateway.log").open("wb")
+
+    class Running(subprocess.Popen[bytes]):
+        def __exit__(self, *error: object) -> None:
+            self.terminate()
+            try:
+                assert self.wait(60) in (0, 130)
+            finally:
+                self.kill()
+
+    return Running(words, stdout=log, stderr=log)
+
+
+def _ready(running: Deployed) -> set[str]:
+    assert running.process.poll() is None, (running.folder / "gateway.log").read_text()
+    try:
+        tiers = json.loads(call(running, "/health")[2])["tiers"]
+    except OSError:
+        return set()
+    return {name.partition("/")[2] for name, state in tiers.items() if state == "ready"}
+
+
+def call(
+    running: Deployed, path: str, body: dict[str, Any] | None = None, **headers: str
+) -> tuple[int, dict[str, str], bytes]:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{running.port}{path}",
+        json.dumps(body).encode() if body else None,
+        {"Authorization": f"Bearer {KEY}", **headers},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return answer.status, dict(answer.headers), answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, dict(error.headers), error.read()
+
+
+@dataclass
+class Answer:
+    status: int
+    tier: str
+    tokens: int
+    ended: bool
+
+
+def ask(running: Deployed, number: int) -> Answer:
+    """One of the mixed load: streamed or not, with and without a target, every tenth may be
+    shared."""
+    stream = number % 2 == 1
+    body = {
+        "model": "tiny",
+        "prompt": KINDS[number % len(KINDS)],
+        "max_tokens": 4 + number % 13,
+        "stream": stream,
+        "stream_options": {"include_usage": True} if stream else None,
+        "temperature": 0 if number % 10 == 0 else 0.7,
+    }
+    headers = {"X-Feature": ("chatbot", "search")[number % 2]}
+    if number % 3:
+        headers["X-Latency-Target-Ms"] = ("20000", "60000")[number % 2]
+    status, shown, text = call(running, "/v1/completions", body, **headers)
+    tier = shown.get("x-quantgate-tier", "none")
+    if status != 200:
+        return Answer(status, tier, 0, True)
+    if not stream:
+        return Answer(status, tier, json.loads(text)["usage"]["completion_tokens"], True)
+    *events, done = [line.removeprefix("data: ") for line in text.decode().split("\n\n") if line]
+    chunks = [json.loads(event) for event in events]
+    usage = [chunk["usage"] for chunk in chunks if chunk.get("usage")]
+    tokens = usage[-1]["completion_tokens"] if usage else 0
+    return Answer(status, tier, tokens, done == "[DONE]" and not any("error" in c for c in chunks))
+
+
+def load(running: Deployed, requests: int, disturb: Any = None) -> list[Answer]:
+    """32 at once; `disturb` is called once a quarter of them is under way."""
+    with ThreadPoolExecutor(32) as pool:
+        answers = [pool.submit(ask, running, number) for number in range(requests)]
+        if disturb:
+            until(lambda: sum(one.done() for one in answers) >= requests // 4, 120)
+            disturb()
+        return [one.result() for one in answers]
+
+
+def all_answered(answers: list[Answer]) -> bool:
+    return all(one.status == 200 and one.ended and one.tokens > 0 for one in answers)
+
+
+@pytest.mark.parametrize("requests", [200, pytest.param(1000, marks=pytest.mark.thorough)], ids=str)
+def test_nobody_is_lost_whatever_is_killed(deployed: Deployed, requests: int) -> None:
+    answers = load(deployed, requests)
+    assert all_answered(answers), Counter((one.status, one.ended) for one in answers)
+    assert {one.tier for one in answers} >= {"edge", "cloud"}
+
+    def kill_the_edge() -> None:
+        for process in deployed.children("pipeline.serving"):
+            process.kill()
+
+    answers = load(deployed, requests, kill_the_edge)
+    assert all(one.status == 200 for one in answers), Counter(one.status for one in answers)
+    broken = [one for one in answers if not one.ended]  # had begun to stream from the edge
+    assert {one.tier for one in broken} <= {"edge"}
+    assert len(broken) <= 16  # of 32 at once, those that are streams
+    until(lambda: _ready(deployed) == {"edge", "cloud"}, 60)
+
+    def stop_the_cloud() -> None:
+        for process in deployed.children("vllm"):
+            process.suspend()
+
+    try:
+        answers = load(deployed, requests // 4, stop_the_cloud)
+    finally:
+        for process in deployed.children("vllm"):
+            process.resume()
+    assert all(one.status == 200 for one in answers), Counter(one.status for one in answers)
+    until(lambda: _ready(deployed) == {"edge", "cloud"}, 60)
+
+
+def test_without_redis_it_goes_on(deployed: Deployed) -> None:
+    if deployed.redis is None:
+        pytest.skip("no redis-server is installed")
+    body = {"model": "tiny", "prompt": "Once", "max_tokens": 8, "temperature": 0}
+    call(deployed, "/v1/completions", body)
+    assert call(deployed, "/v1/completions", body)[1]["x-quantgate-cache"] == "hit"
+    deployed.redis.kill()
+    start = time.monotonic()
+    status, shown, _ = call(deployed, "/v1/completions", body)
+    assert status == 200 and "x-quantgate-cache" not in shown
+    assert time.monotonic() - start < 10
+    assert all_answered(load(deployed, 40))
+
+
+def test_it_accounts_for_what_it_served(deployed: Deployed) -> None:
+    usage = json.loads(call(deployed, "/usage")[2])["usage"]
+    assert {row["feature"] for row in usage} == {"chatbot", "search", "other"}
+    assert {row["tier"] for row in usage} == {"edge", "cloud"}
+    assert all(row["device_s"] > 0 and row["cost"] > 0 for row in usage)
+    assert b"quantgate_requests_total" in call(deployed, "/metrics/tiny/edge")[2]
+    assert b"vllm:" in call(deployed, "/metrics/tiny/cloud")[2]
+    said = (deployed.folder / "gateway.log").read_text()
+    assert KEY not in said and not any(kind in said for kind in KINDS)
+
+
+def test_a_rejection_ends_a_tier_in_time(deployed: Deployed) -> None:
+    with chdir(deployed.folder / "project"):
+        words = ("signoff", "reject", "tiny", EDGE, "--key", release.key(release.ADA))
+        quantgate(*words, "--reason", "it lies")
+    until(lambda: _ready(deployed) == {"cloud"}, SECONDS + 10)
+    until(lambda: not deployed.children("pipeline.serving"), 60)
+    answers = load(deployed, 20)
+    assert all_answered(answers)
+    assert {one.tier for one in answers} == {"cloud"}
+
+
+def test_it_ends_with_all_that_it_started(deployed: Deployed) -> None:
+    started = psutil.Process(deployed.process.pid).children(recursive=True)
+    os.kill(deployed.process.pid, signal.SIGTERM)
+    assert deployed.process.wait(90) == 0
+    _, alive = psutil.wait_procs(started, 30)
+    assert not alive
