@@ -214,7 +214,7 @@ def test_a_slow_tier_is_left_while_another_can_still_meet_the_target(scene: Scen
 
 def test_load_moves_requests_on(scene: Scene) -> None:
     gateway = scene.gateway()
-    scene.edge.delay_s = scene.cloud.delay_s = 0.5
+    scene.edge.delay_s = scene.cloud.delay_s = 3
     with ThreadPoolExecutor(12) as pool:
         answers = list(pool.map(lambda _: ask(gateway), range(12)))
     tiers = [headers["x-quantgate-tier"] for _, headers, _ in answers]
@@ -313,11 +313,12 @@ def test_the_cheaper_answer_is_better_than_none(scene: Scene) -> None:
 @pytest.mark.parametrize("streamed", [False, True])
 def test_equal_requests_share_an_answer(scene: Scene, streamed: bool) -> None:
     gateway = scene.gateway(cache=Cache())
-    scene.edge.delay_s = 0.3
+    scene.edge.delay_s = 2
     with ThreadPoolExecutor(5) as pool:
         answers = list(pool.map(lambda _: ask(gateway, temperature=0, stream=streamed), range(5)))
     assert [text(body) for _, _, body in answers] == [TEXT] * 5
     assert len(scene.edge.asked) == 1
+    scene.edge.delay_s = 0
     status, headers, body = ask(gateway, temperature=0, stream=streamed)
     assert (status, headers["x-quantgate-cache"], text(body)) == (200, "hit", TEXT)
     assert body == answers[0][2]

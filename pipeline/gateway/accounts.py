@@ -12,6 +12,7 @@ from pipeline.gateway.metrics import Metrics
 from pipeline.gateway.tier import Tier
 
 HOUR_S = 3600.0
+CACHED, NOBODY = "cache", "none"  # who answered, where no tier did
 
 
 class Accounts:
@@ -65,7 +66,9 @@ class Accounts:
         )
 
     def ended(self, asked: Asked, place: str, status: int) -> None:
-        """A request has its whole answer, or an error. `place`: a tier, `cache` or `none`."""
+        """A request has its whole answer, or an error. `place`: a tier, CACHED or NOBODY."""
+        if place == CACHED:
+            self._ledger.add(Use(asked.client.name, asked.feature, asked.model, CACHED))
         whole_s = monotonic() - asked.arrived
         metrics, model = self.metrics, asked.model
         metrics.requests.labels(model, place, asked.feature, str(status)).inc()

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.engines import ENGINES
 from pipeline.engines.host import lacks
 from pipeline.engines.server import Served
 from pipeline.errors import QuantgateError, RecipeError, SetupError
@@ -21,6 +22,7 @@ from pipeline.release.bundle import check, layout, serve_settings
 from pipeline.release.bundle.check import Checked
 from pipeline.release.signoff import policy
 from pipeline.release.signoff.standing import Standing
+from pipeline.runtime import environments
 
 
 @dataclass
@@ -60,8 +62,10 @@ def opened(tier: deploy_file.Tier, rules: Path) -> Iterator[Approved]:
         settings = serve_settings.read(folder / layout.SERVE)
         records, entry = checked.records, checked.signed.entry
         name, digest = f"{entry.recipe}-{entry.variant}", artifact.digest(records.manifest.files)
-        if here and (lacking := lacks(records.variant, settings.serve)):
-            raise SetupError(f"{name}: {lacking}.")
+        if here:
+            environments.python(ENGINES[settings.engine].environment)
+            if lacking := lacks(records.variant, settings.serve):
+                raise SetupError(f"{name}: {lacking}.")
         approved = Approved(
             name,
             digest,

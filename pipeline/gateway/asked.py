@@ -18,6 +18,7 @@ from pipeline.gateway.routing import Need
 from pipeline.serving import problems
 
 TARGET, FEATURE = "x-latency-target-ms", "x-feature"
+TRACE = ("traceparent", "tracestate")  # https://www.w3.org/TR/trace-context/
 OTHER = "other"
 CHAT, COMPLETIONS = "chat/completions", "completions"
 MOST_TARGET_MS = 1e9
@@ -43,7 +44,8 @@ class _Read(BaseModel):
 @dataclass(frozen=True)
 class Asked:
     """One request. `path`: below /v1; `arrived`: by time.monotonic; `request`: the body with
-    nothing changed but the bounds of the client's key."""
+    nothing changed but the bounds of the client's key; `trace`: the headers of a distributed
+    trace, which go on to the server."""
 
     path: str
     model: str
@@ -53,6 +55,7 @@ class Asked:
     need: Need
     stream: bool
     wants_usage: bool
+    trace: Mapping[str, str]
     arrived: float = field(default_factory=monotonic)
     id: str = field(default_factory=lambda: secrets.token_hex(8))
 
@@ -107,6 +110,7 @@ def make(
         need=need,
         stream=bool(read.stream),
         wants_usage=bool(read.stream_options and read.stream_options.include_usage),
+        trace={name: headers[name] for name in TRACE if name in headers},
     )
 
 

@@ -82,15 +82,15 @@ async def opened(deploy: Deploy, tiers: dict[str, list[Tier]]) -> AsyncIterator[
             store,
             Accounts(Metrics(), ledger, deploy.currency),
         )
-        for tier in gateway.tiers:
-            watching = asyncio.create_task(
-                watch.keep(tier, session, deploy.recheck_s, deploy.drain_s)
-            )
-            stack.push_async_callback(_stopped, watching)
+        watching = [
+            asyncio.create_task(watch.keep(tier, session, deploy.recheck_s, deploy.drain_s))
+            for tier in gateway.tiers
+        ]
+        stack.push_async_callback(_stopped, watching)
         yield app.make(gateway, ledger)
 
 
-async def _stopped(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+async def _stopped(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

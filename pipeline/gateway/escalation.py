@@ -17,28 +17,40 @@ def broken(
     rules: Sequence[Escalation], request: Mapping[str, Any], answer: Mapping[str, Any]
 ) -> Escalation | None:
     """The first of the rules by which a whole answer is not enough."""
-    choices = answer.get("choices") or [{}]
-    return next(
-        (rule for rule in rules if any(_holds(rule, request, one) for one in choices)), None
-    )
+    choices = choices_of(answer)
+    for rule in rules:
+        if any(_holds(rule, request, choice) for choice in choices):
+            return rule
+    return None
 
 
-def text_of(choice: Mapping[str, Any]) -> str:
+def choices_of(answer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Of a whole answer or a chunk, in both endpoints."""
-    message = choice.get("message") or choice.get("delta") or {}
-    return choice.get("text") or message.get("content") or ""
+    choices = answer.get("choices")
+    given = choices if isinstance(choices, list) else []
+    return [choice for choice in given if isinstance(choice, dict)]
 
 
-def calls_tools(choice: Mapping[str, Any]) -> bool:
-    """Which is an answer without a text."""
-    return bool((choice.get("message") or choice.get("delta") or {}).get("tool_calls"))
+def says_something(choice: Mapping[str, Any]) -> bool:
+    """A text, or a call of a tool, which is an answer without one."""
+    return bool(_text(choice) or _message(choice).get("tool_calls"))
+
+
+def _message(choice: Mapping[str, Any]) -> Mapping[str, Any]:
+    message = choice.get("message") or choice.get("delta")
+    return message if isinstance(message, dict) else {}
+
+
+def _text(choice: Mapping[str, Any]) -> str:
+    text = choice.get("text") or _message(choice).get("content")
+    return text if isinstance(text, str) else ""
 
 
 def _holds(rule: Escalation, request: Mapping[str, Any], choice: Mapping[str, Any]) -> bool:
-    text = text_of(choice)
+    text = _text(choice)
     match rule:
         case "empty":
-            return not text.strip() and not calls_tools(choice)
+            return not text.strip() and not _message(choice).get("tool_calls")
         case "cut":
             return choice.get("finish_reason") == CUT
         case "schema":

@@ -9,7 +9,7 @@ from time import monotonic, time
 import aiohttp
 
 from pipeline.gateway import asked as asking
-from pipeline.gateway.accounts import Accounts
+from pipeline.gateway.accounts import CACHED, NOBODY, Accounts
 from pipeline.gateway.answering import Answering
 from pipeline.gateway.asked import Asked
 from pipeline.gateway.attempt import Try
@@ -20,9 +20,10 @@ from pipeline.gateway.flight import Flight
 from pipeline.gateway.sharing import Sharing
 from pipeline.gateway.tier import Tier
 from pipeline.serving import problems
+from pipeline.serving.backend import Busy
 from pipeline.serving.problems import Problem
 
-CACHED, NOBODY = "cache", "none"  # who answered, where no tier did
+MOST_OPEN = 2048  # requests whose answers are not there yet
 
 
 class Gateway:
@@ -45,6 +46,7 @@ class Gateway:
         }
         self._accounts, self._store = accounts, store
         self._sharing = Sharing(store, accounts.metrics)
+        self._open = 0
 
     @property
     def tiers(self) -> list[Tier]:
@@ -94,7 +96,10 @@ class Gateway:
 
     async def _answer(self, asked: Asked, flight: Flight) -> tuple[Tier, Try]:
         place, status = NOBODY, 499
+        self._open += 1
         try:
+            if self._open > MOST_OPEN:
+                raise problems.busy(Busy(1))
             tier, done = await self.models[asked.model].answer(asked, flight)
             place, status = tier.name, 502 if done.end == "broke off" else flight.status
             await self.clients.used(asked.client, done.prompt_tokens + done.completion_tokens)
@@ -102,6 +107,7 @@ class Gateway:
             status = problem.status
             raise
         finally:
+            self._open -= 1
             self._accounts.ended(asked, place, status)
         return tier, done
 

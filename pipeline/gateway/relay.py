@@ -19,7 +19,7 @@ OURS = (401, 403, 404, 405, 408)
 async def ask(session: aiohttp.ClientSession, errand: Errand) -> Try:
     """How it ended; whatever the server does, this raises nothing but CancelledError."""
     done, tier, flight = Try(), errand.tier, errand.flight
-    headers = JSON | {"X-Request-Id": errand.asked.id}
+    headers = {**JSON, **errand.asked.trace, "X-Request-Id": errand.asked.id}
     if tier.key:
         headers["Authorization"] = f"Bearer {tier.key}"
     where, body = f"{tier.url}/{errand.asked.path}", errand.asked.body(tier.asked_as)
@@ -66,7 +66,7 @@ def _code(body: bytes) -> str | None:
 
 def _whole(done: Try, errand: Errand, body: bytes) -> None:
     answer = json.loads(body)
-    if not isinstance(answer, dict) or not isinstance(answer.get("choices"), list):
+    if not isinstance(answer, dict) or not escalation.choices_of(answer):
         done.why = "no answer of the OpenAI API"
         return
     done.counted(answer)

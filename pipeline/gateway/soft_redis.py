@@ -17,8 +17,7 @@ from redis.exceptions import ResponseError
 
 from pipeline.errors import SetupError
 
-ANSWER_S = 0.25  # to connect, and for each answer
-OPERATION_S = 0.5  # for both
+ANSWER_S = 0.3  # with what it takes to connect
 PAUSE_S = 3.0  # after a failure
 
 
@@ -62,8 +61,7 @@ class SoftRedis:
             self._client = redis.asyncio.Redis.from_url(
                 url,
                 password=password,
-                socket_timeout=ANSWER_S,
-                socket_connect_timeout=ANSWER_S,
+                socket_timeout=None,  # _tried has one
                 retry=Retry(NoBackoff(), 0),
                 # With 3 redis-py believes in a connection that the server has closed meanwhile.
                 protocol=2,
@@ -103,7 +101,7 @@ class SoftRedis:
         if self._gone.lasts():
             return None
         try:
-            async with asyncio.timeout(OPERATION_S):
+            async with asyncio.timeout(ANSWER_S):
                 answer = await work()
         except Exception as error:  # of redis-py, the system, or of what speaks another protocol
             if isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE"):

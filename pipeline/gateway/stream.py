@@ -58,8 +58,8 @@ def end_with_error(flight: Flight, message: str) -> None:
 def _line(done: Try, errand: Errand, chunk: dict[str, Any]) -> bytes:
     """As the client is to see it; empty for the usage, which only the gateway asked for."""
     done.counted(chunk)
-    choices = chunk.get("choices") or []
-    if any(escalation.text_of(one) or escalation.calls_tools(one) for one in choices):
+    choices = escalation.choices_of(chunk)
+    if any(escalation.says_something(choice) for choice in choices):
         done.last_at = monotonic()
         done.first_at = done.first_at or done.last_at
     if not errand.asked.wants_usage:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pipeline.gateway import log
 from pipeline.gateway.started import Started
 from pipeline.gateway.tier import Tier
+from pipeline.runtime import crash
 
 WHILE_UNREADY_S, WHILE_READY_S = 0.5, 2.0  # between looks
 TIMEOUT_S = 5.0
@@ -37,7 +38,7 @@ async def keep(
     tier: Tier, session: aiohttp.ClientSession, recheck_s: float, drain_s: float
 ) -> None:
     """Until it is cancelled; ends what it started."""
-    started: Started | None = None
+    watch = _Watch(tier, session, drain_s)
     tier.url = tier.settings.url or ""
     rechecked = monotonic()
     try:
@@ -45,18 +46,38 @@ async def keep(
             if monotonic() - rechecked >= recheck_s or _is_over(tier):
                 rechecked = monotonic()
                 await _recheck(tier)
-            if tier.withdrawn and started:
-                await _drained(tier, drain_s)
-                await started.stop()
-                started = None
-            elif tier.withdrawn is None:
-                if started is None and tier.settings.url is None:
-                    started = Started(tier.approved.served)
-                    tier.url = started.url
-                await _look(tier, session, started)
+            try:
+                await watch.once()
+            except Exception as error:  # the others go on, and this one is looked at again
+                _now(tier, f"cannot be looked after: {crash.place(error)}")
             await asyncio.sleep(WHILE_READY_S if tier.unready is None else WHILE_UNREADY_S)
     finally:
-        if started:
+        await watch.stop()
+
+
+class _Watch:
+    """`_started`: the server, where the gateway starts it."""
+
+    def __init__(self, tier: Tier, session: aiohttp.ClientSession, drain_s: float) -> None:
+        self._tier, self._session, self._drain_s = tier, session, drain_s
+        self._started: Started | None = None
+
+    async def once(self) -> None:
+        if self._tier.withdrawn is not None:
+            if self._started is not None:
+                await _drained(self._tier, self._drain_s)
+                await self.stop()
+            return
+        if self._started is None and self._tier.settings.url is None:
+            self._started = Started(self._tier.approved.served)
+            self._tier.url = self._started.url
+        started = self._started
+        unready = await asyncio.to_thread(started.keep_running) if started else None
+        _now(self._tier, unready or await _not_served(self._tier, self._session))
+
+    async def stop(self) -> None:
+        if self._started is not None:
+            started, self._started = self._started, None
             await started.stop()
 
 
@@ -82,10 +103,7 @@ async def _drained(tier: Tier, drain_s: float) -> None:
         await asyncio.sleep(DRAINED_S)
 
 
-async def _look(tier: Tier, session: aiohttp.ClientSession, started: Started | None) -> None:
-    unready = await asyncio.to_thread(started.keep_running) if started else None
-    if unready is None:
-        unready = await _not_served(tier, session)
+def _now(tier: Tier, unready: str | None) -> None:
     if unready != tier.unready:
         was, tier.unready = tier.unready, unready
         log.event("tier", tier, ready=unready is None, why=unready or "ready", was=was)
