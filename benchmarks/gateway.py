@@ -64,10 +64,12 @@ async def replay(url: str, model: str, rate: float, seconds: float) -> Times:
 
 
 @contextmanager
-def started(kind: str, core: int, options: dict[str, Any]) -> Iterator[str]:
+def started(kind: str, core: int | None, options: dict[str, Any]) -> Iterator[str]:
+    """On this core, or on any."""
     port = free_port()
     words = [sys.executable, "-m", "tests.gateway", kind, str(port), json.dumps(options)]
-    with subprocess.Popen(["taskset", "-c", str(core), *words]) as process:
+    pinned = [] if core is None else ["taskset", "-c", str(core)]
+    with subprocess.Popen([*pinned, *words]) as process:
         try:
             url = f"http://127.0.0.1:{port}"
             asyncio.run(_answers(f"{url}/v1/models" if kind == "server" else f"{url}/health"))
