@@ -119,8 +119,8 @@ def page(rounds: dict[str, list[Round]], given: argparse.Namespace) -> str:
             *(f"| {way} | {ms:.1f} | {speed:.0f} |" for way, (ms, speed) in medians.items()),
             "",
             f"Added to TTFT: {median(added):.1f} ms ({added[0]:.1f} to {added[-1]:.1f}); the aim is"
-            f" {GOAL_TTFT_MS:g} at most: {ttft}. Throughput: {median(ratio):.3f} of the server's own"
-            f" ({ratio[0]:.3f} to {ratio[-1]:.3f}); the aim is {GOAL_RATIO} at least: {rate}.",
+            f" {GOAL_TTFT_MS:g} at most: {ttft}. Throughput: {median(ratio):.3f} of the server's"
+            f" own ({ratio[0]:.3f} to {ratio[-1]:.3f}); the aim is {GOAL_RATIO} at least: {rate}.",
             "",
             f"{host['cpu']}, {host['cores']} cores, {host['system']}.",
             "",

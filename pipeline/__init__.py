@@ -48,7 +48,8 @@ check` holds it):
                   server: one started and stopped; vllm_server, own_server, ovms_server: which, and
                   how
     serving/      the OpenAI API over an engine in a process of its own
-                  app, guard, requests, answers, problems, metrics: HTTP, in FastAPI
+                  app, guard, requests, answers, problems, metrics: HTTP, in FastAPI; listening:
+                  uvicorn
                   backend, wire, worker: the engine's process; what the two ends say; the other end
                   conversations, continuation, text: requests to tokens, tokens to text
     evaluation/   jobs: what a worker is asked
@@ -95,6 +96,17 @@ check` holds it):
                   registries/: folder (and S3), hub, mlflow, oci (oci_client), over shared; publish,
                   fetch, catalogue use them
                   deploy: a checked bundle, served as it was measured
+    gateway/      one OpenAI endpoint over the servers of approved artifacts
+                  deploy_file, command: what is deployed; `quantgate gateway`
+                  app, gateway, asked, clients: HTTP; a request's way; what is asked, and by whom
+                  sharing, flight, cache: equal requests share an answer, on its way or kept
+                  answering, routing, escalation: tier after tier, by what was measured
+                  relay, stream, attempt: one try, and its answer on
+                  tier, promise, breaker, device_time: one server as it is now; what its benchmark
+                  promises
+                  watch, started, approved: does it run, serve what is approved, and is that still?
+                  accounts, ledger, ledger_file, usage, metrics, log: what was used, and cost
+                  files/: a deployment's files for elsewhere: compose, kubernetes, systemd, ...
     cli_parameters, cli    the `quantgate` command: what its table is made of; the table
 """
 
