@@ -430,6 +430,20 @@ SECTIONS: dict[str, list[click.Command]] = {
             "serve approved artifacts on several servers as one OpenAI endpoint",
             DEPLOY,
         ),
+        Command(
+            "usage",
+            "gateway.usage:show",
+            "print what was used and what it cost, by feature",
+            DEPLOY,
+            option(
+                "--days",
+                type=click.IntRange(1, 3660),
+                default=30,
+                show_default=True,
+                help="the last days (UTC), today among them",
+            ),
+            JSON,
+        ),
     ],
     "Stages, as dvc.yaml calls them": [
         Stage("pin", "stages.pin:run", "fetch and check the source checkpoint", RECIPE),

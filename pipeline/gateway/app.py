@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import aiohttp
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from pipeline import __version__
@@ -20,6 +21,7 @@ from pipeline.serving.guard import Guard, unless_hung_up
 BODY_BYTES = 8 << 20  # of a request; the server has its own, lower bound
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 SCRAPE_S = 5.0
+Days = Annotated[int, Query(ge=1, le=3660)]
 USAGE_DAYS = 30
 
 
@@ -78,10 +80,14 @@ def make(gateway: Gateway, ledger: Ledger) -> FastAPI:
         return await _own_metrics(gateway, model, name)
 
     @app.get("/usage")
-    async def usage(request: Request, days: int = USAGE_DAYS) -> dict[str, Any]:
+    async def usage(request: Request, days: Days = USAGE_DAYS) -> dict[str, Any]:
         client = _client(gateway, request)
         sees_all = client.key is None or client.key.admin
-        rows = [row for row in ledger.usage(days) if sees_all or row.key == client.name]
+        rows = [
+            row
+            for row in await asyncio.to_thread(ledger.usage, days)
+            if sees_all or row.key == client.name
+        ]
         at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         return {"at": at, "days": days, "currency": gateway.deploy.currency, "usage": rows}
 

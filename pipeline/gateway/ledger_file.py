@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def opened(path: Path) -> tuple[sqlite3.Connection, Costs]:
         file = until_known.enter_context(contextlib.closing(_connected(path, "rwc")))
         _prepare(file)
         _require_ledger(file, path)
-        file.execute("PRAGMA journal_mode = WAL")
+        _let_others_read(file)
         file.execute("PRAGMA synchronous = NORMAL")  # with WAL only a power cut loses the last
         costs = _costs(file, "")
         until_known.pop_all()
@@ -108,6 +109,20 @@ def _prepare(file: sqlite3.Connection) -> None:
         file.execute(SCHEMA)
         file.execute(f"PRAGMA application_id = {APPLICATION}")
     file.execute("COMMIT")
+
+
+def _let_others_read(file: sqlite3.Connection) -> None:
+    """While this one writes. SQLite does not wait by itself where others do the same at once."""
+    end = time.monotonic() + BUSY_S
+    while True:
+        try:
+            file.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _require_ledger(file: sqlite3.Connection, path: Path) -> None:

@@ -80,4 +80,5 @@ def _may_be_kept(asked: Asked) -> bool:
 def _key(digest: str, asked: Asked) -> str:
     """`digest`: empty for whatever answers next."""
     of = digest or f"model {asked.model}"
-    return cache.key_of(of, asked.path, asked.request, asked.client.scope or "")
+    where = f"{asked.model} {asked.path}"  # the answer has the model's name in it
+    return cache.key_of(of, where, asked.request, asked.client.scope or "")

@@ -4,6 +4,7 @@ there, and it is left alone for a while. It comes back by itself."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -13,7 +14,7 @@ import redis.asyncio
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from pipeline.errors import SetupError
 
@@ -94,7 +95,9 @@ class SoftRedis:
             return 0, 0
 
     async def close(self) -> None:
-        await self._client.aclose()
+        with contextlib.suppress(RedisError, OSError):  # TimeoutError is one of the latter
+            async with asyncio.timeout(ANSWER_S):
+                await self._client.aclose()
 
     async def _tried(self, work: Callable[[], Awaitable[Any]], refusal: Outage) -> Any:
         """None after a failure; `refusal`: what it is if Redis answers that it will not."""
