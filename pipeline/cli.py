@@ -431,6 +431,23 @@ SECTIONS: dict[str, list[click.Command]] = {
             DEPLOY,
         ),
         Command(
+            "deploy-files",
+            "gateway.files.write:write",
+            "write the files that run a deployment elsewhere, of bundles that are approved",
+            DEPLOY,
+            option(
+                "--to",
+                "kind",
+                required=True,
+                help="what runs it",
+                type=click.Choice(["compose", "kubernetes", "systemd", "litellm", "monitoring"]),
+            ),
+            option("--out", required=True, metavar="FOLDER", type=PATH, help="a new folder"),
+            option(
+                "--image", metavar="NAME:TAG", help="of the gateway; default quantgate:VERSION"
+            ),
+        ),
+        Command(
             "usage",
             "gateway.usage:show",
             "print what was used and what it cost, by feature",
