@@ -99,7 +99,8 @@ check` holds it):
     gateway/      one OpenAI endpoint over the servers of approved artifacts
                   deploy_file, command: what is deployed; `quantgate gateway`
                   app, gateway, asked, clients: HTTP; a request's way; what is asked, and by whom
-                  sharing, flight, cache: equal requests share an answer, on its way or kept
+                  sharing, flight, cache, soft_redis: equal requests share an answer, on its way or
+                  kept
                   answering, routing, escalation: tier after tier, by what was measured
                   relay, stream, attempt: one try, and its answer on
                   tier, promise, breaker, device_time: one server as it is now; what its benchmark
