@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -74,7 +75,7 @@ def _project(root: Path, folder: Path, repeats: int, requests: int, eager: bool)
     for name in LINKED:
         (folder / name).symlink_to(root / name)
     (folder / "recipes").mkdir()
-    (folder / "recipes" / "tiny").symlink_to(root / "recipes" / "tiny")
+    shutil.copytree(root / "recipes" / "tiny", folder / "recipes" / "tiny")
     text = RECIPE.format(
         repeats=repeats, requests=requests, eager=str(eager).lower(), speedup=json.dumps(SPEEDUP)
     )

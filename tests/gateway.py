@@ -19,7 +19,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
 
 from pipeline.engines.server import Served
 from pipeline.gateway import command
@@ -34,14 +34,20 @@ from tests.serving import until
 
 SERVE = Serve(max_model_len=64, max_num_seqs=8, max_num_batched_tokens=64, kv_cache_gib=1)
 WORDS = ["one ", "two ", "three"]
+REFUSALS: dict[str, tuple[int, Any, str]] = {
+    "busy": (429, "queue_full", "full"),
+    "long": (400, "context_length_exceeded", "long"),
+    "vllm-long": (400, 400, "This model's maximum context length is 64 tokens."),
+    "bad": (400, "x", "bad"),
+}
 
 
 @dataclass
 class Server:
-    """`behaviour`: ok, error, hang, stall or cut (in the middle of a stream), busy, long (too long
-    for it), bad (the client's fault), length (cut at max_tokens). `delay_s`: until the first token, once
-    `delays_s`, one a request, are used up.
-    `digest`: what it shows. `asked`: the bodies that came."""
+    """`behaviour`: ok, error, hang, busy; stall or cut (in the middle of a stream); long (too long
+    for it; vllm-long: as vLLM says it), bad (the client's fault), length (cut at max_tokens), moved
+    (to elsewhere), raw (`text` as it is). `delay_s`: until the first token, once `delays_s`, one a
+    request, are used up. `digest`: what it shows. `asked`: the bodies that came."""
 
     digest: str
     behaviour: str = "ok"
@@ -98,17 +104,16 @@ class Server:
 
     async def _behave(self, body: dict[str, Any], chat: bool) -> Response:
         await asyncio.sleep(self.delays_s.pop(0) if self.delays_s else self.delay_s)
-        match self.behaviour:
-            case "error" | "hang":
-                return await self._ill()
-            case "busy":
-                detail = {"error": {"message": "full", "code": "queue_full"}}
-                return JSONResponse(detail, 429, {"Retry-After": "7"})
-            case "long":
-                detail = {"error": {"message": "long", "code": "context_length_exceeded"}}
-                return JSONResponse(detail, 400)
-            case "bad":
-                return JSONResponse({"error": {"message": "bad", "code": "x"}}, 400)
+        if self.behaviour in ("error", "hang"):
+            return await self._ill()
+        if self.behaviour in REFUSALS:
+            status, code, message = REFUSALS[self.behaviour]
+            detail = {"error": {"message": message, "code": code}}
+            return JSONResponse(detail, status, {"Retry-After": "7"})
+        if self.behaviour == "moved":
+            return RedirectResponse("/elsewhere", 307)
+        if self.behaviour == "raw":
+            return Response(self.text, media_type="application/json")
         words = [self.text] if self.text is not None else WORDS
         if body.get("stream"):
             return StreamingResponse(self._events(words, chat), media_type="text/event-stream")

@@ -141,7 +141,7 @@ def test_without_keys_everybody_is_anonymous_and_unbounded(tmp_path: Path, ledge
     async def ask() -> None:
         for _ in range(100):
             await clients.admit(client)
-            await clients.used(client, 10**9)
+            clients.used(client, 10**9)
 
     asyncio.run(ask())
     assert list(clients.budgets()) == []
@@ -233,7 +233,7 @@ def test_one_clients_bound_is_no_others(tmp_path: Path, ledger: Ledger, clock: C
     async def ask(secret: str) -> None:
         client = clients.who(f"Bearer {secret}")
         await clients.admit(client)
-        await clients.used(client, 5)
+        clients.used(client, 5)
 
     for secret in ("sk-ada", "sk-bob", "sk-third", "sk-third"):
         asyncio.run(ask(secret))
@@ -253,7 +253,7 @@ def test_tokens_beyond_the_minutes_are_paid_off(
         patch.setattr("pipeline.gateway.clients.time.monotonic", clock)
         clients = Clients(keys(folder, tokens_per_minute=limit), Unused())
         assert asked(clients) == [None]
-        asyncio.run(clients.used(only(clients), took))
+        clients.used(only(clients), took)
         beyond = asked(clients)[0]
         assert (beyond is None) == (took <= limit - 1)
         if beyond is None:
@@ -279,7 +279,7 @@ def test_tokens_come_back_but_no_more_than_a_minutes(
 ) -> None:
     clients = Clients(keys(tmp_path, tokens_per_minute=60), ledger)
     clock.now += 3600
-    asyncio.run(clients.used(only(clients), 60))
+    clients.used(only(clients), 60)
     assert asked(clients) != [None]
     clock.now += 1
     assert asked(clients) == [None]

@@ -19,7 +19,7 @@ from pipeline.gateway.breaker import FAILURES, LONGEST_S, Breaker
 from pipeline.gateway.deploy_file import Tier as Settings
 from pipeline.gateway.device_time import DeviceTime
 from pipeline.gateway.promise import Promise
-from pipeline.gateway.routing import Need
+from pipeline.gateway.routing import Need, Patience
 from pipeline.gateway.tier import Tier
 from pipeline.recipe import Recipe
 from pipeline.records import Benchmark
@@ -88,42 +88,54 @@ def test_load_and_length_lengthen_a_promise() -> None:
     ],
 )
 def test_who_is_asked_first(tiers: list[Tier], target_ms: float | None, expected: str) -> None:
-    order = routing.order(tiers, Need(target_ms, 20, PROMPT), 0.0)
+    order = routing.order(tiers, Need(target_ms, 20, PROMPT, 20), 0.0)
     assert "".join(one.name for one in order) == expected
 
 
 def test_patience_leaves_time_for_a_rescue() -> None:
     slow, quick, unknown = tier("a", promised(100, 10)), tier("b", promised(20, 1)), tier("c")
-    need = Need(2000, 20, PROMPT)  # a promises 300 ms, b 40
-    wait = routing.patience_s
-    assert wait(slow, [quick], need, whole=True) == pytest.approx((2000 - 200 - 40) / 1000)
-    assert wait(slow, [quick], Need(310, 20, PROMPT), whole=True) == pytest.approx(0.3)
-    assert wait(slow, [quick], Need(310, 20, PROMPT), whole=False) == pytest.approx(0.239)
-    assert wait(slow, [], need, whole=True) == 60  # nobody to rescue it
-    assert wait(slow, [unknown], need, whole=True) == 60
-    assert wait(slow, [quick], Need(None, 20, PROMPT), whole=True) == 60
-    long = Need(None, 10_000, PROMPT)  # 100 s promised
-    assert wait(slow, [quick], long, whole=True) == pytest.approx(200.2)
+    need, tight = Need(2000, 20, PROMPT, 20), Need(310, 20, PROMPT, 20)
+
+    def wait(others: list[Tier], need: Need, whole: bool = True) -> Patience:
+        return routing.patience(slow, others, need, whole)
+
+    # a promises 300 ms and b 40; a tenth of the target is spared
+    assert wait([quick], need) == Patience(pytest.approx((2000 - 200 - 40) / 1000), fair=True)
+    assert wait([quick], tight) == Patience(pytest.approx(0.3), fair=False)  # its promise
+    assert wait([quick], tight, whole=False) == Patience(pytest.approx(0.239), fair=True)
+    assert wait([], need) == wait([unknown], need) == Patience(60, fair=True)  # no rescue
+    assert wait([quick], Need(None, 20, PROMPT, 20)) == Patience(60, fair=True)
+    # as long as its context is, 64 tokens, where the request does not say
+    longest = Need(None, 20, PROMPT, 2**31)
+    slowest = tier("a", promised(1000, 1000))
+    assert routing.patience(slowest, [], longest, True) == Patience(130, fair=True)
 
 
 def test_a_breaker_opens_after_failures_in_a_row_and_tries_one() -> None:
     breaker = Breaker()
     for _ in range(FAILURES - 1):
-        breaker.failed(10.0)
+        breaker.failed(9.0, 10.0)
     assert not breaker.is_open(10.0)
     breaker.succeeded()
     for _ in range(FAILURES):
-        breaker.failed(10.0)
+        breaker.failed(9.0, 10.0)
     assert breaker.is_open(10.9) and not breaker.is_open(11.1)
     breaker.tried(11.1)
     assert breaker.is_open(11.2)  # one alone
-    breaker.failed(11.3)
+    breaker.failed(11.1, 11.3)
     assert breaker.is_open(13.2) and not breaker.is_open(13.4)  # twice as long
-    for _ in range(20):
-        breaker.failed(20.0)
-    assert breaker.is_open(20.0 + LONGEST_S - 0.1) and not breaker.is_open(20.1 + LONGEST_S)
+    for now in range(20, 30):
+        breaker.failed(now, now)
+    assert breaker.is_open(28.9 + LONGEST_S) and not breaker.is_open(29.1 + LONGEST_S)
     breaker.succeeded()
-    assert not breaker.is_open(20.0)
+    assert not breaker.is_open(30.0)
+
+
+def test_what_breaks_at_once_is_one_outage() -> None:
+    breaker = Breaker()
+    for _ in range(32):
+        breaker.failed(9.0, 10.0)
+    assert breaker.is_open(10.9) and not breaker.is_open(11.1)
 
 
 SPANS = st.lists(
@@ -156,6 +168,7 @@ def test_device_time_is_shared_by_what_runs(spans: list[tuple[int, int]]) -> Non
         ({"models": {}}, "models: found {}"),
         ({"models": {"a b": {"tiers": {"x": {"bundle": "b"}}}}}, "name 'a b'"),
         ({"models": {"m": {"tiers": {}}}}, "models.m.tiers"),
+        ({"models": {"m": {"tiers": {"cache": {"bundle": "b"}}}}}, "name 'cache'"),
         ({"models": {"m": {"tiers": {"x": {"bundle": ""}}}}}, "models.m.tiers.x.bundle"),
         ({"models": {"m": {"tiers": {"x": {"bundle": "b", "url": "x:1"}}}}}, "http://HOST:PORT/v1"),
         ({"models": {"m": {"tiers": {"x": {"bundle": "b", "key_file": "k"}}}}}, "only with url"),

@@ -7,6 +7,7 @@ from time import monotonic
 from pipeline.gateway import log
 from pipeline.gateway.asked import Asked
 from pipeline.gateway.attempt import Try
+from pipeline.gateway.clients import Clients
 from pipeline.gateway.ledger import Ledger, Use
 from pipeline.gateway.metrics import Metrics
 from pipeline.gateway.tier import Tier
@@ -16,8 +17,9 @@ CACHED, NOBODY = "cache", "none"  # who answered, where no tier did
 
 
 class Accounts:
-    def __init__(self, metrics: Metrics, ledger: Ledger, currency: str) -> None:
+    def __init__(self, metrics: Metrics, ledger: Ledger, clients: Clients, currency: str) -> None:
         self.metrics, self._ledger, self._currency = metrics, ledger, currency
+        self._clients = clients
 
     def tried(self, tier: Tier, asked: Asked, done: Try, device_s: float) -> None:
         """A try has ended; `device_s`: of the server's time."""
@@ -34,6 +36,7 @@ class Accounts:
             if done.completion_tokens > 1:
                 each_s = (done.last_at - done.first_at) / (done.completion_tokens - 1)
                 metrics.each.labels(*place).observe(each_s)
+        self._clients.used(asked.client, done.prompt_tokens + done.completion_tokens)
         self._ledger.add(
             Use(
                 key=asked.client.name,

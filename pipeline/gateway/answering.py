@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from time import monotonic
 
@@ -15,15 +15,15 @@ from pipeline.gateway.asked import Asked
 from pipeline.gateway.attempt import Errand, Try
 from pipeline.gateway.deploy_file import Model
 from pipeline.gateway.flight import Flight
-from pipeline.gateway.routing import Need
+from pipeline.gateway.routing import Need, Patience
 from pipeline.gateway.tier import Tier
 from pipeline.serving.problems import Problem
 
 WAIT_S = 5.0  # for a tier that takes requests, before a client is told that there is none
 PAUSE_S = 0.1  # between looks whether there is
+BUSY_S = 1.0  # at most, until a full server is asked again
 RETRY_AFTER_S = 2
-ILL = ("late", "failed", "broke off")  # ends that speak against the server
-PASSING = ("failed", "busy")  # ends after which the same tier may be asked again
+IMPATIENT_S = 5.0  # a client that waits less before it hangs up says nothing of the server
 
 
 class Answering:
@@ -45,28 +45,27 @@ class Answering:
         kept: tuple[Tier, Try] | None = None  # no good answer, and better than none
         last: Tier | None = None
         while tier := await self._next(left, asked, patient=kept is None):
-            if last is not None:
+            if last is not None and tier is not last:
                 self._accounts.went_on(last, tier, asked, ends[last.name])
-            done = ends[tier.name] = await self._try(tier, left, asked, flight)
+            blamed = tier.name in ends  # one request speaks against a server once
+            done = ends[tier.name] = await self._try(tier, left, asked, flight, blamed)
             if flight.begun:
                 return tier, done
             last = tier
             left.remove(tier)
+            if done.end in ("clients", "not enough", "not here"):
+                kept = kept or (tier, done)
             if done.end == "clients":
-                kept = tier, done
                 break
             if done.end == "not enough":
-                kept = tier, done
                 left = [one for one in left if self._rank(one) > self._rank(tier)]
-            elif done.end == "too long":
-                kept = kept or (tier, done)
-            if not left and kept is None and self._in_time(asked):
-                left = [one for one in self.tiers if ends[one.name].end in PASSING]
+            if not left and kept is None and self._in_time(asked, ends):
+                left = [one for one in self.tiers if ends[one.name].passing]
                 await asyncio.sleep(PAUSE_S)
-        if kept is None:
-            raise _nobody(ends)
+        if kept is None or (kept[1].end == "not here" and _may_pass(ends)):
+            raise _nobody(ends, full=all(tier.busy_until > monotonic() for tier in self.tiers))
         tier, done = kept
-        done.give(Errand(tier, asked, flight, [], 0))
+        done.give(Errand(tier, asked, flight, [], Patience(0, fair=False)))
         return kept
 
     async def _next(self, left: Sequence[Tier], asked: Asked, patient: bool) -> Tier | None:
@@ -79,32 +78,43 @@ class Answering:
             await asyncio.sleep(PAUSE_S)
         return None
 
-    async def _try(self, tier: Tier, left: Sequence[Tier], asked: Asked, flight: Flight) -> Try:
+    async def _try(
+        self, tier: Tier, left: Sequence[Tier], asked: Asked, flight: Flight, blamed: bool
+    ) -> Try:
         now = monotonic()
         others = [one for one in left if one is not tier and one.takes_requests(now)]
-        patience_s = routing.patience_s(tier, others, _now(asked), whole=not asked.stream)
+        patience = routing.patience(tier, others, _now(asked), whole=not asked.stream)
         rules = self.settings.escalate if self._rank(tier) + 1 < len(self.tiers) else []
-        errand = Errand(tier, asked, flight, rules, patience_s)
         tier.breaker.tried(now)
         begun = tier.device.begin(now)
         done = Try("gave up", "the client hung up")
         try:
-            done = await relay.ask(self._session, errand)
+            errand = Errand(tier, asked, flight, rules, patience)
+            await relay.ask(self._session, errand, done)
         finally:
-            device_s = tier.device.end(begun, monotonic())
-            self._accounts.tried(tier, asked, done, device_s)
-        if done.end in ILL:
-            tier.breaker.failed(monotonic())
-        else:
-            tier.breaker.succeeded()
+            ended = monotonic()
+            if done.end == "gave up" and not flight.begun:
+                done.ill = ended - now > max(IMPATIENT_S, patience.seconds / 2)
+            if done.ill and not blamed:
+                tier.breaker.failed(now, ended)
+            elif not done.ill and done.end != "gave up":
+                tier.breaker.succeeded()
+            self._accounts.tried(tier, asked, done, tier.device.end(begun, ended))
+        if done.end == "busy":
+            tier.busy_until = ended + min(done.retry_after_s or BUSY_S, BUSY_S)
         tier.counted(asked.need.prompt_bytes, done.prompt_tokens)
         return done
 
     def _rank(self, tier: Tier) -> int:
         return self.tiers.index(tier)
 
-    def _in_time(self, asked: Asked) -> bool:
-        return asked.spent_ms < 1000 * WAIT_S
+    def _in_time(self, asked: Asked, ends: Mapping[str, Try] | None = None) -> bool:
+        """Whether it is worth waiting; for servers that are all full as long as they say."""
+        left_s = WAIT_S - asked.spent_ms / 1000
+        full = [done.retry_after_s or 0 for done in (ends or {}).values() if done.end == "busy"]
+        if ends and len(full) == len(ends):
+            return min(full) < left_s
+        return left_s > 0
 
 
 def _now(asked: Asked) -> Need:
@@ -114,9 +124,15 @@ def _now(asked: Asked) -> Need:
     return replace(asked.need, target_ms=asked.need.target_ms - asked.spent_ms)
 
 
-def _nobody(ends: dict[str, Try]) -> Problem:
-    if ends and all(done.end == "busy" for done in ends.values()):
-        after = max(1, round(min(done.retry_after_s or 1 for done in ends.values())))
+def _may_pass(ends: Mapping[str, Try]) -> bool:
+    """Whether a tier that could take the request may take it later."""
+    return any(done.passing or done.end == "late" for done in ends.values())
+
+
+def _nobody(ends: dict[str, Try], full: bool) -> Problem:
+    """`full`: so all servers have said, to this request or to another."""
+    if all(done.end == "busy" for done in ends.values()) and (ends or full):
+        after = max(1, round(min((done.retry_after_s or 1 for done in ends.values()), default=1)))
         return Problem(
             429,
             "rate_limit_error",

@@ -125,7 +125,7 @@ async def _own_metrics(gateway: Gateway, model: str, name: str) -> Response:
     timeout = aiohttp.ClientTimeout(total=SCRAPE_S)
     where = f"{found[0].url.removesuffix('/v1')}/metrics"
     try:
-        async with gateway.session.get(where, timeout=timeout) as answer:
+        async with gateway.session.get(where, timeout=timeout, allow_redirects=False) as answer:
             return Response(await answer.read(), answer.status, media_type=PROMETHEUS)
     except (aiohttp.ClientError, OSError):
         raise problems.unready() from None

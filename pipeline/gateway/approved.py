@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import datetime
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from pipeline.release.bundle import check, layout, serve_settings
 from pipeline.release.bundle.check import Checked
 from pipeline.release.signoff import policy
 from pipeline.release.signoff.standing import Standing
-from pipeline.runtime import environments
+from pipeline.runtime import crash, environments
 
 
 @dataclass
@@ -50,15 +50,22 @@ class Approved:
             self.until = self.again(now).until
         except QuantgateError as error:
             return str(error)
+        except Exception as error:  # whatever it is, nothing was approved
+            return f"cannot be checked: {crash.place(error)}"
         return None
 
 
-@contextmanager
-def opened(tier: deploy_file.Tier, rules: Path) -> Iterator[Approved]:
-    """The checked bundle, for as long as it is needed. Raises Tampered, Rejected, RegistryError;
-    SetupError for what this machine cannot run."""
-    here = tier.url is None
-    with fetch.opened(tier.bundle, policy.load(rules), model=here) as (folder, checked):
+class Opener:
+    """Opens each bundle once, however many tiers have it; for as long as `kept` is open."""
+
+    def __init__(self, kept: ExitStack, rules: Path) -> None:
+        self._kept, self._rules = kept, rules
+        self._bundles: dict[tuple[str, bool], tuple[Path, Checked]] = {}
+
+    def opened(self, tier: deploy_file.Tier) -> Approved:
+        """Raises Tampered, Rejected, RegistryError; SetupError for what this machine cannot run."""
+        here, rules = tier.url is None, self._rules
+        folder, checked = self._bundle(tier.bundle, here)
         settings = serve_settings.read(folder / layout.SERVE)
         records, entry = checked.records, checked.signed.entry
         name, digest = f"{entry.recipe}-{entry.variant}", artifact.digest(records.manifest.files)
@@ -74,14 +81,22 @@ def opened(tier: deploy_file.Tier, rules: Path) -> Iterator[Approved]:
             checked.standing.until,
             lambda now: check.again(folder, checked, policy.load(rules), now),
         )
-        print(f"{tier.bundle}: {checked.standing.words}", file=sys.stderr, flush=True)
         if approved.promise is None:
             print(
-                f"{approved.name}: no speed was measured, so it promises none: a request with a"
-                " latency target goes there last",
+                f"{name}: no speed was measured, so it promises none: a request with a latency"
+                " target goes there last",
                 file=sys.stderr,
             )
-        yield approved
+        return approved
+
+    def _bundle(self, what: str, here: bool) -> tuple[Path, Checked]:
+        """Of a server that runs elsewhere only what speaks for its model."""
+        if (what, here) not in self._bundles:
+            opening = fetch.opened(what, policy.load(self._rules), model=here)
+            folder, checked = self._kept.enter_context(opening)
+            print(f"{what}: {checked.standing.words}", file=sys.stderr, flush=True)
+            self._bundles[what, here] = folder, checked
+        return self._bundles[what, here]
 
 
 def _measured(tier: deploy_file.Tier, checked: Checked) -> Benchmark:

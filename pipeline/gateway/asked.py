@@ -22,6 +22,7 @@ TRACE = ("traceparent", "tracestate")  # https://www.w3.org/TR/trace-context/
 OTHER = "other"
 CHAT, COMPLETIONS = "chat/completions", "completions"
 MOST_TARGET_MS = 1e9
+LARGEST = 2**31 - 1
 
 
 class _Options(BaseModel):
@@ -35,8 +36,8 @@ class _Read(BaseModel):
     model: str
     stream: bool | None = None
     stream_options: _Options | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=LARGEST)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=LARGEST)] | None = None
     temperature: float | None = None
     seed: int | None = None
 
@@ -76,9 +77,10 @@ class Asked:
 def model_of(body: bytes) -> tuple[dict[str, Any], str]:
     """The request, and whom it asks. Raises Problem."""
     try:
-        request = json.loads(body, parse_constant=_no_number)
+        request = json.loads(body)
+        json.dumps(request, allow_nan=False)  # as it goes on to a server
     except (ValueError, RecursionError):
-        raise problems.bad("The body is not JSON.") from None
+        raise problems.bad("The body is not JSON, or nested too deeply.") from None
     if not isinstance(request, dict):
         raise problems.bad("The body is no JSON object.")
     return request, _read(request).model
@@ -96,10 +98,12 @@ def make(
     """`size`: of the body in bytes. Raises Problem."""
     read = _read(request)
     feature = headers.get(FEATURE, OTHER)
+    most = read.max_completion_tokens or read.max_tokens
     need = Need(
         target_ms=_target(headers.get(TARGET)) or model.latency_target_ms,
-        tokens=read.max_completion_tokens or read.max_tokens or model.usual_tokens,
+        tokens=most or model.usual_tokens,
         prompt_bytes=size,
+        most_tokens=most or LARGEST,
     )
     return Asked(
         path=path,
@@ -121,10 +125,6 @@ def _read(request: Mapping[str, Any]) -> _Read:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise problems.bad(f"{place}: {first['msg']}", place) from None
-
-
-def _no_number(word: str) -> float:
-    raise ValueError(word)
 
 
 def _target(given: str | None) -> float | None:

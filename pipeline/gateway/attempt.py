@@ -9,14 +9,16 @@ from typing import Any, Literal
 from pipeline.gateway.asked import Asked
 from pipeline.gateway.deploy_file import Escalation
 from pipeline.gateway.flight import Flight
+from pipeline.gateway.routing import Patience
 from pipeline.gateway.tier import Tier
 
+LARGEST = 2**40  # tokens of one answer, by whatever a server says
 JSON = {"Content-Type": "application/json"}
 End = Literal[
     "answered",
     "clients",  # refused, by the client's own fault
     "busy",
-    "too long",
+    "not here",  # refused for what another server may be able to do
     "late",
     "failed",
     "broke off",  # after it had begun
@@ -27,14 +29,13 @@ End = Literal[
 
 @dataclass(frozen=True)
 class Errand:
-    """`rules`: what the answer must be beyond, for it to be given; `patience_s`: until it
-    begins."""
+    """`rules`: what the answer must be beyond, for it to be given; `patience`: until it begins."""
 
     tier: Tier
     asked: Asked
     flight: Flight
     rules: Sequence[Escalation]
-    patience_s: float
+    patience: Patience
 
     @property
     def headers(self) -> dict[str, str]:
@@ -49,8 +50,10 @@ class Errand:
 @dataclass
 class Try:
     """How one ended. `why`: for people, and of no prompt or answer; `rule`: that the answer broke;
-    `body`: what may still be given, where no other tier has a better one. Times are those of
-    time.monotonic; `cost` is in the deployment's currency."""
+    `body`: what may still be given, where no other tier has a better one; `ill`: it speaks against
+    the server; `passing`: soon the same server may be asked again. `completion_tokens` are the
+    server's, before it has said them the parts that came. Times are those of time.monotonic;
+    `cost` is in the deployment's currency."""
 
     end: End = "failed"
     why: str = ""
@@ -59,6 +62,8 @@ class Try:
     body: bytes | None = None
     rule: Escalation | None = None
     retry_after_s: float | None = None
+    ill: bool = False
+    passing: bool = False
     prompt_tokens: int = 0
     completion_tokens: int = 0
     first_at: float | None = None
@@ -69,12 +74,15 @@ class Try:
         """Takes the usage of an answer or an event, where there is one."""
         usage = answer.get("usage")
         if isinstance(usage, dict):
-            given, made = usage.get("prompt_tokens"), usage.get("completion_tokens")
-            self.prompt_tokens = given if isinstance(given, int) else 0
-            self.completion_tokens = made if isinstance(made, int) else 0
+            self.prompt_tokens = _tokens(usage.get("prompt_tokens"), self.prompt_tokens)
+            self.completion_tokens = _tokens(usage.get("completion_tokens"), self.completion_tokens)
 
     def give(self, errand: Errand) -> None:
         """Hands over what is kept."""
         assert self.body is not None
         errand.flight.begin(self.status, {**self.headers, **errand.headers})
         errand.flight.add(self.body)
+
+
+def _tokens(given: Any, otherwise: int) -> int:
+    return given if type(given) is int and 0 <= given <= LARGEST else otherwise

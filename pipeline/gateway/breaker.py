@@ -12,7 +12,7 @@ class Breaker:
 
     def __init__(self) -> None:
         self._failures = 0
-        self._until = 0.0
+        self._opened = self._until = 0.0
         self._open_s = FIRST_S
 
     def is_open(self, now: float) -> bool:
@@ -20,15 +20,19 @@ class Breaker:
         return now < self._until
 
     def tried(self, now: float) -> None:
-        """A request goes there. After an outage it is alone until it is known how it ended."""
+        """A request goes there. After an outage it is alone until it is known how it ends."""
         if self._failures >= FAILURES:
             self._until = now + self._open_s
 
     def succeeded(self) -> None:
         self._failures, self._until, self._open_s = 0, 0.0, FIRST_S
 
-    def failed(self, now: float) -> None:
+    def failed(self, begun: float, now: float) -> None:
+        """A request that began then has failed. What was under way when it opened is one outage,
+        however many requests it hit."""
+        if begun < self._opened:
+            return
         self._failures += 1
         if self._failures >= FAILURES:
-            self._until = now + self._open_s
+            self._opened, self._until = now, now + self._open_s
             self._open_s = min(2 * self._open_s, LONGEST_S)

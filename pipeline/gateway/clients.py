@@ -96,7 +96,7 @@ class Clients:
                 window = await self._limiter.get_window_stats(item, client.name)
                 _require_now("requests", most, max(window.reset_time - time.time(), 0.001))
 
-    async def used(self, client: Client, tokens: int) -> None:
+    def used(self, client: Client, tokens: int) -> None:
         """Of prompt and answer, when the answer has ended."""
         if bucket := self._tokens.get(client.name):
             bucket.take(tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import aiohttp
 from fastapi import FastAPI
 
+from pipeline.errors import QuantgateError, RegistryError, Rejected
 from pipeline.gateway import app, approved, cache, deploy_file, watch
 from pipeline.gateway.accounts import Accounts
 from pipeline.gateway.clients import Clients
@@ -29,27 +31,42 @@ IDLE_S = 4.0  # a connection is kept; servers close theirs after 5
 
 
 def run(path: Path) -> None:
-    """Until it is stopped. Raises Tampered or Rejected before anything is started, RecipeError,
+    """Until it is stopped. A tier that is not, or no longer, approved or cannot be fetched is left
+    out, where its model has another.
+
+    Raises Tampered or Rejected before anything is started, RegistryError, RecipeError,
     SetupError."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     deploy = deploy_file.load(path)
     deploying.require_free(deploy.listen.host, deploy.listen.port)
+    _raise_limit_of_files()
     with ExitStack() as bundles:
-        tiers = {
-            model: [
-                _tier(bundles, deploy, model, name, settings) for name, settings in of.tiers.items()
-            ]
-            for model, of in deploy.models.items()
-        }
+        opener = approved.Opener(bundles, Path(deploy.policy))
+        tiers = {model: _tiers(opener, model, of) for model, of in deploy.models.items()}
         asyncio.run(serve(deploy, tiers))
 
 
-def _tier(
-    bundles: ExitStack, deploy: Deploy, model: str, name: str, settings: deploy_file.Tier
-) -> Tier:
-    opened = bundles.enter_context(approved.opened(settings, Path(deploy.policy)))
-    key = deploying.read_key(Path(settings.key_file)) if settings.key_file else None
-    return Tier(model, name, settings, opened, key=key)
+def _tiers(opener: approved.Opener, model: str, of: deploy_file.Model) -> list[Tier]:
+    tiers, refused = list[Tier](), list[QuantgateError]()
+    for name, settings in of.tiers.items():
+        try:
+            opened = opener.opened(settings)
+        except (Rejected, RegistryError) as error:
+            refused.append(error)
+            continue
+        key = deploying.read_key(Path(settings.key_file)) if settings.key_file else None
+        tiers.append(Tier(model, name, settings, opened, key=key))
+    if not tiers:
+        raise refused[0]
+    for why in refused:
+        print(f"{model}: goes on without a tier: {why}", file=sys.stderr, flush=True)
+    return tiers
+
+
+def _raise_limit_of_files() -> None:
+    """Each request takes a connection on either side."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def serve(deploy: Deploy, tiers: dict[str, list[Tier]]) -> None:
@@ -67,24 +84,28 @@ async def opened(deploy: Deploy, tiers: dict[str, list[Tier]]) -> AsyncIterator[
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
         session = await stack.enter_async_context(
-            aiohttp.ClientSession(connector=connector, timeout=timeout)
+            aiohttp.ClientSession(
+                connector=connector,
+                timeout=timeout,
+                cookie_jar=aiohttp.DummyCookieJar(),  # one client's is no other's
+                headers={"Accept-Encoding": "identity"},
+            )
         )
         ledger = Ledger(Path(deploy.usage))
         stack.callback(ledger.close)
         store = cache.open_store(deploy.cache)
         if store is not None:
             stack.push_async_callback(store.close)
-        gateway = Gateway(
-            deploy,
-            tiers,
-            session,
-            Clients(deploy.keys, ledger),
-            store,
-            Accounts(Metrics(), ledger, deploy.currency),
-        )
+        clients = Clients(deploy.keys, ledger)
+        accounts = Accounts(Metrics(), ledger, clients, deploy.currency)
+        gateway = Gateway(deploy, tiers, session, clients, store, accounts)
         watching = [
-            asyncio.create_task(watch.keep(tier, session, deploy.recheck_s, deploy.drain_s))
+            asyncio.create_task(look)
             for tier in gateway.tiers
+            for look in (
+                watch.approval(tier, deploy.recheck_s),
+                watch.server(tier, session, deploy.drain_s),
+            )
         ]
         stack.push_async_callback(_stopped, watching)
         yield app.make(gateway, ledger)

@@ -14,6 +14,7 @@ from pipeline.recipe.base import Few, LocalPath, Positive, Strict
 from pipeline.recipe.parsing import parse, shown
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
+RESERVED = {"cache", "none"}  # who answered, where no tier did
 Escalation = Literal["empty", "cut", "schema"]
 Seconds = Annotated[float, Field(gt=0, le=1e6)]
 Milliseconds = Annotated[float, Field(gt=0, le=1e9)]
@@ -138,6 +139,8 @@ class Model(Strict):
     @classmethod
     def _named(cls, tiers: dict[str, Tier]) -> dict[str, Tier]:
         _of_names(tiers)
+        if taken := RESERVED & tiers.keys():
+            raise ValueError(f"found the name {min(taken)!r}, which metrics and usage have already")
         return tiers
 
 

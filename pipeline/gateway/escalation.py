@@ -7,10 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jsonschema
+import referencing
 
 from pipeline.gateway.deploy_file import Escalation
 
 CUT = "length"  # OpenAI's finish_reason
+INSTEAD = ("tool_calls", "function_call", "refusal")  # of a text
+THOUGHTS = ("reasoning", "reasoning_content")  # of vLLM and others
+# A client's schema is not trusted: a pattern or references within references can take for ever, and
+# a reference to elsewhere would be fetched. What cannot be checked so is taken to fit.
+MOST_REFERENCES = 16
+WITHOUT_PATTERNS = {"pattern": None, "patternProperties": None}
 
 
 def broken(
@@ -32,8 +39,9 @@ def choices_of(answer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def says_something(choice: Mapping[str, Any]) -> bool:
-    """A text, or a call of a tool, which is an answer without one."""
-    return bool(_text(choice) or _message(choice).get("tool_calls"))
+    """A text, or what stands for one: thoughts, a refusal, a call of a tool."""
+    message = _message(choice)
+    return bool(_text(choice) or any(message.get(name) for name in (*INSTEAD, *THOUGHTS)))
 
 
 def _message(choice: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -50,7 +58,7 @@ def _holds(rule: Escalation, request: Mapping[str, Any], choice: Mapping[str, An
     text = _text(choice)
     match rule:
         case "empty":
-            return not text.strip() and not _message(choice).get("tool_calls")
+            return not text.strip() and not any(_message(choice).get(name) for name in INSTEAD)
         case "cut":
             return choice.get("finish_reason") == CUT
         case "schema":
@@ -64,11 +72,17 @@ def _fits(text: str, asked: Any) -> bool:
         return True
     try:
         value = json.loads(text)
-        if kind == "json_object":
-            return isinstance(value, dict)
-        schema = asked["json_schema"]["schema"]
-        return bool(jsonschema.validators.validator_for(schema)(schema).is_valid(value))
     except (ValueError, RecursionError):
         return False
-    except (KeyError, TypeError, jsonschema.exceptions.SchemaError):
-        return True  # no such schema: the server's business, and no other tier's
+    if kind == "json_object":
+        return isinstance(value, dict)
+    try:
+        schema = asked["json_schema"]["schema"]
+        if json.dumps(schema).count("Ref") + json.dumps(schema).count("$ref") > MOST_REFERENCES:
+            return True
+        checking = jsonschema.validators.extend(
+            jsonschema.validators.validator_for(schema), WITHOUT_PATTERNS
+        )
+        return bool(checking(schema, registry=referencing.Registry()).is_valid(value))
+    except Exception:  # no such schema: the server's business, and no other tier's
+        return True

@@ -9,12 +9,14 @@ from typing import Any, Self
 
 class Flight:
     """Filled by a task of its own: `begin`, `add`, and it ends with the task. Whoever reads gets
-    all of it, in order, at their own pace. The task is stopped once nobody reads any more."""
+    all of it, in order, at their own pace. The task is stopped once nobody reads any more, and
+    the flight is `abandoned`: nobody may join it then."""
 
     def __init__(self) -> None:
         self.status = 0
         self.headers: dict[str, str] = {}
         self.parts: list[bytes] = []
+        self.abandoned = False
         self._readers = 0
         self._over = False
         self._error: Exception | None = None
@@ -57,6 +59,7 @@ class Flight:
     def leave(self) -> None:
         self._readers -= 1
         if not self._readers and self._task is not None:
+            self.abandoned = True
             self._task.cancel()
 
     async def ready(self) -> None:
@@ -65,6 +68,11 @@ class Flight:
             await self._news.wait()
         if not self.begun:
             raise self._error or RuntimeError("an answer that never began")
+
+    async def over(self) -> None:
+        """Until nothing more comes, for whatever reason."""
+        while not self._over:
+            await self._news.wait()
 
     async def read(self) -> AsyncIterator[bytes]:
         """All of it, from the first part on. Raises what ended it too early."""

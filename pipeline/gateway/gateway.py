@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from time import monotonic, time
@@ -21,6 +22,7 @@ from pipeline.gateway.sharing import Sharing
 from pipeline.gateway.tier import Tier
 from pipeline.serving import problems
 from pipeline.serving.backend import Busy
+from pipeline.serving.guard import HUNG_UP
 from pipeline.serving.problems import Problem
 
 MOST_OPEN = 2048  # requests whose answers are not there yet
@@ -47,6 +49,7 @@ class Gateway:
         self._accounts, self._store = accounts, store
         self._sharing = Sharing(store, accounts.metrics)
         self._open = 0
+        self._counting: set[asyncio.Task[None]] = set()
 
     @property
     def tiers(self) -> list[Tier]:
@@ -91,18 +94,23 @@ class Gateway:
             asked, list(model.tiers), lambda flight: self._answer(asked, flight)
         )
         if anothers:
-            self._accounts.ended(asked, CACHED, flight.status or 200)
+            counting = asyncio.create_task(self._shared(asked, flight))
+            self._counting.add(counting)
+            counting.add_done_callback(self._counting.discard)
         return flight
 
+    async def _shared(self, asked: Asked, flight: Flight) -> None:
+        await flight.over()
+        self._accounts.ended(asked, CACHED, flight.status or HUNG_UP)
+
     async def _answer(self, asked: Asked, flight: Flight) -> tuple[Tier, Try]:
-        place, status = NOBODY, 499
+        place, status = NOBODY, HUNG_UP
         self._open += 1
         try:
             if self._open > MOST_OPEN:
                 raise problems.busy(Busy(1))
             tier, done = await self.models[asked.model].answer(asked, flight)
             place, status = tier.name, 502 if done.end == "broke off" else flight.status
-            await self.clients.used(asked.client, done.prompt_tokens + done.completion_tokens)
         except Problem as problem:
             status = problem.status
             raise

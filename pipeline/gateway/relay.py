@@ -5,69 +5,97 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import aiohttp
 
 from pipeline.gateway import escalation, stream
 from pipeline.gateway.attempt import JSON, Errand, Try
 
-BUSY, TOO_LONG = 429, "context_length_exceeded"
+BUSY = 429
+PASSING = (502, 503, 504)  # a server that is on its way
+LONGEST_RETRY_S = 3600
+# What another server may take: a longer prompt, or arguments that this one does not know. vLLM says
+# the first in words alone.
+ELSEWHERE_CODES = ("context_length_exceeded", "unknown_parameter", "unsupported_value")
+ELSEWHERE_WORDS = "maximum context length"
+ELSEWHERE_STATUSES = (413, 422)
 # Of statuses that are not the client's doing: the server does not know its model, or the key.
 OURS = (401, 403, 404, 405, 408)
 
 
-async def ask(session: aiohttp.ClientSession, errand: Errand) -> Try:
-    """How it ended; whatever the server does, this raises nothing but CancelledError."""
-    done, tier, flight = Try(), errand.tier, errand.flight
-    headers = {**JSON, **errand.asked.trace, "X-Request-Id": errand.asked.id}
-    if tier.key:
-        headers["Authorization"] = f"Bearer {tier.key}"
-    where, body = f"{tier.url}/{errand.asked.path}", errand.asked.body(tier.asked_as)
+async def ask(session: aiohttp.ClientSession, errand: Errand, done: Try) -> None:
+    """Fills in how it ended; whatever the server does, this raises nothing but CancelledError."""
+    flight = errand.flight
     try:
-        async with (
-            asyncio.timeout(errand.patience_s) as patience,
-            session.post(where, data=body, headers=headers) as reply,
-        ):
-            if reply.status != 200:
-                await _refused(done, reply)
-            elif errand.asked.stream:
-                await stream.relayed(done, errand, reply, patience)
-            else:
-                _whole(done, errand, await reply.read())
+        async with asyncio.timeout(errand.patience.seconds) as waiting:
+            await _ask(session, errand, done, waiting)
+    except aiohttp.ClientConnectionError as error:  # also in time, which some are a TimeoutError by
+        _failed(done, errand, type(error).__name__)
+        done.passing = not flight.begun
     except TimeoutError:
-        done.end = "broke off" if flight.begun else "late"
-        done.why = "silence" if flight.begun else f"no answer in {errand.patience_s:.2f} s"
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        done.end = "broke off" if flight.begun else "failed"
-        done.why = type(error).__name__
+        silent = f"silent for {stream.STALL_S:g} s"
+        none = f"no answer in {errand.patience.seconds:.2f} s"
+        _failed(done, errand, silent if flight.begun else none)
+        if not flight.begun:
+            done.end, done.ill = "late", errand.patience.fair
+    except Exception as error:  # an answer of any form
+        _failed(done, errand, type(error).__name__)
     if done.end == "broke off":
         stream.end_with_error(flight, f"The server broke off ({done.why}).")
-    return done
+
+
+async def _ask(
+    session: aiohttp.ClientSession, errand: Errand, done: Try, waiting: asyncio.Timeout
+) -> None:
+    asked, tier = errand.asked, errand.tier
+    headers = {**JSON, **asked.trace, "X-Request-Id": asked.id}
+    if tier.key:
+        headers["Authorization"] = f"Bearer {tier.key}"
+    where, body = f"{tier.url}/{asked.path}", asked.body(tier.asked_as)
+    # what redirects to elsewhere would have an answer that nobody approved
+    async with session.post(where, data=body, headers=headers, allow_redirects=False) as reply:
+        if reply.status != 200:
+            await _refused(done, reply)
+        elif asked.stream:
+            await stream.relayed(done, errand, reply, waiting)
+        else:
+            _whole(done, errand, await reply.read())
+
+
+def _failed(done: Try, errand: Errand, why: str) -> None:
+    done.end, done.why, done.ill = "broke off" if errand.flight.begun else "failed", why, True
 
 
 async def _refused(done: Try, reply: aiohttp.ClientResponse) -> None:
-    done.status, done.why, body = reply.status, f"status {reply.status}", await reply.read()
-    if reply.status == BUSY:
-        done.end = "busy"
+    status, done.end = reply.status, "failed"
+    done.status, done.why, body = status, f"status {status}", await reply.read()
+    if status == BUSY:
+        done.end, done.passing = "busy", True
         after = reply.headers.get("Retry-After", "")
-        done.retry_after_s = float(after) if after.isdecimal() else None
-    elif _code(body) == TOO_LONG:
-        done.end, done.body = "too long", body
-    elif 400 <= reply.status < 500 and reply.status not in OURS:
-        done.end, done.body = "clients", body
+        done.retry_after_s = min(int(after[:9]), LONGEST_RETRY_S) if after.isdecimal() else None
+    elif status >= 500:
+        done.ill, done.passing = True, status in PASSING
+    elif status >= 400 and status not in OURS:
+        done.end = "not here" if _elsewhere(status, body) else "clients"
+        done.body = body
 
 
-def _code(body: bytes) -> str | None:
+def _elsewhere(status: int, body: bytes) -> bool:
+    if status in ELSEWHERE_STATUSES:
+        return True
     try:
-        return str(json.loads(body)["error"]["code"])
-    except (ValueError, KeyError, TypeError):
-        return None
+        error: dict[str, Any] = json.loads(body)["error"]
+        said = str(error.get("message"))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False
+    return error.get("code") in ELSEWHERE_CODES or ELSEWHERE_WORDS in said
 
 
 def _whole(done: Try, errand: Errand, body: bytes) -> None:
     answer = json.loads(body)
     if not isinstance(answer, dict) or not escalation.choices_of(answer):
-        done.why = "no answer of the OpenAI API"
+        done.end, done.why, done.ill = "failed", "no answer of the OpenAI API", True
         return
     done.counted(answer)
     answer["model"] = errand.asked.model

@@ -13,12 +13,13 @@ SPARE = 0.1  # of a target: for the network, and for a rescue that takes longer 
 
 @dataclass(frozen=True)
 class Need:
-    """Of one request: `target_ms` for the whole answer, `tokens` it may have at most or usually
-    has."""
+    """Of one request: `target_ms` for the whole answer; `tokens` that it may have at most, or has
+    usually where the request does not say; `most_tokens`: that it can have."""
 
     target_ms: float | None
     tokens: int
     prompt_bytes: int
+    most_tokens: int
 
 
 def order(tiers: Sequence[Tier], need: Need, now: float) -> list[Tier]:
@@ -35,19 +36,36 @@ def order(tiers: Sequence[Tier], need: Need, now: float) -> list[Tier]:
     return sorted(able, key=lambda tier: 0.0 if met[tier.name] else promised[tier.name])
 
 
-def patience_s(tier: Tier, others: Sequence[Tier], need: Need, whole: bool) -> float:
-    """How long a try on this tier may take until its answer begins (`whole`: is there), in seconds.
+@dataclass(frozen=True)
+class Patience:
+    """How long a try may take until its answer begins. `fair`: so long that a server which has not
+    begun by then is at fault, and not the request's haste."""
 
-    With a target, of which `need` has what is left: until the last moment from which another tier
-    would still meet it, but never less than what this one promises. Else the tier's timeout, and
-    twice its promise of a whole answer."""
-    answer_ms = tier.answer_ms(need.prompt_bytes, need.tokens)
-    promised_ms = answer_ms if whole else tier.first_ms(need.prompt_bytes)
+    seconds: float
+    fair: bool
+
+
+def patience(tier: Tier, others: Sequence[Tier], need: Need, whole: bool) -> Patience:
+    """`whole`: until the answer is there. Of a target `need` has what is left.
+
+    With a target: until the last moment from which another tier would still meet it, but never less
+    than what this one promises. Else the tier's timeout, and twice its promise of the longest
+    answer."""
+    promised_ms = _promised_ms(tier, need, need.tokens, whole)
     known_s = promised_ms / 1000 if promised_ms < math.inf else 0.0
-    usual_s = max(tier.settings.timeout_s, 2 * known_s)
+    longest_ms = _promised_ms(tier, need, need.most_tokens, whole)
+    longest_s = longest_ms / 1000 if longest_ms < math.inf else 0.0
+    usual_s = max(tier.settings.timeout_s, 2 * longest_s)
     rescues = (other.answer_ms(need.prompt_bytes, need.tokens) for other in others)
     rescue_ms = min(rescues, default=math.inf)
     if need.target_ms is None or rescue_ms == math.inf:
-        return usual_s
-    spare_ms = SPARE * need.target_ms
-    return min(usual_s, max(known_s, (need.target_ms - spare_ms - rescue_ms) / 1000))
+        return Patience(usual_s, fair=True)
+    left_s = (need.target_ms - SPARE * need.target_ms - rescue_ms) / 1000
+    seconds = min(usual_s, max(known_s, left_s))
+    return Patience(seconds, fair=seconds >= min(usual_s, 2 * known_s))
+
+
+def _promised_ms(tier: Tier, need: Need, tokens: int, whole: bool) -> float:
+    if whole:
+        return tier.answer_ms(need.prompt_bytes, tokens)
+    return tier.first_ms(need.prompt_bytes)

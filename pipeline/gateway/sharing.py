@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -22,33 +23,39 @@ class Sharing:
     def __init__(self, store: Store | None, metrics: Metrics) -> None:
         self._store, self._metrics = store, metrics
         self._flying: dict[str, Flight] = {}
+        self._puts: set[asyncio.Task[None]] = set()
 
     async def flight(self, asked: Asked, tiers: list[Tier], work: Work) -> tuple[Flight, bool]:
         """The answer, and whether it is another request's. The caller has joined it.
 
         Kept answers are those of artifacts that are approved now; `work` makes a new one."""
-        shares = self._store is not None and _may_be_kept(asked)
-        flight, key = None, _key("", asked)
-        if shares:
-            flight = await self._kept(asked, tiers)
-            outcome = "hit" if flight else "joined" if key in self._flying else "miss"
-            self._metrics.cache.labels(asked.model, outcome).inc()
-            flight = flight or self._flying.get(key)
-        if flight is not None:
-            flight.join()
-            return flight, True
+        if self._store is None or not _may_be_kept(asked):
+            return self._new(asked, work, None), False
+        key = _key("", asked)
+        flight = await self._kept(asked, tiers, self._store)
+        flying = self._flying.get(key)
+        joined = flying is not None and not flying.abandoned
+        outcome = "hit" if flight else "joined" if joined else "miss"
+        self._metrics.cache.labels(asked.model, outcome).inc()
+        if flight is None and joined:
+            flight = flying
+        if flight is None:
+            return self._new(asked, work, key), False
+        flight.join()
+        return flight, True
+
+    def _new(self, asked: Asked, work: Work, key: str | None) -> Flight:
         flight = Flight()
         flight.join()
-        if shares:
+        if key is not None:
             self._flying[key] = flight
-        flight.start(self._fly(asked, flight, work, key if shares else None))
-        return flight, False
+        flight.start(self._fly(asked, flight, work, key))
+        return flight
 
-    async def _kept(self, asked: Asked, tiers: list[Tier]) -> Flight | None:
-        assert self._store is not None
+    async def _kept(self, asked: Asked, tiers: list[Tier], store: Store) -> Flight | None:
         for tier in tiers:
-            if tier.withdrawn is None:
-                kept = await self._store.get(_key(tier.approved.digest, asked))
+            if tier.withdrawn is None and not tier.is_over():
+                kept = await store.get(_key(tier.approved.digest, asked))
                 if kept is not None:
                     shown = {"X-Quantgate-Tier": tier.name, "X-Quantgate-Cache": "hit"}
                     return Flight.landed({"Content-Type": kept.content_type, **shown}, kept.body)
@@ -64,10 +71,13 @@ class Sharing:
                     done.prompt_tokens,
                     done.completion_tokens,
                 )
-                await self._store.put(_key(tier.approved.digest, asked), kept)
+                # by itself: nobody waits for it, and whoever hangs up does not stop it
+                put = asyncio.create_task(self._store.put(_key(tier.approved.digest, asked), kept))
+                self._puts.add(put)
+                put.add_done_callback(self._puts.discard)
         finally:
-            if key is not None:
-                self._flying.pop(key, None)
+            if key is not None and self._flying.get(key) is flight:
+                del self._flying[key]
 
 
 def _may_be_kept(asked: Asked) -> bool:

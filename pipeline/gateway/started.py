@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import subprocess
 import tempfile
 from contextlib import ExitStack
@@ -18,29 +19,32 @@ LONG_S = 300.0  # after which an end counts as the first again
 
 
 class Started:
-    """Of one tier. Its log is in a folder of its own, as long as the gateway runs."""
+    """Of one tier. Its log is in a folder of its own, as long as the gateway runs. `key`: by which
+    the server knows the gateway from other users of this machine."""
 
     def __init__(self, what: Served) -> None:
-        self.port = server.free_port()
-        self.url = f"http://{server.HOST}:{self.port}/v1"
+        self.url, self.key = "", secrets.token_urlsafe()
         self._what = what
         self._kept = ExitStack()
         self._folder = Path(self._kept.enter_context(tempfile.TemporaryDirectory()))
         self._process: subprocess.Popen[bytes] | None = None
         self._since = self._again_at = 0.0
-        self._wait_s = FIRST_S
+        self._wait_s, self._last_words = FIRST_S, ""
 
-    def keep_running(self) -> str | None:
-        """Starts it unless it runs. Why it does not run now; None if it does."""
-        if self._process is not None and self._process.poll() is None:
-            return None
+    def keep_running(self, ready: bool) -> str | None:
+        """Starts it unless it runs, and anew if it does not become `ready`. Why it does not run
+        now; None if it does. Raises SetupError, EvaluationError for what cannot be started."""
         now = monotonic()
         if self._process is not None:
+            stuck = not ready and now - self._since > server.START_TIMEOUT_S
+            if self._process.poll() is None and not stuck:
+                return None
             self._ended(self._process, now)
         if now < self._again_at:
             return self._last_words
-        self._process = server.started(self._what, self.port, self._folder, self._log)
-        self._since = now
+        port = server.free_port()  # another each time: somebody may have taken the last one
+        self._process = server.started(self._what, port, self._folder, self._log, self.key)
+        self.url, self._since = f"http://{server.HOST}:{port}/v1", now
         return None
 
     def _ended(self, ended: subprocess.Popen[bytes], now: float) -> None:

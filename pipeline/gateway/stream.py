@@ -33,8 +33,8 @@ async def relayed(
         if chunk is None:
             _ended(done, errand, held)
             return
-        if "error" in chunk:
-            done.end, done.why = _failed(flight), "an error within the stream"
+        if chunk.get("error"):
+            _failed(done, flight, "an error within the stream")
             return
         line = _line(done, errand, chunk)
         if flight.begun:
@@ -45,7 +45,7 @@ async def relayed(
                 _begin(errand, held)
         if flight.begun:
             patience.reschedule(asyncio.get_running_loop().time() + STALL_S)
-    done.end, done.why = _failed(flight), "it ended without [DONE]"
+    _failed(done, flight, "it ended without [DONE]")
 
 
 def end_with_error(flight: Flight, message: str) -> None:
@@ -57,11 +57,12 @@ def end_with_error(flight: Flight, message: str) -> None:
 
 def _line(done: Try, errand: Errand, chunk: dict[str, Any]) -> bytes:
     """As the client is to see it; empty for the usage, which only the gateway asked for."""
-    done.counted(chunk)
     choices = escalation.choices_of(chunk)
     if any(escalation.says_something(choice) for choice in choices):
+        done.completion_tokens += 1
         done.last_at = monotonic()
         done.first_at = done.first_at or done.last_at
+    done.counted(chunk)
     if not errand.asked.wants_usage:
         if not choices:
             return b""
@@ -82,13 +83,14 @@ def _ended(done: Try, errand: Errand, held: list[bytes]) -> None:
 
 
 def _begin(errand: Errand, held: list[bytes]) -> None:
+    errand.tier.breaker.succeeded()
     errand.flight.begin(200, HEADERS | errand.headers)
     for line in held:
         errand.flight.add(line)
 
 
-def _failed(flight: Flight) -> Any:
-    return "broke off" if flight.begun else "failed"
+def _failed(done: Try, flight: Flight, why: str) -> None:
+    done.end, done.why, done.ill = "broke off" if flight.begun else "failed", why, True
 
 
 def _event(value: dict[str, Any]) -> bytes:
@@ -102,7 +104,7 @@ async def _chunks(reply: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]
         *lines, rest = (rest + part).split(b"\n")
         for line in lines:
             data = line.removeprefix(b"data:").strip()
-            if data == line.strip():  # a comment, or another field
+            if data == line.strip() or not data:  # a comment, another field, or nothing
                 continue
             value = None if data == b"[DONE]" else json.loads(data)
             if value is not None and not isinstance(value, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from dataclasses import dataclass, field
 
@@ -18,7 +19,8 @@ STARTING = "starting"
 @dataclass
 class Tier:
     """`url` ends in /v1. `unready`: why it takes no requests, None if it does; `withdrawn`: why it
-    is not approved any more. `asked_as`: the model's name there, which holds the digest."""
+    is not approved any more; `busy_until`: when a full one may be asked again, by time.monotonic.
+    `asked_as`: the model's name there, which holds the digest."""
 
     model: str
     name: str
@@ -28,13 +30,25 @@ class Tier:
     key: str | None = None
     unready: str | None = STARTING
     withdrawn: str | None = None
+    busy_until: float = 0.0
     asked_as: str = ""
     breaker: Breaker = field(default_factory=Breaker)
     device: DeviceTime = field(default_factory=DeviceTime)
     bytes_per_token: float = BYTES_PER_TOKEN
 
     def takes_requests(self, now: float) -> bool:
-        return self.unready is None and self.withdrawn is None and not self.breaker.is_open(now)
+        return (
+            self.unready is None
+            and self.withdrawn is None
+            and not self.is_over()
+            and now >= self.busy_until
+            and not self.breaker.is_open(now)
+        )
+
+    def is_over(self) -> bool:
+        """Whether the approval has ended since it was read."""
+        until = self.approved.until
+        return until is not None and until <= datetime.datetime.now(datetime.UTC)
 
     @property
     def load(self) -> float:
@@ -54,7 +68,8 @@ class Tier:
         if promise is None:
             return math.inf
         prompt_tokens = prompt_bytes / self.bytes_per_token
-        return promise.answer_ms(self.device.running, prompt_tokens, tokens)
+        most = min(tokens, self.approved.served.serve.max_model_len)
+        return promise.answer_ms(self.device.running, prompt_tokens, most)
 
     def counted(self, prompt_bytes: int, prompt_tokens: int) -> None:
         """Learns from the server how long this traffic's tokens are."""

@@ -10,12 +10,16 @@ from time import monotonic
 import aiohttp
 from pydantic import BaseModel
 
+from pipeline.errors import QuantgateError
 from pipeline.gateway import log
 from pipeline.gateway.started import Started
-from pipeline.gateway.tier import Tier
+from pipeline.gateway.tier import STARTING, Tier
 from pipeline.runtime import crash
 
-WHILE_UNREADY_S, WHILE_READY_S = 0.5, 2.0  # between looks
+WHILE_UNREADY_S, WHILE_READY_S = 0.5, 2.0  # between looks at the server
+CHECK_S = 10.0  # for reading policy and log
+AGAIN_S = 2.0  # until what is not approved is looked at again
+LASTS_S = 10.0  # without approval, before a server is stopped
 TIMEOUT_S = 5.0
 DRAINED_S = 0.2  # between looks whether it is
 
@@ -34,20 +38,32 @@ class Models(BaseModel):
     data: list[Model]
 
 
-async def keep(
-    tier: Tier, session: aiohttp.ClientSession, recheck_s: float, drain_s: float
-) -> None:
-    """Until it is cancelled; ends what it started."""
+async def approval(tier: Tier, recheck_s: float) -> None:
+    """Looks whether it is still approved, at once and again and again, until it is cancelled. What
+    cannot be known in time is not approved."""
+    while True:
+        now = datetime.datetime.now(datetime.UTC)
+        try:
+            async with asyncio.timeout(CHECK_S):
+                withdrawn = await asyncio.to_thread(tier.approved.withdrawn, now)
+        except TimeoutError:
+            withdrawn = f"cannot be checked within {CHECK_S:g} s"
+        if withdrawn != tier.withdrawn:
+            tier.withdrawn = withdrawn
+            log.event("approval", tier, why=withdrawn or "approved again")
+        await asyncio.sleep(recheck_s if withdrawn is None else min(recheck_s, AGAIN_S))
+
+
+async def server(tier: Tier, session: aiohttp.ClientSession, drain_s: float) -> None:
+    """Looks after its server, until it is cancelled; ends what it started."""
     watch = _Watch(tier, session, drain_s)
     tier.url = tier.settings.url or ""
-    rechecked = monotonic()
     try:
         while True:
-            if monotonic() - rechecked >= recheck_s or _is_over(tier):
-                rechecked = monotonic()
-                await _recheck(tier)
             try:
                 await watch.once()
+            except QuantgateError as error:
+                _now(tier, str(error))
             except Exception as error:  # the others go on, and this one is looked at again
                 _now(tier, f"cannot be looked after: {crash.place(error)}")
             await asyncio.sleep(WHILE_READY_S if tier.unready is None else WHILE_UNREADY_S)
@@ -61,40 +77,35 @@ class _Watch:
     def __init__(self, tier: Tier, session: aiohttp.ClientSession, drain_s: float) -> None:
         self._tier, self._session, self._drain_s = tier, session, drain_s
         self._started: Started | None = None
+        self._withdrawn_since: float | None = None
 
     async def once(self) -> None:
-        if self._tier.withdrawn is not None:
-            if self._started is not None:
-                await _drained(self._tier, self._drain_s)
-                await self.stop()
+        tier = self._tier
+        if tier.withdrawn is not None or tier.is_over():
+            await self._withdraw()
             return
-        if self._started is None and self._tier.settings.url is None:
-            self._started = Started(self._tier.approved.served)
-            self._tier.url = self._started.url
-        started = self._started
-        unready = await asyncio.to_thread(started.keep_running) if started else None
-        _now(self._tier, unready or await _not_served(self._tier, self._session))
+        self._withdrawn_since = None
+        if self._started is None and tier.settings.url is None:
+            self._started = Started(tier.approved.served)
+        unready = None
+        if self._started is not None:
+            unready = await asyncio.to_thread(self._started.keep_running, tier.unready is None)
+            tier.url, tier.key = self._started.url, self._started.key
+        _now(tier, unready or await _not_served(tier, self._session))
+
+    async def _withdraw(self) -> None:
+        """Ends the server once that has lasted: a file that could not be read for a moment is no
+        reason to load for minutes."""
+        self._withdrawn_since = self._withdrawn_since or monotonic()
+        if self._started is not None and monotonic() - self._withdrawn_since > LASTS_S:
+            await _drained(self._tier, self._drain_s)
+            await self.stop()
+            _now(self._tier, STARTING)
 
     async def stop(self) -> None:
         if self._started is not None:
             started, self._started = self._started, None
             await started.stop()
-
-
-def _is_over(tier: Tier) -> bool:
-    """Whether the approval has ended since it was read."""
-    until = tier.approved.until
-    over = until is not None and until <= datetime.datetime.now(datetime.UTC)
-    return over and tier.withdrawn is None
-
-
-async def _recheck(tier: Tier) -> None:
-    now = datetime.datetime.now(datetime.UTC)
-    withdrawn = await asyncio.to_thread(tier.approved.withdrawn, now)
-    if withdrawn != tier.withdrawn:
-        tier.withdrawn = withdrawn
-        log.event("approval", tier, why=withdrawn or "approved again")
-        tier.unready = "not approved" if withdrawn else "starting"
 
 
 async def _drained(tier: Tier, drain_s: float) -> None:
@@ -118,7 +129,9 @@ async def _not_served(tier: Tier, session: aiohttp.ClientSession) -> str | None:
     headers = {"Authorization": f"Bearer {tier.key}"} if tier.key else {}
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
     try:
-        async with session.get(f"{tier.url}/models", headers=headers, timeout=timeout) as answer:
+        async with session.get(
+            f"{tier.url}/models", headers=headers, timeout=timeout, allow_redirects=False
+        ) as answer:
             if answer.status != 200:
                 return f"/v1/models answers {answer.status}"
             shown = Models.model_validate(await answer.json(content_type=None))
