@@ -156,7 +156,7 @@ class Thread:
             port=self.port,
             log_level="critical",
             lifespan="off",
-            timeout_graceful_shutdown=0,
+            timeout_graceful_shutdown=1,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)

@@ -550,3 +550,56 @@ def test_tokens_of_a_stream_that_is_left_are_counted(scene: Scene) -> None:
     connection.close()
     until(lambda: counted(gateway, "tries_total", tier="edge", outcome="gave up") == 1)
     assert counted(gateway, "tokens_total", tier="edge", kind="completion") == 1
+
+
+SECRET, WORDS_OF_A_PROMPT = "sk-of-the-store", "my doctor told me"
+
+
+def malformed() -> list[tuple[str, dict[str, str], bytes]]:
+    """Path, headers, body."""
+    good: dict[str, Any] = {
+        "model": "chat",
+        "messages": [{"role": "user", "content": WORDS_OF_A_PROMPT}],
+    }
+    chat, key = "/v1/chat/completions", {"Authorization": f"Bearer {SECRET}"}
+    wrong: dict[str, list[Any]] = {
+        "model": [None, 7, "", "other", [], {}, True, "chat/../x", "x" * 10_000],
+        "stream": ["yes", 1, [], {}, "true"],
+        "stream_options": [7, "x", [], {"include_usage": "yes"}, {"include_usage": []}],
+        "max_tokens": [0, -1, 1.5, "9", [], {}, True, 2**40, 10**400],
+        "max_completion_tokens": [0, -1, 1.5, "9", [], {}, True, 2**40],
+        "temperature": ["hot", [], {}, True],
+        "seed": ["x", 1.5, [], {}, True],
+    }
+    bodies = [
+        json.dumps(good | {name: value}).encode()
+        for name, values in wrong.items()
+        for value in values
+    ]
+    whole = json.dumps(good).encode()
+    bodies += [whole[:end] for end in range(0, len(whole) - 1, 2)]
+    bodies += [b"[" * 100_000, b"\xff" + whole, b"null", b"7", b'"text"', b"[]"]
+    bodies += [whole.replace(b'"chat"', b"NaN"), whole[:-1] + b', "x": 1e999}']
+    cases = [(chat, key, body) for body in bodies]
+    cases += [(chat, key | {"X-Latency-Target-Ms": value}, whole) for value in ("x", "-1", "nan")]
+    cases += [
+        (chat, {"Authorization": value}, whole) for value in ("", "Bearer", "Basic x", "x" * 9_000)
+    ]
+    return [*cases, ("/v1/other", key, whole), ("/v1/models/", key, whole), ("/usage", key, whole)]
+
+
+def test_malformed_requests_are_said_so_and_leak_nothing(
+    scene: Scene, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "store.key").write_text(SECRET)
+    gateway = scene.gateway(keys={"store": Key(file=str(tmp_path / "store.key"))})
+    cases = malformed()
+    assert len(cases) >= 100
+    for path, headers, body in cases:
+        status, _, answer = call(gateway, path, headers, body)
+        assert 400 <= status < 500, (path, headers, body[:200], status)
+        assert set(json.loads(answer)["error"]) == {"message", "type", "param", "code"}
+        assert b"Traceback" not in answer and SECRET.encode() not in answer
+    assert not scene.edge.asked and not scene.cloud.asked
+    said = capfd.readouterr()
+    assert not any(word in said.out + said.err for word in (SECRET, WORDS_OF_A_PROMPT))

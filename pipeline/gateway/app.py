@@ -26,7 +26,13 @@ USAGE_DAYS = 30
 
 
 def make(gateway: Gateway, ledger: Ledger) -> FastAPI:
-    app = FastAPI(title="quantgate gateway", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="quantgate gateway",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     problems.answer_with(app)
     app.add_middleware(Guard, key=None, largest=BODY_BYTES, answered=lambda route, status: None)
 

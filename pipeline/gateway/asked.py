@@ -26,6 +26,7 @@ LARGEST = 2**31 - 1
 
 
 class _Options(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
     include_usage: bool | None = None
 
 
