@@ -177,7 +177,8 @@ def ask(running: Deployed, number: int) -> Answer:
     body = {
         "model": "tiny",
         "prompt": KINDS[number % len(KINDS)],
-        "max_tokens": 4 + number % 13,
+        "max_tokens": 8 + number % 25,
+        "ignore_eos": True,
         "stream": stream,
         "stream_options": {"include_usage": True} if stream else None,
         "temperature": 0 if number % 10 == 0 else 0.7,
@@ -216,7 +217,6 @@ def all_answered(answers: list[Answer]) -> bool:
 def test_nobody_is_lost_whatever_is_killed(deployed: Deployed, requests: int) -> None:
     answers = load(deployed, requests)
     assert all_answered(answers), Counter((one.status, one.ended) for one in answers)
-    assert {one.tier for one in answers} >= {"edge", "cloud"}
 
     def kill_the_edge() -> None:
         for process in deployed.children("pipeline.serving"):
@@ -224,6 +224,7 @@ def test_nobody_is_lost_whatever_is_killed(deployed: Deployed, requests: int) ->
 
     answers = load(deployed, requests, kill_the_edge)
     assert all(one.status == 200 for one in answers), Counter(one.status for one in answers)
+    assert {one.tier for one in answers} == {"edge", "cloud"}
     broken = [one for one in answers if not one.ended]  # had begun to stream from the edge
     assert {one.tier for one in broken} <= {"edge"}
     assert len(broken) <= 16  # of 32 at once, those that are streams
