@@ -59,10 +59,11 @@ class Deployed:
     redis: subprocess.Popen[bytes] | None
 
     def children(self, word: str) -> list[psutil.Process]:
+        """Those with the word in their command; one that was killed is none any more."""
         return [
             child
             for child in psutil.Process(self.process.pid).children(recursive=True)
-            if word in " ".join(child.cmdline())
+            if child.status() != psutil.STATUS_ZOMBIE and word in " ".join(child.cmdline())
         ]
 
 
