@@ -603,3 +603,14 @@ def test_malformed_requests_are_said_so_and_leak_nothing(
     assert not scene.edge.asked and not scene.cloud.asked
     said = capfd.readouterr()
     assert not any(word in said.out + said.err for word in (SECRET, WORDS_OF_A_PROMPT))
+
+
+def test_a_tier_that_was_full_is_asked_again_after_one_that_hung(scene: Scene) -> None:
+    gateway = scene.gateway(timeout_s=6)
+    scene.edge.behaviour, scene.cloud.behaviour = "busy", "hang"
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask, gateway)
+        until(lambda: len(scene.cloud.asked) == 1)
+        scene.edge.behaviour = "ok"
+        status, headers, _ = asking.result()
+    assert (status, headers["x-quantgate-tier"]) == (200, "edge")

@@ -19,7 +19,7 @@ from pipeline.gateway.routing import Need, Patience
 from pipeline.gateway.tier import Tier
 from pipeline.serving.problems import Problem
 
-WAIT_S = 5.0  # for a tier that takes requests, before a client is told that there is none
+WAIT_S = 5.0  # in all, while no tier takes requests, before a client is told that there is none
 PAUSE_S = 0.1  # between looks whether there is
 BUSY_S = 1.0  # at most, until a full server is asked again
 RETRY_AFTER_S = 2
@@ -44,7 +44,8 @@ class Answering:
         left, ends = list(self.tiers), dict[str, Try]()
         kept: tuple[Tier, Try] | None = None  # no good answer, and better than none
         last: Tier | None = None
-        while tier := await self._next(left, asked, patient=kept is None):
+        wait = _Wait()
+        while tier := await self._next(left, asked, None if kept else wait):
             if last is not None and tier is not last:
                 self._accounts.went_on(last, tier, asked, ends[last.name])
             blamed = tier.name in ends  # one request speaks against a server once
@@ -59,23 +60,23 @@ class Answering:
                 break
             if done.end == "not enough":
                 left = [one for one in left if self._rank(one) > self._rank(tier)]
-            if not left and kept is None and self._in_time(asked, ends):
+            if not left and kept is None and wait.is_worth_it(ends):
                 left = [one for one in self.tiers if ends[one.name].passing]
-                await asyncio.sleep(PAUSE_S)
+                await wait.pause()
         if kept is None or (kept[1].end == "not here" and _may_pass(ends)):
             raise _nobody(ends, full=all(tier.busy_until > monotonic() for tier in self.tiers))
         tier, done = kept
         done.give(Errand(tier, asked, flight, [], Patience(0, fair=False)))
         return kept
 
-    async def _next(self, left: Sequence[Tier], asked: Asked, patient: bool) -> Tier | None:
-        """Whom to ask; `patient`: waits for somebody."""
+    async def _next(self, left: Sequence[Tier], asked: Asked, wait: _Wait | None) -> Tier | None:
+        """Whom to ask; None for nobody, after a wait for somebody."""
         while left:
             if able := routing.order(left, _now(asked), monotonic()):
                 return able[0]
-            if not patient or not self._in_time(asked):
+            if wait is None or wait.left_s <= 0:
                 return None
-            await asyncio.sleep(PAUSE_S)
+            await wait.pause()
         return None
 
     async def _try(
@@ -108,13 +109,23 @@ class Answering:
     def _rank(self, tier: Tier) -> int:
         return self.tiers.index(tier)
 
-    def _in_time(self, asked: Asked, ends: Mapping[str, Try] | None = None) -> bool:
-        """Whether it is worth waiting; for servers that are all full as long as they say."""
-        left_s = WAIT_S - asked.spent_ms / 1000
-        full = [done.retry_after_s or 0 for done in (ends or {}).values() if done.end == "busy"]
-        if ends and len(full) == len(ends):
-            return min(full) < left_s
-        return left_s > 0
+
+class _Wait:
+    """Of one request, until there is somebody to ask. Tries are no part of it."""
+
+    def __init__(self) -> None:
+        self.left_s = WAIT_S
+
+    async def pause(self) -> None:
+        await asyncio.sleep(PAUSE_S)
+        self.left_s -= PAUSE_S
+
+    def is_worth_it(self, ends: Mapping[str, Try]) -> bool:
+        """Not for servers that are all full for longer than that, as they say."""
+        full = [done.retry_after_s or 0 for done in ends.values() if done.end == "busy"]
+        if len(full) == len(ends):
+            return min(full) < self.left_s
+        return self.left_s > 0
 
 
 def _now(asked: Asked) -> Need:
