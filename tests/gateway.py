@@ -36,6 +36,7 @@ SERVE = Serve(max_model_len=64, max_num_seqs=8, max_num_batched_tokens=64, kv_ca
 WORDS = ["one ", "two ", "three"]
 REFUSALS: dict[str, tuple[int, Any, str]] = {
     "busy": (429, "queue_full", "full"),
+    "loading": (503, "not_ready", "loading"),
     "long": (400, "context_length_exceeded", "long"),
     "vllm-long": (400, 400, "This model's maximum context length is 64 tokens."),
     "bad": (400, "x", "bad"),
@@ -44,7 +45,7 @@ REFUSALS: dict[str, tuple[int, Any, str]] = {
 
 @dataclass
 class Server:
-    """`behaviour`: ok, error, hang, busy; stall or cut (in the middle of a stream); long (too long
+    """`behaviour`: ok, error, hang, busy; loading; stall or cut (in the middle of a stream); long (too long
     for it; vllm-long: as vLLM says it), bad (the client's fault), length (cut at max_tokens), moved
     (to elsewhere), raw (`text` as it is). `delay_s`: until the first token, once `delays_s`, one a
     request, are used up. `digest`: what it shows. `asked`: the bodies that came."""
@@ -69,6 +70,10 @@ class Server:
             if self.behaviour in ("error", "hang"):
                 return await self._ill()
             return JSONResponse({"data": [{"id": "its-own", "digest": f"sha256:{self.digest}"}]})
+
+        @app.get("/health")
+        async def health() -> Response:
+            return Response(status_code=503 if self.behaviour == "loading" else 200)
 
         @app.get("/metrics")
         async def metrics() -> Response:

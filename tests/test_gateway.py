@@ -605,12 +605,27 @@ def test_malformed_requests_are_said_so_and_leak_nothing(
     assert not any(word in said.out + said.err for word in (SECRET, WORDS_OF_A_PROMPT))
 
 
-def test_a_tier_that_was_full_is_asked_again_after_one_that_hung(scene: Scene) -> None:
+@pytest.mark.parametrize("passing", ["busy", "loading"])
+def test_a_tier_that_could_not_yet_is_asked_again_after_one_that_hung(
+    scene: Scene, passing: str
+) -> None:
     gateway = scene.gateway(timeout_s=6)
-    scene.edge.behaviour, scene.cloud.behaviour = "busy", "hang"
-    with ThreadPoolExecutor(1) as pool:
-        asking = pool.submit(ask, gateway)
-        until(lambda: len(scene.cloud.asked) == 1)
+    scene.edge.behaviour, scene.cloud.behaviour = passing, "hang"
+    with ThreadPoolExecutor(16) as pool:
+        asking = [pool.submit(ask, gateway, stream=number % 2 == 1) for number in range(16)]
+        until(lambda: len(scene.cloud.asked) >= 12)
         scene.edge.behaviour = "ok"
-        status, headers, _ = asking.result()
-    assert (status, headers["x-quantgate-tier"]) == (200, "edge")
+        answers = [one.result() for one in asking]
+    assert {(status, headers["x-quantgate-tier"]) for status, headers, _ in answers} == {
+        (200, "edge")
+    }
+
+
+def test_a_server_that_still_loads_is_not_ready(scene: Scene) -> None:
+    gateway = scene.gateway()
+    scene.edge.behaviour = "loading"
+    until(lambda: gateway.tiers["edge"].unready is not None)
+    assert ask(gateway)[1]["x-quantgate-tier"] == "cloud"
+    assert not scene.edge.asked
+    scene.edge.behaviour = "ok"
+    until(lambda: ask(gateway)[1]["x-quantgate-tier"] == "edge")

@@ -126,17 +126,16 @@ async def _not_served(tier: Tier, session: aiohttp.ClientSession) -> str | None:
     """Why nothing may be sent there; None if it shows the digest of the approved artifact, under
     `digest` or in a name that ends in it. By that name it is asked from then on, so that a server
     that has exchanged its model refuses."""
-    headers = {"Authorization": f"Bearer {tier.key}"} if tier.key else {}
-    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
     try:
-        async with session.get(
-            f"{tier.url}/models", headers=headers, timeout=timeout, allow_redirects=False
-        ) as answer:
-            if answer.status != 200:
-                return f"/v1/models answers {answer.status}"
-            shown = Models.model_validate(await answer.json(content_type=None))
+        status, _ = await _got(tier, session, f"{tier.url.removesuffix('/v1')}/health")
+        if status not in (200, 404):  # which not every server has
+            return f"/health answers {status}"
+        status, body = await _got(tier, session, f"{tier.url}/models")
+        if status != 200:
+            return f"/v1/models answers {status}"
+        shown = Models.model_validate_json(body)
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        return f"/v1/models gives no list of models: {type(error).__name__}"
+        return f"gives no list of models: {type(error).__name__}"
     digest = f"sha256:{tier.approved.digest}"
     for model in shown.data:
         name = model.id.removesuffix(f"@{digest}")
@@ -144,3 +143,10 @@ async def _not_served(tier: Tier, session: aiohttp.ClientSession) -> str | None:
             tier.asked_as = f"{name}@{digest}"
             return None
     return f"shows no {digest}, which is approved, but {', '.join(map(str, shown.data)) or 'none'}"
+
+
+async def _got(tier: Tier, session: aiohttp.ClientSession, url: str) -> tuple[int, bytes]:
+    headers = {"Authorization": f"Bearer {tier.key}"} if tier.key else {}
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    async with session.get(url, headers=headers, timeout=timeout, allow_redirects=False) as answer:
+        return answer.status, await answer.read()
