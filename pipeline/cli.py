@@ -443,9 +443,7 @@ SECTIONS: dict[str, list[click.Command]] = {
                 type=click.Choice(["compose", "kubernetes", "systemd", "litellm", "monitoring"]),
             ),
             option("--out", required=True, metavar="FOLDER", type=PATH, help="a new folder"),
-            option(
-                "--image", metavar="NAME:TAG", help="of the gateway; default quantgate:VERSION"
-            ),
+            option("--image", metavar="NAME:TAG", help="of the gateway; default quantgate:VERSION"),
         ),
         Command(
             "usage",

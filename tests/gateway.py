@@ -45,10 +45,11 @@ REFUSALS: dict[str, tuple[int, Any, str]] = {
 
 @dataclass
 class Server:
-    """`behaviour`: ok, error, hang, busy; loading; stall or cut (in the middle of a stream); long (too long
-    for it; vllm-long: as vLLM says it), bad (the client's fault), length (cut at max_tokens), moved
-    (to elsewhere), raw (`text` as it is). `delay_s`: until the first token, once `delays_s`, one a
-    request, are used up. `digest`: what it shows. `asked`: the bodies that came."""
+    """`behaviour`: ok, error, hang, busy, loading; stall or cut (in the middle of a stream); long
+    (too long for it; vllm-long: as vLLM says it), bad (the client's fault), length (cut at
+    max_tokens), moved (to elsewhere), raw (`text` as it is). `delay_s`: until the first token, once
+    `delays_s`, one a request, are used up. `digest`: what it shows. `asked`: the bodies that
+    came."""
 
     digest: str
     behaviour: str = "ok"

@@ -80,6 +80,6 @@ def test_every_stage_took_the_memory_that_was_planned(
                 f" {cost.peak_anonymous_bytes / 1e9:.2f} GB taken"
             )
     assert off == []
-    assert (
-        compared == 3 + 2 * len(tiny.variants) - 1 - len(NOT_MEASURED)
+    assert compared == 3 + 2 * len(tiny.variants) - 1 - len(
+        NOT_MEASURED
     )  # of copying vLLM's unquantized one there is nothing to say

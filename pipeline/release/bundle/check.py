@@ -274,9 +274,7 @@ def _decided_again(records: Records) -> str:
     ).dumps()
 
 
-def standing_of(
-    bundle: Path, records: Records, rules: Policy, now: datetime.datetime
-) -> Standing:
+def standing_of(bundle: Path, records: Records, rules: Policy, now: datetime.datetime) -> Standing:
     """Raises Rejected, or Tampered for a log that does not hold."""
     manifest, where = records.manifest, bundle / layout.SIGNOFF
     entries = log.parse(_text(where) if where.is_file() else "", f"{bundle}: {layout.SIGNOFF}")
