@@ -15,9 +15,12 @@ pytestmark = pytest.mark.engine
 WHERE = {
     "control": (
         "by_hand",
+        "chatbot",
         "driver",
         "engines",
         "evaluating",
+        "gateway",
+        "gateway_engines",
         "memory",
         "publishing",
         "quality",
@@ -25,6 +28,7 @@ WHERE = {
         "scoring",
         "serving",
         "three_ways",
+        "two_servers",
     ),
     "openvino": (
         "bandwidth",
