@@ -22,6 +22,10 @@ from tests.conftest import ROOT, watched
 CALL = "from pipeline.cli import main; exit(main(['list', 'oci+http://registry.invalid/models']))"
 KEY = "--key ../ada@example.org.pem"
 BUNDLE = "../registry/tiny/ov-int8/1"
+DEPLOY = """\
+policy: project/signoff/policy.yaml
+models: {tiny: {tiers: {edge: {bundle: registry/tiny/ov-bf16/2}}}}
+"""
 # In an order in which each has what it needs.
 WORKS = {
     "doctor": "doctor",
@@ -34,6 +38,7 @@ WORKS = {
     "signoff show": "signoff show tiny ov-int8",
     "signoff verify": "signoff verify tiny ov-int8",
     "publish": "publish tiny ov-bf16 --key ../ci.pem --to ../registry --version 2",
+    "deploy-files": "deploy-files ../deploy.yaml --to systemd --out ../systemd",
     "list": "list ../registry",
     "fetch": f"fetch {BUNDLE} --to ../fetched",
     "verify": f"verify {BUNDLE} --recheck",
@@ -55,6 +60,8 @@ REFUSED = {
     "run": "run tiny --until pin",
     "audit": "audit recipes/tiny/checkpoint --recipe tiny",
     "serve": "serve ../registry/tiny/ov-bf16/2",
+    "gateway": "gateway ../deploy.yaml",
+    "usage": "usage ../deploy.yaml",
     "pin": "pin tiny",
     "calibrate": "calibrate tiny",
     "reference": "reference tiny",
@@ -91,6 +98,7 @@ def told(published_once: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     folder = tmp_path_factory.mktemp("calls")
     shutil.copytree(published_once, folder, symlinks=True, dirs_exist_ok=True)
     (folder / "notes.txt").write_text("a text\n" * 50)
+    (folder / "deploy.yaml").write_text(DEPLOY)
     (folder / "asked.json").write_text(json.dumps(WORKS | REFUSED))
     (folder / "environments").mkdir()
     (folder / "environments" / environments.location("control").name).symlink_to(sys.prefix)

@@ -617,7 +617,7 @@ def test_who_hangs_up_leaves_no_answer_for_the_next(start: Any) -> None:
                     task.cancel()
                 await asyncio.wait(tasks.values())
                 for name, task in tasks.items():
-                    assert task.cancelled() or task.result() == answers[name]
+                    assert task.cancelled() or task.result() in (answers[name], None)
             for name, kept in answers.items():
                 assert await store.get(name) == kept
 
