@@ -19,6 +19,7 @@ pytestmark = pytest.mark.real
 
 
 @pytest.mark.engine
+@pytest.mark.thorough  # minutes; SmolLM2's blocks go the same way in make test
 def test_books_llama_up_to_the_verdict(project: Path) -> None:
     """The recipe with fewer items, so that it takes minutes; the whole one is run by hand."""
     prepare("books-llama", REAL, project)
