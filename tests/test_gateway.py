@@ -629,3 +629,16 @@ def test_a_server_that_still_loads_is_not_ready(scene: Scene) -> None:
     assert not scene.edge.asked
     scene.edge.behaviour = "ok"
     until(lambda: ask(gateway)[1]["x-quantgate-tier"] == "edge")
+
+
+def test_what_one_tier_cannot_do_waits_for_another(scene: Scene) -> None:
+    gateway = scene.gateway()
+    scene.edge.behaviour, scene.cloud.behaviour = "long", "busy"
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask, gateway)
+        until(lambda: len(scene.cloud.asked) == 1)
+        scene.cloud.behaviour = "ok"
+        status, headers, _ = asking.result()
+    assert (status, headers["x-quantgate-tier"]) == (200, "cloud")
+    scene.threads["cloud"].stop()
+    assert ask(gateway)[0] == 503  # which may pass; a 400 would say that it never does

@@ -45,7 +45,7 @@ class Answering:
         kept: tuple[Tier, Try] | None = None  # no good answer, and better than none
         last: Tier | None = None
         wait = _Wait()
-        while tier := await self._next(left, asked, None if kept else wait):
+        while tier := await self._next(left, asked, None if kept and kept[1].good else wait):
             if last is not None and tier is not last:
                 self._accounts.went_on(last, tier, asked, ends[last.name])
             blamed = tier.name in ends  # one request speaks against a server once
@@ -54,16 +54,16 @@ class Answering:
                 return tier, done
             last = tier
             left.remove(tier)
-            if done.end in ("clients", "not enough", "not here"):
-                kept = kept or (tier, done)
+            if done.body is not None and (kept is None or not kept[1].good):
+                kept = tier, done
             if done.end == "clients":
                 break
             if done.end == "not enough":
                 left = [one for one in left if self._rank(one) > self._rank(tier)]
-            if not left and kept is None and wait.is_worth_it(ends):
+            if not left and not (kept and kept[1].good) and wait.is_worth_it(ends):
                 left = [one for one in self.tiers if ends[one.name].passing]
                 await wait.pause()
-        if kept is None or (kept[1].end == "not here" and _may_pass(ends)):
+        if kept is None or (kept[1].end == "not here" and self._may_pass(ends)):
             raise _nobody(ends, full=all(tier.busy_until > monotonic() for tier in self.tiers))
         tier, done = kept
         done.give(Errand(tier, asked, flight, [], Patience(0, fair=False)))
@@ -72,7 +72,7 @@ class Answering:
     async def _next(self, left: Sequence[Tier], asked: Asked, wait: _Wait | None) -> Tier | None:
         """Whom to ask; None for nobody, after a wait for somebody."""
         while left:
-            if able := routing.order(left, _now(asked), monotonic()):
+            if able := routing.order(left, _remaining(asked), monotonic()):
                 return able[0]
             if wait is None or wait.left_s <= 0:
                 return None
@@ -84,7 +84,7 @@ class Answering:
     ) -> Try:
         now = monotonic()
         others = [one for one in left if one is not tier and one.takes_requests(now)]
-        patience = routing.patience(tier, others, _now(asked), whole=not asked.stream)
+        patience = routing.patience(tier, others, _remaining(asked), whole=not asked.stream)
         rules = self.settings.escalate if self._rank(tier) + 1 < len(self.tiers) else []
         tier.breaker.tried(now)
         begun = tier.device.begin(now)
@@ -109,6 +109,11 @@ class Answering:
     def _rank(self, tier: Tier) -> int:
         return self.tiers.index(tier)
 
+    def _may_pass(self, ends: Mapping[str, Try]) -> bool:
+        """Whether a tier that could take the request may take it later."""
+        waiting = (done.passing or done.end == "late" for done in ends.values())
+        return len(ends) < len(self.tiers) or any(waiting)
+
 
 class _Wait:
     """Of one request, until there is somebody to ask. Tries are no part of it."""
@@ -128,16 +133,11 @@ class _Wait:
         return self.left_s > 0
 
 
-def _now(asked: Asked) -> Need:
+def _remaining(asked: Asked) -> Need:
     """What is left of the target."""
     if asked.need.target_ms is None:
         return asked.need
     return replace(asked.need, target_ms=asked.need.target_ms - asked.spent_ms)
-
-
-def _may_pass(ends: Mapping[str, Try]) -> bool:
-    """Whether a tier that could take the request may take it later."""
-    return any(done.passing or done.end == "late" for done in ends.values())
 
 
 def _nobody(ends: dict[str, Try], full: bool) -> Problem:

@@ -15,6 +15,7 @@ from pipeline.gateway.asked import CHAT, COMPLETIONS
 from pipeline.gateway.clients import Client
 from pipeline.gateway.gateway import Gateway
 from pipeline.gateway.ledger import Ledger
+from pipeline.gateway.tier import Tier
 from pipeline.serving import problems
 from pipeline.serving.guard import Guard, unless_hung_up
 
@@ -117,7 +118,7 @@ def _model(gateway: Gateway, name: str) -> dict[str, Any]:
     }
 
 
-def _state(tier: Any) -> str:
+def _state(tier: Tier) -> str:
     if tier.withdrawn is not None:
         return "not approved"
     return "ready" if tier.unready is None else "not ready"

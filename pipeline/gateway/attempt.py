@@ -77,6 +77,15 @@ class Try:
             self.prompt_tokens = _tokens(usage.get("prompt_tokens"), self.prompt_tokens)
             self.completion_tokens = _tokens(usage.get("completion_tokens"), self.completion_tokens)
 
+    @property
+    def good(self) -> bool:
+        """Whether `body` is an answer, and no refusal."""
+        return self.end == "not enough"
+
+    def failed(self, begun: bool, why: str) -> None:
+        """By the server's fault; `begun`: after the client has got some of the answer."""
+        self.end, self.why, self.ill = "broke off" if begun else "failed", why, True
+
     def give(self, errand: Errand) -> None:
         """Hands over what is kept."""
         assert self.body is not None

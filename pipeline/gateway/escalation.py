@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ THOUGHTS = ("reasoning", "reasoning_content")  # of vLLM and others
 # A client's schema is not trusted: a pattern or references within references can take for ever, and
 # a reference to elsewhere would be fetched. What cannot be checked so is taken to fit.
 MOST_REFERENCES = 16
+REFERENCE = re.compile(r'"\$(ref|dynamicRef|recursiveRef)"')
 WITHOUT_PATTERNS = {"pattern": None, "patternProperties": None}
 
 
@@ -78,7 +80,7 @@ def _fits(text: str, asked: Any) -> bool:
         return isinstance(value, dict)
     try:
         schema = asked["json_schema"]["schema"]
-        if json.dumps(schema).count("Ref") + json.dumps(schema).count("$ref") > MOST_REFERENCES:
+        if len(REFERENCE.findall(json.dumps(schema))) > MOST_REFERENCES:
             return True
         checking = jsonschema.validators.extend(
             jsonschema.validators.validator_for(schema), WITHOUT_PATTERNS

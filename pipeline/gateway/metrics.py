@@ -7,13 +7,11 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
-    disable_created_metrics,
     generate_latest,
 )
 
 from pipeline.serving.metrics import SECONDS, TOKEN_SECONDS
 
-disable_created_metrics()  # type: ignore[no-untyped-call]
 PREFIX = "quantgate_gateway_"
 TIER = ("model", "tier")
 WORK = ("model", "tier", "feature")

@@ -31,16 +31,16 @@ async def ask(session: aiohttp.ClientSession, errand: Errand, done: Try) -> None
         async with asyncio.timeout(errand.patience.seconds) as waiting:
             await _ask(session, errand, done, waiting)
     except aiohttp.ClientConnectionError as error:  # also in time, which some are a TimeoutError by
-        _failed(done, errand, type(error).__name__)
+        done.failed(flight.begun, type(error).__name__)
         done.passing = not flight.begun
     except TimeoutError:
         silent = f"silent for {stream.STALL_S:g} s"
         none = f"no answer in {errand.patience.seconds:.2f} s"
-        _failed(done, errand, silent if flight.begun else none)
+        done.failed(flight.begun, silent if flight.begun else none)
         if not flight.begun:
             done.end, done.ill = "late", errand.patience.fair
     except Exception as error:  # an answer of any form
-        _failed(done, errand, type(error).__name__)
+        done.failed(flight.begun, type(error).__name__)
     if done.end == "broke off":
         stream.end_with_error(flight, f"The server broke off ({done.why}).")
 
@@ -61,10 +61,6 @@ async def _ask(
             await stream.relayed(done, errand, reply, waiting)
         else:
             _whole(done, errand, await reply.read())
-
-
-def _failed(done: Try, errand: Errand, why: str) -> None:
-    done.end, done.why, done.ill = "broke off" if errand.flight.begun else "failed", why, True
 
 
 async def _refused(done: Try, reply: aiohttp.ClientResponse) -> None:
@@ -95,7 +91,7 @@ def _elsewhere(status: int, body: bytes) -> bool:
 def _whole(done: Try, errand: Errand, body: bytes) -> None:
     answer = json.loads(body)
     if not isinstance(answer, dict) or not escalation.choices_of(answer):
-        done.end, done.why, done.ill = "failed", "no answer of the OpenAI API", True
+        done.failed(begun=False, why="no answer of the OpenAI API")
         return
     done.counted(answer)
     answer["model"] = errand.asked.model

@@ -34,7 +34,7 @@ async def relayed(
             _ended(done, errand, held)
             return
         if chunk.get("error"):
-            _failed(done, flight, "an error within the stream")
+            done.failed(flight.begun, "an error within the stream")
             return
         line = _line(done, errand, chunk)
         if flight.begun:
@@ -45,7 +45,7 @@ async def relayed(
                 _begin(errand, held)
         if flight.begun:
             patience.reschedule(asyncio.get_running_loop().time() + STALL_S)
-    _failed(done, flight, "it ended without [DONE]")
+    done.failed(flight.begun, "it ended without [DONE]")
 
 
 def end_with_error(flight: Flight, message: str) -> None:
@@ -87,10 +87,6 @@ def _begin(errand: Errand, held: list[bytes]) -> None:
     errand.flight.begin(200, HEADERS | errand.headers)
     for line in held:
         errand.flight.add(line)
-
-
-def _failed(done: Try, flight: Flight, why: str) -> None:
-    done.end, done.why, done.ill = "broke off" if flight.begun else "failed", why, True
 
 
 def _event(value: dict[str, Any]) -> bytes:

@@ -63,9 +63,9 @@ async def server(tier: Tier, session: aiohttp.ClientSession, drain_s: float) -> 
             try:
                 await watch.once()
             except QuantgateError as error:
-                _now(tier, str(error))
+                _becomes(tier, str(error))
             except Exception as error:  # the others go on, and this one is looked at again
-                _now(tier, f"cannot be looked after: {crash.place(error)}")
+                _becomes(tier, f"cannot be looked after: {crash.place(error)}")
             await asyncio.sleep(WHILE_READY_S if tier.unready is None else WHILE_UNREADY_S)
     finally:
         await watch.stop()
@@ -91,7 +91,7 @@ class _Watch:
         if self._started is not None:
             unready = await asyncio.to_thread(self._started.keep_running, tier.unready is None)
             tier.url, tier.key = self._started.url, self._started.key
-        _now(tier, unready or await _not_served(tier, self._session))
+        _becomes(tier, unready or await _not_served(tier, self._session))
 
     async def _withdraw(self) -> None:
         """Ends the server once that has lasted: a file that could not be read for a moment is no
@@ -100,7 +100,7 @@ class _Watch:
         if self._started is not None and monotonic() - self._withdrawn_since > LASTS_S:
             await _drained(self._tier, self._drain_s)
             await self.stop()
-            _now(self._tier, STARTING)
+            _becomes(self._tier, STARTING)
 
     async def stop(self) -> None:
         if self._started is not None:
@@ -114,7 +114,7 @@ async def _drained(tier: Tier, drain_s: float) -> None:
         await asyncio.sleep(DRAINED_S)
 
 
-def _now(tier: Tier, unready: str | None) -> None:
+def _becomes(tier: Tier, unready: str | None) -> None:
     if unready != tier.unready:
         was, tier.unready = tier.unready, unready
         log.event("tier", tier, ready=unready is None, why=unready or "ready", was=was)

@@ -16,6 +16,8 @@ from pipeline.serving.backend import Busy
 from pipeline.serving.wire import ENGINE_FAILED, FAILED, Refusal
 
 RETRY_AFTER_LOADING_S = 5
+# Of pydantic's errors: what the API knows and this server cannot do, such as n: 2, or tools.
+UNSUPPORTED = ("literal_error", "too_long")
 
 
 class ErrorDetail(BaseModel):
@@ -142,7 +144,8 @@ def invalid(error: RequestValidationError) -> Problem:
     if first["type"] == "extra_forbidden":
         return bad(f"Unrecognized request argument supplied: {place}", place, "unknown_parameter")
     said = first["msg"].removeprefix("Value error, ")
-    return bad(f"{place or 'The body'}: {said}", place or None)
+    code = "unsupported_value" if first["type"] in UNSUPPORTED else None
+    return bad(f"{place or 'The body'}: {said}", place or None, code)
 
 
 def too_large(most: int) -> Problem:
