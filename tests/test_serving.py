@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import re
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -287,6 +288,12 @@ def test_until_it_is_ready_it_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
         assert (call(server, "/health")[0], completion(server)[0]) == (200, 200)
 
 
+def cache_use(server: Running) -> float:
+    text = call(server, "/metrics")[1]["text"]
+    (found,) = re.findall(r"^quantgate_kv_cache_usage_ratio (\S+)$", text, re.MULTILINE)
+    return float(found)
+
+
 def test_what_does_not_fit_into_the_queue_is_told_when_to_come_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,6 +304,7 @@ def test_what_does_not_fit_into_the_queue_is_told_when_to_come_again(
     ):
         taken = [pool.submit(completion, server, max_tokens=4) for _ in range(10)]
         until(lambda: (server.backend.running, server.backend.waiting) == (2, 8))
+        until(lambda: cache_use(server) == 1)
         for _ in range(3):
             status, found, headers = completion(server)
             assert (status, found["error"]["code"]) == (429, "queue_full")
@@ -305,6 +313,7 @@ def test_what_does_not_fit_into_the_queue_is_told_when_to_come_again(
         assert [status for status, _, _ in answers] == [200] * 10
         assert len({found["choices"][0]["text"] for _, found, _ in answers}) == 1
         assert completion(server)[0] == 200
+        assert cache_use(server) == 0
 
 
 def test_a_client_that_reads_nothing_holds_no_place(

@@ -119,6 +119,13 @@ class Engine(Distributions, Protocol):
         """The settings that the engine really runs under."""
 
 
+class Served(Engine, Protocol):
+    """What our own server asks besides."""
+
+    def kv_cache_use(self) -> float:
+        """The share of the KV cache, 0 to 1, that the last step used; 0 with no request."""
+
+
 FAKE = "pipeline.engines.fake:FakeEngine"
 REFERENCE = "pipeline.engines.reference:ReferenceEngine"
 # What scores: the engines that serve, and two that do not.
@@ -138,6 +145,12 @@ def open_engine(name: str, artifact: Path, serve: Serve) -> Engine:
 def open_serving(name: str, artifact: Path, serve: Serve) -> Engine:
     """The engine in the processes that it serves with; enter it to load."""
     engine: Engine = _load(ENGINES[name].serves)(artifact, serve)
+    return engine
+
+
+def open_served(name: str, artifact: Path, serve: Serve) -> Served:
+    """As `open_serving`, of an engine that has no server but ours."""
+    engine: Served = _load(ENGINES[name].serves)(artifact, serve)
     return engine
 
 

@@ -91,5 +91,8 @@ class FakeEngine:
             del self._running[key]
         return Step(key, [token], done, None, [logprob])
 
+    def kv_cache_use(self) -> float:
+        return min(1.0, len(self._running) / self._serve.max_num_seqs)
+
     def settings(self) -> dict[str, Any]:
         return {"device": "cpu", "step_s": self._step_s, "max_num_seqs": self._serve.max_num_seqs}

@@ -105,6 +105,9 @@ class OpenVinoEngine:
             if not self._handles:
                 self._opened.step()  # frees its blocks, as the next step does otherwise
 
+    def kv_cache_use(self) -> float:
+        return self._opened.get_metrics().cache_usage / 100 if self._handles else 0.0
+
     def _generation(self, sampling: Sampling) -> Any:
         config = self._genai.GenerationConfig()
         config.max_new_tokens, config.ignore_eos = sampling.max_tokens, sampling.ignore_eos

@@ -45,6 +45,7 @@ class Backend:
         self._keys = itertools.count()
         self._open: dict[int, tuple[float, Answers]] = {}  # with when they were asked
         self._request_s = 1.0  # of the last ones, decaying
+        self._kv_cache_use = 0.0
 
     async def __aenter__(self) -> Backend:
         self._process = await asyncio.create_subprocess_exec(
@@ -75,6 +76,11 @@ class Backend:
     @property
     def waiting(self) -> int:
         return len(self._open) - self.running
+
+    @property
+    def kv_cache_use(self) -> float:
+        """The share of the KV cache that the requests take, 0 to 1."""
+        return self._kv_cache_use if self._open else 0.0
 
     async def stream(
         self, prompt: str | list[int] | list[Message], sampling: Sampling, stop: list[str]
@@ -130,6 +136,7 @@ class Backend:
         if report.ready:
             self.ready = True
             print(f"{self.job.name}: ready", file=sys.stderr, flush=True)
+        self._kv_cache_use = report.kv_cache_use
         for answer in report.answers:
             if answer.key not in self._open:  # its client has gone
                 continue

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline import engines
-from pipeline.engines import Engine, Sampling, Step
+from pipeline.engines import Sampling, Served, Step
 from pipeline.errors import EvaluationError
 from pipeline.runtime import crash
 from pipeline.serving.continuation import Continuation
@@ -44,7 +44,7 @@ class Conversations:
     """By their keys. `step` is to be called as long as any is `running`; `longest`: tokens of a
     prompt and its continuation."""
 
-    def __init__(self, engine: Engine, text: Text, artifact: Path, longest: int) -> None:
+    def __init__(self, engine: Served, text: Text, artifact: Path, longest: int) -> None:
         self._engine, self._text, self._longest = engine, text, longest
         self._eos = set(engines.eos_ids(artifact))
         self.running: dict[int, Running] = {}
@@ -71,6 +71,10 @@ class Conversations:
 
     def step(self) -> list[Answer]:
         return [self._answer(step) for step in self._engine.step()]
+
+    def kv_cache_use(self) -> float:
+        """The share of the engine's KV cache that is taken, 0 to 1."""
+        return self._engine.kv_cache_use()
 
     def _ids(self, prompt: str | list[int] | list[Message]) -> list[int]:
         if isinstance(prompt, str):

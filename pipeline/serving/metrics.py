@@ -47,6 +47,7 @@ class Metrics:
         for name, text, value in (
             ("requests_running", "Requests that the engine works on.", lambda: backend.running),
             ("requests_waiting", "Requests that wait for a place.", lambda: backend.waiting),
+            ("kv_cache_usage_ratio", "Of the KV cache, in use.", lambda: backend.kv_cache_use),
             ("ready", "1 while requests are taken.", lambda: backend.ready),
         ):
             Gauge(f"quantgate_{name}", text, registry=own).set_function(value)

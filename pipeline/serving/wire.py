@@ -81,7 +81,9 @@ class Answer(Strict):
 
 
 class Report(Strict):
-    """What the engine process says: `ready` once, then answers."""
+    """What the engine process says: `ready` once, then answers, and the share of the KV cache that
+    they took."""
 
     ready: bool = False
     answers: tuple[Answer, ...] = ()
+    kv_cache_use: float = 0.0

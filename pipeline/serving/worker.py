@@ -36,7 +36,7 @@ def main(question: str) -> None:
         raise EvaluationError(
             f"{artifact}: its tokenizer cannot be loaded: {type(error).__name__}: {reason}"
         ) from error
-    with engines.open_serving(job.engine, artifact, job.serve) as engine:
+    with engines.open_served(job.engine, artifact, job.serve) as engine:
         engines.generate(engine, [[0]], [1], stop_at_eos=False)  # some load when first asked
         converse(Conversations(engine, text, artifact, job.serve.max_model_len), reports)
 
@@ -64,7 +64,8 @@ def converse(conversations: Conversations, reports: TextIO) -> None:
                 conversations.cancel(order.cancel)
         answers += conversations.step()
         if answers:
-            _tell(reports, Report(answers=tuple(answers)))
+            use = conversations.kv_cache_use()
+            _tell(reports, Report(answers=tuple(answers), kv_cache_use=use))
 
 
 def _idle(conversations: Conversations, answers: list[Answer]) -> bool:

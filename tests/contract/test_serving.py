@@ -145,6 +145,12 @@ def test_a_killed_engine_ends_the_server_with_an_error(artifact: Path, tmp_path:
             urllib.request.urlopen(f"{running.url}/models", timeout=5)
 
 
+def cache_use(metrics: str) -> float:
+    text = urllib.request.urlopen(metrics).read().decode()
+    (found,) = re.findall(r"^quantgate_kv_cache_usage_ratio (\S+)$", text, re.MULTILINE)
+    return float(found)
+
+
 def test_ctrl_c_lets_what_runs_end(artifact: Path, tmp_path: Path) -> None:
     """The whole group gets it, the engine's process too."""
     what = Served("openvino", artifact, SERVE, "tiny")
@@ -153,6 +159,7 @@ def test_ctrl_c_lets_what_runs_end(artifact: Path, tmp_path: Path) -> None:
         answer = pool.submit(ask, running, max_tokens=200)
         metrics = running.url.removesuffix("/v1") + "/metrics"
         until(lambda: b"requests_running 1.0" in urllib.request.urlopen(metrics).read())
+        until(lambda: 1e-5 < cache_use(metrics) < 1e-3)  # a few of 36,792 blocks
         os.killpg(process.pid, signal.SIGINT)
         assert answer.result(60)["usage"]["completion_tokens"] == 200
         assert process.wait(60) in (0, None)

@@ -141,9 +141,12 @@ PANELS = {
             0.85,
         ),
         Panel(
-            "KV cache of vLLM",
+            "KV cache",
             "percentunit",
-            (("vllm:kv_cache_usage_perc", f"{EACH} {{{{pod}}}}"),),
+            tuple(
+                (name, f"{EACH} {{{{pod}}}}")
+                for name in ("vllm:kv_cache_usage_perc", "quantgate_kv_cache_usage_ratio")
+            ),
             "Of its blocks, those in use.",
             0.85,
         ),
