@@ -4,6 +4,7 @@ approved."""
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
 import hashlib
 import json
@@ -157,9 +158,21 @@ def test_an_ended_approval_or_key_is_refused(bundle: Path, monkeypatch: pytest.M
 
 
 def test_a_bundle_that_is_fetched_is_that_which_was_published(bundle: Path) -> None:
-    with fetch.opened(f"../registry/{RECIPE}/{VARIANT}/1", policy.load()) as (folder, checked):
+    with fetch.opened(bundle.resolve().as_uri(), policy.load()) as (folder, checked):
+        assert folder != bundle.resolve()
         assert artifact.hash_files(folder) == artifact.hash_files(bundle)
         assert checked.standing.approved
+
+
+def test_two_servers_at_once_have_a_copy_each(bundle: Path) -> None:
+    def opened() -> contextlib.AbstractContextManager[tuple[Path, check.Checked]]:
+        return fetch.opened(bundle.resolve().as_uri(), policy.load())
+
+    with opened() as (one, _):
+        with opened() as (other, _):
+            assert artifact.hash_files(one) == artifact.hash_files(other)
+        assert one.is_dir() and not other.exists()
+    assert one != other
 
 
 def test_a_rejection_after_publishing_is_heard(bundle: Path) -> None:

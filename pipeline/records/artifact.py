@@ -114,9 +114,7 @@ def stage_folder(stage: str) -> Iterator[Path]:
 
     Raises StageError while another run of the same stage is alive.
     """
-    base = paths.TEMPORARY / stage.replace(
-        "@", "."
-    )  # optimum-intel reads "@" in a path as a hub revision
+    base = place(stage)
     base.parent.mkdir(parents=True, exist_ok=True)
     with base.with_name(f"{base.name}.lock").open("w") as lock:
         # Workers inherit the lock: it is held as long as anyone could still write into the folder.
@@ -128,6 +126,12 @@ def stage_folder(stage: str) -> Iterator[Path]:
             yield base
         finally:
             shutil.rmtree(base, ignore_errors=True)
+
+
+def place(stage: str) -> Path:
+    """Of a stage's temporary folder."""
+    # optimum-intel reads "@" in a path as a hub revision
+    return paths.TEMPORARY / stage.replace("@", ".")
 
 
 def is_held(folder: Path) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
+import itertools
 import shutil
 import sys
 import tempfile
@@ -76,13 +77,19 @@ def _folder(what: str) -> Iterator[Path]:
     """Where a fetched bundle lies while it is needed: a project's own, elsewhere the system's
     (TMPDIR)."""
     if Path("dvc.yaml").is_file():
-        with artifact.stage_folder(
-            f"fetch@{hashlib.sha256(what.encode()).hexdigest()[:12]}"
-        ) as folder:
+        stage = f"fetch@{hashlib.sha256(what.encode()).hexdigest()[:12]}"
+        with artifact.stage_folder(_not_held(stage)) as folder:
             yield folder
     else:
         with tempfile.TemporaryDirectory(prefix="quantgate-") as folder_name:
             yield Path(folder_name)
+
+
+def _not_held(stage: str) -> str:
+    """The first of STAGE-1, STAGE-2, ... that no other server of the same bundle has: what a killed
+    one left is cleared."""
+    names = (f"{stage}-{number}" for number in itertools.count(1))
+    return next(name for name in names if not artifact.is_held(artifact.place(name)))
 
 
 def _fetch(
