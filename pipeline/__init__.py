@@ -106,7 +106,8 @@ check` holds it):
                   tier, promise, breaker, device_time: one server as it is now; what its benchmark
                   promises
                   watch, started, approved: does it run, serve what is approved, and is that still?
-                  accounts, ledger, ledger_file, usage, metrics, log: what was used, and cost
+                  accounts, ledger, ledger_file, usage, metrics, log, traces: what was used, and
+                  cost
                   files/: a deployment's files for elsewhere: compose, kubernetes, systemd, ...
     cli_parameters, cli    the `quantgate` command: what its table is made of; the table
 """

@@ -48,8 +48,8 @@ class Server:
     """`behaviour`: ok, error, hang, busy, loading; stall or cut (in the middle of a stream); long
     (too long for it; vllm-long: as vLLM says it), bad (the client's fault), length (cut at
     max_tokens), moved (to elsewhere), raw (`text` as it is). `delay_s`: until the first token, once
-    `delays_s`, one a request, are used up. `digest`: what it shows. `asked`: the bodies that
-    came."""
+    `delays_s`, one a request, are used up. `digest`: what it shows. `asked`, `keys`, `traces`: what
+    came with each request: body, authorization, traceparent."""
 
     digest: str
     behaviour: str = "ok"
@@ -60,6 +60,7 @@ class Server:
     url: str = ""
     asked: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
+    traces: list[str | None] = field(default_factory=list)
     at_once: int = 0
     most_at_once: int = 0
 
@@ -99,6 +100,7 @@ class Server:
         body = await request.json()
         self.asked.append(body)
         self.keys.append(request.headers.get("authorization"))
+        self.traces.append(request.headers.get("traceparent"))
         if body["model"] != f"its-own@sha256:{self.digest}":
             return JSONResponse({"error": {"message": "no", "code": "model_not_found"}}, 404)
         self.at_once += 1

@@ -201,7 +201,7 @@ def test_the_gateways_file_is_one(target: str, tmp_path: Path) -> None:
 def test_what_only_holds_on_one_machine_is_refused(tmp_path: Path) -> None:
     """All of it at once, with what to do."""
     text = LONE.replace("}}}}", "}, two: {bundle: '../local', url: 'http://127.0.0.1:1/v1'}}}}") + (
-        "cache: {url: 'unix:///run/redis.sock'}\n"
+        "cache: {url: 'unix:///run/redis.sock'}\ntraces: http://localhost:4318/v1/traces\n"
     )
     lone = planned(tmp_path, text)
     with pytest.raises(RecipeError) as refused:
@@ -209,6 +209,7 @@ def test_what_only_holds_on_one_machine_is_refused(tmp_path: Path) -> None:
     said = str(refused.value)
     assert [line.split(":")[0] for line in said.splitlines()] == [
         "models.tiny.tiers.two.url",
+        "traces",
         "keys",
         "cache.url",
     ]

@@ -1,30 +1,36 @@
-"""What each try and each request took and cost: to the metrics, the ledger and the log."""
+"""What each try and each request took and cost: to the metrics, the ledger, the log and
+the trace."""
 
 from __future__ import annotations
 
 from time import monotonic
 
-from pipeline.gateway import log
+from pipeline.gateway import log, traces
 from pipeline.gateway.asked import Asked
 from pipeline.gateway.attempt import Try
 from pipeline.gateway.clients import Clients
 from pipeline.gateway.ledger import Ledger, Use
 from pipeline.gateway.metrics import Metrics
 from pipeline.gateway.tier import Tier
+from pipeline.gateway.traces import Traces
 
 HOUR_S = 3600.0
 CACHED, NOBODY = "cache", "none"  # who answered, where no tier did
 
 
 class Accounts:
-    def __init__(self, metrics: Metrics, ledger: Ledger, clients: Clients, currency: str) -> None:
+    def __init__(
+        self, metrics: Metrics, ledger: Ledger, clients: Clients, traces: Traces, currency: str
+    ) -> None:
         self.metrics, self._ledger, self._currency = metrics, ledger, currency
+        self.traces = traces
         self._clients = clients
 
     def tried(self, tier: Tier, asked: Asked, done: Try, device_s: float) -> None:
         """A try has ended; `device_s`: of the server's time."""
         metrics, place = self.metrics, (tier.model, tier.name)
         work = (*place, asked.feature)
+        traces.tried(asked, done)
         cost = done.cost = device_s / HOUR_S * tier.settings.price_per_hour
         metrics.tries.labels(*place, done.end).inc()
         metrics.tokens.labels(*work, "prompt").inc(done.prompt_tokens)
@@ -72,6 +78,7 @@ class Accounts:
         """A request has its whole answer, or an error. `place`: a tier, CACHED or NOBODY."""
         if place == CACHED:
             self._ledger.add(Use(asked.client.name, asked.feature, asked.model, CACHED))
+        traces.ended(place, status)
         whole_s = monotonic() - asked.arrived
         metrics, model = self.metrics, asked.model
         metrics.requests.labels(model, place, asked.feature, str(status)).inc()

@@ -49,7 +49,8 @@ class Answering:
             if last is not None and tier is not last:
                 self._accounts.went_on(last, tier, asked, ends[last.name])
             blamed = tier.name in ends  # one request speaks against a server once
-            done = ends[tier.name] = await self._try(tier, left, asked, flight, blamed)
+            with self._accounts.traces.attempt(tier):
+                done = ends[tier.name] = await self._try(tier, left, asked, flight, blamed)
             if flight.begun:
                 return tier, done
             last = tier

@@ -23,6 +23,7 @@ from pipeline.gateway.gateway import Gateway
 from pipeline.gateway.ledger import Ledger
 from pipeline.gateway.metrics import Metrics
 from pipeline.gateway.tier import Tier
+from pipeline.gateway.traces import Traces
 from pipeline.release import deploy as deploying
 from pipeline.serving import listening
 
@@ -93,11 +94,13 @@ async def opened(deploy: Deploy, tiers: dict[str, list[Tier]]) -> AsyncIterator[
         )
         ledger = Ledger(Path(deploy.usage))
         stack.callback(ledger.close)
+        traces = Traces(deploy.traces)
+        stack.push_async_callback(asyncio.to_thread, traces.close)
         store = cache.open_store(deploy.cache)
         if store is not None:
             stack.push_async_callback(store.close)
         clients = Clients(deploy.keys, ledger)
-        accounts = Accounts(Metrics(), ledger, clients, deploy.currency)
+        accounts = Accounts(Metrics(), ledger, clients, traces, deploy.currency)
         gateway = Gateway(deploy, tiers, session, clients, store, accounts)
         watching = [
             asyncio.create_task(look)

@@ -31,7 +31,7 @@ def _of_names(names: Iterable[str]) -> None:
 
 def _http(url: str) -> str:
     if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", url):
-        raise ValueError(f"found {shown(url)}, expected http://HOST:PORT/v1")
+        raise ValueError(f"found {shown(url)}, expected http://HOST:PORT/PATH")
     return url.rstrip("/")
 
 
@@ -157,6 +157,10 @@ class Deploy(Strict):
     cache: Cache | None = Field(None, description="of answers; without it there is none")
     currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "USD"
     usage: LocalPath = Field("usage.sqlite", description="where what was used is kept")
+    traces: Annotated[
+        Annotated[str, AfterValidator(_http)] | None,
+        Field(description="of OpenTelemetry's collector, http://HOST:4318/v1/traces"),
+    ] = None
     recheck_s: Seconds = Field(
         30.0, description="how often approvals are looked at again: a rejection holds this late"
     )

@@ -100,10 +100,15 @@ class Gateway:
         return flight
 
     async def _shared(self, asked: Asked, flight: Flight) -> None:
-        await flight.over()
-        self._accounts.ended(asked, CACHED, flight.status or HUNG_UP)
+        with self._accounts.traces.request(asked):
+            await flight.over()
+            self._accounts.ended(asked, CACHED, flight.status or HUNG_UP)
 
     async def _answer(self, asked: Asked, flight: Flight) -> tuple[Tier, Try]:
+        with self._accounts.traces.request(asked):
+            return await self._accounted(asked, flight)
+
+    async def _accounted(self, asked: Asked, flight: Flight) -> tuple[Tier, Try]:
         place, status = NOBODY, HUNG_UP
         self._open += 1
         try:

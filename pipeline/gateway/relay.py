@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 
-from pipeline.gateway import escalation, stream
+from pipeline.gateway import escalation, stream, traces
 from pipeline.gateway.attempt import JSON, Errand, Try
 
 BUSY = 429
@@ -49,7 +49,7 @@ async def _ask(
     session: aiohttp.ClientSession, errand: Errand, done: Try, waiting: asyncio.Timeout
 ) -> None:
     asked, tier = errand.asked, errand.tier
-    headers = {**JSON, **asked.trace, "X-Request-Id": asked.id}
+    headers = {**JSON, **traces.headers(), "X-Request-Id": asked.id}
     if tier.key:
         headers["Authorization"] = f"Bearer {tier.key}"
     where, body = f"{tier.url}/{asked.path}", asked.body(tier.asked_as)

@@ -112,6 +112,11 @@ def require_reachable(plan: Plan) -> None:
         for server in plan.servers
         if server.settings.url and is_loopback(urlsplit(server.settings.url).hostname)
     ]
+    collector = plan.deploy.traces
+    if collector and is_loopback(urlsplit(collector).hostname):
+        wrong.append(
+            f"traces: {collector} is the gateway's own machine there. Name the collector's host."
+        )
     if not plan.deploy.keys:
         wrong.append(
             "keys: none, and the gateway listens for other machines there. Give each client one."
