@@ -109,7 +109,7 @@ check` holds it):
                   accounts, ledger, ledger_file, usage, metrics, log, traces: what was used, and
                   cost
                   files/: a deployment's files for elsewhere: compose, kubernetes, systemd, ...
-    cli_parameters, cli    the `quantgate` command: what its table is made of; the table
+    cli, cli_release, cli_parameters    the `quantgate` command: a table, and what it is made of
 """
 
 __version__ = "0.1.0"

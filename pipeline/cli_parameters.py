@@ -78,6 +78,7 @@ def argument(name: str, metavar: str, help: str | None = None, **more: Any) -> c
     return click.Argument([name], metavar=metavar, help=help, **more)
 
 
+JSON = option("--json", "as_json", is_flag=True, help="print JSON")
 RECIPE = argument(
     "recipe",
     "RECIPE",
