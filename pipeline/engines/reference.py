@@ -154,6 +154,10 @@ class ReferenceEngine:
             )
         return [Step(key, out[0, len(prompt) :].tolist(), True)]
 
+    def kv_cache_use(self) -> float:
+        """None that is bounded."""
+        return 0.0
+
     def settings(self) -> dict[str, Any]:
         return {"device": "cpu", "dtype": "float32", "threads": self._torch.get_num_threads()}
 

@@ -75,13 +75,14 @@ class Flight:
             await self._news.wait()
 
     async def read(self) -> AsyncIterator[bytes]:
-        """All of it, from the first part on. Raises what ended it too early."""
+        """All of it, from the first part on, with what came meanwhile in one piece. Raises what
+        ended it too early."""
         sent = 0
         try:
             while sent < len(self.parts) or not self._over:
-                if sent < len(self.parts):
-                    yield self.parts[sent]
-                    sent += 1
+                if fresh := self.parts[sent:]:
+                    sent += len(fresh)
+                    yield b"".join(fresh)
                 else:
                     await self._news.wait()
             if self._error:
