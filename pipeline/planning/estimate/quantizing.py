@@ -54,7 +54,7 @@ METHODS = {
     "compressed, gptq": Method(15, 300, 6, 0.7e9, 2.0),
     "compressed, awq": Method(15, 300, 40, 0.7e9, 2.0),
     "compressed, rtn": Method(15, 100, 2, 0.7e9, 2.0),
-    "autoround": Method(15, 300, 3, 0.8e9, 4.0),
+    "autoround": Method(15, 300, 1.5, 0.8e9, 4.0),
 }
 
 
