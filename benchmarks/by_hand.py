@@ -34,7 +34,7 @@ from pipeline import recipe as recipes
 from pipeline.engines import server
 from pipeline.engines.server import Served
 from pipeline.recipe import Recipe, Variant
-from pipeline.records import Record, StageCost, Trace
+from pipeline.records import Benchmark, Record, StageCost, Trace
 from pipeline.runtime import environments, machine
 from pipeline.runtime.process import ENVIRONMENT
 from tests.conftest import commit_all, make_project
@@ -311,6 +311,20 @@ def quantgate(ledger: Path) -> None:
         sys.exit(f"dvc repro ended with {done.returncode}")
 
 
+def require_timed(recipe: Recipe) -> None:
+    """By hand every artifact is timed; dvc repro times those that passed."""
+    untimed = [
+        f"{name}: {benchmark.reason}"
+        for name in recipe.variants
+        if not (benchmark := records.read(paths.benchmark(NAME, name), Benchmark)).measured
+    ]
+    if untimed:
+        sys.exit(
+            "Not like with like, since dvc repro did not time all variants. Give more windows or"
+            " items in another --folder:\n" + "\n".join(untimed)
+        )
+
+
 def page(recipe: Recipe, ledger: Ledger, given: argparse.Namespace) -> str:
     ours, theirs = total(ledger.quantgate), total(list(ledger.by_hand.values()))
     ratio = ours.wall_s / theirs.wall_s
@@ -387,6 +401,7 @@ def main(given: argparse.Namespace) -> None:
             Ledger(quantgate=[], by_hand={}).write(ledger)
         quantgate(ledger)
         recipe = recipes.load(NAME)
+        require_timed(recipe)
         Hand(recipe, Path.cwd(), source, ledger).run()
         found = page(recipe, records.read(ledger, Ledger), given)
     out.write_text(found)
