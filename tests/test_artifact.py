@@ -60,7 +60,6 @@ def test_stage_folder_is_exclusive_and_cleared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(artifact, "LOCK_WAIT_S", 0.0)
     with (
         artifact.stage_folder("quantize@a-1.2--b") as folder,
         artifact.stage_folder("quantize@a-1.3--b"),
@@ -68,7 +67,10 @@ def test_stage_folder_is_exclusive_and_cleared(
         assert folder.is_dir()  # a dot in the name does not make two stages one
     with artifact.stage_folder("quantize@a--b") as folder:
         (folder / "left").write_text("over")
-        with pytest.raises(StageError, match="another run"), artifact.stage_folder("quantize@a--b"):
+        with (
+            pytest.raises(StageError, match="another run"),
+            artifact.stage_folder("quantize@a--b", wait_s=0),
+        ):
             raise AssertionError("two runs of one stage")
         folder_of_killed_run = folder
     assert not folder_of_killed_run.exists()

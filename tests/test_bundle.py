@@ -8,6 +8,7 @@ import contextlib
 import datetime
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,9 @@ def test_two_servers_at_once_have_a_copy_each(bundle: Path) -> None:
             assert artifact.hash_files(one) == artifact.hash_files(other)
         assert one.is_dir() and not other.exists()
     assert one != other
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(4) as pool:
+        begun = pool.map(lambda _: stack.enter_context(opened())[0], range(4))
+        assert len(set(begun)) == 4
 
 
 def test_a_rejection_after_publishing_is_heard(bundle: Path) -> None:

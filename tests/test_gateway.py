@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import http.client
 import json
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -16,7 +18,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import Rejected
-from pipeline.gateway import stream
+from pipeline.gateway import routing, stream, watch
 from pipeline.gateway.deploy_file import Cache, Deploy, Key, Model
 from pipeline.gateway.deploy_file import Tier as Settings
 from pipeline.gateway.promise import Promise
@@ -47,12 +49,13 @@ class Scene:
         again: Callable[..., Standing] | None = None,
         model: dict[str, Any] | None = None,
         timeout_s: float = 20.0,
+        edge_is_started: bool = False,
         **deploy: Any,
     ) -> Running:
         settings = {
             name: Settings(bundle="x", url=url, timeout_s=timeout_s, price_per_hour=price)
             for name, url, price in (
-                ("edge", self.edge.url, 36.0),
+                ("edge", None if edge_is_started else self.edge.url, 36.0),
                 ("cloud", self.cloud.url, 360.0),
             )
         }
@@ -471,7 +474,6 @@ def test_a_strange_usage_is_not_counted(scene: Scene, tokens: Any) -> None:
     assert counted(gateway, "tokens_total", tier="edge") == 0
 
 
-NINEFOLD = {str(n): {"allOf": [{"$ref": f"#/$defs/{n + 1}"}] * 9} for n in range(99)}
 SCHEMAS = [
     {"$ref": "http://127.0.0.1:9/x"},
     {"$ref": "#/nope"},
@@ -553,18 +555,90 @@ def test_tokens_of_a_stream_that_is_left_are_counted(scene: Scene) -> None:
     assert counted(gateway, "tokens_total", tier="edge", kind="completion") == 1
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_whoever_shares_an_answer_that_fails_is_counted_as_failed(
+    scene: Scene, stream: bool
+) -> None:
+    """It is what its clients get, in the metrics and in what was used."""
+    gateway = scene.gateway(cache=Cache())
+    for server in (scene.edge, scene.cloud):
+        server.behaviour, server.delay_s = "cut" if stream else "bad", 2
+    with ThreadPoolExecutor(3) as pool:
+        asking = [
+            pool.submit(ask, gateway, temperature=0, stream=stream, max_tokens=9) for _ in range(3)
+        ]
+        answers = [one.result() for one in asking]
+    shown, counts = (200, "502") if stream else (400, "400")
+    assert [status for status, _, _ in answers] == [shown] * 3
+    until(lambda: counted(gateway, "requests_total", status=counts) == 3)
+    assert counted(gateway, "requests_total", tier="cache") == 2
+    usage = json.loads(call(gateway, "/usage")[2])["usage"]
+    assert not [row for row in usage if row["tier"] == "cache"]
+
+
+def test_what_nobody_foresaw_is_counted_as_that(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = scene.gateway()
+    monkeypatch.setattr(routing, "order", lambda *given: 1 / 0)
+    assert ask(gateway)[0] == 500
+    assert counted(gateway, "requests_total", status="500") == 1
+
+
+def test_an_approval_that_ends_is_seen_at_once(scene: Scene) -> None:
+    """Long before policy and log are read again."""
+    gateway = scene.gateway(recheck_s=600)
+    assert ask(gateway)[1]["x-quantgate-tier"] == "edge"
+    gateway.tiers["edge"].approved.until = datetime.datetime.now(datetime.UTC)
+    assert ask(gateway)[1]["x-quantgate-tier"] == "cloud"
+    assert json.loads(call(gateway, "/health")[2])["tiers"]["chat/edge"] == "not approved"
+
+
+class Child:
+    """In place of a server that the gateway starts: a stand-in that runs already."""
+
+    def __init__(self, url: str) -> None:
+        self.url, self.key, self.stopped_at = url, None, 0.0
+
+    def keep_running(self, ready: bool) -> None:
+        return None
+
+    async def stop(self) -> None:
+        self.stopped_at = time.monotonic()
+
+
+def test_what_runs_may_end_before_its_server_is_stopped(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = Child(scene.edge.url)
+    monkeypatch.setattr(watch, "LASTS_S", 0.1)
+    monkeypatch.setattr(watch, "Started", lambda what: child)
+    gateway = scene.gateway(drain_s=30, recheck_s=600, edge_is_started=True)
+    scene.edge.delay_s = 3
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask, gateway)
+        until(lambda: scene.edge.at_once == 1)
+        gateway.tiers["edge"].approved.until = datetime.datetime.now(datetime.UTC)
+        assert ask(gateway)[1]["x-quantgate-tier"] == "cloud"
+        status, headers, _ = asking.result()
+        ended_at = time.monotonic()
+    assert (status, headers["x-quantgate-tier"]) == (200, "edge")
+    until(lambda: child.stopped_at > 0)
+    assert child.stopped_at > ended_at - 1
+
+
 SECRET, WORDS_OF_A_PROMPT = "sk-of-the-store", "my doctor told me"
 
 
-def malformed() -> list[tuple[str, dict[str, str], bytes]]:
-    """Path, headers, body."""
+def malformed() -> list[tuple[int, str, dict[str, str], bytes]]:
+    """The status that is right, path, headers, body."""
     good: dict[str, Any] = {
         "model": "chat",
         "messages": [{"role": "user", "content": WORDS_OF_A_PROMPT}],
     }
     chat, key = "/v1/chat/completions", {"Authorization": f"Bearer {SECRET}"}
     wrong: dict[str, list[Any]] = {
-        "model": [None, 7, "", "other", [], {}, True, "chat/../x", "x" * 10_000],
+        "model": [None, 7, [], {}, True],
         "stream": ["yes", 1, [], {}, "true"],
         "stream_options": [7, "x", [], {"include_usage": "yes"}, {"include_usage": []}],
         "max_tokens": [0, -1, 1.5, "9", [], {}, True, 2**40, 10**400],
@@ -581,12 +655,20 @@ def malformed() -> list[tuple[str, dict[str, str], bytes]]:
     bodies += [whole[:end] for end in range(0, len(whole) - 1, 2)]
     bodies += [b"[" * 100_000, b"\xff" + whole, b"null", b"7", b'"text"', b"[]"]
     bodies += [whole.replace(b'"chat"', b"NaN"), whole[:-1] + b', "x": 1e999}']
-    cases = [(chat, key, body) for body in bodies]
-    cases += [(chat, key | {"X-Latency-Target-Ms": value}, whole) for value in ("x", "-1", "nan")]
+    cases = [(400, chat, key, body) for body in bodies]
     cases += [
-        (chat, {"Authorization": value}, whole) for value in ("", "Bearer", "Basic x", "x" * 9_000)
+        (404, chat, key, json.dumps(good | {"model": name}).encode())
+        for name in ("", "other", "chat/../x", "x" * 10_000)
     ]
-    return [*cases, ("/v1/other", key, whole), ("/v1/models/", key, whole), ("/usage", key, whole)]
+    cases += [
+        (400, chat, key | {"X-Latency-Target-Ms": value}, whole) for value in ("x", "-1", "nan")
+    ]
+    cases += [
+        (401, chat, {"Authorization": value}, whole)
+        for value in ("", "Bearer", "Basic x", "x" * 9_000)
+    ]
+    cases += [(404, path, key, whole) for path in ("/v1/other", "/v1/models/")]
+    return [*cases, (405, "/usage", key, whole)]
 
 
 def test_malformed_requests_are_said_so_and_leak_nothing(
@@ -596,12 +678,14 @@ def test_malformed_requests_are_said_so_and_leak_nothing(
     gateway = scene.gateway(keys={"store": Key(file=str(tmp_path / "store.key"))})
     cases = malformed()
     assert len(cases) >= 100
-    for path, headers, body in cases:
+    for right, path, headers, body in cases:
         status, _, answer = call(gateway, path, headers, body)
-        assert 400 <= status < 500, (path, headers, body[:200], status)
+        assert status == right, (path, headers, body[:200])
         assert set(json.loads(answer)["error"]) == {"message", "type", "param", "code"}
         assert b"Traceback" not in answer and SECRET.encode() not in answer
     assert not scene.edge.asked and not scene.cloud.asked
+    for right, number in Counter(right for right, *_ in cases).items():
+        assert counted(gateway, "http_responses_total", status=str(right)) == number
     said = capfd.readouterr()
     assert not any(word in said.out + said.err for word in (SECRET, WORDS_OF_A_PROMPT))
 

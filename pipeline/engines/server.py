@@ -30,7 +30,14 @@ START_TIMEOUT_S = 1800.0  # compiling for a large model takes minutes on a CPU
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.1
 # Nothing that a server of local files needs; its clients' key it gets by itself.
-SECRETS = ("QUANTGATE_API_KEY", "VLLM_API_KEY", "OPENAI_API_KEY", "HF_TOKEN")
+SECRETS = (
+    "QUANTGATE_API_KEY",
+    "VLLM_API_KEY",
+    "OPENAI_API_KEY",
+    "HF_TOKEN",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+)
 
 
 @dataclass(frozen=True)

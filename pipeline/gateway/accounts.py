@@ -30,7 +30,7 @@ class Accounts:
         """A try has ended; `device_s`: of the server's time."""
         metrics, place = self.metrics, (tier.model, tier.name)
         work = (*place, asked.feature)
-        traces.tried(asked, done)
+        traces.tried(done)
         cost = done.cost = device_s / HOUR_S * tier.settings.price_per_hour
         metrics.tries.labels(*place, done.end).inc()
         metrics.tokens.labels(*work, "prompt").inc(done.prompt_tokens)
@@ -38,10 +38,10 @@ class Accounts:
         metrics.device.labels(*work).inc(device_s)
         metrics.cost.labels(*work, self._currency).inc(cost)
         if done.first_at is not None:
-            metrics.first.labels(*place).observe(done.first_at - asked.arrived)
+            metrics.first.labels(*work).observe(done.first_at - asked.arrived)
             if done.completion_tokens > 1:
                 each_s = (done.last_at - done.first_at) / (done.completion_tokens - 1)
-                metrics.each.labels(*place).observe(each_s)
+                metrics.each.labels(*work).observe(each_s)
         self._clients.used(asked.client, done.prompt_tokens + done.completion_tokens)
         self._ledger.add(
             Use(
@@ -59,11 +59,11 @@ class Accounts:
 
     def went_on(self, tier: Tier, to: Tier, asked: Asked, done: Try) -> None:
         """Another tier is asked after this one's try."""
-        place = (tier.model, tier.name)
+        work = (tier.model, tier.name, asked.feature)
         if done.rule:
-            self.metrics.escalations.labels(*place, done.rule).inc()
+            self.metrics.escalations.labels(*work, done.rule).inc()
         else:
-            self.metrics.fallbacks.labels(*place).inc()
+            self.metrics.fallbacks.labels(*work).inc()
         log.event(
             "escalated" if done.rule else "fell back",
             tier,
@@ -76,7 +76,7 @@ class Accounts:
 
     def ended(self, asked: Asked, place: str, status: int) -> None:
         """A request has its whole answer, or an error. `place`: a tier, CACHED or NOBODY."""
-        if place == CACHED:
+        if place == CACHED and status < 400:
             self._ledger.add(Use(asked.client.name, asked.feature, asked.model, CACHED))
         traces.ended(place, status)
         whole_s = monotonic() - asked.arrived

@@ -35,7 +35,7 @@ def make(gateway: Gateway, ledger: Ledger) -> FastAPI:
         redirect_slashes=False,
     )
     problems.answer_with(app)
-    app.add_middleware(Guard, key=None, largest=BODY_BYTES, answered=lambda route, status: None)
+    app.add_middleware(Guard, key=None, largest=BODY_BYTES, answered=gateway.responded)
 
     async def answer(path: str, request: Request) -> Response:
         client = _client(gateway, request)

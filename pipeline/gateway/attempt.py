@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any, Literal
 
 from pipeline.gateway.asked import Asked
@@ -66,6 +67,7 @@ class Try:
     passing: bool = False
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    began_at: float = field(default_factory=monotonic)
     first_at: float | None = None
     last_at: float = 0.0
     cost: float = 0.0

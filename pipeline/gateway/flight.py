@@ -10,13 +10,15 @@ from typing import Any, Self
 class Flight:
     """Filled by a task of its own: `begin`, `add`, and it ends with the task. Whoever reads gets
     all of it, in order, at their own pace. The task is stopped once nobody reads any more, and
-    the flight is `abandoned`: nobody may join it then."""
+    the flight is `abandoned`: nobody may join it then. `outcome`: what it came to, as a status,
+    once it is over: 502 if it broke off after it had begun."""
 
     def __init__(self) -> None:
         self.status = 0
         self.headers: dict[str, str] = {}
         self.parts: list[bytes] = []
         self.abandoned = False
+        self.outcome = 0
         self._readers = 0
         self._over = False
         self._error: Exception | None = None
@@ -29,7 +31,7 @@ class Flight:
         flight = cls()
         flight.begin(200, headers)
         flight.add(body)
-        flight._over = True
+        flight.outcome, flight._over = flight.status, True
         return flight
 
     @property

@@ -25,6 +25,7 @@ from pipeline.serving.backend import Busy
 from pipeline.serving.guard import HUNG_UP
 from pipeline.serving.problems import Problem
 
+UNKNOWN = 500  # what nobody foresaw
 MOST_OPEN = 2048  # requests whose answers are not there yet
 
 
@@ -99,10 +100,14 @@ class Gateway:
             counting.add_done_callback(self._counting.discard)
         return flight
 
+    def responded(self, path: str, status: int) -> None:
+        """To a request of whatever kind; `path` is its route's."""
+        self._accounts.metrics.responses.labels(path, str(status)).inc()
+
     async def _shared(self, asked: Asked, flight: Flight) -> None:
         with self._accounts.traces.request(asked):
             await flight.over()
-            self._accounts.ended(asked, CACHED, flight.status or HUNG_UP)
+            self._accounts.ended(asked, CACHED, flight.outcome or HUNG_UP)
 
     async def _answer(self, asked: Asked, flight: Flight) -> tuple[Tier, Try]:
         with self._accounts.traces.request(asked):
@@ -119,14 +124,19 @@ class Gateway:
         except Problem as problem:
             status = problem.status
             raise
+        except Exception:
+            status = UNKNOWN
+            raise
         finally:
             self._open -= 1
+            flight.outcome = status
             self._accounts.ended(asked, place, status)
         return tier, done
 
     async def scraped(self) -> bytes:
         """For Prometheus, with what is so now."""
         metrics, now = self._accounts.metrics, monotonic()
+        metrics.waiting.set(max(0, self._open - sum(tier.device.running for tier in self.tiers)))
         for tier in self.tiers:
             place = (tier.model, tier.name)
             metrics.in_flight.labels(*place).set(tier.device.running)

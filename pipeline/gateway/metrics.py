@@ -25,23 +25,27 @@ class Metrics:
         self.requests = counter("requests", "Answered requests.", *WORK, "status")
         self.tokens = counter("tokens", "Tokens of prompts and answers.", *WORK, "kind")
         self.first = self._histogram(
-            "time_to_first_token_seconds", "From a request's arrival, all tries.", SECONDS, *TIER
+            "time_to_first_token_seconds", "Of streams, from their arrival.", SECONDS, *WORK
         )
         self.each = self._histogram(
-            "time_per_output_token_seconds", "Of the tokens after the first.", TOKEN_SECONDS, *TIER
+            "time_per_output_token_seconds", "Of the tokens after the first.", TOKEN_SECONDS, *WORK
         )
         self.whole = self._histogram(
             "request_seconds", "From a request's arrival to its end.", SECONDS, "model", "feature"
         )
         self.targets = counter("latency_targets", "Requests with a target.", "model", "met")
+        self.responses = counter("http_responses", "All, also what was refused.", "path", "status")
+        self.waiting = gauge("requests_waiting", "Requests that are at no server.")
         self.in_flight = gauge("requests_in_flight", "Requests at a server.", *TIER)
         self.ready = gauge("tier_ready", "1 while it takes requests.", *TIER)
         self.breaker = gauge("breaker_open", "1 while its failures keep it out.", *TIER)
         self.approved = gauge("approved_until_seconds", "When the approval ends (Unix).", *TIER)
         self.tries = counter("tries", "Requests sent to a server.", *TIER, "outcome")
-        self.fallbacks = counter("fallbacks", "Tries after which another tier was asked.", *TIER)
-        self.escalations = counter("escalations", "Answers that were not enough.", *TIER, "rule")
-        self.cache = counter("cache_requests", "Requests that may be cached.", "model", "outcome")
+        self.fallbacks = counter("fallbacks", "Tries after which another tier was asked.", *WORK)
+        self.escalations = counter("escalations", "Answers that were not enough.", *WORK, "rule")
+        self.cache = counter(
+            "cache_requests", "Requests that may be cached.", "model", "feature", "outcome"
+        )
         self.cache_bytes = gauge("cache_bytes", "Of kept answers.")
         self.cache_limit = gauge("cache_limit_bytes", "What they may take; 0: unknown.")
         self.refused = counter("refused", "Requests beyond a key's bounds.", "key", "reason")

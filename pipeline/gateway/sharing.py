@@ -36,7 +36,7 @@ class Sharing:
         flying = self._flying.get(key)
         joined = flying is not None and not flying.abandoned
         outcome = "hit" if flight else "joined" if joined else "miss"
-        self._metrics.cache.labels(asked.model, outcome).inc()
+        self._metrics.cache.labels(asked.model, asked.feature, outcome).inc()
         if flight is None and joined:
             flight = flying
         if flight is None:

@@ -92,7 +92,7 @@ def headers() -> dict[str, str]:
     return carrier
 
 
-def tried(asked: Asked, done: Try) -> None:
+def tried(done: Try) -> None:
     """What the present span, a try's, came to."""
     span = trace.get_current_span()
     found: Attributes = {
@@ -101,7 +101,7 @@ def tried(asked: Asked, done: Try) -> None:
         "gen_ai.usage.output_tokens": done.completion_tokens,
     }
     if done.first_at is not None:
-        found["gen_ai.response.time_to_first_chunk"] = done.first_at - asked.arrived
+        found["gen_ai.response.time_to_first_chunk"] = done.first_at - done.began_at
     span.set_attributes(found)
     if done.end != "answered":
         span.set_status(StatusCode.ERROR, done.rule or done.why)

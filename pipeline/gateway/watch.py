@@ -98,9 +98,9 @@ class _Watch:
         reason to load for minutes."""
         self._withdrawn_since = self._withdrawn_since or monotonic()
         if self._started is not None and monotonic() - self._withdrawn_since > LASTS_S:
+            _becomes(self._tier, STARTING)  # also if it is approved again meanwhile
             await _drained(self._tier, self._drain_s)
             await self.stop()
-            _becomes(self._tier, STARTING)
 
     async def stop(self) -> None:
         if self._started is not None:

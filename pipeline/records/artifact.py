@@ -108,30 +108,26 @@ def install(temporary: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def stage_folder(stage: str) -> Iterator[Path]:
+def stage_folder(stage: str, wait_s: float = LOCK_WAIT_S) -> Iterator[Path]:
     """An empty temporary folder that only this run of the stage holds; leftovers of a killed run
     are cleared.
 
-    Raises StageError while another run of the same stage is alive.
+    Raises StageError while another run of the same stage is alive, and for `wait_s`.
     """
-    base = place(stage)
+    base = paths.TEMPORARY / stage.replace(
+        "@", "."
+    )  # optimum-intel reads "@" in a path as a hub revision
     base.parent.mkdir(parents=True, exist_ok=True)
     with base.with_name(f"{base.name}.lock").open("w") as lock:
         # Workers inherit the lock: it is held as long as anyone could still write into the folder.
         os.set_inheritable(lock.fileno(), True)
-        _lock(lock, stage)
+        _lock(lock, stage, wait_s)
         shutil.rmtree(base, ignore_errors=True)
         base.mkdir()
         try:
             yield base
         finally:
             shutil.rmtree(base, ignore_errors=True)
-
-
-def place(stage: str) -> Path:
-    """Of a stage's temporary folder."""
-    # optimum-intel reads "@" in a path as a hub revision
-    return paths.TEMPORARY / stage.replace("@", ".")
 
 
 def is_held(folder: Path) -> bool:
@@ -147,9 +143,9 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-def _lock(handle: TextIO, stage: str) -> None:
+def _lock(handle: TextIO, stage: str, wait_s: float) -> None:
     """Waits a moment for a killed run's worker to be gone, no longer."""
-    deadline = time.monotonic() + LOCK_WAIT_S
+    deadline = time.monotonic() + wait_s
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

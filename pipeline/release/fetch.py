@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline import paths
-from pipeline.errors import ArtifactError, RegistryError, Tampered
+from pipeline.errors import ArtifactError, RegistryError, StageError, Tampered
 from pipeline.records import artifact
 from pipeline.release import catalogue, registries
 from pipeline.release.bundle import check
@@ -77,19 +77,21 @@ def _folder(what: str) -> Iterator[Path]:
     """Where a fetched bundle lies while it is needed: a project's own, elsewhere the system's
     (TMPDIR)."""
     if Path("dvc.yaml").is_file():
-        stage = f"fetch@{hashlib.sha256(what.encode()).hexdigest()[:12]}"
-        with artifact.stage_folder(_not_held(stage)) as folder:
-            yield folder
+        with contextlib.ExitStack() as held:
+            yield _own_folder(hashlib.sha256(what.encode()).hexdigest()[:12], held)
     else:
         with tempfile.TemporaryDirectory(prefix="quantgate-") as folder_name:
             yield Path(folder_name)
 
 
-def _not_held(stage: str) -> str:
-    """The first of STAGE-1, STAGE-2, ... that no other server of the same bundle has: what a killed
-    one left is cleared."""
-    names = (f"{stage}-{number}" for number in itertools.count(1))
-    return next(name for name in names if not artifact.is_held(artifact.place(name)))
+def _own_folder(name: str, held: contextlib.ExitStack) -> Path:
+    """The first of NAME-1, NAME-2, ... that no other server of the same bundle has; what a killed
+    one left there is cleared."""
+    for number in itertools.count(1):
+        with contextlib.suppress(StageError):
+            stage = artifact.stage_folder(f"fetch@{name}-{number}", wait_s=0)
+            return held.enter_context(stage)
+    raise AssertionError("numbers do not end")
 
 
 def _fetch(

@@ -51,7 +51,7 @@ def taken_stdout() -> TextIO:
 def converse(conversations: Conversations, reports: TextIO) -> None:
     """Until stdin ends, which it does with the server."""
     _tell(reports, Report(ready=True))
-    orders = _inbox()
+    orders, told = _inbox(), 0.0
     while True:
         answers: list[Answer] = []
         until = time.monotonic() + TAKING_S
@@ -63,8 +63,9 @@ def converse(conversations: Conversations, reports: TextIO) -> None:
             elif order.cancel is not None:
                 conversations.cancel(order.cancel)
         answers += conversations.step()
-        if answers:
-            use = conversations.kv_cache_use()
+        use = conversations.kv_cache_use()
+        if answers or use != told:
+            told = use
             _tell(reports, Report(answers=tuple(answers), kv_cache_use=use))
 
 

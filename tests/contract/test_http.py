@@ -315,6 +315,15 @@ def test_a_variant_is_timed_on_vllm_serve(
     )
 
 
+def test_vllms_load_generator_gets_all_that_our_own_server_has(short_plan: None) -> None:
+    benchmark_http.run("tiny", "ov-int8", None, None)
+    profile = records.read(paths.http("tiny", "ov-int8"), records.Benchmark).profiles["deployed"]
+    assert len(profile.levels) >= 2
+    assert all(
+        level.failed == 0 and level.output_tokens_per_s.median > 0 for level in profile.levels
+    )
+
+
 def test_an_openvino_variant_is_timed_on_a_given_server_and_says_what_is_not_known(
     short_plan: None,
 ) -> None:

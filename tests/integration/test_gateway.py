@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, chdir
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import pytest
@@ -165,10 +166,13 @@ def call(
 
 @dataclass
 class Answer:
+    """`end`: whole, or of a stream that broke off: error if it said so, else silence. `whole`: it
+    has as many tokens as were asked for."""
+
     status: int
     tier: str
-    tokens: int
-    ended: bool
+    end: Literal["whole", "error", "silence"]
+    whole: bool
 
 
 def ask(running: Deployed, number: int) -> Answer:
@@ -190,19 +194,26 @@ def ask(running: Deployed, number: int) -> Answer:
     status, shown, text = call(running, "/v1/completions", body, **headers)
     tier = shown.get("x-quantgate-tier", "none")
     if status != 200:
-        return Answer(status, tier, 0, True)
+        return Answer(status, tier, "whole", False)
     if not stream:
-        return Answer(status, tier, json.loads(text)["usage"]["completion_tokens"], True)
+        usage = json.loads(text)["usage"]
+        return Answer(status, tier, "whole", usage["completion_tokens"] == body["max_tokens"])
     *events, done = [line.removeprefix("data: ") for line in text.decode().split("\n\n") if line]
     chunks = [json.loads(event) for event in events]
-    usage = [chunk["usage"] for chunk in chunks if chunk.get("usage")]
-    tokens = usage[-1]["completion_tokens"] if usage else 0
-    return Answer(status, tier, tokens, done == "[DONE]" and not any("error" in c for c in chunks))
+    if done != "[DONE]":
+        return Answer(status, tier, "silence", False)
+    if "error" in chunks[-1]:
+        return Answer(status, tier, "error", False)
+    (usage,) = [chunk["usage"] for chunk in chunks if chunk.get("usage")]
+    ends = [c for chunk in chunks for c in chunk["choices"] if c["finish_reason"]]
+    answered_once = len(ends) == 1
+    told = usage["completion_tokens"] == body["max_tokens"]
+    return Answer(status, tier, "whole", answered_once and told)
 
 
-def load(running: Deployed, requests: int, disturb: Any = None) -> list[Answer]:
-    """32 at once; `disturb` is called once a quarter of them is under way."""
-    with ThreadPoolExecutor(32) as pool:
+def load(running: Deployed, requests: int, disturb: Any = None, at_once: int = 32) -> list[Answer]:
+    """`disturb` is called once a quarter of them is answered."""
+    with ThreadPoolExecutor(at_once) as pool:
         answers = [pool.submit(ask, running, number) for number in range(requests)]
         if disturb:
             until(lambda: sum(one.done() for one in answers) >= requests // 4, 120)
@@ -210,14 +221,20 @@ def load(running: Deployed, requests: int, disturb: Any = None) -> list[Answer]:
         return [one.result() for one in answers]
 
 
+def fallbacks(running: Deployed, tier: str) -> float:
+    metrics = call(running, "/metrics")[2].decode()
+    found = re.findall(rf'fallbacks_total{{.*tier="{tier}".*}} (\S+)', metrics)
+    return sum(map(float, found))
+
+
 def all_answered(answers: list[Answer]) -> bool:
-    return all(one.status == 200 and one.ended and one.tokens > 0 for one in answers)
+    return all(one.status == 200 and one.whole for one in answers)
 
 
 @pytest.mark.parametrize("requests", [200, pytest.param(1000, marks=pytest.mark.thorough)], ids=str)
 def test_nobody_is_lost_whatever_is_killed(deployed: Deployed, requests: int) -> None:
     answers = load(deployed, requests)
-    assert all_answered(answers), Counter((one.status, one.ended) for one in answers)
+    assert all_answered(answers), Counter((one.status, one.end) for one in answers)
 
     def kill_the_edge() -> None:
         for process in deployed.children("pipeline.serving"):
@@ -226,8 +243,8 @@ def test_nobody_is_lost_whatever_is_killed(deployed: Deployed, requests: int) ->
     answers = load(deployed, requests, kill_the_edge)
     assert all(one.status == 200 for one in answers), Counter(one.status for one in answers)
     assert {one.tier for one in answers} == {"edge", "cloud"}
-    broken = [one for one in answers if not one.ended]  # had begun to stream from the edge
-    assert {one.tier for one in broken} <= {"edge"}
+    broken = [one for one in answers if not one.whole]  # had begun to stream from the edge
+    assert {(one.tier, one.end) for one in broken} <= {("edge", "error")}
     assert len(broken) <= 16  # of 32 at once, those that are streams
     until(lambda: _ready(deployed) == {"edge", "cloud"}, 60)
 
@@ -235,13 +252,21 @@ def test_nobody_is_lost_whatever_is_killed(deployed: Deployed, requests: int) ->
         for process in deployed.children("vllm"):
             process.suspend()
 
-    try:
-        answers = load(deployed, requests // 4, stop_the_cloud)
+    before = fallbacks(deployed, "cloud")
+    try:  # more than the edge runs at once, so that the cloud has some
+        answers = load(deployed, requests, stop_the_cloud, at_once=96)
     finally:
         for process in deployed.children("vllm"):
             process.resume()
     assert all(one.status == 200 for one in answers), Counter(one.status for one in answers)
+    broken = [one for one in answers if not one.whole]
+    assert {(one.tier, one.end) for one in broken} <= {("cloud", "error")}
+    assert fallbacks(deployed, "cloud") > before
     until(lambda: _ready(deployed) == {"edge", "cloud"}, 60)
+
+
+def _is_kept(running: Deployed, body: dict[str, Any]) -> bool:
+    return call(running, "/v1/completions", body)[1].get("x-quantgate-cache") == "hit"
 
 
 def test_without_redis_it_goes_on(deployed: Deployed) -> None:
@@ -249,13 +274,17 @@ def test_without_redis_it_goes_on(deployed: Deployed) -> None:
         pytest.skip("no redis-server is installed")
     body = {"model": "tiny", "prompt": "Once", "max_tokens": 8, "temperature": 0}
     call(deployed, "/v1/completions", body)
-    assert call(deployed, "/v1/completions", body)[1]["x-quantgate-cache"] == "hit"
-    deployed.redis.kill()
+    assert _is_kept(deployed, body)
+    assert all_answered(load(deployed, 80, deployed.redis.kill))
     start = time.monotonic()
     status, shown, _ = call(deployed, "/v1/completions", body)
     assert status == 200 and "x-quantgate-cache" not in shown
     assert time.monotonic() - start < 10
-    assert all_answered(load(deployed, 40))
+    with subprocess.Popen(deployed.redis.args, stdout=subprocess.DEVNULL) as again:
+        try:
+            until(lambda: _is_kept(deployed, body), 60)
+        finally:
+            again.kill()
 
 
 def test_it_accounts_for_what_it_served(deployed: Deployed) -> None:
