@@ -13,20 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
 from tqdm import tqdm
 
 from pipeline import engines, paths, records
 from pipeline.benchmark import speed_statistics
 from pipeline.engines import host
 from pipeline.evidence import keeping, opened, seals, settings
+from pipeline.planning import estimate
 from pipeline.recipe import Recipe, Serve
 from pipeline.records import Benchmark, Profile, Replay, Trace, artifact
-from pipeline.runtime import machine
+from pipeline.runtime import costs, machine
 from pipeline.runtime.process import Session
 
 ENGINE_BYTES = 2e9  # an engine besides its weights and KV cache, generously
 NOBODY = "no quantized variant passed"
+ROOM_SHARE = 0.9  # of the memory that is free before the first session
 MEMORY_PER_SIZE = 1.5  # resident bytes of a loaded artifact over its size on disk
 
 
@@ -84,7 +85,12 @@ def _timed(recipe: Recipe, words: dict[str, str]) -> list[str]:
 def measure(recipe: Recipe, variants: list[str]) -> None:
     """Times these variants against each other and writes their records."""
     trace, before = records.read(paths.trace(recipe.name), Trace), machine.describe()
-    with artifact.stage_folder(f"benchmark@{recipe.name}") as folder:
+    stage = f"benchmark@{recipe.name}"
+    served = [recipe.variants[variant] for variant in variants]
+    costs.require_memory(
+        stage, max(estimate.needs_bytes(recipe, "evaluate", one) for one in served)
+    )
+    with artifact.stage_folder(stage) as folder:
         measured = _rounds(recipe, variants, folder)
     for variant in variants:
         _write(
@@ -175,12 +181,14 @@ def _open_loads(recipe: Recipe, closed: list[Replay]) -> list[dict[str, Any]]:
 
 
 class _Pool:
-    """Sessions that stay open while memory has room; the one that waited longest is closed
-    first."""
+    """Sessions that stay open while memory has room for all that they may come to take, their KV
+    caches filled; the one that waited longest is closed first."""
 
     def __init__(self, recipe: Recipe, folder: Path, measured: dict[Turn, Measured]) -> None:
         self._recipe, self._folder, self._measured = recipe, folder, measured
         self._open: dict[Turn, Session] = {}
+        self._needs: dict[Turn, float] = {}
+        self._room = ROOM_SHARE * machine.memory().available
 
     def open(self, turn: Turn) -> Session:
         session = self._open.pop(turn, None) or self._start(turn)
@@ -189,12 +197,13 @@ class _Pool:
 
     def _start(self, turn: Turn) -> Session:
         model, manifest = keeping.verified(paths.place(self._recipe.name, turn.variant))
-        needed = (
+        unknown = (
             MEMORY_PER_SIZE * manifest.size_bytes
             + self._recipe.serve.kv_cache_gib * (1 << 30)
             + ENGINE_BYTES
         )
-        while self._open and psutil.virtual_memory().available < needed:
+        self._needs[turn] = max(self._measured[turn].peaks_bytes, default=unknown)
+        while self._open and self._taken(turn) > self._room:
             self._finish(next(iter(self._open)))
         engine = self._recipe.variants[turn.variant].engine
         serve = self._recipe.serve_for(turn.variant)
@@ -211,6 +220,10 @@ class _Pool:
         self._open[turn] = session
         self._measured[turn].load_s.append(session.ask()["load_s"])
         return session
+
+    def _taken(self, turn: Turn) -> float:
+        """Bytes of those that are open, and of this one."""
+        return sum(self._needs[one] for one in (*self._open, turn))
 
     def _finish(self, turn: Turn) -> None:
         session, measured = self._open[turn], self._measured[turn]

@@ -14,8 +14,9 @@ from pipeline.engines import host
 from pipeline.errors import EvaluationError
 from pipeline.evidence import evaluations, keeping
 from pipeline.gate import limits, texts
+from pipeline.planning import estimate
 from pipeline.records import Estimate, Glance, Manifest, Replay, artifact
-from pipeline.runtime import process
+from pipeline.runtime import costs, process
 from pipeline.source import checkpoint
 from pipeline.stages import measuring
 from pipeline.stages.climb.rung import Rung, content
@@ -54,6 +55,11 @@ def evaluate(rung: Rung, folder: Path, whole: bool) -> Look:
     """One load of the engine for the first look and the rest. `whole`: also where it is
     hopeless."""
     _require_instructions(rung)
+    recipe, variant = rung.candidate.recipe, rung.candidate.variant
+    costs.require_memory(
+        f"climb@{rung.candidate.name}--{rung.candidate.variant_name}",
+        estimate.needs_bytes(recipe, "evaluate", variant),
+    )
     source, _ = checkpoint.open_pinned(rung.candidate.name, rung.candidate.recipe.model)
     job = measuring.evaluation_job(rung.candidate, source) | {"glance": WINDOWS, "looks": [1.0]}
     start = time.monotonic()
