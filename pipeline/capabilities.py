@@ -41,7 +41,8 @@ class Passes:
 class Costs:
     """What `plan` takes an engine for (docs/plan.md): the two views, memory without a model and of
     logits at most, a decoding step besides reading the weights, a load. `keeps_quantized`: in
-    float32 arithmetic too; `takes_cache`: all of it at the start."""
+    float32 arithmetic too; `takes_cache`: all of it at the start; `compiling_bytes`: then,
+    unless the recipe says `serve.eager`."""
 
     deployed: Passes
     weights: Passes
@@ -51,6 +52,7 @@ class Costs:
     load_s: float
     keeps_quantized: bool
     takes_cache: bool
+    compiling_bytes: float
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ ENGINES = {
             load_s=6,
             keeps_quantized=True,
             takes_cache=False,
+            compiling_bytes=0,
         ),
     ),
     "vllm": Engine(
@@ -185,6 +188,7 @@ ENGINES = {
             load_s=25,
             keeps_quantized=False,
             takes_cache=True,
+            compiling_bytes=1e9,
         ),
     ),
 }

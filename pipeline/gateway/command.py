@@ -14,7 +14,7 @@ from pathlib import Path
 import aiohttp
 from fastapi import FastAPI
 
-from pipeline.errors import QuantgateError, RegistryError, Rejected
+from pipeline.errors import QuantgateError, RegistryError, Rejected, SetupError
 from pipeline.gateway import app, approved, cache, deploy_file, watch
 from pipeline.gateway.accounts import Accounts
 from pipeline.gateway.clients import Clients
@@ -40,11 +40,29 @@ def run(path: Path) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     deploy = deploy_file.load(path)
     deploying.require_free(deploy.listen.host, deploy.listen.port)
+    _require_keys(path, deploy)
     _raise_limit_of_files()
     with ExitStack() as bundles:
         opener = approved.Opener(bundles, Path(deploy.policy))
         tiers = {model: _tiers(opener, model, of) for model, of in deploy.models.items()}
         asyncio.run(serve(deploy, tiers))
+
+
+def _require_keys(path: Path, deploy: Deploy) -> None:
+    """Raises SetupError naming every file of a key that is not there."""
+    named = {f"keys.{name}.file": key.file for name, key in deploy.keys.items()}
+    for model, of in deploy.models.items():
+        for name, tier in of.tiers.items():
+            if tier.key_file:
+                named[f"models.{model}.tiers.{name}.key_file"] = tier.key_file
+    missing = [
+        f"{path}: {place}: found {file}, where no file is. Expected one that holds a bearer token,"
+        f" one word: openssl rand -hex 32 > {file}"
+        for place, file in named.items()
+        if not Path(file).is_file()
+    ]
+    if missing:
+        raise SetupError("\n".join(missing))
 
 
 def _tiers(opener: approved.Opener, model: str, of: deploy_file.Model) -> list[Tier]:

@@ -13,7 +13,6 @@ from pipeline.gateway import deploy_file, ledger
 from pipeline.gateway.ledger import Use
 from pipeline.report import content, terminal
 from pipeline.report.content import Cell, cell
-from pipeline.report.formatting import fixed
 
 COLUMNS = [
     "feature",
@@ -65,5 +64,5 @@ def _row(use: Use) -> list[Cell]:
         cell(f"{count:,}", count)
         for count in (use.requests, use.prompt_tokens, use.completion_tokens)
     ]
-    amounts = [cell(fixed(use.device_s, 1), use.device_s), cell(fixed(use.cost, 4), use.cost)]
+    amounts = [cell(f"{use.device_s:.3g}", use.device_s), cell(f"{use.cost:.3g}", use.cost)]
     return words + counts + amounts

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pydantic import ValidationError
+
 from pipeline.planning import estimate
 from pipeline.planning.estimate import Counted
 from pipeline.recipe import Recipe
@@ -52,8 +54,18 @@ def _halves(recipe: Recipe, counted: Counted) -> Iterator[tuple[str, Recipe, Cou
     yield f"benchmark.repeats: {repeats}", _with(recipe, "benchmark", repeats=repeats), counted
     for name in recipe.variants:
         others = {other: variant for other, variant in recipe.variants.items() if other != name}
-        if others:
-            yield f"without variant {name}", recipe.model_copy(update={"variants": others}), counted
+        smaller = recipe.model_copy(update={"variants": others})
+        if _is_whole(smaller):
+            yield f"without variant {name}", smaller, counted
+
+
+def _is_whole(recipe: Recipe) -> bool:
+    """An engine's unquantized variant is what its others are held against."""
+    try:
+        Recipe.model_validate(recipe.model_dump(exclude_unset=True))
+    except ValidationError:
+        return False
+    return True
 
 
 def _with(recipe: Recipe, part: str, **settings: int) -> Recipe:

@@ -61,6 +61,7 @@ ENGINES["third"] = Engine(
         load_s=5,
         keeps_quantized=False,
         takes_cache=False,
+        compiling_bytes=0,
     ),
 )
 """

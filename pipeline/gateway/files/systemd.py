@@ -75,9 +75,9 @@ def steps(plan: Plan) -> list[str]:
     setup = f"QUANTGATE_ENVIRONMENTS={HOME}/environments {gpu}{PROGRAM} setup {' '.join(engines)}"
     redis = f"maxmemory {plan.deploy.cache.most_mib}mb" if plan.deploy.cache else ""
     return [
+        "pip wheel --no-deps --wheel-dir dist PROJECT  # PROJECT: quantgate's folder",
         f"sudo python3.11 -m venv {HOME}",
-        f"sudo {HOME}/bin/pip install dist/quantgate-*.whl  # made by: pip wheel --no-deps"
-        " --wheel-dir dist PROJECT",
+        f"sudo {HOME}/bin/pip install -c PROJECT/environments/control.txt dist/quantgate-*.whl",
         *([f"sudo env {setup}"] if engines else []),
         "sudo cp -r etc/. /etc/",
         f"sudo mkdir -p -m 700 {KEYS}",

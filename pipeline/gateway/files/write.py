@@ -81,6 +81,11 @@ def _notes(planned: Plan) -> list[str]:
     for server in planned.ours:
         bundle = server.bundle
         what = f"{server.model}, tier {server.name} ({bundle.entry})"
+        if bundle.is_folder:
+            notes.append(
+                f"{what}: its bundle, {bundle.source}, is a folder of this machine, so the files"
+                " run here alone. Publish it where others reach it."
+            )
         if bundle.memory_bytes is None:
             notes.append(f"{what}: its memory was not measured, so the files set no limit.")
         if bundle.until:

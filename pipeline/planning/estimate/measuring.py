@@ -72,8 +72,9 @@ def evaluation_bytes(variant: Variant, shape: Shape, serve: Serve) -> float:
     kept = costs.keeps_quantized and variant.weights != "bf16"
     weights = (2 if kept else FLOAT32) * shape.parameters
     cache = serve.kv_cache_gib * GIB if costs.takes_cache else 0
+    compiling = 0 if serve.eager else costs.compiling_bytes
     return _besides_bytes(costs.base_bytes, costs.logits_bytes, shape) + max(
-        weights, 2 * shape.parameters + cache
+        weights, 2 * shape.parameters + cache + compiling
     )
 
 
