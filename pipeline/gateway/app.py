@@ -119,7 +119,7 @@ def _model(gateway: Gateway, name: str) -> dict[str, Any]:
 
 
 def _state(tier: Tier) -> str:
-    if tier.withdrawn is not None:
+    if tier.withdrawn is not None or tier.is_over():
         return "not approved"
     return "ready" if tier.unready is None else "not ready"
 
