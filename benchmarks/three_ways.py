@@ -59,7 +59,7 @@ def run(variant: str, turns: int, requests: int, layers: int) -> str:
 
 
 def _in_process(recipe: Recipe, variant: str) -> Rates:
-    benchmark.measure(NAME, recipe, [variant])
+    benchmark.measure(recipe, [variant])
     return _rates(records.read(paths.benchmark(NAME, variant), Benchmark))
 
 
