@@ -173,6 +173,9 @@ def test_a_plan_of_hours_says_what_to_shrink(root: Path) -> None:
     found = shrinking.savings(loaded, known, total)
     assert [saved for _, saved in found] == sorted((saved for _, saved in found), reverse=True)
     assert all(0.05 * total < saved < total for _, saved in found)
+    without = {how.removeprefix("without variant ") for how, _ in found if "variant" in how}
+    unquantized = {name for name, asked in loaded.variants.items() if not asked.quantizer}
+    assert without and not without & unquantized  # without them the recipe is refused
     saved = dict(found)["evaluate.tasks: half the items"]
     halved = known._replace(items=dict.fromkeys(items, 1250))
     assert saved == pytest.approx(

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from pipeline import paths, records
-from pipeline.errors import RecipeError
-from pipeline.gateway import deploy_file, promise, routing
+from pipeline.errors import RecipeError, SetupError
+from pipeline.gateway import command, deploy_file, promise, routing
 from pipeline.gateway.breaker import FAILURES, LONGEST_S, Breaker
 from pipeline.gateway.deploy_file import Tier as Settings
 from pipeline.gateway.device_time import DeviceTime
@@ -23,6 +23,7 @@ from pipeline.gateway.routing import Need, Patience
 from pipeline.gateway.tier import Tier
 from pipeline.recipe import Recipe
 from pipeline.records import Benchmark
+from tests.conftest import ROOT
 from tests.gateway import approved, promised
 
 PROMPT = 64  # bytes: 16 tokens, as those of the stand-in's benchmark
@@ -207,3 +208,34 @@ def test_paths_are_as_seen_from_the_file(tmp_path: Path) -> None:
     assert here.bundle == str(tmp_path / "b/1")
     assert (there.bundle, there.url) == ("s3://b/c", "http://h:1/v1")
     assert (there.key_file, there.benchmark) == (str(tmp_path / "k"), str(tmp_path / "t.json"))
+
+
+def test_every_key_of_deploy_yaml_is_documented() -> None:
+    text = (ROOT / "docs" / "gateway.md").read_text()
+    table = "\n".join(line for line in text.splitlines() if line.startswith("| `"))
+    models = (
+        deploy_file.Deploy,
+        deploy_file.Listen,
+        deploy_file.Key,
+        deploy_file.Budget,
+        deploy_file.Cache,
+        deploy_file.Model,
+        deploy_file.Tier,
+    )
+    names = {name for model in models for name in model.model_fields}
+    assert {name for name in names if f"`{name}" not in table} == set()
+
+
+def test_every_missing_key_file_is_named_with_its_key(tmp_path: Path) -> None:
+    path = tmp_path / "deploy.yaml"
+    path.write_text(
+        "keys: {shop: {file: shop.key}}\n"
+        "models: {chat: {tiers: {edge: {bundle: x, url: 'http://h:1/v1', key_file: edge.key}}}}\n"
+        "listen: {port: 0}\n"
+    )
+    with pytest.raises(SetupError) as refused:
+        command.run(path)
+    first, second = str(refused.value).splitlines()
+    assert first.startswith(f"{path}: keys.shop.file: found {tmp_path / 'shop.key'}, ")
+    assert second.startswith(f"{path}: models.chat.tiers.edge.key_file: found ")
+    assert "openssl rand -hex 32 > " in first

@@ -271,6 +271,14 @@ def test_who_does_not_know_the_key_learns_nothing(shared: Running, shown: str | 
     assert call(shared, "/health")[0] == 200
 
 
+def test_a_body_that_is_not_called_json_is_told_so(server: Running) -> None:
+    """As curl -d calls it, where nothing else is said."""
+    kind = {"Content-Type": "application/x-www-form-urlencoded"}
+    status, found, _ = call(server, "/v1/completions", {"model": NAME, "prompt": "abc"}, **kind)
+    assert status == 415
+    assert found["error"]["message"].startswith("Content-Type: expected application/json")
+
+
 def test_what_is_served_says_its_digest(server: Running) -> None:
     _, found, _ = call(server, "/v1/models")
     assert [(one["id"], one["digest"]) for one in found["data"]] == [(NAME, f"sha256:{DIGEST}")]

@@ -29,10 +29,13 @@ def _of_names(names: Iterable[str]) -> None:
             )
 
 
-def _http(url: str) -> str:
-    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", url):
-        raise ValueError(f"found {shown(url)}, expected http://HOST:PORT/PATH")
-    return url.rstrip("/")
+def _http(example: str) -> AfterValidator:
+    def checked(url: str) -> str:
+        if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", url):
+            raise ValueError(f"found {shown(url)}, expected {example}")
+        return url.rstrip("/")
+
+    return AfterValidator(checked)
 
 
 def _cache_url(url: str) -> str:
@@ -95,7 +98,7 @@ class Tier(Strict):
 
     bundle: Annotated[str, Field(min_length=1, description="a bundle: its folder or URL")]
     url: Annotated[
-        Annotated[str, AfterValidator(_http)] | None,
+        Annotated[str, _http("http://HOST:PORT/v1")] | None,
         Field(description="of a server that runs already, ends in /v1; it must show the digest"),
     ] = None
     key_file: LocalPath | None = Field(None, description="with url: what that server asks for")
@@ -158,7 +161,7 @@ class Deploy(Strict):
     currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "USD"
     usage: LocalPath = Field("usage.sqlite", description="where what was used is kept")
     traces: Annotated[
-        Annotated[str, AfterValidator(_http)] | None,
+        Annotated[str, _http("http://HOST:4318/v1/traces")] | None,
         Field(description="of OpenTelemetry's collector, http://HOST:4318/v1/traces"),
     ] = None
     recheck_s: Seconds = Field(

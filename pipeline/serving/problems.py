@@ -18,6 +18,7 @@ from pipeline.serving.wire import ENGINE_FAILED, FAILED, Refusal
 RETRY_AFTER_LOADING_S = 5
 # Of pydantic's errors: what the API knows and this server cannot do, such as n: 2, or tools.
 UNSUPPORTED = ("literal_error", "too_long")
+NOT_JSON = "Content-Type: expected application/json, which says what the body is."
 
 
 class ErrorDetail(BaseModel):
@@ -136,6 +137,8 @@ def unknown() -> Problem:
 def invalid(error: RequestValidationError) -> Problem:
     """The first thing that is wrong, without the value: it may be long, or a secret."""
     first: dict[str, Any] = dict(error.errors()[0])
+    if isinstance(first.get("input"), bytes):  # which only JSON, by its type, is not taken for
+        return Problem(415, "invalid_request_error", NOT_JSON)
     if first["type"] == "json_invalid":
         return bad(f"The body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}.")
     parts = [str(part) for part in first["loc"] if part != "body"]
