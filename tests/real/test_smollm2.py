@@ -33,7 +33,7 @@ SMALLER = {
     "lambada: 400, arc_easy_local: 400, piqa_local: 400": "piqa_local: 20",
     "samples: 128, tokens: 256": "samples: 32, tokens: 128",
 }
-VARIANTS = ("ov-int8", "ov-int4", "gptq-int4", "awq-int4")
+VARIANTS = ("ov-bf16", "ov-int8", "ov-int4", "vllm-bf16", "gptq-int4", "awq-int4")
 DAMAGES = (
     "ir-zero-point-ov-int8",
     "ir-swapped-scales-ov-int8",
@@ -65,9 +65,9 @@ def cut(source: Path, blocks: int, out: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project in which the usual quantized variants of the cut model have been made and
-    measured. Their verdicts are those of `make panel MODEL=smollm2-135m`."""
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project in which the six usual variants of the cut model have been made, measured and
+    judged."""
     folder = make_project(tmp_path_factory.mktemp("smollm2") / "project")
     try:
         prepare.main(NAME, REAL, folder)
@@ -85,22 +85,23 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         subprocess.run(["git", "init", "-q"], check=True)
         assert command("quantgate", "index").returncode == 0
-        evaluated = (f"evaluate@{NAME}--{variant}" for variant in VARIANTS)
-        done = command("dvc", "repro", f"quantize@{NAME}--ov-bf16", *evaluated)
+        done = command(
+            "dvc", "repro", "--keep-going", *(f"gate@{NAME}--{variant}" for variant in VARIANTS)
+        )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_honest_weights_are_found_to_be_the_sources(measured: Path, variant: str) -> None:
-    found = read(measured / paths.evaluation(NAME, variant), Evaluation)
+def test_honest_weights_are_found_to_be_the_sources(judged: Path, variant: str) -> None:
+    found = read(judged / paths.evaluation(NAME, variant), Evaluation)
     assert found.failure is None
     assert found.load_check is not None
     assert len(found.load_check.relative_error) >= 7 * BLOCKS
     assert max(found.load_check.relative_error.values()) < 0.4
 
 
-def test_damaged_weights_are_refused_and_others_are_not(measured: Path) -> None:
+def test_damaged_weights_are_refused_and_others_are_not(judged: Path) -> None:
     done = subprocess.run(
         [
             sys.executable,
@@ -113,7 +114,7 @@ def test_damaged_weights_are_refused_and_others_are_not(measured: Path) -> None:
             *HONEST,
         ],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        cwd=measured,
+        cwd=judged,
         capture_output=True,
         text=True,
         check=False,
