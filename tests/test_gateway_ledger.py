@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from pipeline.errors import RecipeError, SetupError
 from pipeline.gateway import ledger_file, usage
 from pipeline.gateway.ledger import Ledger, Use, read
+from pipeline.report.formatting import TIMES
 from tests.serving import until
 
 NOON = 1_767_268_800.0  # 2026-01-01 12:00 UTC
@@ -335,6 +336,11 @@ def deployed(tmp_path: Path, path: Path) -> Path:
         ledger.add(use("bob", cost=0.002, prompt_tokens=300, completion_tokens=6, device_s=0.75))
         ledger.add(Use("ada", "chat", "m", "cloud", cost=3.0))
     return deploy
+
+
+def test_a_small_amount_is_no_zero() -> None:
+    shown = [usage._amount(value, 4) for value in (0, 1.9e-7, 0.00012, 0.003, 1234567.0)]
+    assert shown == ["0.0000", f"1.9{TIMES}10⁻⁷", "0.00012", "0.0030", "1,234,567.0000"]
 
 
 def test_usage_is_a_table_by_feature_with_a_sum(

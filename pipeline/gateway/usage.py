@@ -13,6 +13,7 @@ from pipeline.gateway import deploy_file, ledger
 from pipeline.gateway.ledger import Use
 from pipeline.report import content, terminal
 from pipeline.report.content import Cell, cell
+from pipeline.report.formatting import fixed, number
 
 COLUMNS = [
     "feature",
@@ -64,5 +65,10 @@ def _row(use: Use) -> list[Cell]:
         cell(f"{count:,}", count)
         for count in (use.requests, use.prompt_tokens, use.completion_tokens)
     ]
-    amounts = [cell(f"{use.device_s:.3g}", use.device_s), cell(f"{use.cost:.3g}", use.cost)]
+    amounts = [cell(_amount(use.device_s, 1), use.device_s), cell(_amount(use.cost, 4), use.cost)]
     return words + counts + amounts
+
+
+def _amount(value: float, digits: int) -> str:
+    """With so many decimals, or as many as a small one needs."""
+    return number(value) if 0 < value < 10 ** (1 - digits) else fixed(value, digits)

@@ -139,8 +139,8 @@ def load(path: Path = PATH) -> Policy:
     """Raises SignoffError if there is none, RecipeError if it is not one."""
     if not path.is_file():
         raise SignoffError(
-            f"{path}: no policy there, so nobody is known who may approve or publish. Name one that"
-            " is there: with --policy FILE, or by `policy` in deploy.yaml. How one is made: README,"
-            " Sign off."
+            f"{path}: no policy there, so nobody is known who may approve or publish. Name one"
+            " with --policy FILE that is there (a gateway's: `policy` in deploy.yaml). How one is"
+            " made: README, Sign off."
         )
     return parse(path, Policy)
