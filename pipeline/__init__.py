@@ -86,7 +86,8 @@ check` holds it):
                   climb/: a ladder's rungs (rung), measured (measure) and judged until one passes
                   audit/: an artifact that was made elsewhere, through the same gate: verb, taking,
                   claim, against
-                  benchmark_http: `benchmark --http`; chain: `quantgate run`, all stages in their
+                  benchmark_pool: which engines stay open between turns; benchmark_http:
+                  `benchmark --http`; chain: `quantgate run`, all stages in their
                   order
     release/      from an approved artifact to a served one
                   signing, signoff/: signatures; who approved what (commands, policy, log, subject,

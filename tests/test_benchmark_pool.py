@@ -11,8 +11,8 @@ import pytest
 
 from pipeline import recipe
 from pipeline.runtime.machine import Memory
-from pipeline.stages import benchmark
-from pipeline.stages.benchmark import ROOM_SHARE, Measured, Turn
+from pipeline.stages import benchmark_pool
+from pipeline.stages.benchmark_pool import ROOM_SHARE, Measured, Turn
 
 GIB = 1 << 30
 NAMES = ("ov-bf16", "ov-int8", "ov-int4", "vllm-bf16", "gptq-int4", "awq-int4")
@@ -24,14 +24,12 @@ class Engines:
 
     def __init__(self, takes_bytes: int) -> None:
         self.open: set[str] = set()
-        self.started: list[str] = []
         self.most = 0
         self._takes_bytes = takes_bytes
 
     def session(self, environment: str, verb: str, job: dict[str, Any], request: Path) -> Any:
         name = Path(job["artifact"]).name
         self.open.add(name)
-        self.started.append(name)
         self.most = max(self.most, len(self.open))
 
         def close() -> int:
@@ -44,19 +42,19 @@ class Engines:
 
 def pool(
     engines: Engines, free_bytes: int, monkeypatch: pytest.MonkeyPatch, root: Path
-) -> benchmark._Pool:
+) -> benchmark_pool.Pool:
     manifest = SimpleNamespace(size_bytes=GIB)
+    monkeypatch.setattr(benchmark_pool.keeping, "verified", lambda place: (place.model, manifest))
+    monkeypatch.setattr(benchmark_pool, "Session", engines.session)
     monkeypatch.setattr(
-        benchmark.keeping, "verified", lambda place: (place.model, manifest), raising=True
+        benchmark_pool.machine, "memory", lambda: Memory(4 * free_bytes, free_bytes)
     )
-    monkeypatch.setattr(benchmark, "Session", engines.session)
-    monkeypatch.setattr(benchmark.machine, "memory", lambda: Memory(4 * free_bytes, free_bytes))
     loaded = recipe.load("tiny")
-    return benchmark._Pool(loaded, root, {turn: Measured() for turn in TURNS})
+    return benchmark_pool.Pool(loaded, root, {turn: Measured() for turn in TURNS})
 
 
 def needed(kv_cache_gib: int = 1) -> float:
-    return benchmark.MEMORY_PER_SIZE * GIB + kv_cache_gib * GIB + benchmark.ENGINE_BYTES
+    return benchmark_pool.MEMORY_PER_SIZE * GIB + kv_cache_gib * GIB + benchmark_pool.ENGINE_BYTES
 
 
 @pytest.mark.parametrize("room", [1, 2, 3, 6])

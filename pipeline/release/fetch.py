@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
-import itertools
 import shutil
 import sys
 import tempfile
@@ -87,11 +86,12 @@ def _folder(what: str) -> Iterator[Path]:
 def _own_folder(name: str, held: contextlib.ExitStack) -> Path:
     """The first of NAME-1, NAME-2, ... that no other server of the same bundle has; what a killed
     one left there is cleared."""
-    for number in itertools.count(1):
-        with contextlib.suppress(StageError):
-            stage = artifact.stage_folder(f"fetch@{name}-{number}", wait_s=0)
-            return held.enter_context(stage)
-    raise AssertionError("numbers do not end")
+    number = 1
+    while True:
+        try:
+            return held.enter_context(artifact.stage_folder(f"fetch@{name}-{number}", wait_s=0))
+        except StageError:
+            number += 1
 
 
 def _fetch(

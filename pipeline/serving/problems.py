@@ -137,7 +137,7 @@ def unknown() -> Problem:
 def invalid(error: RequestValidationError) -> Problem:
     """The first thing that is wrong, without the value: it may be long, or a secret."""
     first: dict[str, Any] = dict(error.errors()[0])
-    if isinstance(first.get("input"), bytes):  # which only JSON, by its type, is not taken for
+    if isinstance(first.get("input"), bytes):  # FastAPI reads as JSON only what is called so
         return Problem(415, "invalid_request_error", NOT_JSON)
     if first["type"] == "json_invalid":
         return bad(f"The body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}.")

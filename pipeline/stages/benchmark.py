@@ -9,44 +9,22 @@ memory has room for the others."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tqdm import tqdm
 
-from pipeline import engines, paths, records
+from pipeline import paths, records
 from pipeline.benchmark import speed_statistics
 from pipeline.engines import host
 from pipeline.evidence import keeping, opened, seals, settings
 from pipeline.planning import estimate
-from pipeline.recipe import Recipe, Serve
+from pipeline.recipe import Recipe
 from pipeline.records import Benchmark, Profile, Replay, Trace, artifact
 from pipeline.runtime import costs, machine
-from pipeline.runtime.process import Session
+from pipeline.stages.benchmark_pool import Measured, Pool, Turn, matched
 
-ENGINE_BYTES = 2e9  # an engine besides its weights and KV cache, generously
 NOBODY = "no quantized variant passed"
-ROOM_SHARE = 0.9  # of the memory that is free before the first session
-MEMORY_PER_SIZE = 1.5  # resident bytes of a loaded artifact over its size on disk
-
-
-class Turn(NamedTuple):
-    """A variant in one of its profiles."""
-
-    variant: str
-    profile: str
-
-
-@dataclass
-class Measured:
-    """What was measured of one turn so far."""
-
-    load_s: list[float] = field(default_factory=list)
-    peaks_bytes: list[int] = field(default_factory=list)
-    replays: list[Replay] = field(default_factory=list)
-    settings: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
 
 
 def run(name: str) -> None:
@@ -107,7 +85,7 @@ def _rounds(recipe: Recipe, variants: list[str], folder: Path) -> dict[Turn, Mea
         Turn(variant, profile) for variant in variants for profile in _profiles(recipe, variant)
     ]
     measured = {turn: Measured() for turn in turns}
-    pool = _Pool(recipe, folder, measured)
+    pool = Pool(recipe, folder, measured)
     closed: list[dict[str, Any]] = [
         {"concurrency": concurrency} for concurrency in recipe.benchmark.concurrency
     ]
@@ -145,20 +123,15 @@ def _profiles(recipe: Recipe, variant: str) -> list[str]:
     return ["deployed", "matched"] if own else ["deployed"]
 
 
-def _matched(serve: Serve) -> Serve:
-    """At the precision that vLLM computes in."""
-    return serve.model_copy(update={"precision": "bf16", "kv_cache": None})
-
-
 def _unmatched(recipe: Recipe, variant: str) -> str | None:
     """Why this machine cannot run a variant at that precision, if it cannot."""
-    return host.lacks(recipe.variants[variant], _matched(recipe.serve_for(variant)))
+    return host.lacks(recipe.variants[variant], matched(recipe.serve_for(variant)))
 
 
 def _take_turns(
     turns: list[Turn],
     recipe: Recipe,
-    pool: _Pool,
+    pool: Pool,
     loads: Callable[[Turn], list[dict[str, Any]]],
     measured: dict[Turn, Measured],
     bar: Any,
@@ -178,67 +151,6 @@ def _open_loads(recipe: Recipe, closed: list[Replay]) -> list[dict[str, Any]]:
     """At fractions of the requests per second that all repeats of the closed loop reached."""
     reached = speed_statistics.highest_rate(closed)
     return [{"fraction": part, "rate_per_s": part * reached} for part in recipe.benchmark.open_loop]
-
-
-class _Pool:
-    """Sessions that stay open while memory has room for all that they may come to take, their KV
-    caches filled; the one that waited longest is closed first."""
-
-    def __init__(self, recipe: Recipe, folder: Path, measured: dict[Turn, Measured]) -> None:
-        self._recipe, self._folder, self._measured = recipe, folder, measured
-        self._open: dict[Turn, Session] = {}
-        self._needs: dict[Turn, float] = {}
-        self._room = ROOM_SHARE * machine.memory().available
-
-    def open(self, turn: Turn) -> Session:
-        session = self._open.pop(turn, None) or self._start(turn)
-        self._open[turn] = session  # last of the dictionary: used last
-        return session
-
-    def _start(self, turn: Turn) -> Session:
-        model, manifest = keeping.verified(paths.place(self._recipe.name, turn.variant))
-        unknown = (
-            MEMORY_PER_SIZE * manifest.size_bytes
-            + self._recipe.serve.kv_cache_gib * (1 << 30)
-            + ENGINE_BYTES
-        )
-        self._needs[turn] = max(self._measured[turn].peaks_bytes, default=unknown)
-        while self._open and self._taken(turn) > self._room:
-            self._finish(next(iter(self._open)))
-        engine = self._recipe.variants[turn.variant].engine
-        serve = self._recipe.serve_for(turn.variant)
-        if turn.profile == "matched":
-            serve = _matched(serve)
-        job = {
-            "engine": engine,
-            "artifact": str(model),
-            "serve": serve.model_dump(),
-            "trace": str(paths.trace(self._recipe.name)),
-        }
-        request = self._folder / f"{turn.variant}.{turn.profile}.json"
-        session = Session(engines.ENGINES[engine].environment, "session", job, request)
-        self._open[turn] = session
-        self._measured[turn].load_s.append(session.ask()["load_s"])
-        return session
-
-    def _taken(self, turn: Turn) -> float:
-        """Bytes of those that are open, and of this one."""
-        return sum(self._needs[one] for one in (*self._open, turn))
-
-    def _finish(self, turn: Turn) -> None:
-        session, measured = self._open[turn], self._measured[turn]
-        last = session.finish()
-        measured.settings, measured.versions = last["settings"], last["versions"]
-        del self._open[turn]
-        measured.peaks_bytes.append(session.close())
-
-    def close(self) -> None:
-        for turn in list(self._open):
-            self._finish(turn)
-
-    def kill(self) -> None:
-        for session in self._open.values():
-            session.close()
 
 
 def _write(
