@@ -25,6 +25,7 @@ from pipeline.gateway.promise import Promise
 from pipeline.gateway.tier import Tier
 from pipeline.release.signoff.standing import Standing
 from tests.gateway import WORDS, Running, Server, Thread, approved, promised, running
+from tests.openapi import hold_to
 from tests.serving import until
 
 TEXT = "".join(WORDS)
@@ -180,6 +181,19 @@ def test_a_clients_own_fault_is_no_reason_to_ask_another(scene: Scene) -> None:
     scene.edge.behaviour = "bad"
     assert ask(gateway)[0] == 400
     assert not scene.cloud.asked
+
+
+def test_whatever_the_openapi_allows_is_answered_as_it_says(scene: Scene, tmp_path: Path) -> None:
+    """What the schema allows and what it does not, with the one model's name."""
+    gateway = scene.gateway()
+    schema = json.loads(call(gateway, "/openapi.json")[2])
+    for path in ("/v1/chat/completions", "/v1/completions"):
+        content = schema["paths"][path]["post"]["requestBody"]["content"]
+        content["application/json"]["schema"]["properties"]["model"] = {"const": "chat"}
+    # what no schema says: 1.0 is no whole number here
+    hold_to(schema, gateway.port, tmp_path, "positive_data_acceptance")
+    for status in ("200", "400"):  # both were asked for
+        assert counted(gateway, "http_responses_total", path="/v1/completions", status=status)
 
 
 def test_nobody_is_left(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

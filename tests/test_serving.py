@@ -7,7 +7,6 @@ import asyncio
 import http.client
 import json
 import re
-import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +19,8 @@ from hypothesis import strategies as st
 
 from pipeline.engines import Sampling, generate
 from pipeline.engines.fake import FakeEngine
-from pipeline.runtime import environments
 from pipeline.serving.continuation import Continuation
+from tests.openapi import hold_to
 from tests.serving import DIGEST, NAME, SERVE, Letters, Running, running, until
 
 SECRET, PROMPT = "the-servers-key", "xyzzyxyzzy"
@@ -225,34 +224,12 @@ def test_whatever_the_openapi_allows_is_answered_as_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By schemathesis: what the schema allows and what it does not, with the one model's name."""
-    if not environments.is_complete("servers"):
-        pytest.skip("environment servers is not installed (make servers)")
     with running(tmp_path, monkeypatch, willing=True) as server:
         _, schema, _ = call(server, "/openapi.json")
         for name in ("CompletionRequest", "ChatRequest"):
             schema["components"]["schemas"][name]["properties"]["model"] = {"const": NAME}
-        file = tmp_path / "openapi.json"
-        file.write_text(json.dumps(schema))
-        words = ["--url", f"http://127.0.0.1:{server.port}", "--max-examples", "20", "--no-color"]
-        asked = subprocess.run(
-            [
-                str(environments.python("servers")),
-                "-m",
-                "schemathesis.cli",
-                "run",
-                str(file),
-                *words,
-                "--generation-database=none",
-                "--seed=1",
-                # what no schema says: no token, or too many
-                "--exclude-checks=positive_data_acceptance",
-            ],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert asked.returncode == 0, asked.stdout
+        # what no schema says: no token, or too many
+        hold_to(schema, server.port, tmp_path, "positive_data_acceptance")
         _, found, _ = call(server, "/metrics")
     for status in (200, 400):  # both were asked for
         assert f'endpoint="/v1/completions",status="{status}"' in found["text"]

@@ -11,19 +11,29 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from pipeline import __version__
-from pipeline.gateway.asked import CHAT, COMPLETIONS
+from pipeline.gateway.asked import CHAT, COMPLETIONS, Read
 from pipeline.gateway.clients import Client
 from pipeline.gateway.gateway import Gateway
 from pipeline.gateway.ledger import Ledger
 from pipeline.gateway.tier import Tier
 from pipeline.serving import problems
 from pipeline.serving.guard import Guard, unless_hung_up
+from pipeline.serving.problems import ErrorBody
 
 BODY_BYTES = 8 << 20  # of a request; the server has its own, lower bound
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 SCRAPE_S = 5.0
 Days = Annotated[int, Query(ge=1, le=3660)]
 USAGE_DAYS = 30
+# For openapi.json: a body is read by hand, since it goes on to a server as it came.
+ASKED: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": Read.model_json_schema()}},
+    },
+}
+STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+PLAIN: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
 
 
 def make(gateway: Gateway, ledger: Ledger) -> FastAPI:
@@ -33,6 +43,7 @@ def make(gateway: Gateway, ledger: Ledger) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        responses={kind: {"model": ErrorBody} for kind in ("4XX", "5XX")},
     )
     problems.answer_with(app)
     app.add_middleware(Guard, key=None, largest=BODY_BYTES, answered=gateway.responded)
@@ -55,11 +66,11 @@ def make(gateway: Gateway, ledger: Ledger) -> FastAPI:
 
         return await unless_hung_up(request, begun())
 
-    @app.post(f"/v1/{CHAT}")
+    @app.post(f"/v1/{CHAT}", openapi_extra=ASKED, responses=STREAMED)
     async def chat(request: Request) -> Response:
         return await answer(CHAT, request)
 
-    @app.post(f"/v1/{COMPLETIONS}")
+    @app.post(f"/v1/{COMPLETIONS}", openapi_extra=ASKED, responses=STREAMED)
     async def complete(request: Request) -> Response:
         return await answer(COMPLETIONS, request)
 
@@ -78,11 +89,11 @@ def make(gateway: Gateway, ledger: Ledger) -> FastAPI:
         body = {"status": "ready" if gateway.ready else "not ready", "tiers": tiers}
         return JSONResponse(body, 200 if gateway.ready else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", responses=PLAIN)
     async def scraped() -> Response:
         return Response(await gateway.scraped(), media_type=PROMETHEUS)
 
-    @app.get("/metrics/{model}/{name}")
+    @app.get("/metrics/{model}/{name}", responses=PLAIN)
     async def of_tier(model: str, name: str) -> Response:
         return await _own_metrics(gateway, model, name)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from pipeline.gateway import deploy_file
 from pipeline.gateway.clients import Client
@@ -25,18 +25,27 @@ MOST_TARGET_MS = 1e9
 LARGEST = 2**31 - 1
 
 
+# In place, since openapi.json has no room for definitions within a definition.
+OPTIONS = {
+    "anyOf": [
+        {"type": "object", "properties": {"include_usage": {"type": ["boolean", "null"]}}},
+        {"type": "null"},
+    ]
+}
+
+
 class _Options(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
     include_usage: bool | None = None
 
 
-class _Read(BaseModel):
-    """Of a request's body."""
+class Read(BaseModel):
+    """Of a request's body; what else it has is the server's to judge."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
     model: str
     stream: bool | None = None
-    stream_options: _Options | None = None
+    stream_options: Annotated[_Options | None, WithJsonSchema(OPTIONS)] = None
     max_tokens: Annotated[int, Field(ge=1, le=LARGEST)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=LARGEST)] | None = None
     temperature: float | None = None
@@ -119,9 +128,9 @@ def make(
     )
 
 
-def _read(request: Mapping[str, Any]) -> _Read:
+def _read(request: Mapping[str, Any]) -> Read:
     try:
-        return _Read.model_validate(request)
+        return Read.model_validate(request)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))

@@ -31,9 +31,10 @@ HEAD = """# The damage panel
 Made by `make panel`. Damaged and harmless artifacts, made with the real tools, each put through the
 real load check and gate under the limits of the precision that it claims. "by" names the checks
 that failed, or what refused the artifact before it was measured; for items that passed it gives the
-mean KL as served beside its limit. "shipped as" is the public report of a bug that was really
-released, rebuilt by its mechanism (tests/panel/shipped_damage.py says how); every such row has an
-honest twin among the benign ones (tests/panel/items.py).
+mean KL as served beside its limit. "s" is the wall time from load to verdict. "shipped as" is the
+public report of a bug that was really released, rebuilt by its mechanism
+(tests/panel/shipped_damage.py says how); every such row has an honest twin among the benign ones
+(tests/panel/items.py).
 
 """
 

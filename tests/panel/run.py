@@ -47,7 +47,7 @@ def main() -> int:
     )
     options = parser.parse_args()
     name, kept = options.recipe, options.table.with_suffix(".json")
-    found: dict[str, tuple[Status, str]] = (
+    found: dict[str, tuple[Status, str, float]] = (
         json.loads(kept.read_text()) if options.only and kept.is_file() else {}
     )
     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -57,18 +57,17 @@ def main() -> int:
         [item for item in [*DAMAGES, *BENIGN] if _asked(item, options) and (long or not item.long)],
     ):
         start = time.monotonic()
-        status, why = found[item.name] = (
-            repeated_token(name) if item.made == "calibration" else judged(name, item)
-        )
+        status, why = repeated_token(name) if item.made == "calibration" else judged(name, item)
+        found[item.name] = status, why, time.monotonic() - start
         kept.write_text(json.dumps(found, indent=1))
         wrong = "" if status == _wanted(item) else "WRONG "
         print(
-            f"{wrong}{item.name}: {WORDS[status]}: {why} ({time.monotonic() - start:.0f} s)",
+            f"{wrong}{item.name}: {WORDS[status]}: {why} ({found[item.name][2]:.0f} s)",
             flush=True,
         )
     rows = [(item, *found[item.name]) for item in [*DAMAGES, *BENIGN] if item.name in found]
     options.table.write_text(table(name, rows))
-    return int(any(status != _wanted(item) for item, status, _ in rows))
+    return int(any(status != _wanted(item) for item, status, *_ in rows))
 
 
 def _wanted(item: Item) -> Status:
@@ -304,25 +303,26 @@ def repeated_token(name: str) -> tuple[Status, str]:
     return "PASS", "calibration took it"
 
 
-def table(name: str, rows: list[tuple[Item, Status, str]]) -> str:
-    """Markdown: how many were right, then one row an item."""
-    caught = [status == "FAIL" for item, status, _ in rows if item in DAMAGES]
-    passed = [status == "PASS" for item, status, _ in rows if item in BENIGN]
+def table(name: str, rows: list[tuple[Item, Status, str, float]]) -> str:
+    """Markdown: how many were right, then one row an item, with the seconds from load to
+    verdict."""
+    caught = [status == "FAIL" for item, status, *_ in rows if item in DAMAGES]
+    passed = [status == "PASS" for item, status, *_ in rows if item in BENIGN]
     counts = (
         f"{sum(caught)} of {len(caught)} damages caught, {sum(passed)} of {len(passed)} benign"
         " items passed."
     )
     lines = [f"## {name}", "", counts, ""]
     lines += [
-        "| item | kind | shipped as | engine | claims | outcome | by |",
-        "|---|---|---|---|---|---|---|",
+        "| item | kind | shipped as | engine | claims | outcome | s | by |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for item, status, why in rows:
+    for item, status, why, seconds in rows:
         kind = "damage" if item in DAMAGES else "benign"
         short = re.sub(r"artifacts/models/\S+: ", "", why.replace("|", "\\|"))[:220]
         lines.append(
             f"| {item.name} | {kind} | {item.shipped} | {item.engine} | {item.claims} |"
-            f" {WORDS[status]} | {short} |"
+            f" {WORDS[status]} | {seconds:.0f} | {short} |"
         )
     return "\n".join(lines) + "\n"
 
