@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RECIPE ?= tiny
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Modules are compiled once, also in containers that set this: pipeline/runtime/process.py.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup servers repro test tests-of-tiny other-tests test-all unit check panel
 

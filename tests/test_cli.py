@@ -91,8 +91,11 @@ def test_the_launcher_finds_the_project_and_keeps_the_callers_paths(
     ]
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("is not inside a quantgate project")) == (2, 1)
-    assert subprocess.run(run, cwd=project / "recipes", check=False).returncode == 0
+    set_in_containers = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(run, cwd=project / "recipes", env=set_in_containers, check=False)
+    assert done.returncode == 0
     assert (project / "recipes" / "x.pem").is_file()
+    assert list((project / "pipeline" / "__pycache__").glob("cli.*.pyc"))  # for the next start
 
 
 def test_stage_refuses_an_outdated_index(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,6 +41,9 @@ def grow(job):
     data = bytearray(200_000_000)
     import time; time.sleep(0.5)
     return {"size": len(data)}
+def keep(job):
+    import sys
+    return {"kept": not sys.dont_write_bytecode}
 def fork(job):
     data = bytearray(200_000_000)
     import time
@@ -66,6 +69,7 @@ def folder(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "fill",
         "grow",
         "fork",
+        "keep",
         "chatter",
         "work",
     )
@@ -91,6 +95,13 @@ def test_peak_memory_is_that_of_the_worker(folder: Path) -> None:
 def test_what_a_forked_process_shares_counts_once(folder: Path) -> None:
     done = process.run("control", "fork", {}, folder)
     assert 200e6 < done.peak_anonymous_bytes <= done.peak_memory_bytes < 350e6
+
+
+def test_what_a_worker_compiles_is_kept_wherever_it_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    assert process.run("control", "keep", {}, folder).value == {"kept": True}
 
 
 def test_a_user_error_keeps_its_class(folder: Path) -> None:

@@ -47,6 +47,8 @@ def _replacing(path: str, mode: str, encoding: str | None) -> Iterator[IO[Any]]:
 
 
 if __name__ == "__main__":
+    # As in pipeline.runtime.process; DVC imports most of itself later.
+    sys.dont_write_bytecode = False
     os.environ["PATH"] = (
         f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     )

@@ -43,6 +43,7 @@ CPU_TORCH = (
 )
 LAUNCHER = """#!{python}
 import os, pathlib, sys
+sys.dont_write_bytecode = False  # as in pipeline.runtime.process
 here = pathlib.Path.cwd()
 places = (here, *here.parents)
 root = next((p for p in places if (p / "dvc.yaml").is_file() and (p / "pipeline").is_dir()), None)

@@ -45,6 +45,8 @@ ENVIRONMENT = {
     # tracer and deprecation warnings inside the tools, of no use to their user
     "PYTHONWARNINGS": "ignore",
     "PYTHONUNBUFFERED": "1",
+    # many containers set it: each start would then compile 5,000 modules of vLLM again
+    "PYTHONDONTWRITEBYTECODE": "",
 }
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
