@@ -6,7 +6,7 @@ weights rounded to nearest in groups of 64 (4 bits, 3 bits) or noise in 1 % of i
 blocks of 127 tokens. Runs of the recipes in tests/real, as served: Qwen2.5-Coder-0.5B by
 llm-compressor at 4 bits, 32 windows of 512 tokens; SmolLM2-135M as bfloat16 on OpenVINO and by GPTQ
 at 4 bits, 64 windows. `top1`: how many of a window's compared positions have another most likely
-token."""
+token. `bfloat16`: the unquantized models on their engines, 64 windows of SmolLM2, 32 of Qwen."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ DIFFERENCES = {
     for of, kinds in REAL["differences"].items()
     for kind, values in kinds.items()
 }
+READY = [path.stem for path in sorted((ROOT / "recipes").glob("*.yaml"))]
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -61,7 +62,7 @@ def test_real_windows_keep_four_fifths_of_students_power(of: str) -> None:
         ) >= 0.64 - 3 * math.sqrt(0.64 * 0.36 / DRAWS), windows
 
 
-@pytest.mark.parametrize("name", [path.stem for path in sorted((ROOT / "recipes").glob("*.yaml"))])
+@pytest.mark.parametrize("name", READY)
 @pytest.mark.parametrize("of", REAL["top1"])
 def test_bfloat16_surely_agrees_as_far_as_ready_recipes_ask(of: str, name: str) -> None:
     """The unquantized model on its engine, with as many windows and positions of each as the recipe
@@ -75,3 +76,15 @@ def test_bfloat16_surely_agrees_as_far_as_ready_recipes_ask(of: str, name: str) 
     positions = np.random.default_rng(1).binomial(places, others / measured["positions"])
     assert np.mean(upper_bounds(positions / places) <= 1 - asked.top1_agreement) >= 0.99
     assert asked.confidence == CONFIDENCE
+
+
+@pytest.mark.parametrize("name", [name for name in READY if name != "tiny"])  # it has its own
+@pytest.mark.parametrize("of", REAL["bfloat16"])
+def test_bfloat16_surely_keeps_the_limits_of_ready_recipes(of: str, name: str) -> None:
+    loaded, measured = recipe.load(name), REAL["bfloat16"][of]
+    variant = next(variant for variant in loaded.variants.values() if variant.quantizer is None)
+    asked, plan = limits.of(loaded, variant), loaded.evaluate.divergence
+    windows = loaded.evaluate.perplexity.max_windows or plan.windows
+    for kind, most in (("kl", asked.mean_kl), ("nll", math.log(asked.perplexity_ratio))):
+        found = upper_bounds(again(np.array(measured[kind]), windows))
+        assert np.mean(found <= most) >= 0.99, kind

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.engine
 def test_the_panel_catches_damage_and_passes_the_harmless(
     tiny_untouched: Path, tmp_path: Path
 ) -> None:
-    """The fast part of `make panel`; docs/panel.md has all of it, on two models."""
+    """The fast part of `make panel`; docs/panel.md has all of it."""
     project = shutil.copytree(tiny_untouched, tmp_path / "project", symlinks=True)
     done = subprocess.run(
         [sys.executable, "-m", "tests.panel.run", "tiny", "artifacts/panel.md", "--fast"],
