@@ -74,6 +74,18 @@ def test_requested_approved_verified_rejected_and_approved_again(
     assert len(log.path(*PASS).read_text().splitlines()) == 4
 
 
+def test_a_request_is_written_once_until_something_else_was(
+    measured: recipe.Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for by in (None, None, "other@example.org"):
+        commands.request(*PASS, by)
+    assert capsys.readouterr().out.count("already requested by") == 1
+    assert len(log.path(*PASS).read_text().splitlines()) == 2
+    commands.approve(*PASS, key(ADA), [], "", None)
+    commands.request(*PASS, None)
+    assert len(log.path(*PASS).read_text().splitlines()) == 4
+
+
 def test_nothing_is_approved_that_was_not_requested(measured: recipe.Recipe) -> None:
     with pytest.raises(SignoffError, match="no sign-off was requested"):
         commands.approve(*PASS, key(ADA), [], "", None)

@@ -44,7 +44,10 @@ def request(name: str, variant_name: str, by: str | None) -> None:
             " to approve."
         )
     case = cases.of(opened.candidate(name, variant_name))
-    decision = _decision("request", case, asking)
+    decision, entries = _decision("request", case, asking), log.read(name, variant_name)
+    if entries and _asks_the_same(entries[-1][0], decision):
+        print(f"{name}/{variant_name}: already requested by {asking}; nothing was written")
+        return
     log.append(
         decision.model_copy(
             update={"authors": sorted({*revision.authors(paths.recipe(name)), asking.lower()})}
@@ -273,6 +276,14 @@ def _decision(action: Action, case: Case, by: str) -> Decision:
         commit=revision.head(),
         policy_sha256=artifact.hash_file(policy.PATH, "policy").sha256,
         previous=log.last(log.content(where)),
+    )
+
+
+def _asks_the_same(last: Decision, decision: Decision) -> bool:
+    return (last.action, last.subject, last.by) == (
+        decision.action,
+        decision.subject,
+        decision.by,
     )
 
 
