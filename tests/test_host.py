@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
+import psutil
 import pytest
 
 from pipeline import gate
@@ -73,3 +76,13 @@ def test_what_was_not_measured_neither_passes_nor_fails() -> None:
     assert [check.reason for check in verdict.checks] == ["not measured: no instructions"]
     damaged = lacking.model_copy(update={"failure": "weights that are not the source's"})
     assert gate.decide(reference, damaged, None, evaluations.limits()).status == "FAIL"
+
+
+def test_a_process_that_ends_while_it_is_counted_counts_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    gone = psutil.Process(ended.pid)
+    ended.wait()
+    monkeypatch.setattr(psutil.Process, "children", lambda self, recursive: [gone])
+    assert 0 < machine.processor().own_s < machine.processor().whole_s

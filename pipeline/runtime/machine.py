@@ -62,12 +62,19 @@ def processor(pid: int | None = None) -> Processor:
         sum(times) - getattr(times, "guest", 0) - getattr(times, "guest_nice", 0)
     )  # Linux counts guests in user time too
     root = psutil.Process(pid)
-    own = [process.cpu_times() for process in (root, *root.children(recursive=True))]
     return Processor(
         whole,
         whole - times.idle - getattr(times, "iowait", 0),
-        sum(one.user + one.system for one in own),
+        sum(map(_spent_s, (root, *root.children(recursive=True)))),
     )
+
+
+def _spent_s(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:  # it ended between listing and reading
+        return 0.0
+    return float(times.user + times.system)
 
 
 def others_share(before: Processor, after: Processor) -> float:

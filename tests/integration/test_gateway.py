@@ -64,8 +64,16 @@ class Deployed:
         return [
             child
             for child in psutil.Process(self.process.pid).children(recursive=True)
-            if child.status() != psutil.STATUS_ZOMBIE and word in " ".join(child.cmdline())
+            if word in _command(child)
         ]
+
+
+def _command(process: psutil.Process) -> str:
+    """Empty of one that has ended, be it before or since it was listed."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 @pytest.fixture(scope="module")
