@@ -18,7 +18,6 @@ from pipeline.gateway.ledger import Ledger
 from pipeline.gateway.tier import Tier
 from pipeline.serving import problems
 from pipeline.serving.guard import Guard, unless_hung_up
-from pipeline.serving.problems import ErrorBody
 
 BODY_BYTES = 8 << 20  # of a request; the server has its own, lower bound
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
@@ -43,7 +42,7 @@ def make(gateway: Gateway, ledger: Ledger) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        responses={kind: {"model": ErrorBody} for kind in ("4XX", "5XX")},
+        responses=problems.RESPONSES,
     )
     problems.answer_with(app)
     app.add_middleware(Guard, key=None, largest=BODY_BYTES, answered=gateway.responded)

@@ -25,18 +25,13 @@ MOST_TARGET_MS = 1e9
 LARGEST = 2**31 - 1
 
 
-# In place, since openapi.json has no room for definitions within a definition.
-OPTIONS = {
-    "anyOf": [
-        {"type": "object", "properties": {"include_usage": {"type": ["boolean", "null"]}}},
-        {"type": "null"},
-    ]
-}
-
-
 class _Options(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
     include_usage: bool | None = None
+
+
+# In place, since openapi.json has no room for definitions within a definition.
+OPTIONS = {"anyOf": [_Options.model_json_schema(), {"type": "null"}]}
 
 
 class Read(BaseModel):

@@ -18,7 +18,7 @@ from pipeline.serving.answers import Chat, Completion, Reply, Shape
 from pipeline.serving.backend import Backend, Busy, Unready
 from pipeline.serving.guard import Guard, unless_hung_up
 from pipeline.serving.metrics import Metrics, Timer
-from pipeline.serving.problems import ErrorBody, Problem
+from pipeline.serving.problems import Problem
 from pipeline.serving.requests import ChatRequest, CompletionRequest
 from pipeline.serving.wire import Answer, Token
 
@@ -36,7 +36,7 @@ def make(backend: Backend, key: str | None) -> FastAPI:
         version=__version__,
         docs_url=None,
         redoc_url=None,
-        responses={kind: {"model": ErrorBody} for kind in ("4XX", "5XX")},
+        responses=problems.RESPONSES,
     )
     problems.answer_with(app)
     largest = BODY_BYTES + TOKEN_BYTES * backend.job.serve.max_model_len

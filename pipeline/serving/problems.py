@@ -34,6 +34,10 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
+# What every route may answer with, for openapi.json.
+RESPONSES: dict[int | str, dict[str, Any]] = {kind: {"model": ErrorBody} for kind in ("4XX", "5XX")}
+
+
 class Problem(Exception):
     """`kind` is OpenAI's `type`."""
 
