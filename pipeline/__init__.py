@@ -82,7 +82,8 @@ check` holds it):
     stages/       one file a DVC stage, by its name, with `run`, in the control environment: pin,
                   calibrate, reference, quantize, evaluate, gate, trace, benchmark, report,
                   require
-                  measuring: the job and the record that the measuring stages share
+                  measuring, drawing: the job and the record that the measuring stages share; which
+                  items are measured next
                   climb/: a ladder's rungs (rung), measured (measure) and judged until one passes
                   audit/: an artifact that was made elsewhere, through the same gate: verb, taking,
                   claim, against

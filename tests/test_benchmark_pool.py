@@ -1,5 +1,5 @@
-"""Which engines stay open between their turns: never more than memory has room for once each holds
-all that it may, whatever the machine says is free before their KV caches are filled."""
+"""Which engines stay open between their turns: never more than memory has room for, by what each
+took in its turn, whatever the machine says is free before the next one's KV cache is filled."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ class Engines:
 
     def __init__(self, takes_bytes: int) -> None:
         self.open: set[str] = set()
+        self.started: list[str] = []
         self.most = 0
         self._takes_bytes = takes_bytes
 
     def session(self, environment: str, verb: str, job: dict[str, Any], request: Path) -> Any:
         name = Path(job["artifact"]).name
         self.open.add(name)
+        self.started.append(name)
         self.most = max(self.most, len(self.open))
 
         def close() -> int:
@@ -37,7 +39,12 @@ class Engines:
             return self._takes_bytes
 
         told: dict[str, Any] = {"settings": {}, "versions": {}}
-        return SimpleNamespace(ask=lambda: {"load_s": 1.0}, finish=lambda: told, close=close)
+        return SimpleNamespace(
+            ask=lambda: {"load_s": 1.0},
+            finish=lambda: told,
+            close=close,
+            peak_bytes=self._takes_bytes,
+        )
 
 
 def pool(
@@ -71,16 +78,24 @@ def test_no_more_stay_open_than_there_is_room_for(
     assert not engines.open
 
 
-def test_what_one_took_is_what_it_is_taken_for_the_next_time(
-    monkeypatch: pytest.MonkeyPatch, root: Path
-) -> None:
-    """An eighth of what was expected: all stay open then."""
+def test_what_is_open_counts_with_what_it_took(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    """An eighth of what was expected: none is ever closed, and none is started twice."""
     engines = Engines(takes_bytes=int(needed() / 8))
     opened = pool(engines, int(needed() * 2.5 / ROOM_SHARE), monkeypatch, root)
     for _ in range(3):
         for turn in TURNS:
             opened.open(turn)
-    assert engines.open == set(NAMES)
+    assert engines.open == set(NAMES) and engines.started == list(NAMES)
+
+
+def test_what_took_more_than_expected_leaves_room_for_fewer(
+    monkeypatch: pytest.MonkeyPatch, root: Path
+) -> None:
+    engines = Engines(takes_bytes=int(needed() * 1.5))
+    opened = pool(engines, int(needed() * 3.2 / ROOM_SHARE), monkeypatch, root)
+    for turn in [*TURNS, *TURNS]:
+        opened.open(turn)
+    assert engines.most == 2
 
 
 def test_one_that_is_too_large_runs_alone(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:

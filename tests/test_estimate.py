@@ -141,11 +141,11 @@ def test_what_the_gate_may_add_is_not_evaluated_at_first(some: tuple[Recipe, Cou
         for found in (loaded, sequential)
     )
     name = next(iter(loaded.variants))
-    assert f"gate {name}, at most" not in whole
+    assert f"evaluate {name}, more items, at most" not in whole
     assert (
         parts[f"evaluate {name}"]
         < whole[f"evaluate {name}"]
-        < parts[f"evaluate {name}"] + parts[f"gate {name}, at most"]
+        < parts[f"evaluate {name}"] + parts[f"evaluate {name}, more items, at most"]
     )
     assert parts["reference"] == whole["reference"]
 

@@ -13,18 +13,20 @@ from pipeline import gate, paths, report
 from pipeline.evaluation import text
 from pipeline.gate import texts
 from pipeline.recipe import first_windows
-from pipeline.records import Checkpoint, Evaluation, Verdict, View, read
+from pipeline.records import Checkpoint, Evaluation, Task, Verdict, View, joined, read
 from pipeline.runtime import process
 from pipeline.stages import evaluate
 from pipeline.stages import gate as gate_stage
 from tests import evaluations as make
 from tests import measured
+from tests.test_looks import cut
 from tests.test_text_measure import OURS, PLAN, TEXTS, THEIRS, Tabled, decode
 
 LOOKS = [0.2, 0.4, 0.6, 0.8, 1.0]
 WINDOWS = 60
 NLL = np.random.default_rng(0).normal(64, 6, WINDOWS)
 SCORES = np.ones(3000)
+SCORES_100 = np.ones(100)
 PLAN_60 = make.Plan(positions=WINDOWS * make.TOKENS, windows=WINDOWS)
 COMPARED = PLAN_60.chosen(WINDOWS)
 
@@ -162,33 +164,56 @@ def test_false_fails_stay_at_the_confidence_and_bad_artifacts_end_early(
 
 
 class Engine:
-    """A session that answers with what was measured by each look; counts what it is asked."""
+    """A session that answers with the texts' looks, then with the items that it was asked for, then
+    with everything; keeps what it is asked."""
 
-    asked: list[int]
-    answers: list[dict[str, Any]]
+    asked: list[Any]
+    texts: list[dict[str, Any]]
+    whole: dict[str, Any]
     anonymous_bytes, processor_s = 1, 1.0
 
     def __init__(
         self, environment: str, verb: str, job: dict[str, Any], request: Path, offline: bool
     ) -> None:
         assert (environment, verb) == ("openvino", "evaluate")
-        self.asked.append(len(job["looks"]))
+        assert len(job["looks"]) == len(self.texts) + 1
+        self._coming, self._first = iter(self.texts), job["spans"]
+        self._items: list[Task] = []
 
     def ask(self, question: dict[str, Any] | None = None) -> dict[str, Any]:
-        self.asked.append(0)
-        return self.answers[len(self.asked) - 2]
+        self.asked.append(question)
+        if (looked := next(self._coming, None)) is not None:
+            return looked
+        spans = (question or {}).get("spans", {} if self._items else self._first)
+        more = [cut(name, SCORES_100, *span) for name, span in spans.items()]
+        self._items = joined(self._items, more)
+        views = {"deployed": self.whole["views"]["deployed"]} if spans else self.whole["views"]
+        tasks = [task.model_dump() for task in self._items]
+        return self.whole | {"views": views, "tasks": tasks}
 
     def close(self) -> int:
         return 1
 
 
-@pytest.mark.parametrize(("worse", "answers"), [(0.0, 5), (40.0, 1)])
-def test_the_stage_stops_at_a_look_that_fails(
-    project: Path, monkeypatch: pytest.MonkeyPatch, worse: float, answers: int
+@pytest.mark.parametrize(
+    ("worse", "limit", "spans"),
+    [(0.0, 0.2, []), (0.0, 0.03, [(20, 40), (40, 60)]), (40.0, 0.03, None)],
+)
+def test_the_stage_measures_what_decides_in_one_session(
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    worse: float,
+    limit: float,
+    spans: list[tuple[int, int]] | None,
 ) -> None:
+    """Without a change 80 items show less than 20 points and 240 less than 3 (bounds z^2 / (n +
+    z^2)); texts that fail end it at their first look."""
     recipe = measured.build()
     path = paths.recipe("tiny")
-    path.write_text(path.read_text().replace("gate:\n", "gate:\n  sequential: true\n", 1))
+    by_kind = f"{{bf16: {limit}, int8: {limit}, int4: {limit}, int2: {limit}}}"
+    others = [line for line in path.read_text().splitlines() if "  accuracy_drop:" not in line]
+    gate_keys = f"gate:\n  sequential: true\n  accuracy_drop: {by_kind}\n"
+    path.write_text("\n".join([*others, ""]).replace("gate:\n", gate_keys, 1))
     stored, theirs = (
         read(paths.evaluation("tiny", "ov-int8"), Evaluation),
         read(paths.evaluation("tiny", "reference"), Evaluation),
@@ -210,11 +235,14 @@ def test_the_stage_stops_at_a_look_that_fails(
                 settings=make.OPENVINO_SETTINGS, perplexity=[perplexity], divergence=[divergence]
             )
         }
-        found = stored if fraction == 1 else make.evaluation(views, [])
+        return told(make.evaluation(views, []))
+
+    def told(found: Evaluation) -> dict[str, Any]:
         return found.model_dump(include={"versions", "load_check", "views", "tasks"})
 
     monkeypatch.setattr(Engine, "asked", [], raising=False)
-    monkeypatch.setattr(Engine, "answers", [answer(fraction) for fraction in LOOKS], raising=False)
+    monkeypatch.setattr(Engine, "texts", [answer(fraction) for fraction in LOOKS[:-1]], False)
+    monkeypatch.setattr(Engine, "whole", told(stored), raising=False)
     monkeypatch.setattr(process, "Session", Engine)
     monkeypatch.setattr(
         evaluate.checkpoint,
@@ -222,12 +250,17 @@ def test_the_stage_stops_at_a_look_that_fails(
         lambda *_: (Path("source"), read(paths.checkpoint("tiny"), Checkpoint)),
     )
     evaluate.run("tiny", "ov-int8")
-    assert Engine.asked == [5, *[0] * answers]
+    more = [{"spans": dict.fromkeys(recipe.evaluate.tasks, span)} for span in spans or []]
+    assert Engine.asked == ([None] if spans is None else [None, *[{}] * 4, *more, {}])
     found = read(paths.evaluation("tiny", "ov-int8"), Evaluation)
     assert found.failure is None
-    assert bool(found.tasks) == (worse == 0)
-    gate_stage.run("tiny", "ov-int8")
-    assert read(paths.verdict("tiny", "ov-int8"), Verdict).status == ("FAIL" if worse else "PASS")
+    assert {len(task.items) for task in found.tasks} == (
+        set() if spans is None else {20 + 20 * len(spans)}
+    )
+    gate_stage.run("tiny", "ov-int8")  # a session of its own would not be one of evaluate's
+    verdict = read(paths.verdict("tiny", "ov-int8"), Verdict)
+    assert verdict.status == ("FAIL" if worse else "PASS")
+    assert len(verdict.looks) == (0 if spans is None else 1 + len(spans))
     report.write(recipe)
     page = paths.report("tiny", "html").read_text()
     assert ("look 1 of 5" in page) == bool(worse)

@@ -20,7 +20,7 @@ from pipeline.errors import EvaluationError
 from pipeline.evaluation import loadcheck, tasks, text
 from pipeline.formats.fidelity import Claim
 from pipeline.recipe import Evaluate, Serve
-from pipeline.records import Texts, View, read
+from pipeline.records import Task, Texts, View, joined, read
 
 AGREEMENT_NATS = (
     0.02  # mean per token; the two ways differ by how rows are batched, and by nothing else
@@ -32,7 +32,8 @@ def work(job: dict[str, Any], asked: Iterator[dict[str, Any]]) -> Iterator[dict[
     EvaluationError.
 
     With job["only_files"] the load check is all. With job["glance"], a Glance comes first. At each
-    of job["looks"] but the last comes what the texts alone said as served; at the last, everything.
+    of job["looks"] but the last comes what the texts alone said as served; then that with the items
+    of job["spans"], and again with more, as often as it is asked for spans; in the end everything.
     It goes on when it is asked to."""
     artifact, source, logprobs = (
         Path(job["artifact"]),
@@ -79,7 +80,18 @@ def work(job: dict[str, Any], asked: Iterator[dict[str, Any]]) -> Iterator[dict[
             deployed = deployed.model_copy(
                 update={"long_context": text.measure_long(engine, texts, long, logprobs, decode)}
             )
-        measured_tasks = tasks.measure(engine, source, evaluate, serve, prepared)
+        items: list[Task] = []
+        more: tasks.Prepared | None = prepared
+        while more:
+            items = joined(items, tasks.measure(engine, source, evaluate, serve, more))
+            yield checks | {
+                "views": {"deployed": deployed.model_dump()},
+                "tasks": [task.model_dump() for task in items],
+            }
+            if (question := next(asked, None)) is None:
+                return
+            spans = question.get("spans")
+            more = tasks.prepare(evaluate, serve, spans) if spans else None
     with engines.open_weights(job["engine"], artifact, serve) as model:
         measured = text.measure(model, texts, plan, logprobs, decode, "weights", plan.chosen)
         weights = View(
@@ -89,7 +101,7 @@ def work(job: dict[str, Any], asked: Iterator[dict[str, Any]]) -> Iterator[dict[
         )
     yield checks | {
         "views": {"deployed": deployed.model_dump(), "weights": weights.model_dump()},
-        "tasks": [item.model_dump() for item in measured_tasks],
+        "tasks": [task.model_dump() for task in items],
     }
 
 

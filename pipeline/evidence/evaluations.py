@@ -35,18 +35,6 @@ def extends(extension: records.Extension, evaluation: records.Evaluation) -> boo
     )
 
 
-def joined(tasks: list[records.Task], more: list[records.Task]) -> list[records.Task]:
-    by_name = {task.name: task for task in tasks}
-    for task in more:
-        before = by_name.get(task.name)
-        by_name[task.name] = (
-            task
-            if before is None
-            else task.model_copy(update={"items": [*before.items, *task.items]})
-        )
-    return list(by_name.values())
-
-
 def evaluation_of(candidate: Candidate) -> records.Evaluation:
     """The evaluation with the items added later. Raises ArtifactError if those are of another
     artifact."""
@@ -58,7 +46,9 @@ def evaluation_of(candidate: Candidate) -> records.Evaluation:
             f"{place.extension}: of another artifact or recipe. Run: dvc repro"
             f" {candidate.stage('gate')}"
         )
-    return evaluation.model_copy(update={"tasks": joined(evaluation.tasks, extension.tasks)})
+    return evaluation.model_copy(
+        update={"tasks": records.joined(evaluation.tasks, extension.tasks)}
+    )
 
 
 def verdict_of(candidate: Candidate) -> records.Verdict:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import math
 
 from pipeline.gate import items, limits, long_context, looks, texts
-from pipeline.gate.limits import Limits, failed, not_measured
-from pipeline.records import VIEWS, Check, Evaluation, Question, Status, Verdict
+from pipeline.gate.limits import Limits, failed, not_measured, worst
+from pipeline.records import VIEWS, Evaluation, Question, Verdict
 
 __all__ = ["Limits", "decide", "items", "limits", "texts"]
 
@@ -66,7 +66,7 @@ def decide(
     return Verdict(
         recipe=candidate.recipe,
         variant=candidate.variant,
-        status=_worst(checks),
+        status=worst(check.status for check in checks),
         checks=checks,
         tasks=comparisons,
         tails=tails,
@@ -74,10 +74,3 @@ def decide(
         reference_sha256=reference.artifact_sha256,
         candidate_sha256=candidate.artifact_sha256,
     )
-
-
-def _worst(checks: list[Check]) -> Status:
-    statuses = {check.status for check in checks}
-    if "FAIL" in statuses or not statuses:
-        return "FAIL"
-    return "INCONCLUSIVE" if "INCONCLUSIVE" in statuses else "PASS"

@@ -4,6 +4,7 @@ been measured."""
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.gate import spending
@@ -128,6 +129,14 @@ def status(low: float, high: float, limit: float) -> Status:
     if high <= limit:
         return "PASS"
     return "FAIL" if low > limit else "INCONCLUSIVE"
+
+
+def worst(statuses: Iterable[Status]) -> Status:
+    """FAIL where there is none."""
+    found = set(statuses)
+    if "FAIL" in found or not found:
+        return "FAIL"
+    return "INCONCLUSIVE" if "INCONCLUSIVE" in found else "PASS"
 
 
 def words(outcome: Status) -> str:

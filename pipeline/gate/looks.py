@@ -7,6 +7,7 @@ from pipeline.gate import items, spending
 from pipeline.gate.limits import Limits, status
 from pipeline.records import Check, Evaluation, Look
 
+OF_ITEMS = {"accuracy_drop", "task_drop", "length_ratio"}
 UNLIKELY = 0.05  # a PASS less likely than this is not waited for,
 LIKELY = 0.5  # unless a FAIL is more likely than not
 # standard errors by which the estimate may be unlucky: without them good artifacts are given up at
@@ -36,6 +37,19 @@ def at(reference: Evaluation, candidate: Evaluation, limits: Limits) -> list[Loo
         ]
     except ValueError:  # its check says so
         return []
+
+
+def more_can_decide(checks: list[Check], seen: list[Look]) -> bool:
+    """Is nothing worse than undecided, all that is undecided asked of items, and can more of them
+    still decide it?"""
+    undecided = {check.kind for check in checks if check.status == "INCONCLUSIVE"}
+    return (
+        bool(undecided)
+        and undecided <= OF_ITEMS
+        and all(check.status != "FAIL" for check in checks)
+        and bool(seen)
+        and not seen[-1].futile
+    )
 
 
 def explained(check: Check, seen: list[Look]) -> Check:

@@ -10,7 +10,16 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.gate import statistics
-from pipeline.gate.limits import FLOORS, Limits, failed, status, unseen, windows_for, words
+from pipeline.gate.limits import (
+    FLOORS,
+    Limits,
+    failed,
+    status,
+    unseen,
+    windows_for,
+    words,
+    worst,
+)
 from pipeline.gate.statistics import Estimate
 from pipeline.recipe import first_windows
 from pipeline.records import (
@@ -54,15 +63,22 @@ class Look(NamedTuple):
 def beyond(reference: Evaluation, views: dict[str, View], limits: Limits) -> bool:
     """Is a text beyond a limit as served, at the windows that were scored so far? More of them
     would only confirm it."""
+    return as_served(reference, views, limits) == "FAIL"
+
+
+def as_served(reference: Evaluation, views: dict[str, View], limits: Limits) -> Status:
+    """What the windows that were scored so far say of all limits, the worst first; without the
+    checks' regard for the noise floor and for damage that is rare."""
     texts = reference.views["reference"].perplexity
     try:
         measured = [_measure("deployed", text, len(texts), views, limits) for text in texts]
     except ValueError:  # not finite, or not there: its checks say so
-        return True
-    return any(
-        status(estimate.low, estimate.high, scale(kind, getattr(limits, kind))) == "FAIL"
-        for text, _ in measured for kind, estimate in zip(Measured._fields, text, strict=True)
-    )  # fmt: skip
+        return "FAIL"
+    return worst(
+        status(estimate.low, estimate.high, scale(kind, getattr(limits, kind)))
+        for text, _ in measured
+        for kind, estimate in zip(Measured._fields, text, strict=True)
+    )
 
 
 def stopped(reference: Evaluation, views: dict[str, View], limits: Limits) -> bool:

@@ -39,6 +39,7 @@ from pipeline.records.measured import (
     View,
     Window,
     WorstToken,
+    joined,
 )
 from pipeline.records.reported import (
     Accuracy,
@@ -153,6 +154,7 @@ __all__ = [
     "Workload",
     "WorstPlace",
     "WorstToken",
+    "joined",
     "read",
     "read_text",
     "write_text",

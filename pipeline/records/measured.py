@@ -140,6 +140,19 @@ class Task(Record):
         return sum(item.score for item in self.items) / len(self.items) if self.items else math.nan
 
 
+def joined(tasks: list[Task], more: list[Task]) -> list[Task]:
+    """Each task with the items of both, the first ones first."""
+    by_name = {task.name: task for task in tasks}
+    for task in more:
+        before = by_name.get(task.name)
+        by_name[task.name] = (
+            task
+            if before is None
+            else task.model_copy(update={"items": [*before.items, *task.items]})
+        )
+    return list(by_name.values())
+
+
 class LoadCheck(Record):
     """What was found true of the artifact before it was measured; `relative_error` of each matrix
     to the source's. `notes` name what is strange about its weights without proving damage."""

@@ -157,7 +157,8 @@ class Session:
     """A worker that stays: it answers what it is asked, a line of JSON each way, until it is
     closed.
 
-    `anonymous_bytes` and `processor_s` are as in Finished; the latter has sessions in it that ended
+    `peak_bytes` is the most memory that its process tree held while it worked so far;
+    `anonymous_bytes` and `processor_s` are as in Finished, the latter with sessions that ended
     meanwhile."""
 
     def __init__(
@@ -187,7 +188,7 @@ class Session:
         )
         os.close(theirs)
         self._answers = os.fdopen(answers)
-        self._peak_bytes = self.anonymous_bytes = 0
+        self.peak_bytes = self.anonymous_bytes = 0
         self.processor_s = 0.0  # known once it is closed
 
     def ask(self, question: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -206,7 +207,7 @@ class Session:
         finally:
             peak = sampler.stop()
             progress.stop()
-        self._peak_bytes = max(self._peak_bytes, peak.resident_bytes)
+        self.peak_bytes = max(self.peak_bytes, peak.resident_bytes)
         self.anonymous_bytes = max(self.anonymous_bytes, peak.anonymous_bytes)
         if not line:
             raise _died(
@@ -230,7 +231,7 @@ class Session:
         self._reaper.kill()
         self._reaper.wait()
         self._answers.close()
-        return self._peak_bytes
+        return self.peak_bytes
 
 
 def _value(answer: dict[str, Any]) -> dict[str, Any]:

@@ -42,13 +42,14 @@ def matched(serve: Serve) -> Serve:
 
 
 class Pool:
-    """Sessions that stay open while memory has room for all that they may come to take, their KV
-    caches filled; the one that waited longest is closed first."""
+    """Sessions that stay open while memory has room; the one that waited longest is closed first.
+
+    What is open has had a turn, its KV cache filled, and counts with what it took in it; what is to
+    be opened with what it took before, or what it may come to take."""
 
     def __init__(self, recipe: Recipe, folder: Path, measured: dict[Turn, Measured]) -> None:
         self._recipe, self._folder, self._measured = recipe, folder, measured
         self._open: dict[Turn, Session] = {}
-        self._needs: dict[Turn, float] = {}
         self._room = ROOM_SHARE * machine.memory().available
 
     def open(self, turn: Turn) -> Session:
@@ -63,8 +64,8 @@ class Pool:
             + self._recipe.serve.kv_cache_gib * (1 << 30)
             + ENGINE_BYTES
         )
-        self._needs[turn] = max(self._measured[turn].peaks_bytes, default=unknown)
-        while self._open and self._taken(turn) > self._room:
+        needed = max(self._measured[turn].peaks_bytes, default=unknown)
+        while self._open and self._taken() + needed > self._room:
             self._finish(next(iter(self._open)))
         engine = self._recipe.variants[turn.variant].engine
         serve = self._recipe.serve_for(turn.variant)
@@ -82,9 +83,9 @@ class Pool:
         self._measured[turn].load_s.append(session.ask()["load_s"])
         return session
 
-    def _taken(self, turn: Turn) -> float:
-        """Bytes of those that are open, and of this one."""
-        return sum(self._needs[one] for one in (*self._open, turn))
+    def _taken(self) -> int:
+        """Bytes of those that are open."""
+        return sum(session.peak_bytes for session in self._open.values())
 
     def _finish(self, turn: Turn) -> None:
         session, measured = self._open[turn], self._measured[turn]

@@ -17,7 +17,7 @@ from pipeline.planning import estimate
 from pipeline.records import artifact
 from pipeline.runtime import costs, process
 from pipeline.source import checkpoint
-from pipeline.stages import measuring
+from pipeline.stages import drawing, measuring
 
 UNMEASURED: dict[str, Any] = {
     "versions": {},
@@ -78,8 +78,8 @@ def _lacking(candidate: Candidate) -> str | None:
 
 
 def _measured(candidate: Candidate, job: dict[str, Any], folder: Path) -> process.Finished:
-    """Everything; or the first of the texts' windows alone, where the gate looks in parts and these
-    are beyond a limit already."""
+    """Everything, with as many items as decide; or the first of the texts' windows alone, where the
+    gate looks in parts and these are beyond a limit already."""
     held_to = limits.of(candidate.recipe, candidate.variant)
     theirs = records.read(paths.evaluation(candidate.name, "reference"), records.Evaluation)
     start = time.monotonic()
@@ -108,6 +108,9 @@ def _measured(candidate: Candidate, job: dict[str, Any], folder: Path) -> proces
                 )
                 break
             value = session.ask({})
+        else:
+            if not job.get("only_files"):
+                value = drawing.decided(session, value, theirs, held_to)
     finally:
         peak_bytes = session.close()
     return process.Finished(

@@ -1,5 +1,5 @@
-"""The gate stage: decides, and where the recipe looks at its items in parts, measures the next part
-while that can decide."""
+"""The gate stage: decides, and where limits that were moved since the evaluation leave its items
+undecided, measures the next look's while they can decide."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pipeline import engines, gate, paths, records
 from pipeline.errors import EvaluationError
 from pipeline.evidence import current, evaluations, keeping, opened, seals
 from pipeline.evidence.candidate import Candidate
-from pipeline.gate import limits
+from pipeline.gate import limits, looks
 from pipeline.records import artifact
 from pipeline.runtime import process
 from pipeline.source import checkpoint
-from pipeline.stages import measuring
+from pipeline.stages import drawing, measuring
 
 
 def run(name: str, variant_name: str, recheck: bool = False) -> None:
@@ -70,38 +70,13 @@ def _next(
 ) -> measuring.Spans:
     """The items to add: those of the next look, if more can decide it, or what a draw for another
     kind of gate lacks."""
-    drawn = {task.name: len(task.items) for task in measured.tasks}
-    later = range(len(held_to.fractions))
     if _is_a_look(measured, held_to):
-        later = (
-            later[gate.items.reached(measured, held_to) + 1 :]
-            if _more_items_can_decide(verdict)
-            else range(0)
-        )
-    elif not _is_a_look(measured, _opposite_schedule(held_to)):
-        return {}
-    for look in later:
-        sizes = {
-            task.name: held_to.size(task.name, task.documents, look) for task in measured.tasks
-        }
-        spans: measuring.Spans = {
-            task: (drawn[task], size) for task, size in sizes.items() if drawn[task] < size
-        }
-        if spans and all(drawn[task] <= size for task, size in sizes.items()):
-            return spans
+        if not looks.more_can_decide(verdict.checks, verdict.looks):
+            return {}
+        return drawing.further(measured, held_to, gate.items.reached(measured, held_to) + 1)
+    if _is_a_look(measured, _opposite_schedule(held_to)):
+        return drawing.further(measured, held_to, 0)
     return {}
-
-
-def _more_items_can_decide(verdict: records.Verdict) -> bool:
-    """Is all that is undecided asked of items, and can more of them still decide it?"""
-    undecided = {check.kind for check in verdict.checks if check.status == "INCONCLUSIVE"}
-    by_items = undecided <= {"accuracy_drop", "task_drop", "length_ratio"}
-    return (
-        verdict.status == "INCONCLUSIVE"
-        and by_items
-        and bool(verdict.looks)
-        and not verdict.looks[-1].futile
-    )
 
 
 def _is_a_look(measured: records.Evaluation, held_to: gate.Limits) -> bool:
@@ -135,7 +110,7 @@ def _start_extension(held_to: gate.Limits, place: paths.Place) -> None:
     if place.extension.is_file():
         extension = records.read(place.extension, records.Extension)
         measured = evaluation.model_copy(
-            update={"tasks": evaluations.joined(evaluation.tasks, extension.tasks)}
+            update={"tasks": records.joined(evaluation.tasks, extension.tasks)}
         )
         if evaluations.extends(extension, evaluation) and (
             _is_a_look(measured, held_to) or _is_a_look(measured, _opposite_schedule(held_to))
@@ -160,7 +135,7 @@ def _add(candidate: Candidate, answer: dict[str, Any]) -> None:
             f"{candidate.variant_name}: measured with {extension.versions}, this environment has"
             f" {answer['versions']}. Run: dvc repro -f {candidate.stage('evaluate')}"
         )
-    tasks = evaluations.joined(
+    tasks = records.joined(
         extension.tasks, [records.Task.model_validate(task) for task in answer["tasks"]]
     )
     extended = extension.model_copy(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline import paths
-from pipeline.records import Evaluation, Verdict, read
+from pipeline.records import Evaluation, Extension, Verdict, read
 from tests.conftest import command
 from tests.integration.test_pipeline import MEASURED
 
@@ -64,7 +64,8 @@ def test_a_partial_evaluation_is_no_pass(run: Path) -> None:
 
 
 def test_inconclusive_draws_more_items_by_itself(run: Path) -> None:
-    """65 items cannot decide two points; 780 can."""
+    """65 items cannot decide two points; 780 can. Evaluate draws them; for a limit that is moved
+    afterwards, the gate."""
     recipe = (run / "recipes" / "tiny.yaml").read_text()
     start, end = recipe.index("  tasks: {"), recipe.index("  task_path")
     tasks = (
@@ -90,7 +91,15 @@ def test_inconclusive_draws_more_items_by_itself(run: Path) -> None:
         assert (verdict.status, pooled.status) == ("PASS", "PASS")
         assert pooled.n in (130, 260, 520, 780)
         assert " of 5 at growing samples" in pooled.method
-        assert len(read(paths.evaluation("extend", "ov-bf16"), Evaluation).tasks[0].items) == 40
+        measured = read(paths.evaluation("extend", "ov-bf16"), Evaluation)
+        assert sum(len(task.items) for task in measured.tasks) == pooled.n < 780
+        assert not read(paths.extension("extend", "ov-bf16"), Extension).tasks
+        path = run / "recipes" / "extend.yaml"
+        path.write_text(path.read_text().replace("bf16: 0.02,", "bf16: 0.0075,"))
+        moved = command("dvc", "repro", "gate@extend--ov-bf16")
+        assert "Running stage 'gate@extend" in moved.stdout
+        assert "Running stage 'evaluate" not in moved.stdout and "adding items" in moved.stdout
+        assert read(paths.extension("extend", "ov-bf16"), Extension).tasks
         again = command("quantgate", "gate", "extend", "ov-bf16")
         assert "adding items" not in again.stdout  # those of the first time still count
     finally:

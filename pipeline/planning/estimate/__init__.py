@@ -154,7 +154,7 @@ def _variant(label: str, variant: Variant, recipe: Recipe, counted: Counted) -> 
 def _later(
     label: str, variant: Variant, recipe: Recipe, counted: Counted, first: dict[str, int]
 ) -> list[Estimate]:
-    """The items that the gate may add, all of them."""
+    """The items of the looks after the first, all of them."""
     most = workload.most_items(recipe, counted.items)
     left = {task: most[task] - count for task, count in first.items()}
     if not any(left.values()):
@@ -167,7 +167,7 @@ def _later(
     memory = measuring.evaluation_bytes(variant, counted.shape, recipe.serve)
     return [
         Estimate(
-            f"gate {label}, at most",
+            f"evaluate {label}, more items, at most",
             engines.ENGINES[variant.engine].environment,
             0,
             memory,

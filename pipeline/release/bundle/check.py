@@ -14,9 +14,8 @@ from pathlib import Path, PurePosixPath
 from pipeline import gate, paths
 from pipeline.errors import ArtifactError, QuantgateError, Rejected, Tampered
 from pipeline.evidence import seals
-from pipeline.evidence.evaluations import joined
 from pipeline.gate import limits
-from pipeline.records import File, artifact
+from pipeline.records import File, artifact, joined
 from pipeline.release import signing
 from pipeline.release.bundle import bom, layout, serve_settings, statements
 from pipeline.release.bundle.assemble import PREDICATE

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline import engines, paths, records
 from pipeline.benchmark import speed_statistics
@@ -15,10 +15,10 @@ from pipeline.errors import EvaluationError
 from pipeline.evidence import evaluations, keeping
 from pipeline.gate import limits, texts
 from pipeline.planning import estimate
-from pipeline.records import Estimate, Glance, Manifest, Replay, artifact
+from pipeline.records import Estimate, Evaluation, Glance, Manifest, Replay, artifact
 from pipeline.runtime import costs, process
 from pipeline.source import checkpoint
-from pipeline.stages import measuring
+from pipeline.stages import drawing, measuring
 from pipeline.stages.climb.rung import Rung, content
 
 WINDOWS = 16  # of each text at first look
@@ -73,7 +73,7 @@ def evaluate(rung: Rung, folder: Path, whole: bool) -> Look:
     try:
         seen = Glance.model_validate(session.ask())
         look = _judged(rung, seen)
-        value = {} if look.hopeless and not whole else session.ask({})
+        value = {} if look.hopeless and not whole else _whole(rung, session)
     finally:
         peak_bytes = session.close()
     seen.write(_glance(rung))
@@ -85,6 +85,12 @@ def evaluate(rung: Rung, folder: Path, whole: bool) -> Look:
             measuring.record(rung.candidate, digest, done, None), rung.candidate.place
         )
     return look
+
+
+def _whole(rung: Rung, session: process.Session) -> dict[str, Any]:
+    theirs = records.read(paths.evaluation(rung.candidate.name, "reference"), Evaluation)
+    held_to = limits.of(rung.candidate.recipe, rung.candidate.variant)
+    return drawing.decided(session, session.ask({}), theirs, held_to)
 
 
 def _require_instructions(rung: Rung) -> None:
