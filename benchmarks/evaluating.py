@@ -101,24 +101,23 @@ def _page(found: dict[str, dict[str, Any]], checkpoint: Path, items: int, rounds
         "",
         (
             "| items | ours, CPU s | lm-eval, CPU s | ratio (rounds) | aim | ours, peak GB |"
-            " lm-eval, peak GB | most apart, nats |"
+            " lm-eval, peak GB | most apart, nats | of the log-likelihood |"
         ),
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, answer in found.items():
         ours, theirs = (answer["cpu_s"][side] for side in SIDES)
         ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
         peaks = answer["peak_gb"]
-        apart = max(
-            abs(a - b)
-            for a, b in zip(*(answer["loglikelihoods"][side] for side in SIDES), strict=True)
-        )
+        pairs = [*zip(*(answer["loglikelihoods"][side] for side in SIDES), strict=True)]
+        apart = max(abs(a - b) for a, b in pairs)
+        share = max(abs(a - b) / abs(b) for a, b in pairs)
         met = statistics.median(ratios) <= LIMITS[name] and peaks["ours"] <= most
         lines.append(
             f"| {name} | {statistics.median(ours):.1f} | {statistics.median(theirs):.1f} |"
             f" {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |"
             f" {LIMITS[name]}: {'met' if met else 'MISSED'} | {peaks['ours']:.2f} |"
-            f" {peaks['hf']:.2f} | {apart:.1e} |"
+            f" {peaks['hf']:.2f} | {apart:.1e} | {share:.1e} |"
         )
     host = machine.describe()
     lines += [

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -139,7 +140,8 @@ def unknown() -> Problem:
 
 
 def invalid(error: RequestValidationError) -> Problem:
-    """The first thing that is wrong, without the value: it may be long, or a secret."""
+    """The first thing that is wrong; of what was found numbers alone, since a text may be long, or
+    a secret."""
     first: dict[str, Any] = dict(error.errors()[0])
     if isinstance(first.get("input"), bytes):  # FastAPI reads as JSON only what is called so
         return Problem(415, "invalid_request_error", NOT_JSON)
@@ -151,8 +153,10 @@ def invalid(error: RequestValidationError) -> Problem:
     if first["type"] == "extra_forbidden":
         return bad(f"Unrecognized request argument supplied: {place}", place, "unknown_parameter")
     said = first["msg"].removeprefix("Value error, ")
+    found = first.get("input")
+    seen = f" (found {json.dumps(found)})" if isinstance(found, (int, float)) else ""
     code = "unsupported_value" if first["type"] in UNSUPPORTED else None
-    return bad(f"{place or 'The body'}: {said}", place or None, code)
+    return bad(f"{place or 'The body'}: {said}{seen}", place or None, code)
 
 
 def too_large(most: int) -> Problem:

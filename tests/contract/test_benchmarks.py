@@ -24,6 +24,7 @@ WHERE = {
         "memory",
         "publishing",
         "quality",
+        "quantizer_memory",
         "random_project",
         "scoring",
         "serving",

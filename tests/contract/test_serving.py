@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -145,10 +146,36 @@ def test_a_killed_engine_ends_the_server_with_an_error(artifact: Path, tmp_path:
             urllib.request.urlopen(f"{running.url}/models", timeout=5)
 
 
-def cache_use(metrics: str) -> float:
-    text = urllib.request.urlopen(metrics).read().decode()
-    (found,) = re.findall(r"^quantgate_kv_cache_usage_ratio (\S+)$", text, re.MULTILINE)
-    return float(found)
+def metrics(running: Server) -> dict[str, float]:
+    """The gauges, without their prefix."""
+    text = urllib.request.urlopen(running.url.removesuffix("/v1") + "/metrics").read().decode()
+    found = re.findall(r"^quantgate_(\w+) (\S+)$", text, re.MULTILINE)
+    return {name: float(value) for name, value in found}
+
+
+def stream(running: Server, prompt: list[int], tokens: int) -> Any:
+    body = {"model": running.model, "prompt": prompt, "max_tokens": tokens, "temperature": 0}
+    request = urllib.request.Request(
+        f"{running.url}/completions",
+        json.dumps(body | {"ignore_eos": True, "stream": True}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    return urllib.request.urlopen(request, timeout=60)
+
+
+def test_whoever_hangs_up_stops_the_engine(artifact: Path, tmp_path: Path) -> None:
+    """While a shorter answer is still made the KV cache has no room taken for those that are gone,
+    which would take ten times as much and longer."""
+    what = Served("openvino", artifact, SERVE, "tiny")
+    with server.served(what, tmp_path) as running, stream(running, [2, 3, 4], 100) as stays:
+        with ExitStack() as gone:
+            for token in range(SERVE.max_num_seqs - 1):
+                answer = gone.enter_context(stream(running, [token + 5] * 128, 120))
+                assert answer.readline().startswith(b"data: ")
+            taken = metrics(running)["kv_cache_usage_ratio"]
+        until(lambda: (now := metrics(running))["requests_running"] == 1
+              and 0 < now["kv_cache_usage_ratio"] < taken / 4)  # fmt: skip
+        assert stays.read().endswith(b"data: [DONE]\n\n")
 
 
 def test_ctrl_c_lets_what_runs_end(artifact: Path, tmp_path: Path) -> None:
@@ -157,9 +184,9 @@ def test_ctrl_c_lets_what_runs_end(artifact: Path, tmp_path: Path) -> None:
     with server.served(what, tmp_path) as running, ThreadPoolExecutor(1) as pool:
         process = process_of(running, "-m pipeline.serving")
         answer = pool.submit(ask, running, max_tokens=200)
-        metrics = running.url.removesuffix("/v1") + "/metrics"
-        until(lambda: b"requests_running 1.0" in urllib.request.urlopen(metrics).read())
-        until(lambda: 1e-5 < cache_use(metrics) < 1e-3)  # a few of 36,792 blocks
+        until(lambda: metrics(running)["requests_running"] == 1)
+        # a few of 36,792 blocks
+        until(lambda: 1e-5 < metrics(running)["kv_cache_usage_ratio"] < 1e-3)
         os.killpg(process.pid, signal.SIGINT)
         assert answer.result(60)["usage"]["completion_tokens"] == 200
         assert process.wait(60) in (0, None)

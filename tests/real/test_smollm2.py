@@ -21,8 +21,9 @@ from pipeline import paths
 from pipeline.records import Evaluation, read
 from pipeline.source import tensors
 from tests.build import write_safetensors
-from tests.conftest import REAL, ROOT, command, make_project
+from tests.conftest import REAL, ROOT
 from tests.real import prepare
+from tests.real.project import judge, real_project
 
 NAME, BLOCKS = "smollm2-135m", 4
 SMALLER = {
@@ -68,12 +69,8 @@ def cut(source: Path, blocks: int, out: Path) -> None:
 def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project in which the six usual variants of the cut model have been made, measured and
     judged."""
-    folder = make_project(tmp_path_factory.mktemp("smollm2") / "project")
-    try:
-        prepare.main(NAME, REAL, folder)
-        source = prepare.checkpoint(NAME, REAL)
-    except prepare.Unavailable as error:
-        pytest.skip(str(error))
+    folder = real_project(NAME, tmp_path_factory.mktemp("smollm2") / "project")
+    source = prepare.checkpoint(NAME, REAL)
     cut(source, BLOCKS, folder.parent / "cut")
     recipe = folder / "recipes" / f"{NAME}.yaml"
     text = recipe.read_text().replace(source.as_posix(), (folder.parent / "cut").as_posix())
@@ -81,14 +78,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert usual in text
         text = text.replace(usual, smaller)
     recipe.write_text(text)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        subprocess.run(["git", "init", "-q"], check=True)
-        assert command("quantgate", "index").returncode == 0
-        done = command(
-            "dvc", "repro", "--keep-going", *(f"gate@{NAME}--{variant}" for variant in VARIANTS)
-        )
-    assert done.returncode == 0, done.stderr[-3000:]
+    judge(folder, NAME, VARIANTS)
     return folder
 
 

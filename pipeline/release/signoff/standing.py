@@ -87,8 +87,8 @@ def _last_words(
         alive = ever if decision.action == "reject" else known  # no rejection goes away by itself
         if not set(opened.by) & {key.keyid for key in alive.values()}:
             strangers.append(
-                f"the word of {decision.by} does not count: the policy names no such key, or it has"
-                " ended"
+                f"the word of {decision.by} does not count: its key is none that the policy names,"
+                " or one that has ended"
             )
             continue
         by = signing.signed_by(

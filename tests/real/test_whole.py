@@ -1,0 +1,61 @@
+"""The real models whole, under the recipes beside this file: every variant is judged as
+docs/real-models.md says, and every item of the damage panel. An hour a model and more."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import paths
+from pipeline.records import Verdict, read
+from tests.conftest import ROOT
+from tests.real.project import judge, real_project
+
+MODELS = ("smollm2-135m", "qwen2.5-coder-0.5b")
+# Activations in 8 bits, one scale a token, cost more than the limit for 8 bits has room for.
+EXPECTED = {
+    "ov-bf16": "PASS",
+    "ov-int8": "PASS",
+    "ov-int4": "PASS",
+    "vllm-bf16": "PASS",
+    "gptq-int4": "PASS",
+    "awq-int4": "PASS",
+    "ar-int4": "PASS",
+    "ct-int4": "PASS",
+    "ct-int8": "FAIL",
+}
+
+pytestmark = [pytest.mark.real, pytest.mark.engine, pytest.mark.thorough]
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def judged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    name: str = request.param
+    folder = real_project(name, tmp_path_factory.mktemp("whole") / name)
+    judge(folder, name, tuple(EXPECTED))
+    return folder
+
+
+def test_every_variant_is_judged_as_the_docs_say(judged: Path) -> None:
+    found = {
+        variant: read(judged / paths.verdict(judged.name, variant), Verdict).status
+        for variant in EXPECTED
+    }
+    assert found == EXPECTED
+
+
+def test_every_damage_is_caught_and_every_honest_twin_passes(judged: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.panel.run", judged.name, "artifacts/panel.md"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=judged,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    wrong = [line for line in done.stdout.splitlines() if line.startswith("WRONG")]
+    assert done.returncode == 0, [*wrong, done.stderr[-3000:]]
