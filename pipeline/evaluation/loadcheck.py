@@ -3,6 +3,7 @@ engine generate?"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pipeline.capabilities import ENGINES, IR, SAFETENSORS
@@ -22,7 +23,12 @@ PROBES = [
     "\u5317\u4eac \u0645\u0631\u062d\u0628\u0627 \u043f\u0440\u0438\u0432\u0435\u0442",
     "def f(x):\n    return x ** 2  # comment",
     "\U0001f642 \U0001f680",
+    # where the patterns by which tokenizers split differ: contractions, slashes, line ends, case
+    "It's he'll I'VE don't 'story' 'Tis ('re)",
+    "See /etc/hosts.\n/usr/bin a//b\n\n\n  end;\r\n",
+    "HelloWorld iPhone XMLHttpRequest snake_case kebab-case",
 ]
+RULES = ("normalizer", "pre_tokenizer", "model")  # of tokenizer.json: what decides the ids
 REQUIRED = {
     IR: (
         "openvino_model.xml",
@@ -52,19 +58,20 @@ def check_files(
         raise ArtifactError(
             f"{artifact}: stored weights by type are {types}, the manifest says {expected}."
         )
-    _check_tokenizer(artifact, source, engine)
+    strange = check_tokenizer(artifact, source, engine)
     compared = fidelity.check(artifact, source, engine, claim)
     return LoadCheck(
         files=sum(path.is_file() for path in artifact.rglob("*")),
         stored_types=types,
         relative_error=compared.relative_error,
-        notes=compared.notes,
+        notes=[*strange, *compared.notes],
         tokenizer_probes=len(PROBES),
         generated=[],
     )
 
 
-def _check_tokenizer(artifact: Path, source: Path, engine: str) -> None:
+def check_tokenizer(artifact: Path, source: Path, engine: str) -> list[str]:
+    """Notes. Raises ArtifactError where a text gets other ids than from the source's."""
     from transformers import AutoTokenizer
 
     ours, theirs = (
@@ -99,6 +106,13 @@ def _check_tokenizer(artifact: Path, source: Path, engine: str) -> None:
                     f"{artifact}: {name} gives {ids} for {probe!r}, the source's tokenizer"
                     f" {expected}."
                 )
+    rules = [json.loads(one.backend_tokenizer.to_str()) for one in (ours, theirs) if one.is_fast]
+    differing = [rule for rule in RULES if len({json.dumps(one[rule]) for one in rules}) > 1]
+    return [
+        f"tokenizer.json: its {rule} differs from the source's, though {len(PROBES)} short texts"
+        " get the same ids"
+        for rule in differing
+    ]
 
 
 def check_generates(engine: Engine, source: Path) -> list[int]:

@@ -11,7 +11,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -153,29 +152,16 @@ def metrics(running: Server) -> dict[str, float]:
     return {name: float(value) for name, value in found}
 
 
-def stream(running: Server, prompt: list[int], tokens: int) -> Any:
-    body = {"model": running.model, "prompt": prompt, "max_tokens": tokens, "temperature": 0}
-    request = urllib.request.Request(
-        f"{running.url}/completions",
-        json.dumps(body | {"ignore_eos": True, "stream": True}).encode(),
-        {"Content-Type": "application/json"},
-    )
-    return urllib.request.urlopen(request, timeout=60)
-
-
-def test_whoever_hangs_up_stops_the_engine(artifact: Path, tmp_path: Path) -> None:
-    """While a shorter answer is still made the KV cache has no room taken for those that are gone,
-    which would take ten times as much and longer."""
-    what = Served("openvino", artifact, SERVE, "tiny")
-    with server.served(what, tmp_path) as running, stream(running, [2, 3, 4], 100) as stays:
-        with ExitStack() as gone:
-            for token in range(SERVE.max_num_seqs - 1):
-                answer = gone.enter_context(stream(running, [token + 5] * 128, 120))
-                assert answer.readline().startswith(b"data: ")
-            taken = metrics(running)["kv_cache_usage_ratio"]
-        until(lambda: (now := metrics(running))["requests_running"] == 1
-              and 0 < now["kv_cache_usage_ratio"] < taken / 4)  # fmt: skip
-        assert stays.read().endswith(b"data: [DONE]\n\n")
+def test_whoever_is_cancelled_stops_the_engine(artifact: Path, tmp_path: Path) -> None:
+    """That a client which hangs up is cancelled, tests/test_serving.py tells."""
+    out = tmp_path / "told.json"
+    python = str(environments.python("openvino"))
+    command = [python, "-m", "tests.contract.cancel_probe", str(artifact), str(out)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    told = json.loads(out.read_text())
+    assert told["spoken"] == [0]
+    assert 0 < told["after"] == pytest.approx(told["before"] / SERVE.max_num_seqs, rel=0.2)
+    assert told["at_last"] == 0
 
 
 def test_ctrl_c_lets_what_runs_end(artifact: Path, tmp_path: Path) -> None:
