@@ -67,8 +67,8 @@ BY_SIZE = (
         SMALL_TASKS,
         2,
         {
-            "perplexity_ratio": (1.005, 1.015, 1.15),
-            "mean_kl": (0.01, 0.02, 0.2),
+            "perplexity_ratio": (1.005, 1.01, 1.15),
+            "mean_kl": (0.01, 0.01, 0.2),
             "p99_kl": (0.1, 0.2, 2.0),
             "top1_agreement": (0.95, 0.93, 0.78),
             "accuracy_drop": (0.01, 0.01, 0.03),
