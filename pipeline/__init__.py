@@ -58,7 +58,8 @@ check` holds it):
                   tasks, lm, scores, readable: lm-eval's tasks over an engine
                   catalogue, trust, weigh: before it runs: which tasks there are, what code they
                   hold, how much they are
-    gate/         evaluations and limits -> verdict; pure: texts, long_context, items, over limits
+    gate/         evaluations and limits -> verdict; pure: texts over text_windows, items over pairing,
+                  long_context; over limits
                   and statistics
                   looks, spending: a verdict as early as the data allow
     benchmark/    one trace replayed: loop, session, http, speed_statistics; performance is the
