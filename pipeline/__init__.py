@@ -11,7 +11,7 @@ check` holds it):
                   defaults: of the sections that it leaves out
                   parsing: a dictionary into a record, or one clear error
     records/      what is written and read between the steps: made, measured, judged, timed, signed,
-                  spent, reported, over base
+                  spent, stored, reported, over base
                   artifact: hash, verify, move into place
     runtime/      where a job runs
                   environments, installer, dvc_command: one pinned set a tool family; packages into
@@ -96,9 +96,14 @@ check` holds it):
                   case, standing), and what they measured again (drawing, again, remeasure)
                   bundle/: an artifact with all that speaks for it: layout, statements, bom,
                   serve_settings; assemble, prepare, check
-                  registries/: folder (and S3), hub, mlflow, oci (oci_client), over shared; publish,
-                  fetch, catalogue use them
+                  registries/: folder (and S3: remote), hub, mlflow, oci (oci_client), over shared;
+                  publish, fetch, catalogue use them
                   deploy: a checked bundle, served as it was measured
+    store/        what stages made, by a hash of all that they depend on: taken in place of making
+                  it again
+                  graph, inputs: what DVC says of a stage; its key
+                  objects, results: files by their hash; the record of what a stage made
+                  kept: what a stage's command does with it
     gateway/      one OpenAI endpoint over the servers of approved artifacts
                   deploy_file, command: what is deployed; `quantgate gateway`
                   app, gateway, asked, clients: HTTP; a request's way; what is asked, and by whom

@@ -17,6 +17,7 @@ from pipeline.cli_parameters import (
     RECIPE,
     VARIANT,
     Command,
+    Kept,
     Run,
     Sections,
     Stage,
@@ -234,25 +235,25 @@ SECTIONS: dict[str, list[click.Command]] = {
     **cli_release.SECTIONS,
     "Stages, as dvc.yaml calls them": [
         Stage("pin", "stages.pin:run", "fetch and check the source checkpoint", RECIPE),
-        Stage(
+        Kept(
             "calibrate",
             "stages.calibrate:run",
             "turn prompts and evaluation texts into token ids",
             RECIPE,
         ),
-        Stage("reference", "stages.reference:run", "evaluate the source in float32", RECIPE),
-        Stage("quantize", "stages.quantize:run", "make one artifact", RECIPE, VARIANT),
-        Stage(
+        Kept("reference", "stages.reference:run", "evaluate the source in float32", RECIPE),
+        Kept("quantize", "stages.quantize:run", "make one artifact", RECIPE, VARIANT),
+        Kept(
             "climb",
             "stages.climb:run",
             "make a ladder's rungs until one passes the gate",
             RECIPE,
             VARIANT,
         ),
-        Stage(
+        Kept(
             "evaluate", "stages.evaluate:run", "measure one artifact on its engine", RECIPE, VARIANT
         ),
-        Stage(
+        Kept(
             "gate",
             "stages.gate:run",
             "write the verdict of one artifact",
@@ -264,8 +265,8 @@ SECTIONS: dict[str, list[click.Command]] = {
                 help="only say whether the stored verdict is what the evaluations give",
             ),
         ),
-        Stage("trace", "stages.trace:run", "choose the requests of the benchmark", RECIPE),
-        Stage(
+        Kept("trace", "stages.trace:run", "choose the requests of the benchmark", RECIPE),
+        Kept(
             "benchmark",
             "stages.benchmark_http:command",
             "time the artifacts that passed",

@@ -100,6 +100,16 @@ class Command(click.Command):
         self.function = function
 
     def invoke(self, ctx: click.Context) -> None:
+        try:
+            self.work(ctx)
+        except KeyboardInterrupt:  # click would print an empty line
+            raise click.Abort(self.stopped) from None
+        # whoever read has had enough; click would end with the code of what did not pass
+        except BrokenPipeError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(2) from error
+
+    def work(self, ctx: click.Context) -> None:
         module, _, function = self.function.partition(":")
         arguments = [
             ctx.params[str(param.name)]
@@ -111,14 +121,7 @@ class Command(click.Command):
             for param in self.params
             if isinstance(param, click.Option)
         }
-        try:
-            getattr(importlib.import_module(f"pipeline.{module}"), function)(*arguments, **options)
-        except KeyboardInterrupt:  # click would print an empty line
-            raise click.Abort(self.stopped) from None
-        # whoever read has had enough; click would end with the code of what did not pass
-        except BrokenPipeError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise click.exceptions.Exit(2) from error
+        getattr(importlib.import_module(f"pipeline.{module}"), function)(*arguments, **options)
 
 
 class Run(Command):
@@ -137,6 +140,22 @@ class Stage(Command):
 
         index.check(ctx.params["recipe"])
         super().invoke(ctx)
+
+
+class Kept(Stage):
+    """A stage whose result a store may have; not so with an option, which asks for something
+    else."""
+
+    def work(self, ctx: click.Context) -> None:
+        options = [str(param.name) for param in self.params if isinstance(param, click.Option)]
+        if any(ctx.params[name] for name in options) or not os.environ.get("QUANTGATE_STORE"):
+            super().work(ctx)
+            return
+        from pipeline.store import kept
+
+        variant = f"--{ctx.params['variant']}" if "variant" in ctx.params else ""
+        name = f"{self.name}@{ctx.params['recipe']}{variant}"
+        kept.run(name, lambda: super(Kept, self).work(ctx))
 
 
 def group(name: str, text: str, *commands: click.Command) -> click.Group:

@@ -57,3 +57,17 @@ def test_killed_while_it_writes_dvc_lock_it_runs_again(project: Path) -> None:
     assert again.returncode == 0, again.stderr
     assert "  a:\n" in lock.read_text()
     assert [path for path in project.iterdir() if path.suffix == ".partial"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [("repro", ""), ("repro -f", "1"), ("repro --force", "1"), ("repro -sf a", "1")],
+)
+def test_a_stage_is_told_of_force(tmp_path: Path, words: str, told: str) -> None:
+    dvc(tmp_path, "init", "--no-scm")
+    (tmp_path / "dvc.yaml").write_text(
+        'stages:\n  a:\n    cmd: echo "$QUANTGATE_FORCED" > a\n    outs: [a]\n'
+    )
+    done = dvc(tmp_path, *words.split())
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a").read_text().strip() == told

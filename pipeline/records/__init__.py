@@ -63,6 +63,7 @@ from pipeline.records.reported import (
 )
 from pipeline.records.signed import Action, Decision, Remeasured, Subject, Waiver
 from pipeline.records.spent import Speed, StageCost, TaskLoad, Workload
+from pipeline.records.stored import Machine, Out, Result
 from pipeline.records.timed import (
     Benchmark,
     Cost,
@@ -107,9 +108,11 @@ __all__ = [
     "Level",
     "LoadCheck",
     "Look",
+    "Machine",
     "Manifest",
     "Metric",
     "Origin",
+    "Out",
     "Performance",
     "Perplexity",
     "Profile",
@@ -118,6 +121,7 @@ __all__ = [
     "Remeasured",
     "Replay",
     "RequestTiming",
+    "Result",
     "Revision",
     "Rounding",
     "Samples",

@@ -4,7 +4,8 @@ replaced whole.
 DVC empties dvc.lock and .dvc/tmp/rwlock and writes them again in place. Killed or interrupted
 meanwhile, it leaves half of one, and every later `dvc repro` refuses to begin.
 
-The stages find the `quantgate` beside it, also where the environment was not activated.
+The stages find the `quantgate` beside it, also where the environment was not activated. They are
+told of --force, since what is asked for then is the work, and not its result out of a store.
 
 The set-up copies this file into the environment's bin folder, so it needs nothing of quantgate.
 """
@@ -12,6 +13,7 @@ The set-up copies this file into the environment's bin folder, so it needs nothi
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from dvc.cli import main
 from dvc_objects.fs.local import FsspecLocalFileSystem
 
 REPLACED = ("dvc.lock", "rwlock")
+FORCE = re.compile(r"-[a-zA-Z]*f[a-zA-Z]*|--force.*")
 in_place = FsspecLocalFileSystem.open
 
 
@@ -52,5 +55,7 @@ if __name__ == "__main__":
     os.environ["PATH"] = (
         f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     )
+    if any(FORCE.fullmatch(word) for word in sys.argv[1:]):
+        os.environ["QUANTGATE_FORCED"] = "1"
     FsspecLocalFileSystem.open = opened  # type: ignore[method-assign]
     sys.exit(main())

@@ -11,56 +11,22 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import fsspec
-from fsspec import asyn
 
 from pipeline import paths
 from pipeline.errors import RegistryError
 from pipeline.records import File
 from pipeline.release.registries import NAME, Entry, Progress, shared
+from pipeline.release.registries.remote import S3, Remote
 
-PART = 8 << 20  # bytes of one request to S3, of which `AT_ONCE` are held in memory
-AT_ONCE = 4
 COPIED = 256 << 20  # bytes that S3 copies for one request
-MOST_PARTS = (
-    10_000  # of one object: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
-)
-S3 = ("s3", "s3a")
-OBJECTS = (
-    *S3,
-    "gs",
-    "gcs",
-    "abfs",
-    "abfss",
-    "az",
-    "oss",
-)  # have no folders to make; making one could make a bucket
 
 
-class Registry:
-    def __init__(self, url: str) -> None:
-        """Raises RegistryError for a URL that fsspec does not know or whose package is not
-        installed."""
-        self.url = url
-        if url.startswith(tuple(f"{scheme}://" for scheme in S3)):
-            shared.needed("s3fs", "s3")
-        with shared.asking(url, "opening it", ImportError, ValueError, OSError):
-            # Others write there too: listings are never cached.
-            self.store, self.root = fsspec.core.url_to_fs(
-                url, use_listings_cache=False, skip_instance_cache=True
-            )
-        names = self.store.protocol
-        self.kinds = {names} if isinstance(names, str) else set(names)
-        self.local = bool(getattr(self.store, "local_file", False))
-
+class Registry(Remote):
     def list(self) -> list[Entry]:
-        with self._asking("listing it"):
+        with self.asking("listing it"):
             if self.local and not self.store.isdir(self.root):
                 raise RegistryError(
                     f"{shared.clean(self.url)}: no such folder, so nothing is published there."
@@ -78,7 +44,7 @@ class Registry:
             return sorted(entry for entry in entries if self._is_published(entry))
 
     def resolve(self, entry: Entry) -> bytes:
-        with self._asking(f"reading the signature of {entry}"):
+        with self.asking(f"reading the signature of {entry}"):
             if not self._is_published(entry):
                 raise shared.not_published(self.url, entry)
             return bytes(self.store.cat_file(f"{self._place(entry)}/{paths.SIGNATURE}"))
@@ -88,14 +54,14 @@ class Registry:
     ) -> None:
         sent = shared.ordered(files)
         incoming = f"{self.root}/{entry.recipe}/{entry.variant}/.incoming-{entry.version}"
-        with self._asking(f"publishing {entry}"):
+        with self.asking(f"publishing {entry}"):
             self._refuse_published(entry)
             with self._alone(incoming):
                 self._refuse_published(entry)
                 stands = self._taken_up(sent, incoming, self._place(entry), progress)
                 left = [file for file in sent if file.path not in stands]
                 for file in left:
-                    self._send(bundle / file.path, f"{incoming}/{file.path}")
+                    self.send(bundle / file.path, f"{incoming}/{file.path}")
                 for file in left:
                     self._read_back(file, f"{incoming}/{file.path}", progress)
                 self._clear(incoming, {file.path for file in sent})
@@ -107,19 +73,14 @@ class Registry:
                 )
 
     def fetch(self, entry: Entry, names: Sequence[str], target: Path, progress: Progress) -> None:
-        with self._asking(f"fetching {entry}"):
+        with self.asking(f"fetching {entry}"):
             if not self._is_published(entry):
                 raise shared.not_published(self.url, entry)
             for name in names:
                 path = f"{self._place(entry)}/{shared.inside(name)}"
                 if not self.store.isfile(path):
                     raise shared.no_file(self.url, entry, name)
-                shared.write(self._read(path), target, name, progress)
-
-    def _asking(self, question: str) -> contextlib.AbstractContextManager[None]:
-        # The libraries under fsspec have errors of their own (botocore's, for one), without a
-        # common base.
-        return shared.asking(self.url, question, Exception)
+                shared.write(self.read(path), target, name, progress)
 
     def _place(self, entry: Entry) -> str:
         return f"{self.root}/{entry}"
@@ -152,40 +113,15 @@ class Registry:
                 if (
                     self.store.isfile(path)
                     and self.store.size(path) == file.size_bytes
-                    and shared.holds(file, self._read(path))
+                    and shared.holds(file, self.read(path))
                 ):
                     stands[file.path] = path
                     progress(file.size_bytes)
                     break
         return stands
 
-    def _send(self, source: Path, path: str) -> None:
-        if not self.kinds & set(OBJECTS):
-            self.store.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-        limits: dict[str, Any] = {}
-        if self.kinds & set(S3):
-            limits = {
-                "chunksize": max(PART, math.ceil(source.stat().st_size / MOST_PARTS)),
-                "max_concurrency": AT_ONCE,
-            }
-        self.store.put_file(str(source), path, **limits)
-        if self.local:
-            _settle(Path(path))
-
-    def _read(self, path: str) -> Iterator[bytes]:
-        """In one request where that can be: a request for each part makes a store look the object
-        up each time."""
-        if self.kinds & set(S3):
-            stream = asyn.sync(self.store.loop, self.store.open_async, path, "rb")
-            while chunk := asyn.sync(self.store.loop, stream.read, shared.CHUNK):
-                yield chunk
-            return
-        with self.store.open(path, "rb", block_size=PART, cache_type="none") as stream:
-            while chunk := stream.read(PART):
-                yield chunk
-
     def _read_back(self, file: File, path: str, progress: Progress) -> None:
-        if not shared.holds(file, self._read(path), progress):
+        if not shared.holds(file, self.read(path), progress):
             self.store.rm_file(path)
             raise shared.altered(self.url, file)
 
@@ -231,9 +167,9 @@ class Registry:
         self._clear(final, set(where) - {paths.SIGNATURE})
         for name, path in where.items():
             if name != paths.SIGNATURE and path != f"{final}/{name}":
-                self._make_room(f"{final}/{name}")
+                self.make_room(f"{final}/{name}")
                 self._move_file(path, f"{final}/{name}")
-        self._make_room(f"{final}/{paths.SIGNATURE}")
+        self.make_room(f"{final}/{paths.SIGNATURE}")
         try:
             self.store.pipe_file(f"{final}/{paths.SIGNATURE}", signature, mode="create")
         except OSError:
@@ -248,18 +184,6 @@ class Registry:
             self.store.rm_file(path)
         else:
             self.store.mv(path, target)
-
-    def _make_room(self, path: str) -> None:
-        if not self.kinds & set(OBJECTS):
-            self.store.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-
-
-def _settle(path: Path) -> None:
-    """Writes a file out to its disk and drops it from memory, so that reading back reads the
-    disk."""
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
-        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _sync(folder: Path) -> None:

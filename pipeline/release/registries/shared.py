@@ -117,13 +117,18 @@ def ordered(files: Sequence[File]) -> list[File]:
 
 def inside(name: str) -> PurePosixPath:
     """A file's name in a bundle. Raises RegistryError unless it is a plain relative path."""
-    parts = name.split("/")
-    if not all(parts) or {".", ".."} & set(parts) or "\\" in name or not name.isprintable():
+    if not is_inside(name):
         raise RegistryError(
             f"file {name!r}: expected a path inside the bundle, such as quantgate/card.md. Rename"
             " the file."
         )
     return PurePosixPath(name)
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name is a plain relative path, which leaves no folder that it is put into."""
+    parts = name.split("/")
+    return all(parts) and not {".", ".."} & set(parts) and "\\" not in name and name.isprintable()
 
 
 def holds(file: File, chunks: Iterable[bytes], progress: Progress | None = None) -> bool:
