@@ -30,7 +30,8 @@ check` holds it):
                   checkpoint: pin and fetch; the folder of hashed files that tools get
                   architecture, tokens, checking: what the model and the tokenizer must be
                   lengths: do the recipe's lengths fit the model
-                  prompts, prompt_file: texts or dialogues, encoded; a prompt set of one's own file
+                  prompts, prompt_file: texts or dialogues; a prompt set of one's own file
+                  encoding: them as token ids, through tokenizer and chat template
                   hub: why something of it cannot be had, in words of ours
                   calibration, coverage: rows of token ids for quantizers, windows for evaluation
     formats/      what an artifact is made of
@@ -59,8 +60,8 @@ check` holds it):
                   tasks, lm, scores, readable: lm-eval's tasks over an engine
                   catalogue, trust, weigh: before it runs: which tasks there are, what code they
                   hold, how much they are
-    gate/         evaluations and limits -> verdict; pure: texts, long_context, items, over limits
-                  and statistics
+    gate/         evaluations and limits -> verdict; pure: texts (text_windows),
+                  items (pairing), long_context, over limits and statistics
                   looks, spending: a verdict as early as the data allow
     benchmark/    one trace replayed: loop, session, http, speed_statistics; performance is the
                   verdict on speed

@@ -56,7 +56,7 @@ models:
       other: {{bundle: '{EDGE}', url: 'http://other.internal:8000/v1', key_file: other.key}}
     latency_target_ms: 2000
 keys:
-  shop: {{file: shop.key, cache: shared, budget: {{soft: 5, hard: 10}}}}
+  shop: {{file: shop.key, cache: shared, cache_sampled: true, budget: {{soft: 5, hard: 10}}}}
 cache: {{url: 'redis://127.0.0.1:6379/2', password_file: redis.key, most_mib: 100}}
 drain_s: 30
 """

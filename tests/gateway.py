@@ -181,9 +181,8 @@ def approved(
     digest: str, promise: Promise | None = None, again: Callable[..., Standing] | None = None
 ) -> Approved:
     served = Served("openvino", Path("nowhere"), SERVE, "its-own", digest)
-    return Approved(
-        "its-own", digest, served, promise, None, again or (lambda now: Standing("approved", []))
-    )
+    stands = again or (lambda now: Standing("approved", []))
+    return Approved("its-own", digest, served, promise, None, stands, stands)
 
 
 def promised(ttft_ms: float, tpot_ms: float = 1.0) -> Promise:

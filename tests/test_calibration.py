@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import CalibrationError
 from pipeline.recipe import Calibration, Perplexity, PromptSet
-from pipeline.source import calibration, prompts
+from pipeline.source import calibration, encoding, prompts
 
 WORDS = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen".split()
 
@@ -38,8 +38,8 @@ def prompt_set(path: Path, **more: Any) -> PromptSet:
     return PromptSet(path=str(path), sha256=digest, licence="x", source="x", **more)
 
 
-def encoder(**more: Any) -> prompts.Encoder:
-    return prompts.Encoder(Characters(), [0], **{"chat_template": False, **more})
+def encoder(**more: Any) -> encoding.Encoder:
+    return encoding.Encoder(Characters(), [0], **{"chat_template": False, **more})
 
 
 def test_overlap_counts_thirteen_word_sequences() -> None:

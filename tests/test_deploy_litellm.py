@@ -18,6 +18,7 @@ import redis
 from pipeline.gateway.files import litellm
 from tests.deployments import LONE, SECRET, SHOP, loaded, planned
 
+ALL = LONE + "keys: {shop: {file: shop.key, cache: shared, cache_sampled: true}}\n"
 PYTHON = os.environ.get("QUANTGATE_LITELLM")
 # By section: where LiteLLM says which keys there are, and those of them that we use.
 KEYS = {
@@ -176,11 +177,19 @@ def test_its_keys_come_from_the_environment(tmp_path: Path) -> None:
 
 def test_a_cache_of_its_own_memory_and_none(tmp_path: Path) -> None:
     assert "litellm_settings" not in rendered(tmp_path, LONE)
-    kept = rendered(tmp_path, LONE + "cache: {ttl_s: 60}\n")["litellm_settings"]["cache_params"]
+    kept = rendered(tmp_path, ALL + "cache: {ttl_s: 60}\n")["litellm_settings"]["cache_params"]
     assert (kept["type"], kept["ttl"]) == ("local", 60)
     url = "cache: {url: 'rediss://cache.internal:6380/1'}\n"
-    kept = rendered(tmp_path, LONE + url)["litellm_settings"]["cache_params"]
+    kept = rendered(tmp_path, ALL + url)["litellm_settings"]["cache_params"]
     assert (kept["host"], kept["port"], kept["ssl"]) == ("cache.internal", 6380, True)
+
+
+@pytest.mark.parametrize(
+    "keys", ["", "cache: shared", "cache: own, cache_sampled: true", "cache_sampled: true"]
+)
+def test_no_cache_that_shares_more_than_was_said(tmp_path: Path, keys: str) -> None:
+    clients = f"keys: {{shop: {{file: shop.key, {keys}}}}}\n" if keys else ""
+    assert "litellm_settings" not in rendered(tmp_path, LONE + clients + "cache: {ttl_s: 60}\n")
 
 
 def test_it_says_what_litellm_has_no_word_for(tmp_path: Path) -> None:

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from pipeline.formats import fidelity
-from pipeline.formats.fidelity import FLOAT, IMPOSSIBLE, TYPICAL, Moves, compare, float_error
+from pipeline.formats.fidelity import (
+    ENDS,
+    FLOAT,
+    IMPOSSIBLE,
+    TYPICAL,
+    Moves,
+    compare,
+    float_error,
+)
 from pipeline.formats.stored import Grid
 
 GROUP = 64
@@ -209,6 +217,38 @@ def test_one_wrong_zero_point_among_60_million_is_refused(bits: int, shift: int)
     found = judged(weight, rounded(weight, bits, wrong))
     assert "a wrong zero-point or scale" in str(found.refusal)
     assert found.relative < 0.2  # the size of the error alone would not show it
+
+
+def run_away(weight: np.ndarray, row: int) -> tuple[np.ndarray, Grid]:
+    """Two thirds of the row's weights at the ends of a symmetric grid, on either side, as
+    llm-compressor's GPTQ left row 507 of two of SmolLM2's down projections."""
+    rng = np.random.default_rng(5)
+    made, grid = rounded(weight, 4)
+    ends = np.repeat(grid.step[row], GROUP) * 7.5 * rng.choice([-1, 1], SHAPE[1])
+    made[row] = np.where(rng.random(SHAPE[1]) < 2 / 3, ends, made[row])
+    return made, grid
+
+
+def test_a_row_that_ran_away_is_noted(weight: np.ndarray) -> None:
+    found = judged(weight, run_away(weight, 17))
+    assert found.refusal is None
+    assert found.row < ENDS
+    assert "1 rows are off as a whole" in str(found.note)
+
+
+def test_beside_a_row_that_ran_away_a_wrong_zero_point_is_refused(weight: np.ndarray) -> None:
+    made, grid = run_away(weight, 17)
+    group = int(grid.step[23].argmax())  # the unit has the row's other steps in it
+    made[23, GROUP * group : GROUP * (group + 1)] += 6.5 * grid.step[23, group]
+    assert "a wrong zero-point or scale" in str(judged(weight, (made, grid)).refusal)
+
+
+@pytest.mark.parametrize(("bits", "shift"), [(4, 12), (8, 40)])
+def test_a_row_further_off_than_4_bits_reach_is_refused(bits: int, shift: int) -> None:
+    weight = normal(np.random.default_rng(0)).astype(np.float32)
+    wrong = np.zeros((192, 512 // GROUP))
+    wrong[17] = shift
+    assert "a row is off by" in str(judged(weight, rounded(weight, bits, wrong)).refusal)
 
 
 def test_scales_of_another_layer_are_refused(weight: np.ndarray) -> None:

@@ -85,8 +85,8 @@ def test_answers_about_one_passage_depend_on_each_other() -> None:
 
 
 def test_length_ratio_of_the_comparison() -> None:
-    from pipeline.gate import items
+    from pipeline.gate import pairing
 
     theirs, ours = (make.draws(SCORES, lengths=lengths) for lengths in (LENGTHS, LENGTHS // 2))
-    found = items.compare(of(theirs, reference=True), of(ours))[0]
+    found = pairing.compare(of(theirs, reference=True), of(ours))[0]
     assert found.length_ratio == pytest.approx((LENGTHS // 2 + 1).sum() / (LENGTHS + 1).sum())

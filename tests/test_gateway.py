@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import http.client
 import json
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -18,10 +20,11 @@ from typing import Any
 import pytest
 
 from pipeline.errors import Rejected
-from pipeline.gateway import routing, stream, watch
+from pipeline.gateway import answering, routing, started, stream, watch
 from pipeline.gateway.deploy_file import Cache, Deploy, Key, Model
 from pipeline.gateway.deploy_file import Tier as Settings
 from pipeline.gateway.promise import Promise
+from pipeline.gateway.started import Started
 from pipeline.gateway.tier import Tier
 from pipeline.release.signoff.standing import Standing
 from tests.gateway import WORDS, Running, Server, Thread, approved, promised, running
@@ -626,7 +629,7 @@ def test_what_runs_may_end_before_its_server_is_stopped(
 ) -> None:
     child = Child(scene.edge.url)
     monkeypatch.setattr(watch, "LASTS_S", 0.1)
-    monkeypatch.setattr(watch, "Started", lambda what: child)
+    monkeypatch.setattr(watch, "Started", lambda what, damage: child)
     gateway = scene.gateway(drain_s=30, recheck_s=600, edge_is_started=True)
     scene.edge.delay_s = 3
     with ThreadPoolExecutor(1) as pool:
@@ -639,6 +642,58 @@ def test_what_runs_may_end_before_its_server_is_stopped(
     assert (status, headers["x-quantgate-tier"]) == (200, "edge")
     until(lambda: child.stopped_at > 0)
     assert child.stopped_at > ended_at - 1
+
+
+def test_a_server_is_started_only_of_what_was_signed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also anew, after it has ended; and the files are not read again at every look."""
+    wrong, looked, processes = ["model.bin: changed"], [0], list[subprocess.Popen[bytes]]()
+
+    def damage() -> str | None:
+        looked[0] += 1
+        return wrong[0] if wrong else None
+
+    def start(_: Any, __: int, ___: Path, log: Path, ____: str) -> subprocess.Popen[bytes]:
+        log.touch()
+        processes.append(subprocess.Popen(["sleep", "60"], start_new_session=True))
+        return processes[-1]
+
+    monkeypatch.setattr(started, "FIRST_S", 0.1)
+    monkeypatch.setattr(started.server, "started", start)
+    server = Started(approved("d").served, damage)
+    assert [server.keep_running(ready=False) for _ in range(5)] == ["model.bin: changed"] * 5
+    assert (looked, processes) == ([1], [])
+    wrong.clear()
+    until(lambda: server.keep_running(ready=False) is None)
+    assert (looked, len(processes)) == ([2], 1)
+    wrong.append("model.bin: changed")
+    processes[0].kill()
+    until(lambda: server.keep_running(ready=True) == "model.bin: changed")
+    assert len(processes) == 1
+    asyncio.run(server.stop())
+
+
+def test_a_model_is_shown_by_its_name(scene: Scene) -> None:
+    gateway = scene.gateway()
+    shown = json.loads(call(gateway, "/v1/models/chat")[2])
+    assert shown == json.loads(call(gateway, "/v1/models")[2])["data"][0]
+    assert call(gateway, "/v1/models/other")[0] == 404
+
+
+def test_a_tier_that_was_rejected_is_not_waited_for(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the other one cannot do is said as it says it, and as the client's own fault."""
+    gateway = scene.gateway(recheck_s=600)
+    gateway.tiers["cloud"].withdrawn = "rejected"
+    scene.edge.behaviour = "vllm-long"
+    status, _, body = ask(gateway)
+    assert status == 400
+    assert "maximum context length" in json.loads(body)["error"]["message"]
+    monkeypatch.setattr(answering, "WAIT_S", 0.2)
+    gateway.tiers["cloud"].withdrawn, scene.cloud.behaviour = None, "busy"
+    status, _, body = ask(gateway)
+    assert status == 503
+    assert "maximum context length" in json.loads(body)["error"]["message"]
 
 
 SECRET, WORDS_OF_A_PROMPT = "sk-of-the-store", "my doctor told me"
@@ -681,8 +736,8 @@ def malformed() -> list[tuple[int, str, dict[str, str], bytes]]:
         (401, chat, {"Authorization": value}, whole)
         for value in ("", "Bearer", "Basic x", "x" * 9_000)
     ]
-    cases += [(404, path, key, whole) for path in ("/v1/other", "/v1/models/")]
-    return [*cases, (405, "/usage", key, whole)]
+    cases += [(404, "/v1/other", key, whole)]
+    return [*cases, *((405, path, key, whole) for path in ("/v1/models/", "/usage"))]
 
 
 def test_malformed_requests_are_said_so_and_leak_nothing(

@@ -87,7 +87,9 @@ def test_each_key_is_its_client(tmp_path: Path, ledger: Ledger) -> None:
     clients = Clients(made, ledger)
     for name, secret in SECRETS.items():
         for shown in (f"Bearer {secret}", f"bearer   {secret} "):
-            assert clients.who(shown) == Client(name, made[name])
+            found = clients.who(shown)
+            assert (found.name, found.key) == (name, made[name])
+            assert secret not in repr(found)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +178,8 @@ def test_whose_answers_a_client_may_get_is_never_in_doubt(tmp_path: Path) -> Non
     shared = [Client(name, Key(file=file, cache="shared")).scope for name in ("ada", "bob")]
     assert len({*own, *shared}) == 5 and shared[0] == shared[1]
     assert Client("ada", Key(file=file, cache="off")).scope is None
+    elsewhere = Client("ada", Key(file=file), secret=b"of another gateway")
+    assert elsewhere.scope != Client("ada", Key(file=file), secret=b"of this one").scope
     assert Client("anonymous", None).scope == own[-1]
 
 

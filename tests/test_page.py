@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.records import Summary, VariantSummary
-from pipeline.report import chart_forest, markdown, page, tables, theme
+from pipeline.report import chart_forest, markdown, page, quality_tables, tables, theme
 from pipeline.report.distribution import kl_distribution
 from pipeline.report.document import first_card
 from pipeline.report.formatting import number, size
@@ -232,7 +232,7 @@ def test_what_was_not_measured_is_said_and_never_shown_as_a_number(
 def test_items_without_a_text_are_named() -> None:
     row = summaries.rows()["ov-int4"]
     row["flipped"] = [{**item, "text": ""} for item in row["flipped"]]
-    found = tables.flipped(VariantSummary.model_validate(row))
+    found = quality_tables.flipped(VariantSummary.model_validate(row))
     assert found is not None
     assert found.rows[0][0].text.startswith("sums/1")
     assert found.rows[0][2].text == "text not kept"

@@ -15,8 +15,8 @@ from pipeline import cli, recipe
 from pipeline.errors import CalibrationError
 from pipeline.recipe import Calibration, PromptSet
 from pipeline.records.artifact import hash_file
-from pipeline.source import prompts
-from pipeline.source.prompts import Encoder, Refused
+from pipeline.source import encoding, prompts
+from pipeline.source.encoding import Encoder, Refused
 
 DIALOGUE = [
     {"role": "system", "content": "Be brief."},
@@ -214,7 +214,7 @@ class Endless(Templated):
 
 
 def test_a_template_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompts, "RENDER_S", 0.2)
+    monkeypatch.setattr(encoding, "RENDER_S", 0.2)
     with pytest.raises(
         CalibrationError, match=r"chat template takes longer than 0\.2 s for one prompt"
     ):
@@ -244,9 +244,9 @@ def test_what_a_template_refuses_says_so_in_its_words() -> None:
 
 
 def test_a_token_without_an_embedding_is_found_before_a_quantizer_meets_it() -> None:
-    prompts.require_rows("p", [[1, 2], [3]], 4)
+    encoding.require_rows("p", [[1, 2], [3]], 4)
     with pytest.raises(CalibrationError, match="gives token 4, the model's embedding has 4 rows"):
-        prompts.require_rows("p", [[1, 2], [4]], 4)
+        encoding.require_rows("p", [[1, 2], [4]], 4)
 
 
 def test_a_file_of_ones_own_becomes_a_prompt_set(

@@ -13,6 +13,7 @@ from pipeline import paths, records
 from pipeline.benchmark import http
 from pipeline.capabilities import ENGINES
 from pipeline.engines import own_server, server, vllm, vllm_server
+from pipeline.engines.listed import Models
 from pipeline.engines.server import Served
 from pipeline.errors import EvaluationError, Rejected, SetupError
 from pipeline.recipe import Serve
@@ -99,6 +100,17 @@ def test_the_one_model_of_a_server_needs_no_name() -> None:
         pytest.raises(EvaluationError, match=r"one, two.*--model"),
     ):
         benchmark_http._only_model(server.url)
+
+
+def test_a_server_shows_the_artifact_by_its_digest_or_a_name_that_ends_in_it() -> None:
+    digest = "a" * 64
+    for shown in (
+        {"id": "tiny", "digest": f"sha256:{digest}"},
+        {"id": f"tiny@sha256:{digest}", "object": "model"},
+    ):
+        listed = Models.model_validate({"data": [{"id": "other"}, shown]})
+        assert listed.pinned(digest) == f"tiny@sha256:{digest}"
+        assert listed.pinned("b" * 64) is None
 
 
 def test_what_did_not_pass_or_cannot_be_served_here_is_refused(

@@ -18,7 +18,8 @@ from pipeline.errors import EvaluationError
 from pipeline.recipe import Benchmark, PromptSet
 from pipeline.records import Samples, Trace, TracedRequest, read
 from pipeline.source.checkpoint import embedding_rows
-from pipeline.source.prompts import Encoder, Refused, documents, require_rows
+from pipeline.source.encoding import Encoder, Refused, require_rows
+from pipeline.source.prompts import documents
 from pipeline.source.tokens import added
 
 

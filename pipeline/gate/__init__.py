@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 
-from pipeline.gate import items, limits, long_context, looks, texts
+from pipeline.gate import items, limits, long_context, looks, pairing, texts
 from pipeline.gate.limits import Limits, failed, not_measured, worst
 from pipeline.records import VIEWS, Evaluation, Question, Verdict
 
@@ -59,7 +59,7 @@ def decide(
         if not stopped:
             checks += long_context.checks(reference, candidate, floor, held_to)
             checks += items.checks(reference, candidate, held_to)
-        comparisons = items.compare(reference, candidate)
+        comparisons = pairing.compare(reference, candidate)
         tails = texts.tails(candidate)
         seen = looks.at(reference, candidate, held_to)
         checks = [looks.explained(check, seen) for check in checks]

@@ -4,14 +4,13 @@ guard-rails, lengths."""
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 
-from pipeline.gate import statistics
+from pipeline.gate import pairing, statistics
 from pipeline.gate.limits import Limits, failed, status, unseen, windows_for, words
+from pipeline.gate.pairing import Pairs
 from pipeline.gate.statistics import FEW_FLIPS, Estimate
-from pipeline.records import Check, Evaluation, Item, Question, Status, Task, TaskComparison
+from pipeline.records import Check, Evaluation, Item, Question, Status
 
-Pairs = list[tuple[Item, Item]]  # (the reference's, the artifact's)
 POWER = 0.8
 
 
@@ -32,11 +31,11 @@ def checks(reference: Evaluation, candidate: Evaluation, limits: Limits) -> list
             )
         ]
     try:
-        paired, look = paired_by_task(reference, candidate), reached(candidate, limits)
+        paired, look = pairing.paired_by_task(reference, candidate), reached(candidate, limits)
     except ValueError as error:
         return [failed(asked, limits.accuracy_drop, method, str(error))]
     confidence, knows = limits.confidence_at(look), known(reference, limits)
-    pooled = _pooled(join(paired, knows), limits, look) if knows else _nothing(limits)
+    pooled = _pooled(pairing.join(paired, knows), limits, look) if knows else _nothing(limits)
     lengths = [
         check
         for task, pairs in paired.items()
@@ -78,15 +77,11 @@ def known(reference: Evaluation, limits: Limits) -> set[str]:
 
 
 def _known(items: list[Item], confidence: float) -> bool:
-    sums, counts = _by_cluster(
+    sums, counts = pairing.by_cluster(
         [(item, item) for item in items], [item.score - item.chance for item in items]
     )
     estimate = statistics.ratio(sums, counts, confidence)
     return estimate.low > 0 if estimate.freedom else estimate.value > 0
-
-
-def join(paired: dict[str, Pairs], tasks: set[str]) -> Pairs:
-    return [pair for task, pairs in paired.items() if task in tasks for pair in pairs]
 
 
 def _nothing(limits: Limits) -> Check:
@@ -110,56 +105,6 @@ def _nothing(limits: Limits) -> Check:
     )
 
 
-def paired_by_task(reference: Evaluation, candidate: Evaluation) -> dict[str, Pairs]:
-    """Raises ValueError, with the reason, unless the items are the first of the reference's draw
-    and the same."""
-    paired = {}
-    for task in candidate.tasks:
-        try:
-            paired[task.name] = _pair(reference, task)
-        except ValueError as error:
-            raise ValueError(f"{task.name}: {error}") from error
-    return paired
-
-
-def _pair(reference: Evaluation, task: Task) -> Pairs:
-    theirs = next((other for other in reference.tasks if other.name == task.name), None)
-    if theirs is None:
-        raise ValueError("the reference was not measured on it")
-    if task.documents != theirs.documents or not task.items:
-        raise ValueError(
-            f"{len(task.items)} items of {task.documents} documents, the reference's task has"
-            f" {theirs.documents}"
-        )
-    if (task.metric, task.filter, task.code) != (theirs.metric, theirs.filter, theirs.code):
-        raise ValueError(
-            f"scored by {task.metric} ({task.filter}), the reference by {theirs.metric}"
-            f" ({theirs.filter}) or other code"
-        )
-    expected = {_key(item): item for item in theirs.items if item.place < len(task.items)}
-    measured = {_key(item): item for item in task.items}
-    if expected.keys() != measured.keys() or len(measured) != len(task.items):
-        raise ValueError("its items are not the reference's items")
-    wrong = [
-        item.score for item in [*expected.values(), *measured.values()] if not 0 <= item.score <= 1
-    ]  # NaN is neither
-    if wrong:
-        raise ValueError(f"a score is {wrong[0]:g}, expected 0 to 1")
-    return [(expected[key], item) for key, item in measured.items()]
-
-
-def _key(item: Item) -> tuple[str, ...]:
-    return (
-        item.task,
-        str(item.doc_id),
-        str(item.place),
-        item.doc_hash,
-        item.prompt_hash,
-        item.target_hash,
-        item.tokens_hash,
-    )
-
-
 def _pooled(pairs: Pairs, limits: Limits, look: int) -> Check:
     """Mean of (reference right - artifact right) over the items of all tasks."""
     confidence, looks = limits.confidence_at(look), len(limits.fractions)
@@ -172,7 +117,7 @@ def _pooled(pairs: Pairs, limits: Limits, look: int) -> Check:
         )
     limit = limits.accuracy_drop
     outcome = status(estimate.low, estimate.high, limit)
-    lost, won = _flips(pairs)
+    lost, won = pairing.flips(pairs)
     reason = (
         f"accuracy drops by {estimate.value:+.4f} ({estimate.low:+.4f} to {estimate.high:+.4f};"
         f" {len(pairs)} items, {lost} lost, {won} won); {words(outcome)} the limit of {limit:g}"
@@ -194,7 +139,7 @@ def _pooled(pairs: Pairs, limits: Limits, look: int) -> Check:
 
 def difference(pairs: Pairs, confidence: float) -> tuple[Estimate, str]:
     """The paired drop with its bounds, and how they were found."""
-    sums, counts = _by_cluster(pairs, [theirs.score - ours.score for theirs, ours in pairs])
+    sums, counts = pairing.by_cluster(pairs, [theirs.score - ours.score for theirs, ours in pairs])
     estimate = statistics.ratio(sums, counts, confidence)
     clustered = len(sums) < len(pairs)
     if clustered or not _binary(pairs):
@@ -203,7 +148,7 @@ def difference(pairs: Pairs, confidence: float) -> tuple[Estimate, str]:
             estimate,
             f"paired difference per item{', clustered by shared passage' if clustered else ''}",
         )
-    low, high = statistics.score_difference(*_flips(pairs), len(pairs), confidence)
+    low, high = statistics.score_difference(*pairing.flips(pairs), len(pairs), confidence)
     return estimate._replace(low=low, high=high), "score bounds on items lost and won (Tango)"
 
 
@@ -216,25 +161,9 @@ def _with_unseen(estimate: Estimate, share: float) -> Estimate:
     )
 
 
-def _by_cluster(pairs: Pairs, values: list[float]) -> tuple[list[float], list[float]]:
-    """Sum of the values and number of items of each cluster."""
-    clusters: dict[str, list[float]] = defaultdict(list)
-    for (_, ours), value in zip(pairs, values, strict=True):
-        clusters[ours.cluster].append(value)
-    return [sum(cluster) for cluster in clusters.values()], [
-        float(len(cluster)) for cluster in clusters.values()
-    ]
-
-
 def _binary(pairs: Pairs) -> bool:
     """Whether items are lost and won as a whole."""
     return all(abs(theirs.score - ours.score) in (0.0, 1.0) for theirs, ours in pairs)
-
-
-def _flips(pairs: Pairs) -> tuple[int, int]:
-    return sum(theirs.score > ours.score for theirs, ours in pairs), sum(
-        ours.score > theirs.score for theirs, ours in pairs
-    )
 
 
 def _needed(pairs: Pairs, estimate: Estimate, limit: float, confidence: float) -> str:
@@ -279,7 +208,7 @@ def _p_value(pairs: Pairs, estimate: Estimate, limit: float) -> float:
     """Against a drop within the limit: by t, or for few changed right-or-wrong items exact; in
     clusters the larger of both."""
     by_t = statistics.exceeds(estimate, limit)
-    lost, won = _flips(pairs)
+    lost, won = pairing.flips(pairs)
     if lost + won >= FEW_FLIPS or not _binary(pairs):
         return by_t
     exact = statistics.lost_exceeds(lost, won, len(pairs), limit)
@@ -302,8 +231,8 @@ def _guard_rail(
     )
     if outcome != "FAIL" and not knows:
         right, chance = (
-            _mean([theirs.score for theirs, _ in pairs]),
-            _mean([theirs.chance for theirs, _ in pairs]),
+            pairing.mean([theirs.score for theirs, _ in pairs]),
+            pairing.mean([theirs.chance for theirs, _ in pairs]),
         )
         reason = (
             f"{task} tells nothing: the reference has {right:.1%} right, guessing {chance:.1%} ({n}"
@@ -336,11 +265,11 @@ def _length(task: str, pairs: Pairs, limits: Limits, confidence: float) -> Check
         Question("length_ratio", of=task),
         "ratio of generated tokens, one-sided each way",
     )
-    known = _lengths(pairs)
+    known = pairing.lengths(pairs)
     if len(known) != len(pairs):
         return failed(asked, least, method, "the lengths of some answers are missing")
-    ours, _ = _by_cluster(pairs, [float(length) for _, length in known])
-    theirs, _ = _by_cluster(pairs, [float(length) for length, _ in known])
+    ours, _ = pairing.by_cluster(pairs, [float(length) for _, length in known])
+    theirs, _ = pairing.by_cluster(pairs, [float(length) for length, _ in known])
     estimate = statistics.ratio(ours, theirs, confidence)
     harmless = estimate.low >= least and estimate.high <= most
     outcome: Status = (
@@ -367,51 +296,3 @@ def _length(task: str, pairs: Pairs, limits: Limits, confidence: float) -> Check
         method=method,
         reason=reason,
     )
-
-
-def compare(reference: Evaluation, candidate: Evaluation) -> list[TaskComparison]:
-    """What changed on each task, item by item. Tasks that cannot be paired are left out: their
-    check fails."""
-    theirs = {task.name: task for task in reference.tasks}
-    return [
-        _compare(theirs[task.name], task)
-        for task in candidate.tasks
-        if task.name in theirs and task.items
-    ]
-
-
-def _compare(reference: Task, task: Task) -> TaskComparison:
-    scores = {_key(item): item for item in reference.items}
-    pairs = [(scores[_key(item)], item) for item in task.items if _key(item) in scores]
-    expected = _mean([theirs.score for theirs, _ in pairs])
-    accuracy, chance = (
-        _mean([ours.score for _, ours in pairs]),
-        _mean([ours.chance for _, ours in pairs]),
-    )
-    lost = [f"{ours.task}/{ours.doc_id}" for theirs, ours in pairs if theirs.score > ours.score]
-    won = [f"{ours.task}/{ours.doc_id}" for theirs, ours in pairs if theirs.score < ours.score]
-    lengths = _lengths(pairs)
-    return TaskComparison(
-        name=task.name,
-        n=len(pairs),
-        reference_accuracy=expected,
-        accuracy=accuracy,
-        recovery=(accuracy - chance) / (expected - chance) if expected > chance else math.nan,
-        mcnemar_p=statistics.mcnemar(len(lost), len(won)),
-        lost=lost,
-        won=won,
-        length_ratio=sum(b for _, b in lengths) / sum(a for a, _ in lengths) if lengths else None,
-    )
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
-
-
-def _lengths(pairs: Pairs) -> list[tuple[int, int]]:
-    """Tokens of each generated answer, the reference's and the artifact's; the end token counts."""
-    return [
-        (theirs.generated_tokens + 1, ours.generated_tokens + 1)
-        for theirs, ours in pairs
-        if theirs.generated_tokens is not None and ours.generated_tokens is not None
-    ]

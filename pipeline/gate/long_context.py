@@ -9,7 +9,8 @@ from dataclasses import replace
 from pipeline.gate import statistics
 from pipeline.gate.limits import Limits, failed
 from pipeline.gate.statistics import Estimate
-from pipeline.gate.texts import Look, held_to_limit, require_possible
+from pipeline.gate.text_windows import Look, require_possible
+from pipeline.gate.texts import held_to_limit
 from pipeline.records import Check, Divergence, Evaluation, Perplexity, Question
 
 KIND = "long_context_kl"

@@ -3,7 +3,7 @@ it."""
 
 from __future__ import annotations
 
-from pipeline.gate import items, spending
+from pipeline.gate import items, pairing, spending
 from pipeline.gate.limits import Limits, status
 from pipeline.records import Check, Evaluation, Look
 
@@ -29,7 +29,9 @@ def at(reference: Evaluation, candidate: Evaluation, limits: Limits) -> list[Loo
         last = items.reached(candidate, limits)
         return [
             _look(
-                items.join(items.paired_by_task(reference, _first(candidate, limits, look)), knows),
+                pairing.join(
+                    pairing.paired_by_task(reference, _first(candidate, limits, look)), knows
+                ),
                 limits,
                 look,
             )
@@ -75,7 +77,7 @@ def _first(candidate: Evaluation, limits: Limits, look: int) -> Evaluation:
     return candidate.model_copy(update={"tasks": tasks})
 
 
-def _look(pairs: items.Pairs, limits: Limits, look: int) -> Look:
+def _look(pairs: pairing.Pairs, limits: Limits, look: int) -> Look:
     confidence, fraction, limit = (
         limits.confidence_at(look),
         limits.fractions[look],

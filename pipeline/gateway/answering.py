@@ -113,7 +113,8 @@ class Answering:
     def _may_pass(self, ends: Mapping[str, Try]) -> bool:
         """Whether a tier that could take the request may take it later."""
         waiting = (done.passing or done.end == "late" for done in ends.values())
-        return len(ends) < len(self.tiers) or any(waiting)
+        unasked = (tier for tier in self.tiers if tier.name not in ends)
+        return any(tier.is_approved for tier in unasked) or any(waiting)
 
 
 class _Wait:
@@ -141,6 +142,12 @@ def _remaining(asked: Asked) -> Need:
     return replace(asked.need, target_ms=asked.need.target_ms - asked.spent_ms)
 
 
+def _end(done: Try) -> str:
+    """What another server may take is said in the words of the one that does not."""
+    said = relay.complaint(done.body) if done.end == "not here" and done.body else ""
+    return f"{done.end}: {said}" if said else done.end
+
+
 def _nobody(ends: dict[str, Try], full: bool) -> Problem:
     """`full`: so all servers have said, to this request or to another."""
     if all(done.end == "busy" for done in ends.values()) and (ends or full):
@@ -152,7 +159,7 @@ def _nobody(ends: dict[str, Try], full: bool) -> Problem:
             code="queue_full",
             headers={"Retry-After": str(after)},
         )
-    said = "; ".join(f"{name}: {done.end}" for name, done in ends.items())
+    said = "; ".join(f"{name}: {_end(done)}" for name, done in ends.items())
     return Problem(
         503,
         "service_unavailable_error",

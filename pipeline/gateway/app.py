@@ -78,6 +78,13 @@ def make(gateway: Gateway, ledger: Ledger) -> FastAPI:
         _client(gateway, request)
         return {"object": "list", "data": [_model(gateway, name) for name in gateway.models]}
 
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str, request: Request) -> dict[str, Any]:
+        _client(gateway, request)
+        if name not in gateway.models:
+            raise problems.no_model(name, ", ".join(gateway.models))
+        return _model(gateway, name)
+
     @app.get("/live")
     async def live() -> dict[str, str]:
         return {"status": "alive"}
@@ -129,7 +136,7 @@ def _model(gateway: Gateway, name: str) -> dict[str, Any]:
 
 
 def _state(tier: Tier) -> str:
-    if tier.withdrawn is not None or tier.is_over():
+    if not tier.is_approved:
         return "not approved"
     return "ready" if tier.unready is None else "not ready"
 

@@ -29,7 +29,7 @@ from pipeline.runtime import crash, environments
 class Approved:
     """`digest`: of the artifact's files; `until`: when the approval ends; `promise`: None where
     nothing was measured; `again` reads policy and log as they are now, and raises QuantgateError
-    where they do not approve."""
+    where they do not approve; `whole` reads all files too."""
 
     name: str
     digest: str
@@ -37,6 +37,7 @@ class Approved:
     promise: Promise | None
     until: datetime.datetime | None
     again: Callable[[datetime.datetime], Standing]
+    whole: Callable[[datetime.datetime], Checked]
 
     @property
     def capacity(self) -> int:
@@ -46,13 +47,15 @@ class Approved:
     def withdrawn(self, now: datetime.datetime) -> str | None:
         """Why it may not be served any more; None if it may. What cannot be read, or does not
         hold, approves nothing."""
-        try:
-            self.until = self.again(now).until
-        except QuantgateError as error:
-            return str(error)
-        except Exception as error:  # whatever it is, nothing was approved
-            return f"cannot be checked: {crash.place(error)}"
-        return None
+        return _refused(lambda: self._hear(now))
+
+    def damage(self) -> str | None:
+        """Why a server of its files may not be started; None if they are what was signed, and
+        approved. Somebody else may have written to the folder since it was opened."""
+        return _refused(lambda: self.whole(datetime.datetime.now(datetime.UTC)))
+
+    def _hear(self, now: datetime.datetime) -> None:
+        self.until = self.again(now).until
 
 
 class Opener:
@@ -80,6 +83,7 @@ class Opener:
             promise.of(_measured(tier, checked), records.recipe.benchmark.prompt_tokens),
             checked.standing.until,
             lambda now: check.again(folder, checked, policy.load(rules), now),
+            lambda now: check.check(folder, policy.load(rules), now, model=here),
         )
         if approved.promise is None:
             print(
@@ -99,6 +103,16 @@ class Opener:
         return self._bundles[what, here]
 
 
+def _refused(look: Callable[[], object]) -> str | None:
+    try:
+        look()
+    except QuantgateError as error:
+        return str(error)
+    except Exception as error:  # whatever it is, nothing was approved
+        return f"cannot be checked: {crash.place(error)}"
+    return None
+
+
 def _measured(tier: deploy_file.Tier, checked: Checked) -> Benchmark:
     """Raises RecipeError for a benchmark of another artifact."""
     if tier.benchmark is None:
@@ -107,8 +121,8 @@ def _measured(tier: deploy_file.Tier, checked: Checked) -> Benchmark:
     digest = artifact.digest(checked.records.manifest.files)
     if record.artifact_sha256 != digest:
         raise RecipeError(
-            f"{tier.benchmark}: of the artifact {record.artifact_sha256}, expected that of"
-            f" {tier.bundle}: {digest}. Measure that server again: quantgate benchmark RECIPE"
-            " --http VARIANT --url URL"
+            f"{tier.benchmark}: artifact_sha256: found {record.artifact_sha256}, expected that of"
+            f" {tier.bundle}: {digest}. Measure a server that lists it in /v1/models, as `quantgate"
+            " serve` does: quantgate benchmark RECIPE --http VARIANT --url URL"
         )
     return record

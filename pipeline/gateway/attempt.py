@@ -41,11 +41,16 @@ class Errand:
     @property
     def headers(self) -> dict[str, str]:
         """For the client to see who answers."""
-        return {
-            "X-Request-Id": self.asked.id,
-            "X-Quantgate-Tier": self.tier.name,
-            "X-Quantgate-Digest": f"sha256:{self.tier.approved.digest}",
-        }
+        return shown_of(self.tier, self.asked)
+
+
+def shown_of(tier: Tier, asked: Asked) -> dict[str, str]:
+    """Headers of an answer by this tier."""
+    return {
+        "X-Request-Id": asked.id,
+        "X-Quantgate-Tier": tier.name,
+        "X-Quantgate-Digest": f"sha256:{tier.approved.digest}",
+    }
 
 
 @dataclass

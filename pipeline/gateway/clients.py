@@ -6,7 +6,7 @@ import datetime
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from hmac import compare_digest
 from pathlib import Path
@@ -32,15 +32,20 @@ Reason = Literal["requests", "tokens", "budget"]
 
 @dataclass(frozen=True)
 class Client:
+    """`secret`: the digest of what it shows; empty where it need show nothing."""
+
     name: str
     key: Key | None
+    secret: bytes = field(default=b"", repr=False)
 
     @property
     def scope(self) -> str | None:
-        """Whose kept answers it may get; None for nobody's."""
+        """Whose kept answers it may get; None for nobody's. A name alone is not enough: gateways
+        that share a cache may give it to other clients."""
         # No key's name has a colon in it: one that is named `shared` shares nothing.
         kind = self.key.cache if self.key else "own"
-        return {"own": f"own:{self.name}", "shared": "shared", "off": None}[kind]
+        own = f"own:{self.name}:{self.secret.hex()}"
+        return {"own": own, "shared": "shared", "off": None}[kind]
 
 
 class Beyond(Problem):
@@ -61,7 +66,7 @@ class Clients:
         """Raises SetupError for a file that holds no key, or that of another one."""
         self._keys, self._ledger = keys, ledger
         self._known = [
-            (secret, Client(name, keys[name])) for secret, name in _by_secret(keys).items()
+            (secret, Client(name, keys[name], secret)) for secret, name in _by_secret(keys).items()
         ]
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._tokens = {

@@ -39,8 +39,8 @@ def run(path: Path) -> None:
     SetupError."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     deploy = deploy_file.load(path)
-    deploying.require_free(deploy.listen.host, deploy.listen.port)
-    _require_keys(path, deploy)
+    deploying.require_free(deploy.listen.host, deploy.listen.port, f"{path}: listen.port")
+    _require_files(path, deploy)
     _raise_limit_of_files()
     with ExitStack() as bundles:
         opener = approved.Opener(bundles, Path(deploy.policy))
@@ -48,14 +48,15 @@ def run(path: Path) -> None:
         asyncio.run(serve(deploy, tiers))
 
 
-def _require_keys(path: Path, deploy: Deploy) -> None:
-    """Raises SetupError naming every file of a key that is not there."""
+def _require_files(path: Path, deploy: Deploy) -> None:
+    """Raises SetupError naming every file of a key, and folder of a bundle, that is not there."""
     named = {f"keys.{name}.file": key.file for name, key in deploy.keys.items()}
     for model, of in deploy.models.items():
         for name, tier in of.tiers.items():
             if tier.key_file:
                 named[f"models.{model}.tiers.{name}.key_file"] = tier.key_file
-    missing = [
+    missing = _without_bundle(path, deploy)
+    missing += [
         f"{path}: {place}: found {file}, where no file is. Expected one that holds a bearer token,"
         f" one word: openssl rand -hex 32 > {file}"
         for place, file in named.items()
@@ -63,6 +64,16 @@ def _require_keys(path: Path, deploy: Deploy) -> None:
     ]
     if missing:
         raise SetupError("\n".join(missing))
+
+
+def _without_bundle(path: Path, deploy: Deploy) -> list[str]:
+    return [
+        f"{path}: models.{model}.tiers.{name}.bundle: found {tier.bundle}, where no folder is."
+        " Expected a bundle's folder, or the URL of a published one: quantgate fetch URL FOLDER"
+        for model, of in deploy.models.items()
+        for name, tier in of.tiers.items()
+        if "://" not in tier.bundle and not Path(tier.bundle).is_dir()
+    ]
 
 
 def _tiers(opener: approved.Opener, model: str, of: deploy_file.Model) -> list[Tier]:

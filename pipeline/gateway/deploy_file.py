@@ -72,6 +72,15 @@ class Budget(Strict):
     hard: Money | None = Field(None, description="beyond it requests get 429")
     days: Annotated[int, Field(gt=0, le=3660)] = 30
 
+    @model_validator(mode="after")
+    def _alert_comes_first(self) -> Self:
+        if self.soft is not None and self.hard is not None and self.soft > self.hard:
+            raise ValueError(
+                f"soft: found {self.soft:g}, beyond hard ({self.hard:g}), where nothing is answered"
+                " any more. Expected less, so that the alert comes first"
+            )
+        return self
+
 
 class Key(Strict):
     """One client. `cache`: whose answers it may get: its own, those of all keys that say `shared`,

@@ -15,6 +15,7 @@ from pipeline.gateway.attempt import JSON, Errand, Try
 BUSY = 429
 PASSING = (502, 503, 504)  # a server that is on its way
 LONGEST_RETRY_S = 3600
+LONGEST_COMPLAINT = 300  # characters
 # What another server may take: a longer prompt, or arguments that this one does not know. vLLM says
 # the first in words alone.
 ELSEWHERE_CODES = ("context_length_exceeded", "unknown_parameter", "unsupported_value")
@@ -80,12 +81,21 @@ async def _refused(done: Try, reply: aiohttp.ClientResponse) -> None:
 def _elsewhere(status: int, body: bytes) -> bool:
     if status in ELSEWHERE_STATUSES:
         return True
+    error = _error(body)
+    return error.get("code") in ELSEWHERE_CODES or ELSEWHERE_WORDS in str(error.get("message"))
+
+
+def complaint(body: bytes) -> str:
+    """What a server said against a request, for the client that made it; empty if nothing."""
+    return str(_error(body).get("message") or "")[:LONGEST_COMPLAINT]
+
+
+def _error(body: bytes) -> dict[str, Any]:
     try:
-        error: dict[str, Any] = json.loads(body)["error"]
-        said = str(error.get("message"))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return False
-    return error.get("code") in ELSEWHERE_CODES or ELSEWHERE_WORDS in said
+        error = json.loads(body)["error"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return error if isinstance(error, dict) else {}
 
 
 def _whole(done: Try, errand: Errand, body: bytes) -> None:

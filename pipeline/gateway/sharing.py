@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.gateway import cache
 from pipeline.gateway.asked import Asked
-from pipeline.gateway.attempt import Try
+from pipeline.gateway.attempt import Try, shown_of
 from pipeline.gateway.cache import Kept, Store
 from pipeline.gateway.flight import Flight
 from pipeline.gateway.metrics import Metrics
@@ -54,10 +54,10 @@ class Sharing:
 
     async def _kept(self, asked: Asked, tiers: list[Tier], store: Store) -> Flight | None:
         for tier in tiers:
-            if tier.withdrawn is None and not tier.is_over():
+            if tier.is_approved:
                 kept = await store.get(_key(tier.approved.digest, asked))
                 if kept is not None:
-                    shown = {"X-Quantgate-Tier": tier.name, "X-Quantgate-Cache": "hit"}
+                    shown = {**shown_of(tier, asked), "X-Quantgate-Cache": "hit"}
                     return Flight.landed({"Content-Type": kept.content_type, **shown}, kept.body)
         return None
 

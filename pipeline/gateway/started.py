@@ -1,4 +1,5 @@
-"""A server that the gateway starts, and starts again when it has ended."""
+"""A server that the gateway starts, and starts again when it has ended; each time only of files
+that are what was signed."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import asyncio
 import secrets
 import subprocess
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
@@ -20,11 +22,12 @@ LONG_S = 300.0  # after which an end counts as the first again
 
 class Started:
     """Of one tier. Its log is in a folder of its own, as long as the gateway runs. `key`: by which
-    the server knows the gateway from other users of this machine."""
+    the server knows the gateway from other users of this machine. `damage` reads all files and says
+    what is wrong with them."""
 
-    def __init__(self, what: Served) -> None:
+    def __init__(self, what: Served, damage: Callable[[], str | None]) -> None:
         self.url, self.key = "", secrets.token_urlsafe()
-        self._what = what
+        self._what, self._damage = what, damage
         self._kept = ExitStack()
         self._folder = Path(self._kept.enter_context(tempfile.TemporaryDirectory()))
         self._process: subprocess.Popen[bytes] | None = None
@@ -42,6 +45,10 @@ class Started:
             self._ended(self._process, now)
         if now < self._again_at:
             return self._last_words
+        if wrong := self._damage():
+            self._last_words = wrong
+            self._later()
+            return wrong
         port = server.free_port()  # another each time: somebody may have taken the last one
         self._process = server.started(self._what, port, self._folder, self._log, self.key)
         self.url, self._since = f"http://{server.HOST}:{port}/v1", now
@@ -53,8 +60,14 @@ class Started:
         self._last_words = (
             f"the server ended with exit code {ended.returncode}. {process.last_words(self._log)}"
         )
-        self._wait_s = FIRST_S if now - self._since > LONG_S else min(2 * self._wait_s, LONGEST_S)
-        self._again_at = now + self._wait_s
+        if now - self._since > LONG_S:
+            self._wait_s = FIRST_S / 2
+        self._later()
+
+    def _later(self) -> None:
+        """The next start is tried after a while, twice as long each time."""
+        self._wait_s = min(2 * self._wait_s, LONGEST_S)
+        self._again_at = monotonic() + self._wait_s
 
     @property
     def _log(self) -> Path:

@@ -39,16 +39,17 @@ class Tier:
     def takes_requests(self, now: float) -> bool:
         return (
             self.unready is None
-            and self.withdrawn is None
-            and not self.is_over()
+            and self.is_approved
             and now >= self.busy_until
             and not self.breaker.is_open(now)
         )
 
-    def is_over(self) -> bool:
-        """Whether the approval has ended since it was read."""
+    @property
+    def is_approved(self) -> bool:
+        """By policy and log as they were read last; an approval may have ended since."""
         until = self.approved.until
-        return until is not None and until <= datetime.datetime.now(datetime.UTC)
+        over = until is not None and until <= datetime.datetime.now(datetime.UTC)
+        return self.withdrawn is None and not over
 
     @property
     def load(self) -> float:

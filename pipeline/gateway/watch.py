@@ -8,8 +8,8 @@ import datetime
 from time import monotonic
 
 import aiohttp
-from pydantic import BaseModel
 
+from pipeline.engines.listed import Models
 from pipeline.errors import QuantgateError
 from pipeline.gateway import log
 from pipeline.gateway.started import Started
@@ -22,20 +22,6 @@ AGAIN_S = 2.0  # until what is not approved is looked at again
 LASTS_S = 10.0  # without approval, before a server is stopped
 TIMEOUT_S = 5.0
 DRAINED_S = 0.2  # between looks whether it is
-
-
-class Model(BaseModel):
-    """Of a server's list, as far as it is read."""
-
-    id: str
-    digest: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.id[:80]} {(self.digest or '')[:80]}".strip()
-
-
-class Models(BaseModel):
-    data: list[Model]
 
 
 async def approval(tier: Tier, recheck_s: float) -> None:
@@ -81,12 +67,12 @@ class _Watch:
 
     async def once(self) -> None:
         tier = self._tier
-        if tier.withdrawn is not None or tier.is_over():
+        if not tier.is_approved:
             await self._withdraw()
             return
         self._withdrawn_since = None
         if self._started is None and tier.settings.url is None:
-            self._started = Started(tier.approved.served)
+            self._started = Started(tier.approved.served, tier.approved.damage)
         unready = None
         if self._started is not None:
             unready = await asyncio.to_thread(self._started.keep_running, tier.unready is None)
@@ -136,13 +122,11 @@ async def _not_served(tier: Tier, session: aiohttp.ClientSession) -> str | None:
         shown = Models.model_validate_json(body)
     except (aiohttp.ClientError, OSError, ValueError) as error:
         return f"gives no list of models: {type(error).__name__}"
-    digest = f"sha256:{tier.approved.digest}"
-    for model in shown.data:
-        name = model.id.removesuffix(f"@{digest}")
-        if model.digest == digest or name != model.id:
-            tier.asked_as = f"{name}@{digest}"
-            return None
-    return f"shows no {digest}, which is approved, but {', '.join(map(str, shown.data)) or 'none'}"
+    pinned = shown.pinned(tier.approved.digest)
+    if pinned is None:
+        return f"shows no sha256:{tier.approved.digest}, which is approved, but {shown}"
+    tier.asked_as = pinned
+    return None
 
 
 async def _got(tier: Tier, session: aiohttp.ClientSession, url: str) -> tuple[int, bytes]:

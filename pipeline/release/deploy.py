@@ -111,13 +111,14 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def require_free(host: str, port: int) -> None:
-    """Raises SetupError at once rather than after the engine has loaded."""
+def require_free(host: str, port: int, where: str = "--port") -> None:
+    """Raises SetupError at once rather than after the engine has loaded. `where`: what says the
+    port."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.create_server((host, port), family=family):
             pass
     except (OSError, OverflowError) as error:
         raise SetupError(
-            f"{host}:{port}: cannot be listened on ({error}). Give another with --port."
+            f"{host}:{port}: cannot be listened on ({error}). Give another: {where}."
         ) from error

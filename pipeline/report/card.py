@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.capabilities import ENGINES
 from pipeline.records import Check, Checkpoint, Climb, Summary, VariantSummary
-from pipeline.report import markdown, speed_tables, tables
+from pipeline.report import markdown, quality_tables, speed_tables, tables
 from pipeline.report.chart_forest import KINDS, share
 from pipeline.report.content import Block, Note, Section, Table, pairs
 from pipeline.report.formatting import finite, listed, setting, size
@@ -165,7 +165,7 @@ def _alone(table: Table) -> Table:
 def _quality(summary: Summary, variant: str) -> list[Block]:
     """Beside the source's own figures."""
     one = summary.model_copy(update={"variants": {variant: summary.variants[variant]}})
-    return [table._replace(caption="") for table in tables.quality(one)]
+    return [table._replace(caption="") for table in quality_tables.quality(one)]
 
 
 def _speed(variant: str, row: VariantSummary) -> list[Block]:

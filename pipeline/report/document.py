@@ -9,6 +9,7 @@ from pipeline.report import (
     chart_pareto,
     chart_speed,
     provenance,
+    quality_tables,
     speed_tables,
     tables,
 )
@@ -202,8 +203,8 @@ def _margins(summary: Summary) -> list[Block]:
 def _divergence(summary: Summary) -> list[Block]:
     rows = summary.variants
     drawn, tails = (
-        Charts(lambda: chart_divergence.charts(summary), tables.divergence(rows)),
-        tables.tails(rows),
+        Charts(lambda: chart_divergence.charts(summary), quality_tables.divergence(rows)),
+        quality_tables.tails(rows),
     )
     return [Note(DIVERGENCE), drawn, *([Fold(tails.caption, [tails])] if tails else [])]
 
@@ -249,14 +250,14 @@ def compared(section: SideBySide) -> Section:
 
 def _evidence(summary: Summary) -> list[Block]:
     blocks: list[Block] = [
-        *tables.quality(summary),
+        *quality_tables.quality(summary),
         Note(ITEMS),
-        tables.changed_tasks(summary.variants),
+        quality_tables.changed_tasks(summary.variants),
     ]
     for name, row in summary.variants.items():
         for what, evidence in (
-            ("items whose answer changed", tables.flipped(row)),
-            ("positions that differ most", tables.worst(row)),
+            ("items whose answer changed", quality_tables.flipped(row)),
+            ("positions that differ most", quality_tables.worst(row)),
         ):
             if evidence:
                 blocks.append(Fold(f"{name}: the {len(evidence.rows)} {what}", [evidence]))

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 from pipeline.errors import CalibrationError
 from pipeline.recipe import Calibration, Perplexity, PromptSet
 from pipeline.records import Samples, Text, Texts
-from pipeline.source import coverage, prompts
+from pipeline.source import coverage, encoding, prompts
 from pipeline.source.checkpoint import embedding_rows
-from pipeline.source.prompts import Document, Encoder, Refused
+from pipeline.source.encoding import Encoder, Refused
+from pipeline.source.prompts import Document
 from pipeline.source.tokens import added
 
 # of the calibration tokens may be one and the same; a full stop or a space makes up a tenth
@@ -63,7 +64,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         (calibration.prompts, packed.rows),
         *((text.name, text.windows) for text in cut),
     ):
-        prompts.require_rows(name, ids, rows)
+        encoding.require_rows(name, ids, rows)
     share = overlap(texts.values(), packed.used)
     if share > calibration.max_overlap:
         raise CalibrationError(
@@ -78,7 +79,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         prompts_empty=documents.empty,
         prompts_repeated=documents.repeated,
         prompts_refused=packed.refused,
-        template_date=prompts.TEMPLATE_DATE.date().isoformat() if encoder.dated else None,
+        template_date=encoding.TEMPLATE_DATE.date().isoformat() if encoder.dated else None,
         sha256=ids_hash(packed.rows),
         overlap=share,
         overlap_limit=calibration.max_overlap,
@@ -103,7 +104,7 @@ def _notes(packed: Packed, encoder: Encoder) -> list[str]:
     return [
         *remarks,
         *(
-            [f"the chat template's date is {prompts.TEMPLATE_DATE:%Y-%m-%d}, not today's"]
+            [f"the chat template's date is {encoding.TEMPLATE_DATE:%Y-%m-%d}, not today's"]
             if encoder.dated
             else []
         ),

@@ -5,7 +5,6 @@ or on one that runs already (--url): OpenVINO Model Server, or any other OpenAI-
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import closing
 from pathlib import Path
@@ -15,11 +14,13 @@ from urllib.parse import urlsplit
 from pipeline import engines, paths, records
 from pipeline.benchmark import http, speed_statistics
 from pipeline.engines import server
+from pipeline.engines.listed import Models
 from pipeline.engines.server import Served
 from pipeline.errors import EvaluationError, RecipeError, Rejected
 from pipeline.evidence import keeping, opened, settings
+from pipeline.evidence.candidate import Candidate
 from pipeline.recipe import Recipe, Variant
-from pipeline.records import Benchmark, Profile, Replay, Trace, artifact
+from pipeline.records import Benchmark, Manifest, Profile, Replay, Trace, artifact
 from pipeline.runtime import machine
 from pipeline.runtime.process import Session
 from pipeline.source import checkpoint
@@ -31,11 +32,12 @@ RETOKENIZED = (
     " {changed} of {all} requests had another number of prompt tokens there than in the trace."
 )
 UNVERIFIED = (
-    "Measured on a server that was running already: that it serves this artifact, on what machine,"
-    " under which settings and whether it caches prefixes was not verified; its load time and"
-    " memory are not known. What is said of other processes is about the machine that sent the"
-    " requests."
+    "Measured on a server that was running already{served}, on what machine, under which settings"
+    " and whether it caches prefixes was not verified; its load time and memory are not known. What"
+    " is said of other processes is about the machine that sent the requests."
 )
+LISTED = ", which lists this artifact's digest as what it serves"
+NOT_LISTED = ": that it serves this artifact"
 SHARED = (
     "The load generator ran on the same machine as the server; both together count as the"
     " benchmark's own processes."
@@ -73,8 +75,9 @@ def run(name: str, variant_name: str, url: str | None, model: str | None) -> Non
         if url is None:
             timed, known = _on_own_server(recipe, variant_name, folder)
         else:
-            timed, known = _on_given_server(recipe, variant, _base(url), model, folder), {}
-    notices = speed_statistics.notices({"deployed": timed.profile}) + _notices(timed, trace, url)
+            timed, known = _on_given_server(candidate, _base(url), model, folder)
+    notices = speed_statistics.notices({"deployed": timed.profile})
+    notices += [SHARED] if url is None else _notices(timed, trace, known)
     records.Timings(
         recipe=name,
         variant=variant_name,
@@ -155,16 +158,19 @@ def _on_own_server(recipe: Recipe, variant_name: str, folder: Path) -> tuple[Tim
 
 
 def _on_given_server(
-    recipe: Recipe, variant: Variant, url: str, model: str | None, folder: Path
-) -> Timed:
+    candidate: Candidate, url: str, model: str | None, folder: Path
+) -> tuple[Timed, dict[str, Any]]:
     """OpenVINO Model Server refuses token ids ("prompt is not a string"): it gets the text that
-    they stand for."""
+    they stand for. A server that lists the artifact's digest is asked by that name."""
+    recipe = candidate.recipe
     tokenizer = (
         str(checkpoint.open_pinned(recipe.name, recipe.model)[0])
-        if not variant.served_by.takes_token_ids
+        if not candidate.variant.served_by.takes_token_ids
         else None
     )
-    job = {"url": url, "model": model or _only_model(url), "tokenizer": tokenizer}
+    digest = artifact.digest(records.read(candidate.place.manifest, Manifest).files)
+    pinned = None if model else _listed(url).pinned(digest)
+    job = {"url": url, "model": model or pinned or _only_model(url), "tokenizer": tokenizer}
     replays, versions = _replays(recipe, job, folder)
     settings = {
         "url": url,
@@ -173,9 +179,8 @@ def _on_given_server(
         **_generator(versions),
     }
     levels = speed_statistics.levels(replays, recipe.benchmark.slo)
-    return Timed(
-        replays, Profile(settings=settings, load_s=None, peak_memory_bytes=None, levels=levels), {}
-    )
+    profile = Profile(settings=settings, load_s=None, peak_memory_bytes=None, levels=levels)
+    return Timed(replays, profile, {}), {"artifact_sha256": digest} if pinned else {}
 
 
 def _generator(versions: dict[str, str]) -> dict[str, str]:
@@ -217,15 +222,14 @@ def _ask(session: Session, loads: list[dict[str, Any]], repeats: int) -> list[Re
     return [Replay.model_validate(replay) for answer in answers for replay in answer["replays"]]
 
 
-def _notices(timed: Timed, trace: Trace, url: str | None) -> list[str]:
-    if url is None:
-        return [SHARED]
+def _notices(timed: Timed, trace: Trace, known: dict[str, Any]) -> list[str]:
+    unverified = UNVERIFIED.format(served=LISTED if known else NOT_LISTED)
     if timed.profile.settings["prompts"] == "token ids":
-        return [UNVERIFIED]
+        return [unverified]
     lengths = [len(request.prompt) for request in trace.requests]
     pairs = zip(timed.replays[0].requests, lengths, strict=True)
     changed = sum(request.prompt_tokens != length for request, length in pairs)
-    return [UNVERIFIED, RETOKENIZED.format(changed=changed, all=len(lengths))]
+    return [unverified, RETOKENIZED.format(changed=changed, all=len(lengths))]
 
 
 def _base(url: str) -> str:
@@ -250,19 +254,24 @@ def _base(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
 
 
-def _only_model(url: str) -> str:
+def _listed(url: str) -> Models:
     try:
-        names = [str(model["id"]) for model in json.loads(http.call(f"{url}/models"))["data"]]
+        return Models.model_validate_json(http.call(f"{url}/models"))
     except OSError as error:
         raise EvaluationError(
             f"{url}/models: no answer ({error}). Start the server, or correct the address in --url."
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
+        found = " ".join(str(error).split())[:200]
         raise EvaluationError(
-            f"{url}/models: did not say which models there are ({error}). Name one: --model NAME"
+            f"{url}/models: did not say which models there are ({found}). Name one: --model NAME"
         ) from error
+
+
+def _only_model(url: str) -> str:
+    names = [model.id for model in _listed(url).data]
     if len(names) != 1:
         raise EvaluationError(
             f"{url}: serves {', '.join(names) or 'no model'}. Name one: --model NAME"
         )
-    return str(names[0])
+    return names[0]

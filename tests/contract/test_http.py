@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -24,11 +25,12 @@ from pipeline import paths, records
 from pipeline.benchmark import speed_statistics
 from pipeline.engines import server
 from pipeline.engines.server import Served
-from pipeline.errors import EvaluationError
+from pipeline.errors import EvaluationError, RecipeError
 from pipeline.evidence import opened
 from pipeline.evidence.candidate import Candidate
+from pipeline.gateway import approved, deploy_file
 from pipeline.recipe import Serve, Slo
-from pipeline.records import Replay, Trace, TracedRequest
+from pipeline.records import Replay, Trace, TracedRequest, artifact
 from pipeline.runtime.process import Session
 from pipeline.source import checkpoint
 from pipeline.stages import benchmark_http
@@ -343,3 +345,26 @@ def test_an_openvino_variant_is_timed_on_a_given_server_and_says_what_is_not_kno
     source, _ = checkpoint.open_pinned("tiny", opened.recipe("tiny").model)
     words = json.loads((source / "tokenizer.json").read_text())["model"]["vocab"]
     assert any(word in server.arrived[0].body["prompt"] for word in words if len(word) > 2)
+
+
+def test_a_given_server_that_lists_the_artifacts_digest_is_measured_as_that(
+    short_plan: None,
+) -> None:
+    """And the gateway takes the record as what its tier promises."""
+    manifest = records.read(paths.manifest("tiny", "ov-int4"), records.Manifest)
+    digest = artifact.digest(manifest.files)
+    name = f"shop@sha256:{digest}"
+    with running(Behaviour(0.02, 0.002, text_only=True, models=("shop", name))) as served:
+        benchmark_http.run("tiny", "ov-int4", served.url.removesuffix("/v1"), None)
+        assert {request.body["model"] for request in served.arrived} == {name}
+    where = paths.http("tiny", "ov-int4")
+    record = records.read(where, records.Benchmark)
+    assert record.artifact_sha256 == digest
+    assert any("lists this artifact's digest" in notice for notice in record.notices)
+    tier = deploy_file.Tier(bundle="b", url="http://127.0.0.1:1/v1", benchmark=str(where))
+    bundle: Any = SimpleNamespace(records=SimpleNamespace(manifest=manifest))
+    assert approved._measured(tier, bundle) == record
+    other = manifest.model_copy(update={"files": manifest.files[1:]})
+    bundle.records.manifest = other
+    with pytest.raises(RecipeError, match="artifact_sha256: found"):
+        approved._measured(tier, bundle)

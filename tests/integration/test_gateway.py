@@ -295,6 +295,50 @@ def test_without_redis_it_goes_on(deployed: Deployed) -> None:
             again.kill()
 
 
+def test_streams_keep_their_order(deployed: Deployed) -> None:
+    """What is streamed is, event after event, the whole answer; many at once."""
+
+    def text(number: int, stream: bool) -> str:
+        body = {"model": "tiny", "prompt": f"{KINDS[number % 4]} {number}", "temperature": 0}
+        status, shown, raw = call(
+            deployed, "/v1/completions", body | {"max_tokens": 32, "stream": stream}
+        )
+        assert (status, shown["x-quantgate-tier"]) == (200, "edge")
+        if not stream:
+            return str(json.loads(raw)["choices"][0]["text"])
+        events = [line.removeprefix("data: ") for line in raw.decode().split("\n\n") if line]
+        chunks = [json.loads(event) for event in events[:-1]]
+        return "".join(chunk["choices"][0]["text"] for chunk in chunks if chunk["choices"])
+
+    until(lambda: _ready(deployed) == {"edge", "cloud"}, 60)
+    numbers = range(4)  # as many as the edge runs without the load's going on to the cloud
+    with ThreadPoolExecutor(len(numbers)) as pool:
+        whole, streamed = (
+            list(pool.map(lambda number, kind=kind: text(number, kind), numbers))
+            for kind in (False, True)
+        )
+    assert streamed == whole
+    assert all(whole)
+
+
+def test_files_that_were_changed_are_not_served(deployed: Deployed) -> None:
+    """A server that ended is started again only of what was signed; put right, it comes back."""
+    model = deployed.folder / f"registry/tiny/{EDGE}/1/openvino_model.bin"
+    right = model.read_bytes()
+    model.chmod(0o644)
+    model.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
+    try:
+        for process in deployed.children("pipeline.serving"):
+            process.kill()
+        until(lambda: "not the bundle that" in (deployed.folder / "gateway.log").read_text(), 60)
+        answers = load(deployed, 20)
+    finally:
+        model.write_bytes(right)
+    assert all_answered(answers)
+    assert {one.tier for one in answers} == {"cloud"}
+    until(lambda: _ready(deployed) == {"edge", "cloud"}, 120)
+
+
 def test_it_accounts_for_what_it_served(deployed: Deployed) -> None:
     usage = json.loads(call(deployed, "/usage")[2])["usage"]
     assert {row["feature"] for row in usage} == {"chatbot", "search", "other"}

@@ -25,7 +25,8 @@ What deploy.yaml says besides, and LiteLLM has no word for:
 - what the benchmark of the artifact promises: LiteLLM routes by order, not by a latency that a
   request asks for.
 - escalation of an answer that is empty, cut, or no JSON of its schema.
-- whose answers a key may get from the cache: LiteLLM keeps any answer, for all keys.
+- whose answers a key may get from the cache: LiteLLM keeps any answer for all keys, sampled or not.
+  So there is one only where each key says `cache: shared` and `cache_sampled: true`.
 - cost by device time: LiteLLM counts prices by token.
 Keys of clients, with their limits and budgets, are LiteLLM's own and need its database.
 """
@@ -47,7 +48,7 @@ def render(plan: Plan) -> str:
         },
         "general_settings": {"master_key": f"os.environ/{MASTER_KEY}"},
     }
-    if plan.deploy.cache:
+    if plan.deploy.cache and _all_share(plan):
         said["litellm_settings"] = {"cache": True, "cache_params": _cache(plan)}
     return text.yaml(said, HEADER)
 
@@ -60,7 +61,7 @@ def steps(plan: Plan) -> list[str]:
         if server.key:
             held = _absolute(server.settings.key_file) if server.settings.key_file else server.key
             made.append(f'export {_variable(server)}="$(cat {held})"')
-    if plan.deploy.cache and plan.deploy.cache.password_file:
+    if plan.deploy.cache and plan.deploy.cache.password_file and _all_share(plan):
         held = _absolute(plan.deploy.cache.password_file)
         made.append(f'export {names.variable(REDIS_PASSWORD)}="$(cat {held})"')
     started = [join(["quantgate", *_serve(plan, server)]) + " &" for server in plan.ours]
@@ -104,6 +105,11 @@ def _deployment(plan: Plan, server: Server) -> dict[str, Any]:
         },
         "model_info": {"id": server.label},
     }
+
+
+def _all_share(plan: Plan) -> bool:
+    keys = plan.deploy.keys.values()
+    return bool(keys) and all(key.cache == "shared" and key.cache_sampled for key in keys)
 
 
 def _cache(plan: Plan) -> dict[str, Any]:
