@@ -143,6 +143,8 @@ def test_a_killed_worker_s_job_runs_again(job: Callable[..., Job], tmp_path: Pat
 
 def test_a_stopped_spread_leaves_no_process(job: Callable[..., Job], tmp_path: Path) -> None:
     before = {process.pid for process in psutil.process_iter()}
+    # where the tests run in the background, a shell has them ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt), cluster() as session:
         noted(session, [job("a@r", seconds=LONG_S)], tmp_path / "a@r")
         os.kill(os.getpid(), signal.SIGINT)
