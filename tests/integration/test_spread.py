@@ -35,6 +35,7 @@ def main():
 """
 FILES = {"dvc.yaml": "stages: {}\n", "pipeline/__init__.py": "", "pipeline/cli.py": CLI}
 LONG_S = 300
+MARK = "QUANTGATE_TEST_OF_SPREAD"
 
 Job = dict[str, Any]
 
@@ -141,8 +142,10 @@ def test_a_killed_worker_s_job_runs_again(job: Callable[..., Job], tmp_path: Pat
         assert len(tries) == 2
 
 
-def test_a_stopped_spread_leaves_no_process(job: Callable[..., Job], tmp_path: Path) -> None:
-    before = {process.pid for process in psutil.process_iter()}
+def test_a_stopped_spread_leaves_no_process(
+    job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(MARK, str(tmp_path))  # what is started has it too
     # where the tests run in the background, a shell has them ignore it
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt), cluster() as session:
@@ -150,13 +153,12 @@ def test_a_stopped_spread_leaves_no_process(job: Callable[..., Job], tmp_path: P
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
     deadline = time.monotonic() + 20
-    new = lambda: (one for one in psutil.process_iter() if one.pid not in before)  # noqa: E731
-    while left := [one for one in new() if is_ours(one, tmp_path)]:
+    while left := [one for one in psutil.process_iter() if is_marked(one, tmp_path)]:
         assert time.monotonic() < deadline, left
         time.sleep(0.5)
 
 
-def is_ours(process: psutil.Process, folder: Path) -> bool:
+def is_marked(process: psutil.Process, folder: Path) -> bool:
     with contextlib.suppress(psutil.Error):
-        return any(str(folder) in word or "/ray/" in word for word in process.cmdline())
+        return process.pid != os.getpid() and process.environ().get(MARK) == str(folder)
     return False
