@@ -53,6 +53,7 @@ check` holds it):
                   app, guard, requests, answers, problems, metrics: HTTP, in FastAPI; listening:
                   uvicorn
                   backend, wire, worker: the engine's process; what the two ends say; the other end
+                  schemas, keywords, references, patterns: which JSON schemas are kept
                   conversations, continuation, text: requests to tokens, tokens to text
     evaluation/   jobs: what a worker is asked
                   loadcheck, text: is the artifact whole; one pass over the texts: perplexity,

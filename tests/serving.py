@@ -11,14 +11,14 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
-from pipeline.engines import Sampling, own_server
+from pipeline.engines import Sampling, Step, own_server
 from pipeline.engines.fake import EOS, VOCABULARY, FakeEngine
 from pipeline.recipe import Serve
 from pipeline.serving import app, worker
@@ -72,7 +72,8 @@ def running(
     folder: Path, patch: Any, key: str | None = None, wait: bool = True, **options: Any
 ) -> Iterator[Running]:
     """`options`: the fake engine's, `die_after` and `babble_after`: steps until its process ends,
-    or writes what it should not, `load_s`: until it is ready, `willing`: to be asked for any
+    or writes what it should not, `lose_at`: steps that lose all,
+    `load_s`: until it is ready, `willing`: to be asked for any
     sampling; `patch` is pytest's monkeypatch."""
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": EOS}))
     patch.setattr(
@@ -136,6 +137,22 @@ class Willing(FakeEngine):
         super().submit(key, prompt, Sampling(sampling.max_tokens, sampling.ignore_eos))
 
 
+class Losing(Willing):
+    """Loses all that it has in each of these steps, counted from 1."""
+
+    def __init__(self, *given: Any, lose_at: Sequence[int], **more: Any) -> None:
+        super().__init__(*given, **more)
+        self._at, self._steps = set(lose_at), 0
+
+    def step(self) -> list[Step]:
+        self._steps += 1
+        if self._steps not in self._at:
+            return super().step()
+        lost = [Step(key, [], True, "told to lose all", lost=True) for key in self._running]
+        self._running.clear()
+        return lost
+
+
 class Broken(FakeEngine):
     """Does `harm` in a step."""
 
@@ -155,9 +172,11 @@ def main(job_text: str, options_text: str) -> None:
     reports = worker.taken_stdout()
     time.sleep(options.pop("load_s", 0))
     die_after, babble_after = options.pop("die_after", None), options.pop("babble_after", None)
-    willing = options.pop("willing", False)
+    willing, lose_at = options.pop("willing", False), options.pop("lose_at", None)
     artifact = Path(job.artifact)
     engine = (Willing if willing else FakeEngine)(artifact, job.serve, **options)
+    if lose_at:
+        engine = Losing(artifact, job.serve, lose_at=lose_at, **options)
     if die_after is not None:
         engine = Broken(
             artifact, job.serve, after=die_after, harm=lambda: sys.exit("told to die"), **options

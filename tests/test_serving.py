@@ -18,10 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.engines import Sampling, generate
-from pipeline.engines.fake import FakeEngine
+from pipeline.engines.fake import EOS, FakeEngine
 from pipeline.serving.continuation import Continuation
+from pipeline.serving.conversations import Conversations
+from pipeline.serving.wire import Ask
 from tests.openapi import hold_to
-from tests.serving import DIGEST, NAME, SERVE, Letters, Running, running, until
+from tests.serving import DIGEST, NAME, SERVE, Letters, Losing, Running, running, until
 
 SECRET, PROMPT = "the-servers-key", "xyzzyxyzzy"
 
@@ -187,6 +189,19 @@ BAD = {
         400,
         None,
         "json_schema",
+    ),
+    "bad schema": (
+        {
+            "model": NAME,
+            "prompt": "a",
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "a", "schema": {"type": "array", "items": {"type": "foo"}}},
+            },
+        },
+        400,
+        None,
+        "response_format: #/items/type: found 'foo'",
     ),
     "large": (b'"' + b"a" * (2 << 20) + b'"', 413, None, "over 1052672 bytes"),
 }
@@ -459,6 +474,74 @@ def test_what_one_request_breaks_is_no_others(
         assert other.result()[0] == completion(server)[0] == 200
     said = "".join(capfd.readouterr())
     assert "a request failed: KeyError (at " in said and "qqqqqqq" not in said
+
+
+def conversations(folder: Path, *lose_at: int) -> Conversations:
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": EOS}))
+    return Conversations(Losing(folder, SERVE, lose_at=lose_at), Letters(), folder, 64)
+
+
+def begin(running: Conversations, key: int, schema: str | None = None) -> None:
+    sampling = Sampling(6, ignore_eos=True, json_schema=schema)
+    assert not running.begin(Ask(key=key, prompt="abc", sampling=sampling, stop=[])).refusal
+
+
+def to_the_end(running: Conversations) -> dict[int, tuple[str, str | None]]:
+    """The text of each, and why it was refused."""
+    told: dict[int, tuple[str, str | None]] = {}
+    while running.running:
+        for answer in running.step():
+            text = told.get(answer.key, ("", None))[0] + answer.text
+            told[answer.key] = text, answer.refusal and answer.refusal.message
+    return told
+
+
+def test_what_an_engine_lost_begins_again_where_nobody_saw_any_of_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    running = conversations(tmp_path, 2)
+    begin(running, 0)
+    running.step()
+    begin(running, 1)
+    begin(running, 2, schema=json.dumps({"const": PROMPT}))
+    told = to_the_end(running)
+    assert told[0] == ("", "told to lose all")
+    assert told[1] == (expected("abc", 6, tmp_path), None)
+    assert told[2][1] is not None and told[2][1].startswith("told to lose all; the JSON schema")
+    said = "".join(capfd.readouterr())
+    assert "told to lose all: 1 requests begin again, 2 end" in said and PROMPT not in said
+
+
+def test_what_an_engine_lost_twice_has_ended(tmp_path: Path) -> None:
+    running = conversations(tmp_path, 1, 2)
+    begin(running, 0)
+    assert to_the_end(running) == {0: ("", "told to lose all")}
+
+
+def test_what_is_not_taken_again_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    running = conversations(tmp_path, 1)
+    begin(running, 0)
+    monkeypatch.setattr(Losing, "submit", lambda *given: 1 / 0)
+    assert to_the_end(running) == {0: ("", "The server failed on this request.")}
+    assert "could not begin again: ZeroDivisionError (at " in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_client_sees_nothing_of_it_or_an_error_event(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(tmp_path, monkeypatch, lose_at=[step]) as server:
+        body = {"model": NAME, "prompt": "abc", "max_tokens": 6, "ignore_eos": True}
+        told = events(server, "/v1/completions", body)
+        if step == 1:
+            text = "".join(chunk["choices"][0]["text"] for chunk in told)
+            assert text == expected("abc", 6, tmp_path)
+        else:
+            assert told[-1]["error"]["message"] == "told to lose all"
+            assert told[-1]["error"]["code"] == "engine_failed"
+        assert completion(server)[0] == 200
 
 
 def test_greedy_is_all_that_some_engines_do(server: Running) -> None:

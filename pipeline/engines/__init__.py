@@ -65,13 +65,15 @@ class Sampling:
 
 class Step(NamedTuple):
     """New token ids of one request; `done` once it is finished, `error` if it failed. `logprobs`:
-    of these tokens in nats, by the model's own distribution, where they were asked for."""
+    of these tokens in nats, by the model's own distribution, where they were asked for. `lost`: the
+    engine failed, with all that it had, and can be asked again."""
 
     key: int
     token_ids: list[int]
     done: bool
     error: str | None = None
     logprobs: Sequence[float] = ()
+    lost: bool = False
 
 
 # (number of the prompt, position of the first row's token, log-probabilities [rows, vocabulary] in

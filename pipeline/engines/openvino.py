@@ -8,6 +8,7 @@ returns wrong or no log-probabilities without saying so."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Self
 
@@ -141,9 +142,10 @@ class OpenVinoEngine:
         ]
 
     def _all_failed(self, error: RuntimeError) -> list[Step]:
-        """A pipeline that failed in a step, as at a JSON schema that is none, is of no use any
-        more: the next request opens another."""
-        failed = [Step(key, [], True, f"OpenVINO GenAI: {_reason(error)}") for key in self._handles]
+        """A pipeline that failed in a step is of no use any more: the next request opens another.
+        What it says may repeat one request to the others."""
+        said = f"OpenVINO GenAI failed in a step, at {_place(error)}, and is opened anew"
+        failed = [Step(key, [], True, said, lost=True) for key in self._handles]
         self._handles.clear()
         self._close()
         return failed
@@ -199,4 +201,10 @@ class OpenVinoEngine:
 
 def _reason(error: RuntimeError) -> str:
     """What follows the place in GenAI's sources, which begins its messages."""
-    return " ".join(str(error).split("\n", 1)[-1].split())
+    said = " ".join(str(error).split("\n", 1)[-1].split())
+    return said or f"failed at {_place(error)}"
+
+
+def _place(error: RuntimeError) -> str:
+    found = re.search(r"[\w.-]+\.[ch]\w*:\d+", str(error))
+    return found[0] if found else "a place that it does not name"

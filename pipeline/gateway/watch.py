@@ -120,6 +120,8 @@ async def _not_served(tier: Tier, session: aiohttp.ClientSession) -> str | None:
         if status != 200:
             return f"/v1/models answers {status}"
         shown = Models.model_validate_json(body)
+    except aiohttp.ClientConnectorError:
+        return "does not answer (yet)"
     except (aiohttp.ClientError, OSError, ValueError) as error:
         return f"gives no list of models: {type(error).__name__}"
     pinned = shown.pinned(tier.approved.digest)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -13,13 +14,14 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from pipeline import __version__
 from pipeline.engines.server import pinned
-from pipeline.serving import problems
+from pipeline.serving import problems, schemas
 from pipeline.serving.answers import Chat, Completion, Reply, Shape
 from pipeline.serving.backend import Backend, Busy, Unready
 from pipeline.serving.guard import Guard, unless_hung_up
+from pipeline.serving.keywords import Unsupported
 from pipeline.serving.metrics import Metrics, Timer
 from pipeline.serving.problems import Problem
-from pipeline.serving.requests import ChatRequest, CompletionRequest
+from pipeline.serving.requests import ChatRequest, CompletionRequest, OfSchema
 from pipeline.serving.wire import Answer, Token
 
 # Of a request at most, and more for each token that fits: what may wait is held in memory.
@@ -89,6 +91,15 @@ def _require_model(backend: Backend, name: str) -> None:
         raise problems.no_model(name, backend.job.name)
 
 
+async def _require_schema(asked: CompletionRequest | ChatRequest) -> None:
+    """Before others are in one batch with it; in a thread, since a large one takes a second."""
+    if isinstance(asked.response_format, OfSchema):
+        try:
+            await asyncio.to_thread(schemas.check, asked.response_format.json_schema.schema_)
+        except Unsupported as error:
+            raise problems.no_schema(error) from None
+
+
 async def _reply(
     backend: Backend,
     metrics: Metrics,
@@ -97,6 +108,7 @@ async def _reply(
     request: Request,
 ) -> Response:
     _require_model(backend, asked.model)
+    await _require_schema(asked)
     answers = backend.stream(asked.question, asked.sampling, asked.stops)
     timer, reply = metrics.timer(), Reply(shape, backend.job.name)
     reply.usage.prompt_tokens = (await _first(answers)).prompt_tokens

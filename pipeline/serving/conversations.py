@@ -25,6 +25,8 @@ from pipeline.serving.wire import (
     Token,
 )
 
+MOST_TRIES = 2
+BLAMED = "; the JSON schema of this request may be why"
 TOO_LONG, INVALID = "context_length_exceeded", "invalid_value"
 
 
@@ -36,8 +38,18 @@ class Refused(Exception):
 
 @dataclass
 class Running:
+    """`tries`: how often it was put to the engine; `begun`: some of it was answered."""
+
+    ids: list[int]
     continuation: Continuation
     sampling: Sampling
+    tries: int = 1
+    begun: bool = False
+
+    @property
+    def may_go_again(self) -> bool:
+        """Nobody saw anything of it, and it is not likely what the engine failed at."""
+        return self.tries < MOST_TRIES and not self.begun and self.sampling.json_schema is None
 
 
 class Conversations:
@@ -62,7 +74,7 @@ class Conversations:
             print(f"quantgate: a request failed: {crash.place(error)}", file=sys.stderr)
             return Answer(key=ask.key, refusal=Refusal(message=FAILED, code=ENGINE_FAILED))
         continuation = Continuation(self._text.decoder(ids), ask.stop)
-        self.running[ask.key] = Running(continuation, sampling)
+        self.running[ask.key] = Running(ids, continuation, sampling)
         return Answer(key=ask.key, prompt_tokens=len(ids))
 
     def cancel(self, key: int) -> None:
@@ -70,7 +82,30 @@ class Conversations:
             self._engine.cancel(key)
 
     def step(self) -> list[Answer]:
-        return [self._answer(step) for step in self._engine.step()]
+        steps = self._engine.step()
+        lost = [step for step in steps if step.lost]
+        again = [step.key for step in lost if self.running[step.key].may_go_again]
+        if lost:
+            self._log(lost, len(again))
+        ended = [self._answer(step) for step in steps if step.key not in again]
+        return [*ended, *filter(None, map(self._again, again))]
+
+    def _log(self, lost: list[Step], again: int) -> None:
+        said = f"{lost[0].error}: {again} requests begin again, {len(lost) - again} end"
+        print(f"quantgate: {said}", file=sys.stderr, flush=True)
+
+    def _again(self, key: int) -> Answer | None:
+        """Its refusal, if the engine does not take it any more."""
+        running = self.running[key]
+        running.tries += 1
+        try:
+            self._engine.submit(key, running.ids, running.sampling)
+        except Exception as error:  # an engine that does not come back
+            del self.running[key]
+            place = crash.place(error)
+            print(f"quantgate: a request could not begin again: {place}", file=sys.stderr)
+            return Answer(key=key, refusal=Refusal(message=FAILED, code=ENGINE_FAILED))
+        return None
 
     def kv_cache_use(self) -> float:
         """The share of the engine's KV cache that is taken, 0 to 1."""
@@ -111,7 +146,10 @@ class Conversations:
         running = self.running[step.key]
         if step.error:
             del self.running[step.key]
-            return Answer(key=step.key, refusal=Refusal(message=step.error, code=ENGINE_FAILED))
+            blamed = step.lost and running.sampling.json_schema is not None
+            message = step.error + (BLAMED if blamed else "")
+            return Answer(key=step.key, refusal=Refusal(message=message, code=ENGINE_FAILED))
+        running.begun = True
         text = running.continuation.add(step.token_ids)
         finish: Finish | None = None
         if running.continuation.stopped:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from pipeline.serving.backend import Busy
+from pipeline.serving.keywords import Unsupported
 from pipeline.serving.wire import ENGINE_FAILED, FAILED, Refusal
 
 RETRY_AFTER_LOADING_S = 5
@@ -93,6 +94,10 @@ def refused(refusal: Refusal) -> Problem:
     if refusal.code == ENGINE_FAILED:
         return Problem(500, "server_error", refusal.message, code=refusal.code)
     return bad(refusal.message, code=refusal.code)
+
+
+def no_schema(error: Unsupported) -> Problem:
+    return bad(f"Invalid schema for response_format: {error}.", "response_format")
 
 
 def no_key() -> Problem:

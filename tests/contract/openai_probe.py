@@ -75,7 +75,7 @@ def probe(client: openai.OpenAI, model: str, prompt: str) -> dict[str, Any]:
             "long": failed(lambda: complete(max_tokens=100_000)),
             "model": failed(lambda: complete(model="other")),
             "key": failed(client.with_options(api_key="wrong").models.list),
-            "schema": failed(lambda: chatted({"$ref": "#/nowhere"})),
+            "schema": failed(lambda: chatted({"type": "string", "pattern": "(?=a)b"})),
             "temperature": failed(lambda: complete(temperature=7)),
         },
     }
