@@ -200,7 +200,7 @@ BAD = {
             },
         },
         400,
-        None,
+        "unsupported_value",
         "response_format: #/items/type: found 'foo'",
     ),
     "large": (b'"' + b"a" * (2 << 20) + b'"', 413, None, "over 1052672 bytes"),

@@ -97,7 +97,9 @@ def refused(refusal: Refusal) -> Problem:
 
 
 def no_schema(error: Unsupported) -> Problem:
-    return bad(f"Invalid schema for response_format: {error}.", "response_format")
+    """By its code a gateway knows that another engine may take it."""
+    message = f"Invalid schema for response_format: {error}."
+    return bad(message, "response_format", "unsupported_value")
 
 
 def no_key() -> Problem:

@@ -15,37 +15,40 @@ from pipeline.records import Verdict, read
 from tests.conftest import ROOT
 from tests.real.project import judge, real_project
 
-MODELS = ("smollm2-135m", "qwen2.5-coder-0.5b")
-# Activations in 8 bits, one scale a token, cost more than the limit for 8 bits has room for.
-EXPECTED = {
-    "ov-bf16": "PASS",
-    "ov-int8": "PASS",
-    "ov-int4": "PASS",
-    "vllm-bf16": "PASS",
-    "gptq-int4": "PASS",
-    "awq-int4": "PASS",
-    "ar-int4": "PASS",
-    "ct-int4": "PASS",
-    "ct-int8": "FAIL",
-}
+# Activations in 8 bits, one scale a token, cost more than the limit for 8 bits has room for. On
+# SmolLM2 llm-compressor's GPTQ runs away with two rows: 1.65 times the perplexity.
+FAILING = {"smollm2-135m": {"ct-int8", "ct-int4"}, "qwen2.5-coder-0.5b": {"ct-int8"}}
+VARIANTS = (
+    "ov-bf16",
+    "ov-int8",
+    "ov-int4",
+    "vllm-bf16",
+    "gptq-int4",
+    "awq-int4",
+    "ar-int4",
+    "ct-int4",
+    "ct-int8",
+)
 
 pytestmark = [pytest.mark.real, pytest.mark.engine, pytest.mark.thorough]
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=FAILING)
 def judged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     name: str = request.param
     folder = real_project(name, tmp_path_factory.mktemp("whole") / name)
-    judge(folder, name, tuple(EXPECTED))
+    judge(folder, name, VARIANTS)
     return folder
 
 
 def test_every_variant_is_judged_as_the_docs_say(judged: Path) -> None:
     found = {
         variant: read(judged / paths.verdict(judged.name, variant), Verdict).status
-        for variant in EXPECTED
+        for variant in VARIANTS
     }
-    assert found == EXPECTED
+    failed = {variant for variant, status in found.items() if status == "FAIL"}
+    assert failed == FAILING[judged.name]
+    assert {*found.values()} == {"PASS", "FAIL"}
 
 
 def test_every_damage_is_caught_and_every_honest_twin_passes(judged: Path) -> None:
