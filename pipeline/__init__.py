@@ -47,6 +47,7 @@ check` holds it):
                   fake for tests;
                   __init__ is the protocol and the table
                   scoring, host: log-likelihoods over any engine; what this processor cannot run
+                  listed: which models a server says it has
                   server: one started and stopped; vllm_server, own_server, ovms_server: which, and
                   how
     serving/      the OpenAI API over an engine in a process of its own

@@ -13,22 +13,13 @@ import pytest
 from pipeline import paths
 from pipeline.records import Verdict, read
 from tests.conftest import ROOT
+from tests.panel.__main__ import BASES
 from tests.real.project import judge, real_project
 
 # Activations in 8 bits, one scale a token, cost more than the limit for 8 bits has room for. On
 # SmolLM2 llm-compressor's GPTQ runs away with two rows: 1.65 times the perplexity.
 FAILING = {"smollm2-135m": {"ct-int8", "ct-int4"}, "qwen2.5-coder-0.5b": {"ct-int8"}}
-VARIANTS = (
-    "ov-bf16",
-    "ov-int8",
-    "ov-int4",
-    "vllm-bf16",
-    "gptq-int4",
-    "awq-int4",
-    "ar-int4",
-    "ct-int4",
-    "ct-int8",
-)
+VARIANTS = (*BASES, "ar-int4", "ct-int4", "ct-int8")
 
 pytestmark = [pytest.mark.real, pytest.mark.engine, pytest.mark.thorough]
 
