@@ -11,7 +11,8 @@ check` holds it):
                   defaults: of the sections that it leaves out
                   parsing: a dictionary into a record, or one clear error
     records/      what is written and read between the steps: made, measured, judged, timed, signed,
-                  spent, stored, reported, over base
+                  spent, stored, spread, reported,
+                  over base
                   artifact: hash, verify, move into place
     runtime/      where a job runs
                   environments, installer, dvc_command: one pinned set a tool family; packages into
@@ -106,6 +107,10 @@ check` holds it):
                   graph, inputs: what DVC says of a stage; its key
                   objects, results: files by their hash; the record of what a stage made
                   kept: what a stage's command does with it
+    spread/       `quantgate spread`: what the store lacks, on a Ray cluster
+                  command, missing, orders: the loop; which stages are ready; a stage as a job
+                  cluster, node, cores: Ray's side; one job on a node, on cores of its own
+                  shown: a table, or lines
     gateway/      one OpenAI endpoint over the servers of approved artifacts
                   deploy_file, command: what is deployed; `quantgate gateway`
                   app, gateway, asked, clients: HTTP; a request's way; what is asked, and by whom

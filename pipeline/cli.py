@@ -170,6 +170,19 @@ SECTIONS: dict[str, list[click.Command]] = {
                 help="the last stage",
             ),
         ),
+        Command(
+            "spread",
+            "spread.command:spread",
+            "run the stages whose results the store lacks on a Ray cluster",
+            RECIPE,
+            option(
+                "--ray",
+                metavar="local|ADDRESS",
+                required=True,
+                help="of a cluster, as `ray start --address` takes it; local: one of its own",
+            ),
+            JSON,
+        ),
         Stage(
             "require",
             "stages.require:run",

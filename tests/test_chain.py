@@ -96,7 +96,7 @@ def test_the_verdicts_are_printed_once(
     )
     stand_in.chmod(0o755)
     monkeypatch.setattr("pipeline.stages.chain.local.refuse", lambda *_: None)
-    monkeypatch.setattr("pipeline.stages.chain._seconds", lambda *_: {})
+    monkeypatch.setattr("pipeline.stages.chain.seconds", lambda *_: {})
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("COLUMNS", "140")
     assert cli.main(["run", "tiny"]) == (1 if word == "FAIL" else 0)
@@ -123,7 +123,7 @@ def test_the_time_of_a_stage_is_its_last_or_a_plan(project: Path) -> None:
     paths.recipe("mine").write_text(MINIMAL + LADDER)
     loaded = recipe.load("mine")
     stages = chain.chain(loaded, "require")
-    planned = chain._seconds(loaded, stages)
+    planned = chain.seconds(loaded, stages)
     assert all(planned[stage] > 0 for stage in stages if stage.startswith(chain.LONG))
     assert (
         planned["climb@mine--ov-small"] > planned["quantize@mine--ov-int4"]
@@ -136,7 +136,7 @@ def test_the_time_of_a_stage_is_its_last_or_a_plan(project: Path) -> None:
         peak_memory_bytes=1,
         peak_anonymous_bytes=1,
     ).write(paths.cost("pin@mine"))
-    assert chain._seconds(loaded, stages) == {**planned, "pin@mine": 77.0}
+    assert chain.seconds(loaded, stages) == {**planned, "pin@mine": 77.0}
 
 
 @pytest.mark.engine

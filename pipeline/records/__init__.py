@@ -63,6 +63,7 @@ from pipeline.records.reported import (
 )
 from pipeline.records.signed import Action, Decision, Remeasured, Subject, Waiver
 from pipeline.records.spent import Speed, StageCost, TaskLoad, Workload
+from pipeline.records.spread import Needs, Order, Outcome
 from pipeline.records.stored import Machine, Out, Result
 from pipeline.records.timed import (
     Benchmark,
@@ -111,8 +112,11 @@ __all__ = [
     "Machine",
     "Manifest",
     "Metric",
+    "Needs",
+    "Order",
     "Origin",
     "Out",
+    "Outcome",
     "Performance",
     "Perplexity",
     "Profile",

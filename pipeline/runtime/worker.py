@@ -38,6 +38,7 @@ VERBS = {
     "session": "pipeline.benchmark.session:converse",
     "load": "pipeline.benchmark.http:converse",
     "remeasure": "pipeline.release.signoff.again:work",
+    "spread": "pipeline.spread.cluster:converse",
     "prepare": "pipeline.release.bundle.prepare:work",
 }
 

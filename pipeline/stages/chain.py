@@ -61,7 +61,7 @@ def run(name: str, until: str) -> None:
     for variant, why in host.lacking(recipe).items():
         print(f"note: {variant}: INCONCLUSIVE here: {why}", flush=True)
     stages = chain(recipe, until)
-    announced = Announced(stages, _seconds(recipe, stages))
+    announced = Announced(stages, seconds(recipe, stages))
     command = [
         str(Path(sys.executable).with_name("dvc")),
         "repro",
@@ -159,7 +159,7 @@ def _log(stage: str) -> str:
     return f", log: {paths.log(name)}" if stage.startswith(WORKERS) else ""
 
 
-def _seconds(recipe: Recipe, stages: list[str]) -> dict[str, float]:
+def seconds(recipe: Recipe, stages: list[str]) -> dict[str, float]:
     """What each stage took when it last ran here, else what is planned for it."""
     took = {
         stage: read(path, StageCost).wall_s
