@@ -11,7 +11,7 @@ setup:
 	@$(PYTHON) -m pipeline.runtime.environments
 
 servers:
-	@$(PYTHON) -m pipeline.runtime.environments servers
+	@$(PYTHON) -m pipeline.runtime.environments servers ray
 
 repro: setup
 	@quantgate run $(RECIPE)
