@@ -25,6 +25,7 @@ from pipeline.runtime import environments
 MOST_TRIES = 5
 ANSWER_S = 5
 LOCAL = "local"
+HOW_TO_JOIN = "set RAY_AUTH_MODE=token where the cluster asks for one"
 LEAST_OBJECTS_BYTES = 100_000_000  # Ray's own store, in which only orders and outcomes lie
 SHARE = 0.001  # of a custom resource: it says what a node is for, and is not used up
 LOST = (
@@ -81,7 +82,9 @@ def _started(address: str, code: str) -> Any:
         return ray.init(**options)
     except Exception as error:  # Ray raises a bare one for a node that did not start in time
         remedy = (
-            "Run again when the machine is less busy" if address == LOCAL else "See: ray status"
+            "Run again when the machine is less busy"
+            if address == LOCAL
+            else f"See: ray status --address {address}, and {HOW_TO_JOIN}"
         )
         raise SetupError(
             f"--ray {address}: no Ray cluster answers: {_first_line(error).rstrip('.')}. {remedy}."

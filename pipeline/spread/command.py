@@ -58,7 +58,7 @@ def spread(name: str, ray: str, as_json: bool) -> None:
 
 def _pin(name: str) -> None:
     """Which files the model is is said here, and no node is believed it."""
-    command = [str(Path(sys.executable).with_name("dvc")), "repro", "-q", f"pin@{name}"]
+    command = [str(Path(sys.executable).with_name("dvc")), "repro", f"pin@{name}"]
     if subprocess.run(command, stdout=sys.stderr, check=False).returncode:
         raise StageError(f"pin@{name} failed: what it said stands above.")
 
