@@ -168,7 +168,7 @@ BAD = {
         {"model": NAME, "prompt": "a", "logit_bias": {"3": 1}},
         400,
         "unsupported_value",
-        "logit_bias",
+        "logit_bias: this server does not support it",
     ),
     "cold": ({"model": NAME, "prompt": "a", "temperature": -1}, 400, None, "found -1"),
     "no number": ({"model": NAME, "prompt": "a", "temperature": "1"}, 400, None, "temperature"),

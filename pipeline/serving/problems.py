@@ -18,6 +18,7 @@ from pipeline.serving.keywords import Unsupported
 from pipeline.serving.wire import ENGINE_FAILED, FAILED, Refusal
 
 RETRY_AFTER_LOADING_S = 5
+NOT_HERE = "this server does not support it"
 # Of pydantic's errors: what the API knows and this server cannot do, such as n: 2, or tools.
 UNSUPPORTED = ("literal_error", "too_long")
 NOT_JSON = "Content-Type: expected application/json, which says what the body is."
@@ -159,7 +160,8 @@ def invalid(error: RequestValidationError) -> Problem:
     place = ".".join(parts if len(alike) == 1 else parts[:1])  # of a union, each form complains
     if first["type"] == "extra_forbidden":
         return bad(f"Unrecognized request argument supplied: {place}", place, "unknown_parameter")
-    said = first["msg"].removeprefix("Value error, ")
+    nothing_else = first.get("ctx", {}).get("max_length") == 0
+    said = NOT_HERE if nothing_else else first["msg"].removeprefix("Value error, ")
     found = first.get("input")
     seen = f" (found {json.dumps(found)})" if isinstance(found, (int, float)) else ""
     code = "unsupported_value" if first["type"] in UNSUPPORTED else None
