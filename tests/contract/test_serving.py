@@ -86,7 +86,7 @@ def test_a_schema_is_kept(told: dict[str, Any]) -> None:
 
 def test_errors_are_the_clients_own_classes(told: dict[str, Any]) -> None:
     assert told["errors"] == {
-        "schema": ["BadRequestError", 400, None],
+        "schema": ["BadRequestError", 400, "unsupported_value"],
         "long": ["BadRequestError", 400, "context_length_exceeded"],
         "model": ["NotFoundError", 404, "model_not_found"],
         "key": ["AuthenticationError", 401, "invalid_api_key"],
