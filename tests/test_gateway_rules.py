@@ -226,7 +226,7 @@ def test_every_key_of_deploy_yaml_is_documented() -> None:
     assert {name for name in names if f"`{name}" not in table} == set()
 
 
-def test_every_missing_key_file_is_named_with_its_key(tmp_path: Path) -> None:
+def test_every_missing_file_is_named_with_its_key(tmp_path: Path) -> None:
     path = tmp_path / "deploy.yaml"
     path.write_text(
         "keys: {shop: {file: shop.key}}\n"
@@ -235,7 +235,9 @@ def test_every_missing_key_file_is_named_with_its_key(tmp_path: Path) -> None:
     )
     with pytest.raises(SetupError) as refused:
         command.run(path)
-    first, second = str(refused.value).splitlines()
+    bundle, first, second = str(refused.value).splitlines()
+    place = f"{path}: models.chat.tiers.edge.bundle: found {tmp_path / 'x'}, where no folder is."
+    assert bundle.startswith(place) and "quantgate fetch" in bundle
     assert first.startswith(f"{path}: keys.shop.file: found {tmp_path / 'shop.key'}, ")
     assert second.startswith(f"{path}: models.chat.tiers.edge.key_file: found ")
     assert "openssl rand -hex 32 > " in first

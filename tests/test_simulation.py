@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm, skew, t
 
-from pipeline.gate import items, looks, spending, statistics
+from pipeline.gate import items, looks, pairing, spending, statistics
 from pipeline.gate.limits import Limits, status, unseen
 from tests import evaluations as make
 
@@ -320,8 +320,8 @@ def test_guard_rails_fail_none_of_five_tasks_at_their_limit(
 ) -> None:
     """Family-wise: any FAIL among five tasks whose true drop is the limit itself."""
     rng, draws, limits = np.random.default_rng(n), 600, make.limits(task_drop=limit)
-    for name in ("difference", "_p_value", "_flips"):
-        monkeypatch.setattr(items, name, cache(getattr(items, name)))
+    for of, name in ((items, "difference"), (items, "_p_value"), (pairing, "flips")):
+        monkeypatch.setattr(of, name, cache(getattr(of, name)))
     failed = 0
     for draw in zip(*(flips(rng, n, rate, limit, draws).tolist() for _ in range(5)), strict=True):
         paired = {str(number): pairs(*flip, n) for number, flip in enumerate(draw)}
