@@ -37,7 +37,8 @@ check` holds it):
     formats/      what an artifact is made of
                   packing, rounding, layers: how layers are stored, and in what precision
                   decoded, compressed, stored: every matrix, with the grid that it was rounded to
-                  fidelity: are the artifact's weights the source's
+                  fidelity, deviation: are the artifact's weights the source's; how far a matrix is
+                  factors: what may have moved between layers
     quantizers/   one file a tool: openvino (nncf_slices), neural/ (weights, static), gptqmodel
                   (awq_clip), autoround, compressed, rounding, unquantized; export is what they
                   share

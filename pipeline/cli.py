@@ -12,6 +12,7 @@ import click
 from pipeline import __version__, cli_release
 from pipeline.cli_parameters import (
     ANY_VARIANT,
+    CLUSTER,
     JSON,
     PATH,
     RECIPE,
@@ -175,12 +176,7 @@ SECTIONS: dict[str, list[click.Command]] = {
             "spread.command:spread",
             "run the stages whose results the store lacks on a Ray cluster",
             RECIPE,
-            option(
-                "--ray",
-                metavar="local|ADDRESS",
-                required=True,
-                help="of a cluster, as `ray start --address` takes it; local: one of its own",
-            ),
+            CLUSTER,
             JSON,
         ),
         Stage(

@@ -79,6 +79,12 @@ def argument(name: str, metavar: str, help: str | None = None, **more: Any) -> c
 
 
 JSON = option("--json", "as_json", is_flag=True, help="print JSON")
+CLUSTER = option(
+    "--ray",
+    metavar="local|ADDRESS",
+    required=True,
+    help="of a cluster, as `ray start --address` takes it; local: one of its own",
+)
 RECIPE = argument(
     "recipe",
     "RECIPE",

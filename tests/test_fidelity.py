@@ -6,16 +6,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.formats import fidelity
-from pipeline.formats.fidelity import (
+from pipeline.formats import deviation
+from pipeline.formats.deviation import (
     ENDS,
-    FLOAT,
     IMPOSSIBLE,
     TYPICAL,
     Moves,
     compare,
     float_error,
 )
+from pipeline.formats.fidelity import FLOAT
 from pipeline.formats.stored import Grid
 
 GROUP = 64
@@ -123,7 +123,7 @@ def gptq(weight: np.ndarray, bits: int, inputs: np.ndarray) -> tuple[np.ndarray,
 
 def judged(
     theirs: np.ndarray, made: tuple[np.ndarray, Grid], moves: Moves = ALL
-) -> fidelity.Rounding:
+) -> deviation.Rounding:
     return compare(theirs, *made, moves, total=TOTAL)
 
 

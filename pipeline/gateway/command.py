@@ -69,7 +69,8 @@ def _require_files(path: Path, deploy: Deploy) -> None:
 def _without_bundle(path: Path, deploy: Deploy) -> list[str]:
     return [
         f"{path}: models.{model}.tiers.{name}.bundle: found {tier.bundle}, where no folder is."
-        " Expected a bundle's folder, or the URL of a published one: quantgate fetch URL FOLDER"
+        " Expected a bundle's folder or URL. To have a published one here: quantgate fetch URL --to"
+        f" {tier.bundle}"
         for model, of in deploy.models.items()
         for name, tier in of.tiers.items()
         if "://" not in tier.bundle and not Path(tier.bundle).is_dir()
