@@ -69,6 +69,7 @@ REFUSED = {
     "climb": "climb tiny ov-int8",
     "evaluate": "evaluate tiny ov-int8",
     "trace": "trace tiny",
+    "spread": "spread tiny --ray local",
     "benchmark": "benchmark tiny",
 }
 
