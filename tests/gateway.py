@@ -47,12 +47,14 @@ REFUSALS: dict[str, tuple[int, Any, str]] = {
 class Server:
     """`behaviour`: ok, error, hang, busy, loading; stall or cut (in the middle of a stream); long
     (too long for it; vllm-long: as vLLM says it), bad (the client's fault), length (cut at
-    max_tokens), moved (to elsewhere), raw (`text` as it is). `delay_s`: until the first token, once
+    max_tokens), moved (to elsewhere), raw (`text` as it is). It is busy to more than `places` at
+    once. `delay_s`: until the first token, once
     `delays_s`, one a request, are used up. `digest`: what it shows. `asked`, `keys`, `traces`: what
     came with each request: body, authorization, traceparent."""
 
     digest: str
     behaviour: str = "ok"
+    places: int = 1000
     delay_s: float = 0.0
     delays_s: list[float] = field(default_factory=list)
     text: str | None = None
@@ -111,13 +113,15 @@ class Server:
             self.at_once -= 1
 
     async def _behave(self, body: dict[str, Any], chat: bool) -> Response:
-        await asyncio.sleep(self.delays_s.pop(0) if self.delays_s else self.delay_s)
+        full = self.at_once > self.places
+        if not full:
+            await asyncio.sleep(self.delays_s.pop(0) if self.delays_s else self.delay_s)
         if self.behaviour in ("error", "hang"):
             return await self._ill()
-        if self.behaviour in REFUSALS:
-            status, code, message = REFUSALS[self.behaviour]
+        if full or self.behaviour in REFUSALS:
+            status, code, message = REFUSALS["busy" if full else self.behaviour]
             detail = {"error": {"message": message, "code": code}}
-            return JSONResponse(detail, status, {"Retry-After": "7"})
+            return JSONResponse(detail, status, {"Retry-After": "1" if full else "7"})
         if self.behaviour == "moved":
             return RedirectResponse("/elsewhere", 307)
         if self.behaviour == "raw":

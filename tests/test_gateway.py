@@ -539,6 +539,75 @@ def test_a_full_server_is_not_asked_again_and_again(scene: Scene) -> None:
     assert len(scene.edge.asked) <= 8
 
 
+def test_whoever_waits_for_a_place_gets_one_in_turn(scene: Scene) -> None:
+    """More than the edge has places for, while the cloud hangs; some have a target that binds."""
+    gateway = scene.gateway(edge=promised(50), cloud=promised(50), timeout_s=3)
+    scene.edge.places, scene.edge.delay_s = 4, 0.05
+    scene.cloud.behaviour = "hang"
+
+    def one(number: int) -> tuple[int, float]:
+        start = time.monotonic()
+        target = {"X-Latency-Target-Ms": "1500"} if number % 3 else {}
+        return ask(gateway, headers=target)[0], time.monotonic() - start
+
+    with ThreadPoolExecutor(64) as pool:
+        answers = list(pool.map(one, range(640)))
+    assert Counter(status for status, _ in answers) == {200: 640}
+
+
+def test_a_slow_server_is_not_taken_for_one_that_hangs(scene: Scene) -> None:
+    """It misses targets, and answers who has none."""
+    gateway = scene.gateway(edge=promised(100), cloud=promised(100))
+    scene.edge.delay_s = 0.6
+    lates = 0
+
+    def answers(number: int) -> None:
+        time.sleep(0.15 * number)
+        while lates < 6:
+            assert ask(gateway)[0] == 200
+
+    with ThreadPoolExecutor(4) as pool:
+        others = [pool.submit(answers, number) for number in range(4)]
+        until(lambda: counted(gateway, "tries_total", tier="edge", outcome="answered") > 4)
+        while lates < 6:
+            assert ask(gateway, headers={"X-Latency-Target-Ms": "615"}, max_tokens=3)[0] == 200
+            assert not gateway.tiers["edge"].breaker.is_open(time.monotonic())
+            lates = int(counted(gateway, "tries_total", tier="edge", outcome="late"))
+        assert [one.result() for one in others] == 4 * [None]
+
+
+def test_a_tier_that_was_left_in_haste_is_asked_again(scene: Scene) -> None:
+    """It is slow and works; whom the request went to for its target does not."""
+    gateway = scene.gateway(edge=promised(100), cloud=promised(100), timeout_s=2)
+    scene.edge.delay_s, scene.cloud.behaviour = 1.0, "hang"
+    status, headers, _ = ask(gateway, headers={"X-Latency-Target-Ms": "300"}, max_tokens=3)
+    assert (status, headers["x-quantgate-tier"]) == (200, "edge")
+    assert len(scene.edge.asked) == 2
+
+
+def test_a_request_in_haste_says_nothing_of_a_server(scene: Scene) -> None:
+    """Not that it works either: one that gives nobody an answer for seconds is left out."""
+    gateway = scene.gateway(edge=promised(100), cloud=promised(100))
+    scene.edge.behaviour = "hang"
+    breaker, start = gateway.tiers["edge"].breaker, time.monotonic()
+    while not breaker.is_open(time.monotonic()):
+        status, headers, _ = ask(gateway, headers={"X-Latency-Target-Ms": "300"}, max_tokens=3)
+        assert (status, headers["x-quantgate-tier"]) == (200, "cloud")
+        assert time.monotonic() - start < 20
+    assert time.monotonic() - start > routing.SILENCE_S
+    asked = len(scene.edge.asked)
+    assert ask(gateway)[1]["x-quantgate-tier"] == "cloud"
+    assert len(scene.edge.asked) == asked
+
+
+def test_a_full_tier_is_ready(scene: Scene) -> None:
+    """Or whoever balances load would take the whole gateway out for it."""
+    gateway = scene.gateway()
+    scene.threads["cloud"].stop()
+    gateway.tiers["edge"].said_full(time.monotonic() + 60)
+    assert call(gateway, "/health")[0] == 200
+
+
 def test_the_last_reader_that_leaves_ends_a_shared_answer(scene: Scene) -> None:
     gateway = scene.gateway(cache=Cache())
     scene.edge.delay_s = 20

@@ -101,15 +101,17 @@ def test_patience_leaves_time_for_a_rescue() -> None:
         return routing.patience(slow, others, need, whole)
 
     # a promises 300 ms and b 40; a tenth of the target is spared
-    assert wait([quick], need) == Patience(pytest.approx((2000 - 200 - 40) / 1000), fair=True)
-    assert wait([quick], tight) == Patience(pytest.approx(0.3), fair=False)  # its promise
-    assert wait([quick], tight, whole=False) == Patience(pytest.approx(0.239), fair=True)
-    assert wait([], need) == wait([unknown], need) == Patience(60, fair=True)  # no rescue
-    assert wait([quick], Need(None, 20, PROMPT, 20)) == Patience(60, fair=True)
+    assert wait([quick], need) == Patience(pytest.approx((2000 - 200 - 40) / 1000), 5)
+    assert wait([quick], tight) == Patience(pytest.approx(0.3), 5)  # its promise
+    assert wait([quick], tight, whole=False) == Patience(pytest.approx(0.239), 5)
+    assert wait([], need) == wait([unknown], need) == Patience(60, 5)  # no rescue
+    assert wait([quick], Need(None, 20, PROMPT, 20)) == Patience(60, 5)
+    assert wait([quick], Need(30, 20, PROMPT, 20)) == Patience(5, 5)  # nobody meets it any more
+    assert routing.patience(unknown, [], need, True) == Patience(60, 30)
     # as long as its context is, 64 tokens, where the request does not say
     longest = Need(None, 20, PROMPT, 2**31)
     slowest = tier("a", promised(1000, 1000))
-    assert routing.patience(slowest, [], longest, True) == Patience(130, fair=True)
+    assert routing.patience(slowest, [], longest, True) == Patience(130, 130)
 
 
 def test_a_breaker_opens_after_failures_in_a_row_and_tries_one() -> None:

@@ -15,15 +15,14 @@ from pipeline.gateway.asked import Asked
 from pipeline.gateway.attempt import Errand, Try
 from pipeline.gateway.deploy_file import Model
 from pipeline.gateway.flight import Flight
+from pipeline.gateway.line import LOOK_S, Line
 from pipeline.gateway.routing import Need, Patience
 from pipeline.gateway.tier import Tier
 from pipeline.serving.problems import Problem
 
-WAIT_S = 5.0  # in all, while no tier takes requests, before a client is told that there is none
-PAUSE_S = 0.1  # between looks whether there is
+WAIT_S = 5.0  # while no tier is up or all fail, before a client is told that there is none
 BUSY_S = 1.0  # at most, until a full server is asked again
 RETRY_AFTER_S = 2
-IMPATIENT_S = 5.0  # a client that waits less before it hangs up says nothing of the server
 
 
 class Answering:
@@ -38,77 +37,92 @@ class Answering:
     ) -> None:
         self.tiers, self.settings = tiers, settings
         self._session, self._accounts = session, accounts
+        self._line = Line()
 
     async def answer(self, asked: Asked, flight: Flight) -> tuple[Tier, Try]:
         """Who answered, and how. Raises Problem where nobody does."""
         left, ends = list(self.tiers), dict[str, Try]()
         kept: tuple[Tier, Try] | None = None  # no good answer, and better than none
         last: Tier | None = None
-        wait = _Wait()
+        judged = set[str]()  # tiers that have had their try, as a full one has not
+        wait = _Wait(self._line)
         while tier := await self._next(left, asked, None if kept and kept[1].good else wait):
             if last is not None and tier is not last:
                 self._accounts.went_on(last, tier, asked, ends[last.name])
-            blamed = tier.name in ends  # one request speaks against a server once
+            again = tier.name in judged
+            others = [] if again else [one for one in left if one is not tier]
             with self._accounts.traces.attempt(tier):
-                done = ends[tier.name] = await self._try(tier, left, asked, flight, blamed)
+                done = ends[tier.name] = await self._try(tier, others, asked, flight, again)
             if flight.begun:
                 return tier, done
             last = tier
-            left.remove(tier)
+            if done.end != "busy":  # else it is waited for, beside the others
+                left.remove(tier)
+                judged.add(tier.name)
             if done.body is not None and (kept is None or not kept[1].good):
                 kept = tier, done
             if done.end == "clients":
                 break
             if done.end == "not enough":
                 left = [one for one in left if self._rank(one) > self._rank(tier)]
-            if not left and not (kept and kept[1].good) and wait.is_worth_it(ends):
+            if done.end == "busy" and self._is_vain(ends):
+                break
+            if not left and wait.paused_s < WAIT_S and not (kept and kept[1].good):
                 left = [one for one in self.tiers if ends[one.name].passing]
                 await wait.pause()
         if kept is None or (kept[1].end == "not here" and self._may_pass(ends)):
-            raise _nobody(ends, full=all(tier.busy_until > monotonic() for tier in self.tiers))
+            raise _nobody(ends, full=all(tier.is_full(monotonic()) for tier in self.tiers))
         tier, done = kept
-        done.give(Errand(tier, asked, flight, [], Patience(0, fair=False)))
+        done.give(Errand(tier, asked, flight, [], Patience(0, 0)))
         return kept
 
     async def _next(self, left: Sequence[Tier], asked: Asked, wait: _Wait | None) -> Tier | None:
         """Whom to ask; None for nobody, after a wait for somebody."""
         while left:
-            if able := routing.order(left, _remaining(asked), monotonic()):
+            ours = [tier for tier in left if self._line.has_turn(asked.arrived, tier)]
+            if able := routing.order(ours, _remaining(asked), monotonic()):
                 return able[0]
-            if wait is None or wait.left_s <= 0:
+            if wait is None or wait.is_over(left):
                 return None
-            await wait.pause()
+            await wait.in_line(asked, left)
         return None
 
     async def _try(
-        self, tier: Tier, left: Sequence[Tier], asked: Asked, flight: Flight, blamed: bool
+        self, tier: Tier, others: Sequence[Tier], asked: Asked, flight: Flight, again: bool
     ) -> Try:
+        """`others`: those left to go to in time. One request speaks against a server once, and
+        leaves it in haste once."""
         now = monotonic()
-        others = [one for one in left if one is not tier and one.takes_requests(now)]
-        patience = routing.patience(tier, others, _remaining(asked), whole=not asked.stream)
+        able = [one for one in others if one.takes_requests(now)]
+        patience = routing.patience(tier, able, _remaining(asked), whole=not asked.stream)
         rules = self.settings.escalate if self._rank(tier) + 1 < len(self.tiers) else []
         tier.breaker.tried(now)
+        tier.silence.asked(now)
         begun = tier.device.begin(now)
+        self._line.moved(self.tiers)
         done = Try("gave up", "the client hung up")
         try:
             errand = Errand(tier, asked, flight, rules, patience)
             await relay.ask(self._session, errand, done)
         finally:
             ended = monotonic()
-            if done.end == "gave up" and not flight.begun:
-                done.ill = ended - now > max(IMPATIENT_S, patience.seconds / 2)
-            if done.ill and not blamed:
-                tier.breaker.failed(now, ended)
-            elif not done.ill and done.end != "gave up":
-                tier.breaker.succeeded()
             self._accounts.tried(tier, asked, done, tier.device.end(begun, ended))
-        if done.end == "busy":
-            tier.busy_until = ended + min(done.retry_after_s or BUSY_S, BUSY_S)
+            _judge(tier, done, patience, ended, again)
+            if done.ill and not again:
+                tier.breaker.failed(now, ended)
+            self._line.moved(self.tiers)
         tier.counted(asked.need.prompt_bytes, done.prompt_tokens)
         return done
 
     def _rank(self, tier: Tier) -> int:
         return self.tiers.index(tier)
+
+    def _is_vain(self, ends: Mapping[str, Try]) -> bool:
+        """Whether all servers that are up are full for longer than it is waited for one that is
+        not, as they say."""
+        up = [tier.name for tier in self.tiers if tier.is_up(monotonic())]
+        said = [ends[name] for name in up if name in ends and ends[name].end == "busy"]
+        return len(said) == len(up) and all((done.retry_after_s or 0) > WAIT_S for done in said)
 
     def _may_pass(self, ends: Mapping[str, Try]) -> bool:
         """Whether a tier that could take the request may take it later."""
@@ -117,22 +131,42 @@ class Answering:
         return any(tier.is_approved for tier in unasked) or any(waiting)
 
 
+def _judge(tier: Tier, done: Try, patience: Patience, ended: float, again: bool) -> None:
+    """What a try that ended then says of the server."""
+    if done.end in ("late", "gave up"):
+        done.ill = tier.silence.seconds(ended) >= patience.silence_s
+        in_haste = patience.seconds < patience.silence_s
+        done.passing = not again and (in_haste or not done.ill)
+    else:
+        tier.silence.broken()
+        if not done.ill:
+            tier.breaker.succeeded()
+    if done.end == "busy":
+        tier.said_full(ended + min(done.retry_after_s or BUSY_S, BUSY_S))
+
+
 class _Wait:
     """Of one request, until there is somebody to ask. Tries are no part of it."""
 
-    def __init__(self) -> None:
-        self.left_s = WAIT_S
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._in_line_s = self.paused_s = 0.0
+
+    async def in_line(self, asked: Asked, tiers: Sequence[Tier]) -> None:
+        start = monotonic()
+        await self._line.wait(asked.arrived, tiers)
+        self._in_line_s += monotonic() - start
 
     async def pause(self) -> None:
-        await asyncio.sleep(PAUSE_S)
-        self.left_s -= PAUSE_S
+        """Before servers that failed are asked again."""
+        await asyncio.sleep(LOOK_S)
+        self.paused_s += LOOK_S
 
-    def is_worth_it(self, ends: Mapping[str, Try]) -> bool:
-        """Not for servers that are all full for longer than that, as they say."""
-        full = [done.retry_after_s or 0 for done in ends.values() if done.end == "busy"]
-        if len(full) == len(ends):
-            return min(full) < self.left_s
-        return self.left_s > 0
+    def is_over(self, tiers: Sequence[Tier]) -> bool:
+        """For a place at one that is full as long as for an answer's beginning."""
+        now = monotonic()
+        up = [tier.settings.timeout_s for tier in tiers if tier.is_up(now)]
+        return self._in_line_s >= max([WAIT_S, *up])
 
 
 def _remaining(asked: Asked) -> Need:

@@ -58,10 +58,10 @@ class Gateway:
 
     @property
     def ready(self) -> bool:
-        """Whether each model has a tier that takes requests."""
+        """Whether each model has a tier that is up, be it full."""
         now = monotonic()
         return all(
-            any(tier.takes_requests(now) for tier in model.tiers) for model in self.models.values()
+            any(tier.is_up(now) for tier in model.tiers) for model in self.models.values()
         )
 
     async def asked(
@@ -140,7 +140,7 @@ class Gateway:
         for tier in self.tiers:
             place = (tier.model, tier.name)
             metrics.in_flight.labels(*place).set(tier.device.running)
-            metrics.ready.labels(*place).set(tier.takes_requests(now))
+            metrics.ready.labels(*place).set(tier.is_up(now))
             metrics.breaker.labels(*place).set(tier.breaker.is_open(now))
             metrics.approved.labels(*place).set(_until(tier))
         if self._store is not None:

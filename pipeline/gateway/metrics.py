@@ -37,7 +37,7 @@ class Metrics:
         self.responses = counter("http_responses", "All, also what was refused.", "path", "status")
         self.waiting = gauge("requests_waiting", "Requests that are at no server.")
         self.in_flight = gauge("requests_in_flight", "Requests at a server.", *TIER)
-        self.ready = gauge("tier_ready", "1 while it takes requests.", *TIER)
+        self.ready = gauge("tier_ready", "1 while it is up, be it full.", *TIER)
         self.breaker = gauge("breaker_open", "1 while its failures keep it out.", *TIER)
         self.approved = gauge("approved_until_seconds", "When the approval ends (Unix).", *TIER)
         self.tries = counter("tries", "Requests sent to a server.", *TIER, "outcome")

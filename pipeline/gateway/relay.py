@@ -39,7 +39,7 @@ async def ask(session: aiohttp.ClientSession, errand: Errand, done: Try) -> None
         none = f"no answer in {errand.patience.seconds:.2f} s"
         done.failed(flight.begun, silent if flight.begun else none)
         if not flight.begun:
-            done.end, done.ill = "late", errand.patience.fair
+            done.end = "late"
     except Exception as error:  # an answer of any form
         done.failed(flight.begun, type(error).__name__)
     if done.end == "broke off":

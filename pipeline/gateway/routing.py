@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pipeline.gateway.tier import Tier
 
+SILENCE_S = 5.0  # the least that speaks against a server: a busy machine stands still for seconds
 SPARE = 0.1  # of a target: for the network, and for a rescue that takes longer than promised
 
 
@@ -38,31 +39,32 @@ def order(tiers: Sequence[Tier], need: Need, now: float) -> list[Tier]:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a try may take until its answer begins. `fair`: so long that a server which has not
-    begun by then is at fault, and not the request's haste."""
+    """How long a try may take until its answer begins; and for how long a server that is asked may
+    give nobody an answer before that speaks against it."""
 
     seconds: float
-    fair: bool
+    silence_s: float
 
 
 def patience(tier: Tier, others: Sequence[Tier], need: Need, whole: bool) -> Patience:
     """`whole`: until the answer is there. Of a target `need` has what is left.
 
     With a target: until the last moment from which another tier would still meet it, but never less
-    than what this one promises. Else the tier's timeout, and twice its promise of the longest
-    answer."""
+    than what this one promises; once nobody meets it any more, until the server seems to hang. Else
+    the tier's timeout, and twice its promise of the longest answer."""
     promised_ms = _promised_ms(tier, need, need.tokens, whole)
     known_s = promised_ms / 1000 if promised_ms < math.inf else 0.0
     longest_ms = _promised_ms(tier, need, need.most_tokens, whole)
     longest_s = longest_ms / 1000 if longest_ms < math.inf else 0.0
     usual_s = max(tier.settings.timeout_s, 2 * longest_s)
+    silence_s = min(usual_s, max(SILENCE_S, 2 * longest_s)) if longest_s else usual_s / 2
     rescues = (other.answer_ms(need.prompt_bytes, need.tokens) for other in others)
     rescue_ms = min(rescues, default=math.inf)
     if need.target_ms is None or rescue_ms == math.inf:
-        return Patience(usual_s, fair=True)
+        return Patience(usual_s, silence_s)
     left_s = (need.target_ms - SPARE * need.target_ms - rescue_ms) / 1000
-    seconds = min(usual_s, max(known_s, left_s))
-    return Patience(seconds, fair=seconds >= min(usual_s, 2 * known_s))
+    is_lost = left_s <= 0 and need.target_ms < promised_ms
+    return Patience(min(usual_s, silence_s if is_lost else max(known_s, left_s)), silence_s)
 
 
 def _promised_ms(tier: Tier, need: Need, tokens: int, whole: bool) -> float:

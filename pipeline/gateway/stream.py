@@ -60,6 +60,7 @@ def _line(done: Try, errand: Errand, chunk: dict[str, Any]) -> bytes:
     choices = escalation.choices_of(chunk)
     if any(escalation.says_something(choice) for choice in choices):
         done.completion_tokens += 1
+        errand.tier.silence.broken()
         done.last_at = monotonic()
         done.first_at = done.first_at or done.last_at
     done.counted(chunk)

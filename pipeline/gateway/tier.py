@@ -10,6 +10,7 @@ from pipeline.gateway import deploy_file
 from pipeline.gateway.approved import Approved
 from pipeline.gateway.breaker import Breaker
 from pipeline.gateway.device_time import DeviceTime
+from pipeline.gateway.silence import Silence
 
 BYTES_PER_TOKEN = 4.0  # of English text, until the server has counted some
 LATELY = 0.1  # weight of the last prompt in their mean
@@ -19,8 +20,7 @@ STARTING = "starting"
 @dataclass
 class Tier:
     """`url` ends in /v1. `unready`: why it takes no requests, None if it does; `withdrawn`: why it
-    is not approved any more; `busy_until`: when a full one may be asked again, by time.monotonic.
-    `asked_as`: the model's name there, which holds the digest."""
+    is not approved any more; `asked_as`: the model's name there, which holds the digest."""
 
     model: str
     name: str
@@ -30,19 +30,27 @@ class Tier:
     key: str | None = None
     unready: str | None = STARTING
     withdrawn: str | None = None
-    busy_until: float = 0.0
     asked_as: str = ""
     breaker: Breaker = field(default_factory=Breaker)
     device: DeviceTime = field(default_factory=DeviceTime)
+    silence: Silence = field(default_factory=Silence)
     bytes_per_token: float = BYTES_PER_TOKEN
+    _full_until: float = 0.0
+    _places: int = 0  # requests in flight when it said that it is full
 
     def takes_requests(self, now: float) -> bool:
-        return (
-            self.unready is None
-            and self.is_approved
-            and now >= self.busy_until
-            and not self.breaker.is_open(now)
-        )
+        return self.is_up(now) and not self.is_full(now)
+
+    def is_up(self, now: float) -> bool:
+        return self.unready is None and self.is_approved and not self.breaker.is_open(now)
+
+    def is_full(self, now: float) -> bool:
+        """As it has said itself, until one of its requests has ended or some time has passed."""
+        return now < self._full_until and self.device.running >= self._places
+
+    def said_full(self, until: float) -> None:
+        """To a request that is not in flight any more; `until` by time.monotonic."""
+        self._full_until, self._places = until, self.device.running
 
     @property
     def is_approved(self) -> bool:
