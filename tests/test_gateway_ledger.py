@@ -370,6 +370,10 @@ def test_usage_is_a_table_by_feature_with_a_sum(
         ["sum", "", "", "3", "1,500", "40", "2.0", "3.0030"],
     ]
     assert "last 30 days" in said
+    monkeypatch.setenv("COLUMNS", "20")
+    usage.show(deployed, 30, as_json=False)
+    narrow = capsys.readouterr().out
+    assert all(number in narrow for row in rows[1:] for number in row[3:])  # none is broken
 
 
 def test_usage_as_json_has_each_key(deployed: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,9 +43,7 @@ def show(path: Path, days: int, as_json: bool) -> None:
         [*COLUMNS, f"cost in {deploy.currency}#"],
         [_row(use) for use in [*_of_all_keys(uses), every]],
     )
-    console = Console()
-    for drawn in terminal.tables(table, console.width):
-        console.print(drawn)
+    terminal.draw(table, Console())
 
 
 def _of_all_keys(uses: Iterable[Use]) -> list[Use]:

@@ -81,10 +81,7 @@ def show(
             metric for metric in section.metrics if section.winners[metric.key] or not moved_only
         ]
         content = tables.comparison(section, shown)
-        for table in terminal.tables(
-            content._replace(caption=f"{name}: {section.title}"), console.width
-        ):
-            console.print(table)
+        terminal.draw(content._replace(caption=f"{name}: {section.title}"), console)
         console.print(section.note, markup=False, highlight=False)
         for why, titles in _ties(section).items():
             console.print(

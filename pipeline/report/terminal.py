@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline import paths
 from pipeline.benchmark import performance
@@ -14,6 +14,9 @@ from pipeline.records import Benchmark, Performance, Verdict, read
 from pipeline.report.content import Cell, Column, Table, status
 from pipeline.report.formatting import number
 from pipeline.report.tables import PERFORMANCE
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 TITLE_WIDTH, VARIANT_WIDTH = 34, 15  # columns of a terminal
 STYLES = {
@@ -40,6 +43,12 @@ class Unmet(NamedTuple):
     check: str
 
 
+def draw(table: Table, console: Console) -> None:
+    """Wider than the terminal where its numbers are."""
+    for drawn in tables(table, console.width):
+        console.print(drawn, width=max(console.width, console.measure(drawn).minimum), crop=False)
+
+
 def tables(table: Table, width: int) -> list[Any]:
     """rich's; one that is read across is split into as many as a terminal of that width needs.
     Notes of cells are left out."""
@@ -64,13 +73,22 @@ def _table(table: Table) -> Any:
     drawn = Drawn(
         title=table.caption, title_justify="left", caption=legend or None, caption_justify="left"
     )
-    for column in table.columns:
+    rows = [[_cell(one) for one in row] for row in table.rows]
+    for place, column in enumerate(table.columns):
         drawn.add_column(
-            column.title, justify="right" if column.numeric else "left", overflow="fold"
+            column.title,
+            justify="right" if column.numeric else "left",
+            overflow="fold",
+            # half a number would be read as another one
+            min_width=_longest_word(row[place] for row in rows) if column.numeric else None,
         )
-    for row in table.rows:
-        drawn.add_row(*map(_cell, row))
+    for row in rows:
+        drawn.add_row(*row)
     return drawn
+
+
+def _longest_word(cells: Iterable[Any]) -> int:
+    return max((len(word) for one in cells for word in one.plain.split()), default=0)
 
 
 def _cell(cell: Cell) -> Any:
@@ -100,8 +118,7 @@ def show(name: str, variants: list[str]) -> None:
         )
     heads = [Column(title) for title in COLUMNS]
     console = Console()
-    for table in tables(Table(name, heads, rows), console.width):
-        console.print(table)
+    draw(Table(name, heads, rows), console)
     for word, folded in _folded(_unmet(verdicts, speeds)).items():
         console.print(word, style="bold")
         for reason, unmet in folded.items():
