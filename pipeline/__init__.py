@@ -117,10 +117,11 @@ check` holds it):
                   app, gateway, asked, clients: HTTP; a request's way; what is asked, and by whom
                   sharing, flight, cache, soft_redis: equal requests share an answer, on its way or
                   kept
-                  answering, routing, escalation: tier after tier, by what was measured
+                  answering, routing, line, escalation: tier after tier, by what was measured, and
+                  who came first goes first
                   relay, stream, attempt: one try, and its answer on
-                  tier, promise, breaker, device_time: one server as it is now; what its benchmark
-                  promises
+                  tier, promise, breaker, silence, device_time: one server as it is now; what its
+                  benchmark promises; does it hang?
                   watch, started, approved: does it run, serve what is approved, and is that still?
                   accounts, ledger, ledger_file, usage, metrics, log, traces: what was used, and
                   cost
