@@ -250,6 +250,10 @@ def test_without_a_store_or_ray(root: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(environments, "python", lambda name: Path("python"))
     with pytest.raises(SetupError, match="QUANTGATE_STORE: not set"):
         command.spread("tiny", ray="local", as_json=False)
+    monkeypatch.setenv("QUANTGATE_STORE", "http://me:hidden-word@127.0.0.1:1/store")
+    with pytest.raises(SetupError, match=r"http://127.0.0.1:1/store has a user") as told:
+        command.spread("tiny", ray="local", as_json=False)
+    assert "hidden-word" not in str(told.value)
 
 
 @pytest.fixture(scope="module")

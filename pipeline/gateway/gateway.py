@@ -60,9 +60,7 @@ class Gateway:
     def ready(self) -> bool:
         """Whether each model has a tier that is up, be it full."""
         now = monotonic()
-        return all(
-            any(tier.is_up(now) for tier in model.tiers) for model in self.models.values()
-        )
+        return all(any(tier.is_up(now) for tier in model.tiers) for model in self.models.values())
 
     async def asked(
         self, path: str, headers: Mapping[str, str], client: Client, body: bytes
