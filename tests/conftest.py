@@ -6,8 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
@@ -16,6 +17,9 @@ from hypothesis import HealthCheck, settings
 from pipeline import cli
 from pipeline.recipe import Recipe, load
 from pipeline.runtime import environments
+
+if TYPE_CHECKING:
+    from tests.registry_servers import Served
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get("QUANTGATE_REAL_DATA", ROOT.parent / "shared" / "data"))
@@ -175,6 +179,27 @@ def tiny_run(tiny_folder: Path) -> Path:
 def tiny_untouched(tiny_folder: Path) -> Path:
     """That project as `make repro` left it, for tests that only look."""
     return tiny_folder / "untouched"
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Served]]:
+    """Starts a kind of server (tests/registry_servers.py) when a test first wants it; all stop with
+    the session."""
+    from tests import registry_servers
+
+    started: dict[str, Served] = {}
+    with contextlib.ExitStack() as stack:
+
+        def get(kind: str) -> Served:
+            if reason := registry_servers.missing(kind):
+                pytest.skip(reason)
+            if kind not in started:
+                started[kind] = stack.enter_context(
+                    registry_servers.serving(kind, tmp_path_factory.mktemp(kind))
+                )
+            return started[kind]
+
+        yield get
 
 
 @pytest.fixture(scope="session")

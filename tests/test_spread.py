@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
 import stat
 import subprocess
 import sys
@@ -250,6 +251,10 @@ def test_without_a_store_or_ray(root: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(environments, "python", lambda name: Path("python"))
     with pytest.raises(SetupError, match="QUANTGATE_STORE: not set"):
         command.spread("tiny", ray="local", as_json=False)
+    monkeypatch.setenv("QUANTGATE_STORE", "http://me:hidden-word@127.0.0.1:1/store")
+    with pytest.raises(SetupError, match=r"http://127.0.0.1:1/store has a user") as told:
+        command.spread("tiny", ray="local", as_json=False)
+    assert "hidden-word" not in str(told.value)
 
 
 @pytest.fixture(scope="module")
@@ -397,6 +402,16 @@ def test_no_damaged_file_reaches_a_job(
     outcome = carried("touch ../../../ran", sent)
     assert outcome.error is not None and "its size or SHA-256 is another" in outcome.error
     assert not (tmp_path / "ran").exists()
+
+
+def test_nodes_that_share_a_home_folder_have_cores_of_their_own(
+    carried: Callable[[str, Order], Outcome], sent: Order, tmp_path: Path
+) -> None:
+    allowed = len(os.sched_getaffinity(0))
+    with cores.taken(allowed, tmp_path / "spread" / "cores" / "another"):
+        carried("true", sent)
+    locks = {folder.name for folder in (tmp_path / "spread" / "cores").iterdir()}
+    assert locks == {"another", platform.node()}
 
 
 @pytest.mark.parametrize("name", ["../out.txt", "/tmp/out.txt", "a/../../out.txt"])

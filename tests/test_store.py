@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 import subprocess
+import sys
+import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import requests
 
 from pipeline import cli, paths
 from pipeline.cli_parameters import Kept
 from pipeline.errors import ArtifactError, RegistryError, Tampered
 from pipeline.reading import yaml
-from pipeline.records import Result, artifact
+from pipeline.records import Out, Result
 from pipeline.store import graph, inputs, kept, results
 from pipeline.store.results import Store
 from tests import evaluations as make
 from tests.conftest import ROOT
+from tests.registry_servers import BUCKET, Served, free_port, use
 
 DVC_YAML = """
 stages:
@@ -46,8 +53,22 @@ MODEL, MANIFEST = Path("artifacts/models/tiny--x"), Path("artifacts/manifests/ti
 FILES = {MODEL / "w.bin": b"weights" * 1000, MODEL / "deep" / "config.json": b"{}", MANIFEST: b"[]"}
 
 
-@pytest.fixture(params=["folder", "memory"])
+SECRET = "hidden-word"
+
+
+@pytest.fixture
+def s3(servers: Callable[[str], Served], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A prefix of a bucket of moto's, which takes any key."""
+    use(servers("s3"), monkeypatch)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    return f"s3://{BUCKET}/{tmp_path.name}"
+
+
+@pytest.fixture(params=["folder", "memory", "s3"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "s3":
+        return str(request.getfixturevalue("s3"))
     return str(tmp_path / "store") if request.param == "folder" else f"memory://{tmp_path.name}"
 
 
@@ -165,39 +186,43 @@ def test_a_stage_that_dvc_does_not_know(store: Store) -> None:
         kept.run("quantize@none", never)
 
 
-def damage_object(file: Path) -> None:
-    file.write_bytes(b"W" + file.read_bytes()[1:])
+def stored(store: Store, folder: str) -> dict[str, bytes]:
+    """What lies below a folder of the store, by its path there."""
+    remote = store.objects._remote
+    return {
+        path: remote.store.cat_file(path)
+        for path in remote.store.find(f"{remote.root}/{folder}")
+        if remote.has(path)
+    }
 
 
-def lengthen(file: Path) -> None:
-    file.write_bytes(file.read_bytes() + b"more")
+def change(store: Store, folder: str, how: Callable[[bytes], bytes]) -> None:
+    for path, content in stored(store, folder).items():
+        store.objects._remote.store.pipe_file(path, how(content))
 
 
-@pytest.mark.parametrize("change", [damage_object, lengthen])
-def test_a_damaged_object_is_refused(
-    small: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    change: Callable[[Path], None],
-) -> None:
-    monkeypatch.setenv("QUANTGATE_STORE", str(tmp_path / "store"))
+def damaged(content: bytes) -> bytes:
+    return b"W" + content[1:]
+
+
+def longer(content: bytes) -> bytes:
+    return content + b"more"
+
+
+@pytest.mark.parametrize("how", [damaged, longer])
+def test_a_damaged_object_is_refused(store: Store, how: Callable[[bytes], bytes]) -> None:
     kept.run(STAGE, work)
-    largest = max((tmp_path / "store" / "objects").rglob("*"), key=lambda file: file.stat().st_size)
-    change(largest if largest.is_file() else next(largest.iterdir()))
+    digest = hashlib.sha256(FILES[MODEL / "w.bin"]).hexdigest()
+    change(store, f"objects/{digest[:2]}", how)
     clear()
     with pytest.raises(Tampered, match=rf"{MODEL}/w\.bin.*Remove it there.*QUANTGATE_STORE="):
         kept.run(STAGE, never)
     assert not MODEL.exists() and not MANIFEST.exists()
 
 
-def test_a_damaged_object_is_put_there_again(
-    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("QUANTGATE_STORE", str(tmp_path / "store"))
+def test_a_damaged_object_is_put_there_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     kept.run(STAGE, work)
-    for file in (tmp_path / "store" / "objects").rglob("*"):
-        if file.is_file():
-            damage_object(file)
+    change(store, "objects", damaged)
     monkeypatch.setenv("QUANTGATE_FORCED", "1")
     kept.run(STAGE, work)
     monkeypatch.delenv("QUANTGATE_FORCED")
@@ -205,12 +230,10 @@ def test_a_damaged_object_is_put_there_again(
     kept.run(STAGE, never)
 
 
-def test_an_object_that_is_gone(
-    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("QUANTGATE_STORE", str(tmp_path / "store"))
+def test_an_object_that_is_gone(store: Store) -> None:
     kept.run(STAGE, work)
-    shutil.rmtree(tmp_path / "store" / "objects")
+    for path in stored(store, "objects"):
+        store.objects._remote.store.rm_file(path)
     clear()
     with pytest.raises(RegistryError, match="is missing, the content of"):
         kept.run(STAGE, never)
@@ -369,14 +392,117 @@ def test_what_a_machine_could_not_measure_is_bound_to_it(
     assert kept._machine_bound(stage) is bound
 
 
-def test_two_writers_leave_whole_files(small: Path, tmp_path: Path) -> None:
-    work()
-    (file,) = inputs.hashed([MODEL / "w.bin"])
-    stores = [Store(str(tmp_path / "store")) for _ in range(2)]
-    for store in stores:
-        store.objects.keep(file, MODEL / "w.bin")
-    (kept_file,) = (path for path in (tmp_path / "store").rglob("*") if path.is_file())
-    assert artifact.hash_file(kept_file, file.path) == file
+def test_two_writers_leave_whole_files(url: str, small: Path) -> None:
+    """At the same time, and of a size that S3 takes in parts."""
+    large = Path("large.bin")
+    large.write_bytes(os.urandom(17 << 20))
+    files = inputs.hashed([large])
+    key = files[0].sha256
+    out = Out(path=str(large), is_folder=False, files=files)
+    result = Result(
+        stage=STAGE,
+        key=key,
+        machine=kept.this(),
+        machine_bound=False,
+        wall_s=1,
+        cost=None,
+        outs=[out],
+    )
+
+    def put(wall_s: float) -> None:
+        Store(url).put(result.model_copy(update={"wall_s": wall_s}))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(put, (1.0, 2.0)))
+    found = Store(url).find(key)
+    assert found is not None and found.wall_s in (1.0, 2.0)
+    Store(url).objects.fetch(files[0], Path("fetched.bin"))
+    assert large.read_bytes() == Path("fetched.bin").read_bytes()
+    assert len(stored(Store(url), "")) == 2
+
+
+def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+
+
+def denied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key is known any more."""
+    _check_keys("0")
+
+
+def _check_keys(after: str) -> None:
+    """From so many requests on, which moto lets through first."""
+    url = f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/reset-auth"
+    requests.post(url, data=after, timeout=9).raise_for_status()
+
+
+def no_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANTGATE_STORE", "s3://no-such-bucket/store")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (nobody, "Could not connect"),
+        (denied, "Forbidden"),
+        (no_bucket, "bucket does not exist"),
+    ],
+)
+def test_a_bucket_that_cannot_be_asked_stops_before_the_work(
+    s3: str,
+    small: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wrong: Callable[[pytest.MonkeyPatch], None],
+    said: str,
+) -> None:
+    """And no error shows a secret, nor does its traceback."""
+    monkeypatch.setenv("QUANTGATE_STORE", s3)
+    wrong(monkeypatch)
+    try:
+        with pytest.raises(RegistryError, match=rf"^s3://.*: reading results/.*{said}") as told:
+            kept.run(STAGE, never)
+    finally:
+        if wrong is denied:
+            _check_keys("inf")
+    assert SECRET not in "".join(traceback.format_exception(told.value))
+
+
+def test_no_secret_is_stored_or_said(
+    s3: str, small: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("QUANTGATE_STORE", s3)
+    kept.run(STAGE, work)
+    clear()
+    kept.run(STAGE, never)
+    shown = "".join(capfd.readouterr())
+    contents = stored(Store(s3), "").values()
+    assert len(contents) == 1 + len(FILES)
+    assert not any(SECRET.encode() in content for content in [*contents, shown.encode()])
+
+
+@pytest.mark.parametrize(
+    "url", [f"s3://key:{SECRET}@bucket/store", f"s3://bucket/store?token={SECRET}"]
+)
+def test_a_key_in_the_url_of_a_bucket_is_refused(url: str) -> None:
+    """S3 would take it for a part of a name."""
+    with pytest.raises(
+        RegistryError, match=r"^s3://bucket/store: expected .*AWS_ACCESS_KEY_ID"
+    ) as told:
+        Store(url)
+    assert SECRET not in "".join(traceback.format_exception(told.value))
+
+
+def test_a_password_is_no_part_of_what_is_refused() -> None:
+    """fsspec's path of an HTTP URL has its user."""
+    objects = Store(f"http://user:{SECRET}@127.0.0.1:1/store").objects
+    assert objects.holds_secret and SECRET in objects.path("x")
+    assert str(objects.refused("x", "odd")).startswith("http://127.0.0.1:1/store/x: odd. Remove")
+
+
+def test_a_missing_package_is_named_with_where_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(RegistryError, match=r"^gs://bucket/store: .*gcsfs.* -m pip install "):
+        Store("gs://bucket/store")
 
 
 def test_the_graph_is_dvc_s(root: Path) -> None:

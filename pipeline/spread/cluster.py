@@ -218,6 +218,7 @@ def carry_out(order: str, count: int, key: str, board: Any) -> str:
     the control environment. Returns its outcome."""
     asked, node = Order.model_validate_json(order), socket.gethostname()
     board.begun.remote(key, node)
+    os.environ["QUANTGATE_DEVICE"] = asked.device  # which says what environment vLLM's is
     try:
         for name in ("control", *asked.environments):
             environments.ensure(name)

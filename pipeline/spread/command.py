@@ -38,6 +38,12 @@ def spread(name: str, ray: str, as_json: bool) -> None:
             f"{VARIABLE}: not set, and results must lie where every node reaches them. Give a"
             " folder that all share, or a URL such as s3://BUCKET/PREFIX."
         )
+    if store.objects.holds_secret:
+        raise SetupError(
+            f"{VARIABLE}: {store.objects.url} has a user or a query in it, and no secret is sent to"
+            " other machines. Leave it out of the URL, and give each node its credentials by what"
+            " the store's client reads."
+        )
     with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
         recipe = opened.unclimbed(name)
         index.check(name)

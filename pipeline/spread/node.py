@@ -66,7 +66,9 @@ def folder() -> Path:
 def _carry_out(order: Order, count: int) -> None:
     """Raises what the store does, and StageError with the line of a stage that failed."""
     store = Store(order.store)
-    with cores.taken(count, folder() / "cores") as ours, _working_copy(order, store) as project:
+    # nodes may share the folder, and no cores
+    locks = folder() / "cores" / platform.node()
+    with cores.taken(count, locks) as ours, _working_copy(order, store) as project:
         said = _run(order, project, ours)
         if store.find(order.key) is None:
             raise StageError(

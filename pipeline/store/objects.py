@@ -27,13 +27,13 @@ class Objects:
         """Raises RegistryError for a URL that cannot be opened."""
         self._remote = Remote(url)
         self.url = shared.clean(url)
+        self.holds_secret = self.url != url
 
     def keep(self, file: File, source: Path) -> None:
         """Puts a file there, unless it is there whole."""
         place = self._of(file)
         with self._remote.asking(f"putting {file.path} there"):
-            stands = self._remote.store.isfile(place)
-            if not (stands and shared.holds(file, self._remote.read(place))):
+            if not (self._remote.has(place) and shared.holds(file, self._remote.read(place))):
                 self._whole(place, lambda name: self._remote.send(source, name))
 
     def fetch(self, file: File, target: Path) -> None:
@@ -41,9 +41,9 @@ class Objects:
         place = self._of(file)
         target.parent.mkdir(parents=True, exist_ok=True)
         with self._remote.asking(f"fetching {file.path}"):
-            if not self._remote.store.isfile(place):
+            if not self._remote.has(place):
                 raise RegistryError(
-                    f"{self.url}: objects/{file.sha256} is missing, the content of {file.path}."
+                    f"{self.url}/{_name(file)} is missing, the content of {file.path}."
                     f" Remove the record that names it and run again, or go without the store:"
                     f" {VARIABLE}="
                 )
@@ -52,14 +52,14 @@ class Objects:
         if not is_whole:
             target.unlink()
             raise self.refused(
-                place, f"not {file.path} as it was put there: its size or SHA-256 is another"
+                _name(file), f"not {file.path} as it was put there: its size or SHA-256 is another"
             )
 
     def read(self, name: str) -> bytes | None:
         """A record; None where there is none. Of one that is far too long, the beginning."""
         place, data = self.path(name), bytearray()
         with self._remote.asking(f"reading {name}"):
-            if not self._remote.store.isfile(place):
+            if not self._remote.has(place):
                 return None
             for chunk in self._remote.read(place):
                 data += chunk
@@ -80,14 +80,16 @@ class Objects:
     def path(self, name: str) -> str:
         return f"{self._remote.root}/{name}"
 
-    def refused(self, place: str, reason: str) -> Tampered:
+    def refused(self, name: str, reason: str) -> Tampered:
+        """Of what is stored under a name. Its path is not shown: fsspec's may have the URL's
+        password."""
         return Tampered(
-            f"{self.url}: {place}: {reason}. Remove it there and run again, or go without the"
+            f"{self.url}/{name}: {reason}. Remove it there and run again, or go without the"
             f" store: {VARIABLE}="
         )
 
     def _of(self, file: File) -> str:
-        return self.path(f"objects/{file.sha256[:2]}/{file.sha256}")
+        return self.path(_name(file))
 
     def _whole(self, place: str, send: Callable[[str], None]) -> None:
         if self._remote.kinds & set(OBJECTS):
@@ -101,6 +103,10 @@ class Objects:
             with contextlib.suppress(Exception):  # of the clearing, beside what stopped it
                 self._remote.store.rm_file(partial)
             raise
+
+
+def _name(file: File) -> str:
+    return f"objects/{file.sha256[:2]}/{file.sha256}"
 
 
 def _copied(chunks: Iterable[bytes], stream: IO[bytes]) -> Iterator[bytes]:

@@ -67,7 +67,7 @@ class Store:
         self.objects.write(_name(result.key), sealed.dumps())
 
     def _refused(self, key: str, reason: str) -> Tampered:
-        return self.objects.refused(self.objects.path(_name(key)), reason)
+        return self.objects.refused(_name(key), reason)
 
 
 def outs(stage: Stage) -> list[Out]:

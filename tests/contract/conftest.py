@@ -1,13 +1,11 @@
-"""What the contract suites share: the probe in a tool environment, transformers' own scores, the
-registries' servers."""
+"""What the contract suites share: the probe in a tool environment, transformers' own scores,
+bundles for registries."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,8 @@ import pytest
 
 from pipeline.release.registries import Entry
 from pipeline.runtime import environments
-from tests import registry_servers
 from tests.bundles import make_bundle
 from tests.conftest import ROOT
-from tests.registry_servers import Served
 
 TINY = ROOT / "recipes" / "tiny" / "checkpoint"
 
@@ -41,24 +37,6 @@ def torch_scores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return run_probe(
         "openvino", "torch", str(TINY), out=tmp_path_factory.mktemp("torch") / "scores.json"
     )
-
-
-@pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Served]]:
-    """Starts a kind of server when a test first wants it; all stop with the session."""
-    started: dict[str, Served] = {}
-    with contextlib.ExitStack() as stack:
-
-        def get(kind: str) -> Served:
-            if reason := registry_servers.missing(kind):
-                pytest.skip(reason)
-            if kind not in started:
-                started[kind] = stack.enter_context(
-                    registry_servers.serving(kind, tmp_path_factory.mktemp(kind))
-                )
-            return started[kind]
-
-        yield get
 
 
 @pytest.fixture

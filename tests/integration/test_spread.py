@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipeline.runtime.process import Session
 from pipeline.spread import command
 from pipeline.store import inputs
 from pipeline.store.results import Store
+from tests.conftest import ROOT
 
 CLI = """
 import os, pathlib, sys, time
@@ -154,6 +156,30 @@ def test_a_stopped_spread_leaves_no_process(
         time.sleep(5)
     own, mark = os.getpid(), str(tmp_path)
     until_none(lambda one: one.pid != own and one.environ().get(MARK) == mark)
+
+
+ENSURE = """
+import sys, types
+from pipeline.runtime import environments
+from pipeline.spread import cluster
+environments.ensure = lambda name: sys.exit(environments.device())
+board = types.SimpleNamespace(begun=types.SimpleNamespace(remote=lambda *about: None))
+cluster.carry_out(sys.argv[1], 1, "key", board)
+"""
+
+
+def test_a_node_makes_the_environments_of_the_job_s_device(job: Callable[..., Job]) -> None:
+    """Whatever device the node itself was started for."""
+    order = Order.model_validate(job("a@r")["order"]).model_copy(update={"device": "cuda"})
+    done = subprocess.run(
+        [str(environments.python("ray")), "-c", ENSURE, order.dumps()],
+        cwd=ROOT,
+        env={**os.environ, "QUANTGATE_DEVICE": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.strip() == "cuda"
 
 
 def until_none(meant: Callable[[psutil.Process], bool]) -> None:

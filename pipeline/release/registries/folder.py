@@ -78,7 +78,7 @@ class Registry(Remote):
                 raise shared.not_published(self.url, entry)
             for name in names:
                 path = f"{self._place(entry)}/{shared.inside(name)}"
-                if not self.store.isfile(path):
+                if not self.has(path):
                     raise shared.no_file(self.url, entry, name)
                 shared.write(self.read(path), target, name, progress)
 
@@ -86,7 +86,7 @@ class Registry(Remote):
         return f"{self.root}/{entry}"
 
     def _is_published(self, entry: Entry) -> bool:
-        return bool(self.store.exists(f"{self._place(entry)}/{paths.SIGNATURE}"))
+        return self.has(f"{self._place(entry)}/{paths.SIGNATURE}")
 
     def _refuse_published(self, entry: Entry) -> None:
         if self._is_published(entry):
@@ -111,7 +111,7 @@ class Registry(Remote):
             for folder in (incoming,) if self.local else (final, incoming):
                 path = f"{folder}/{file.path}"
                 if (
-                    self.store.isfile(path)
+                    self.has(path)
                     and self.store.size(path) == file.size_bytes
                     and shared.holds(file, self.read(path))
                 ):
