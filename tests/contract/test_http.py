@@ -199,8 +199,14 @@ def test_what_the_server_says_is_passed_on(ask: Ask) -> None:
         ask(server, 2, {"concurrency": 1})
 
 
-def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+def children() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
+
+
+@pytest.fixture
+def others() -> set[psutil.Process]:
+    """What ran before: servers that tests before share until the session ends."""
+    return children()
 
 
 @pytest.fixture
@@ -212,7 +218,7 @@ def nothing_left() -> Iterator[list[psutil.Process]]:
 
 
 @pytest.fixture(params=["vllm", "openvino"])
-def what(request: pytest.FixtureRequest) -> Served:
+def tiny_served(request: pytest.FixtureRequest) -> Served:
     if request.param == "vllm":
         return Served("vllm", CHECKPOINT, SERVE, "tiny")
     run = request.getfixturevalue("tiny_untouched")
@@ -220,10 +226,14 @@ def what(request: pytest.FixtureRequest) -> Served:
 
 
 def test_a_server_is_started_and_stopped_even_when_interrupted(
-    what: Served, tmp_path: Path, root: Path, nothing_left: list[psutil.Process]
+    tiny_served: Served,
+    tmp_path: Path,
+    root: Path,
+    others: set[psutil.Process],
+    nothing_left: list[psutil.Process],
 ) -> None:
-    with pytest.raises(KeyboardInterrupt), server.served(what, tmp_path) as running:
-        nothing_left += children()
+    with pytest.raises(KeyboardInterrupt), server.served(tiny_served, tmp_path) as running:
+        nothing_left += children() - others
         assert len(nothing_left) >= 2
         assert benchmark_http._only_model(running.url) == "tiny"
         assert 1 < running.load_s < 300
@@ -246,27 +256,33 @@ with server.served(what, Path(log)):
 
 
 def test_a_server_dies_with_a_killed_quantgate(
-    what: Served, tmp_path: Path, root: Path, nothing_left: list[psutil.Process]
+    tiny_served: Served,
+    tmp_path: Path,
+    root: Path,
+    others: set[psutil.Process],
+    nothing_left: list[psutil.Process],
 ) -> None:
-    given = [what.engine, str(what.artifact), SERVE.model_dump_json(), str(tmp_path)]
+    given = [tiny_served.engine, str(tiny_served.artifact), SERVE.model_dump_json(), str(tmp_path)]
     command = [sys.executable, "-c", HELD, *given]
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert parent.stdout
     assert parent.stdout.readline() == "up\n"
-    nothing_left += children()
+    nothing_left += children() - others
     parent.kill()
     parent.wait()
 
 
-def test_a_server_that_cannot_start_says_why(what: Served, tmp_path: Path, root: Path) -> None:
+def test_a_server_that_cannot_start_says_why(
+    tiny_served: Served, tmp_path: Path, root: Path, others: set[psutil.Process]
+) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     refused = pytest.raises(
         EvaluationError, match=r"ended with exit code [12] before it was ready[\s\S]*empty"
     )
-    with refused, server.served(dataclasses.replace(what, artifact=empty), tmp_path):
+    with refused, server.served(dataclasses.replace(tiny_served, artifact=empty), tmp_path):
         pass
-    assert not children()
+    assert not children() - others
 
 
 @pytest.fixture
