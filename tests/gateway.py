@@ -16,13 +16,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
 
 from pipeline.engines.server import Served
-from pipeline.gateway import command
+from pipeline.gateway import command, watch
 from pipeline.gateway.approved import Approved
 from pipeline.gateway.deploy_file import Deploy
 from pipeline.gateway.promise import Point, Promise
@@ -34,6 +35,7 @@ from tests.serving import until
 
 SERVE = Serve(max_model_len=64, max_num_seqs=8, max_num_batched_tokens=64, kv_cache_gib=1)
 WORDS = ["one ", "two ", "three"]
+LOOK_S = 0.02  # between looks at a server that is not ready, while a gateway starts
 REFUSALS: dict[str, tuple[int, Any, str]] = {
     "busy": (429, "queue_full", "full"),
     "loading": (503, "not_ready", "loading"),
@@ -176,8 +178,12 @@ class Thread:
         until(lambda: self._server.started)
         self.port = self._server.servers[0].sockets[0].getsockname()[1]
 
-    def stop(self) -> None:
+    def end(self) -> None:
+        """Tells it to stop; does not wait until it has."""
         self._server.force_exit = self._server.should_exit = True
+
+    def stop(self) -> None:
+        self.end()
         self._thread.join(10)
 
 
@@ -213,15 +219,17 @@ def running(deploy: Deploy, tiers: dict[str, list[Tier]]) -> Iterator[Running]:
             await made[0].serve()
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
-    thread.start()
     everyone = {tier.name: tier for of in tiers.values() for tier in of}
-    until(lambda: bool(made) and made[0].started)
-    port = made[0].servers[0].sockets[0].getsockname()[1]
     try:
-        until(lambda: all(tier.unready is None for tier in everyone.values()))
+        with patch.object(watch, "WHILE_UNREADY_S", LOOK_S):
+            thread.start()
+            until(lambda: bool(made) and made[0].started)
+            until(lambda: all(tier.unready is None for tier in everyone.values()))
+        port = made[0].servers[0].sockets[0].getsockname()[1]
         yield Running(f"http://127.0.0.1:{port}/v1", port, everyone)
     finally:
-        made[0].should_exit = True
+        for server in made:
+            server.should_exit = True
         thread.join(30)
 
 
