@@ -759,13 +759,13 @@ def test_a_tier_that_was_rejected_is_not_waited_for(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the other one cannot do is said as it says it, and as the client's own fault."""
-    gateway = scene.gateway(recheck_s=600)
+    monkeypatch.setattr(answering, "WAIT_S", 0.2)
+    gateway = scene.gateway(recheck_s=600, timeout_s=2)  # as long it waits for one that is full
     gateway.tiers["cloud"].withdrawn = "rejected"
     scene.edge.behaviour = "vllm-long"
     status, _, body = ask(gateway)
     assert status == 400
     assert "maximum context length" in json.loads(body)["error"]["message"]
-    monkeypatch.setattr(answering, "WAIT_S", 0.2)
     gateway.tiers["cloud"].withdrawn, scene.cloud.behaviour = None, "busy"
     status, _, body = ask(gateway)
     assert status == 503
@@ -861,7 +861,9 @@ def test_a_server_that_still_loads_is_not_ready(scene: Scene) -> None:
     until(lambda: ask(gateway)[1]["x-quantgate-tier"] == "edge")
 
 
-def test_what_one_tier_cannot_do_waits_for_another(scene: Scene) -> None:
+def test_what_one_tier_cannot_do_waits_for_another(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gateway = scene.gateway()
     scene.edge.behaviour, scene.cloud.behaviour = "long", "busy"
     with ThreadPoolExecutor(1) as pool:
@@ -871,4 +873,5 @@ def test_what_one_tier_cannot_do_waits_for_another(scene: Scene) -> None:
         status, headers, _ = asking.result()
     assert (status, headers["x-quantgate-tier"]) == (200, "cloud")
     scene.threads["cloud"].stop()
+    monkeypatch.setattr(answering, "WAIT_S", 0.5)
     assert ask(gateway)[0] == 503  # which may pass; a 400 would say that it never does
