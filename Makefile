@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Modules are compiled once, also in containers that set this: pipeline/runtime/process.py.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup servers repro test tests-of-tiny other-tests test-all unit check panel
+.PHONY: setup servers repro test tests-of-tiny tests-of-engines other-tests test-all unit check panel
 
 setup:
 	@$(PYTHON) -m pipeline.runtime.environments
@@ -18,13 +18,16 @@ repro: setup
 
 test: setup servers check
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
-	QUANTGATE_TINY_RUN=$$folder $(MAKE) --no-print-directory -j 2 --output-sync=line tests-of-tiny other-tests
+	QUANTGATE_TINY_RUN=$$folder $(MAKE) --no-print-directory -j 3 --output-sync=line tests-of-tiny tests-of-engines other-tests
 
 tests-of-tiny:
 	@python -m pytest -q --durations=12 -m "tiny and not thorough"
 
+tests-of-engines:
+	@python -m pytest -q --durations=12 -m "engine and not tiny and not thorough"
+
 other-tests:
-	@python -m pytest -q --durations=12 -m "not tiny and not thorough"
+	@python -m pytest -q --durations=12 -m "not engine and not tiny and not thorough"
 
 test-all: setup servers check
 	@python -m pytest -q -rA -m "" --hypothesis-profile=thorough

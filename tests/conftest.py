@@ -57,8 +57,8 @@ settings.load_profile("few")
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`make test` runs those that go on in the run of the tiny recipe in a process of their own,
-    beside all others; of these, those that look at the run come last, when the other process has
-    made it."""
+    beside the others that run engines, and those that run none; those that look at the run come
+    last, when the first process has made it."""
     for item in items:
         if "tiny_run" in item.fixturenames:  # type: ignore[attr-defined]
             item.add_marker("tiny")
@@ -139,7 +139,7 @@ def watched(folder: Path) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny recipe, timed less often, and a 2-bit variant taken all the way by DVC, once for
-    both processes of `make test`: `run`, and an `untouched` copy of it."""
+    all processes of `make test`: `run`, and an `untouched` copy of it."""
     folder = Path(os.environ.get("QUANTGATE_TINY_RUN") or tmp_path_factory.mktemp("tiny"))
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
