@@ -114,7 +114,7 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--nodes", type=int, default=8)
-    parser.add_argument("--jobs", type=int, default=48)
+    parser.add_argument("--jobs", type=int, default=96)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/spread_waiting.md"))
     given = parser.parse_args()

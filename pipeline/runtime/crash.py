@@ -65,8 +65,8 @@ def last(what: str, error: BaseException) -> QuantgateError:
             said = f"{what}: out of memory. {REMEDIES[errno.ENOMEM]}. {_log(what, error)}"
             return NoMemory(said)
         if isinstance(error, OSError):
-            kind = DiskFull if error.errno in FULL else WorkerCrashed
-            return kind(of_system(error))
+            full = error.errno in FULL
+            return DiskFull(of_system(error)) if full else WorkerCrashed(of_system(error))
         if is_full_disk(error):
             return DiskFull(f"the disk is full ({error}). Free some space and run again.")
         return WorkerCrashed(sentence(what, error))
