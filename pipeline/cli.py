@@ -26,7 +26,7 @@ from pipeline.cli_parameters import (
     group,
     option,
 )
-from pipeline.errors import QuantgateError
+from pipeline.errors import NoMemory, QuantgateError
 from pipeline.runtime import environments
 from pipeline.runtime.progress import IN_RUN
 
@@ -39,7 +39,8 @@ STOPPED = "stopped; nothing half-written remains. Run the same command again."
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 not passed or not approved, 2 something is wrong and the message says
-    what, 3 tampered with, 130 stopped by Ctrl-C."""
+    what, 3 tampered with, 4 this machine's disk is full, 5 its memory is too little, 130 stopped by
+    Ctrl-C."""
     os.environ.update(environments.UNTRACKED)
     asked = sys.argv[1:] if arguments is None else arguments
     try:
@@ -57,8 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             from pipeline.runtime import crash
         except Exception:  # too little memory to import it; 1, as Python would end, is a verdict
-            return _ended(f"{type(error).__name__}, and no room to say more", 2)
-        return _ended(crash.last(f"quantgate {asked[0]}", error), 2)
+            return _ended(f"{type(error).__name__}, and no room to say more", NoMemory.exit_code)
+        last = crash.last(f"quantgate {asked[0]}", error)
+        return _ended(last, last.exit_code)
 
 
 def _ended(what: object, code: int) -> int:

@@ -10,6 +10,8 @@ QuantgateError
 ├── EvaluationError    a measurement could not be made as the recipe demands
 ├── StageError         a worker process was stopped from outside, or another run holds the stage
 ├── WorkerCrashed      a tool or engine died on its own
+├── DiskFull           this machine's disk has no room; another's may have
+├── NoMemory           this machine's memory is too little, or a worker was killed as it is then
 ├── SignoffError       an approval, a key or the policy does not allow it
 ├── RegistryError      a registry refused, could not be reached, or gave back something else
 ├── Tampered           a signature or a hash does not hold
@@ -60,6 +62,14 @@ class StageError(QuantgateError):
 
 class WorkerCrashed(QuantgateError):
     pass
+
+
+class DiskFull(QuantgateError):
+    exit_code = 4
+
+
+class NoMemory(QuantgateError):
+    exit_code = 5
 
 
 class SignoffError(QuantgateError):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline import cli, paths
-from pipeline.errors import StageError
+from pipeline.errors import NoMemory
 from pipeline.records import Samples, Speed, StageCost, read
 from pipeline.runtime import costs, machine, process, speed
 from pipeline.runtime.machine import Memory
@@ -49,13 +49,13 @@ def test_what_does_not_fit_is_refused_with_the_way_out(
     if said is None:
         costs.require_memory("quantize@a--b", needs_gb * GB)
         return
-    with pytest.raises(StageError, match=said):
+    with pytest.raises(NoMemory, match=said):
         costs.require_memory("quantize@a--b", needs_gb * GB)
     monkeypatch.setenv(costs.IGNORE, "1")
     if needs_gb < 2 * 16:
         costs.require_memory("quantize@a--b", needs_gb * GB)
     else:
-        with pytest.raises(StageError, match=r"40\.0 GB"):
+        with pytest.raises(NoMemory, match=r"40\.0 GB"):
             costs.require_memory("quantize@a--b", needs_gb * GB)
 
 
@@ -73,7 +73,7 @@ def test_a_refused_stage_starts_no_worker_and_leaves_nothing(
     capsys.readouterr()
     before = sorted(paths.ARTIFACTS.rglob("*.json"))
     for stage in (["calibrate", "tiny"], ["reference", "tiny"], ["quantize", "tiny", "ov-bf16"]):
-        assert cli.main(stage) == 2
+        assert cli.main(stage) == NoMemory.exit_code
         said = capsys.readouterr().err
         assert f"{stage[0]}@tiny" in said
         assert "GB of memory, 0.1 of 0.2 GB are free: use a machine with more memory" in said

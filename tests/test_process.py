@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ArtifactError, CalibrationError, StageError, WorkerCrashed
+from pipeline.errors import CalibrationError, DiskFull, NoMemory, WorkerCrashed
 from pipeline.runtime import environments, process, progress, worker
 
 JOBS = """
@@ -110,7 +110,7 @@ def test_a_user_error_keeps_its_class(folder: Path) -> None:
 
 
 def test_deaths_are_told_apart(folder: Path) -> None:
-    with pytest.raises(StageError, match="SIGKILL"):
+    with pytest.raises(NoMemory, match="SIGKILL"):
         process.run("control", "die", {}, folder)
     (folder / "result.json").unlink(missing_ok=True)
     with pytest.raises(WorkerCrashed, match="exit code 1 without a result"):
@@ -145,7 +145,7 @@ def test_what_a_tool_prints_goes_to_the_log(
 
 
 def test_a_full_disk_in_whatever_wrapping_is_a_user_error(folder: Path) -> None:
-    with pytest.raises(ArtifactError, match="the disk is full"):
+    with pytest.raises(DiskFull, match="the disk is full"):
         process.run("control", "fill", {}, folder)
 
 

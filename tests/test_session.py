@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from pipeline.benchmark.trace import build
-from pipeline.errors import StageError, WorkerCrashed
+from pipeline.errors import NoMemory, WorkerCrashed
 from pipeline.recipe import Benchmark, Serve
 from pipeline.records import Replay
 from pipeline.runtime import environments
@@ -106,7 +106,7 @@ def test_its_own_error_comes_over(project: Path, tmp_path: Path) -> None:
 def test_a_killed_worker_is_said(session: Session, others: set[psutil.Process]) -> None:
     session.ask()
     os.kill(processes_of_the_session(others)["pipeline.runtime.worker"].pid, signal.SIGKILL)
-    with pytest.raises(StageError, match="was killed"):
+    with pytest.raises(NoMemory, match="was killed"):
         session.ask({"loads": [], "repeat": 0})
 
 

@@ -4,6 +4,7 @@ how a node runs it."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 
 from pipeline import recipe
-from pipeline.errors import RecipeError, SetupError, StageError
+from pipeline.errors import DiskFull, NoMemory, RecipeError, SetupError, StageError
 from pipeline.evidence import provenance
 from pipeline.records import File, Machine, Needs, Order, Out, Outcome, Result, Revision
 from pipeline.runtime import environments
@@ -26,7 +27,7 @@ from pipeline.spread import command, cores, node, shown
 from pipeline.spread.command import Spreading
 from pipeline.spread.missing import Missing
 from pipeline.spread.orders import Orders
-from pipeline.store import graph, inputs, kept
+from pipeline.store import graph, inputs, kept, objects
 from pipeline.store.graph import Made, Stage
 from pipeline.store.results import Store
 from tests.conftest import ROOT
@@ -392,6 +393,81 @@ def test_a_stage_that_fails_is_one_line(
     carried: Callable[[str, Order], Outcome], sent: Order, script: str, error: str
 ) -> None:
     assert carried(script, sent).error == error
+
+
+@pytest.mark.parametrize(
+    ("script", "lacks"),
+    [
+        (f"exit {DiskFull.exit_code}", "disk"),
+        (f"exit {NoMemory.exit_code}", "memory"),
+        ("kill -9 $$", "memory"),
+        ("exit 2", None),
+        ("true", None),  # and no result in the store, which no other node would help
+    ],
+)
+def test_what_a_node_lacks(
+    carried: Callable[[str, Order], Outcome], sent: Order, script: str, lacks: str | None
+) -> None:
+    outcome = carried(script, sent)
+    assert outcome.error is not None and outcome.lacks == lacks
+
+
+def test_a_node_without_room_for_a_job_s_files(
+    carried: Callable[[str, Order], Outcome], sent: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(objects, "_copied", refuse)
+    outcome = carried("true", sent)
+    assert outcome.lacks == "disk" and "the disk is full" in str(outcome.error)
+
+
+PLACES = """
+import json, sys
+from pipeline.errors import StageError
+from pipeline.records import Needs
+from pipeline.spread import cluster
+
+def placed(nodes, exclusive, short):
+    needs = Needs(memory_bytes=0, gpus=0, named=["openvino"], exclusive=exclusive)
+    try:
+        count, options = cluster.placed(nodes, needs, short)
+    except StageError as error:
+        return str(error)
+    alone = options.get("scheduling_strategy")
+    return [count, alone and alone.node_id, options.get("label_selector")]
+
+nodes, cases = json.loads(sys.argv[1])
+print(json.dumps([placed(nodes, *case) for case in cases]))
+"""
+
+
+def test_a_job_avoids_nodes_that_lacked_something() -> None:
+    """In Ray's environment. Where none is left, it is refused."""
+    if not environments.is_complete("ray"):
+        pytest.skip("environment ray is not installed (quantgate setup ray)")
+    nodes = [
+        {"NodeID": name * 56, "Resources": {"CPU": cores, "memory": 8e9, "openvino": 1.0}}
+        for name, cores in (("1", 2), ("2", 4), ("3", 8))
+    ]
+    cases = {
+        (False, ()): [2, None, None],
+        (False, ("1" * 56,)): [4, None, {"ray.io/node-id": f"!in({'1' * 56})"}],
+        (False, ("1" * 56, "2" * 56)): [
+            8,
+            None,
+            {"ray.io/node-id": f"!in({'1' * 56},{'2' * 56})"},
+        ],
+        (True, ()): [8, "3" * 56, None],
+        (True, ("3" * 56,)): [4, "2" * 56, None],
+    }
+    asked = json.dumps([nodes, [*cases, (False, [node["NodeID"] for node in nodes])]])
+    command = [str(environments.python("ray")), "-c", PLACES, asked]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    *placed, refused = json.loads(done.stdout)
+    assert placed == list(cases.values())
+    assert "no node of the cluster has" in refused
 
 
 def test_no_damaged_file_reaches_a_job(

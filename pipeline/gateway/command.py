@@ -14,7 +14,7 @@ from pathlib import Path
 import aiohttp
 from fastapi import FastAPI
 
-from pipeline.errors import QuantgateError, RegistryError, Rejected, SetupError
+from pipeline.errors import DiskFull, QuantgateError, RegistryError, Rejected, SetupError
 from pipeline.gateway import app, approved, cache, deploy_file, watch
 from pipeline.gateway.accounts import Accounts
 from pipeline.gateway.clients import Clients
@@ -82,7 +82,7 @@ def _tiers(opener: approved.Opener, model: str, of: deploy_file.Model) -> list[T
     for name, settings in of.tiers.items():
         try:
             opened = opener.opened(settings)
-        except (Rejected, RegistryError) as error:
+        except (DiskFull, Rejected, RegistryError) as error:
             refused.append(error)
             continue
         key = deploying.read_key(Path(settings.key_file)) if settings.key_file else None

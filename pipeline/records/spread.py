@@ -3,8 +3,14 @@ and nothing else of ours."""
 
 from __future__ import annotations
 
+from typing import Literal
+
+from pipeline.errors import DiskFull, NoMemory, QuantgateError
 from pipeline.records.base import Record
 from pipeline.records.made import File, Revision
+
+Lack = Literal["disk", "memory"]
+LACKS: dict[type[QuantgateError] | type[None], Lack] = {DiskFull: "disk", NoMemory: "memory"}
 
 
 class Order(Record):
@@ -33,9 +39,17 @@ class Needs(Record):
 
 
 class Outcome(Record):
-    """How an order ended: `error` is the stage's own line, None where its result is stored."""
+    """How an order ended: `error` is the stage's own line, None where its result is stored;
+    `lacks` is what that node has too little of, and another may have."""
 
     stage: str
     node: str
     error: str | None
+    lacks: Lack | None = None
     wall_s: float
+
+    @classmethod
+    def of(cls, stage: str, node: str, error: QuantgateError | None, wall_s: float) -> Outcome:
+        said = None if error is None else str(error)
+        lacks = LACKS.get(type(error))
+        return cls(stage=stage, node=node, error=said, lacks=lacks, wall_s=wall_s)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import paths, records
-from pipeline.errors import StageError
+from pipeline.errors import NoMemory
 from pipeline.runtime import machine, process
 
 ERROR = 2.0  # how far an estimate of memory may be off, either way
@@ -25,7 +25,7 @@ def run(
     offline: bool = False,
 ) -> process.Finished:
     """As process.run, with a record of its cost if it came to an end. Raises as it does, and
-    StageError for too little memory."""
+    NoMemory."""
     require_memory(stage, needs_bytes)
     done = process.run(environment, verb, job, folder, offline)
     keep(stage, environment, done)
@@ -45,7 +45,7 @@ def keep(stage: str, environment: str, done: process.Finished) -> None:
 
 
 def require_memory(stage: str, needs_bytes: float) -> None:
-    """Raises StageError for what does not fit into what is free. An estimate may be wrong: whoever
+    """Raises NoMemory for what does not fit into what is free. An estimate may be wrong: whoever
     knows better may say so, unless even half of it is more than this machine has."""
     has = machine.memory()
     if needs_bytes <= has.available:
@@ -55,7 +55,7 @@ def require_memory(stage: str, needs_bytes: float) -> None:
         return
     remedy = "stop other programs" if needs_bytes <= has.total else "use a machine with more memory"
     or_so = "" if hopeless else f", or try it nonetheless with {IGNORE}=1"
-    raise StageError(
+    raise NoMemory(
         f"{stage}: needs about {needs_bytes / 1e9:.1f} GB of memory, {has.available / 1e9:.1f} of"
         f" {has.total / 1e9:.1f} GB are free: {remedy}{or_so}."
     )

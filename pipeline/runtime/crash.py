@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 
 from pipeline import paths
+from pipeline.errors import DiskFull, NoMemory, QuantgateError, WorkerCrashed
 
 LONGEST = 300  # characters of an error's own text
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -56,15 +57,22 @@ def of_system(error: OSError) -> str:
     return f"{name or 'a file'}: {reason}. {remedy}{_log('quantgate', error)}"
 
 
-def last(what: str, error: BaseException) -> str:
-    """In a sentence what ended a command: no memory, what the system refused, or what nobody
-    foresaw. Where even that takes too much memory, in few words."""
+def last(what: str, error: BaseException) -> QuantgateError:
+    """What ended a command, in a sentence: no memory, a full disk, what the system refused, or what
+    nobody foresaw. Where even that takes too much memory, in few words."""
     try:
         if is_memory(error):
-            return f"{what}: out of memory. {REMEDIES[errno.ENOMEM]}. {_log(what, error)}"
-        return of_system(error) if isinstance(error, OSError) else sentence(what, error)
+            said = f"{what}: out of memory. {REMEDIES[errno.ENOMEM]}. {_log(what, error)}"
+            return NoMemory(said)
+        if isinstance(error, OSError):
+            full = error.errno in FULL
+            return DiskFull(of_system(error)) if full else WorkerCrashed(of_system(error))
+        if is_full_disk(error):
+            return DiskFull(f"the disk is full ({error}). Free some space and run again.")
+        return WorkerCrashed(sentence(what, error))
     except Exception:  # of the attempt to say it, which is no help to anybody
-        return f"{what}: {type(error).__name__}, and no room to say more"
+        kind = NoMemory if isinstance(error, MemoryError) else WorkerCrashed
+        return kind(f"{what}: {type(error).__name__}, and no room to say more")
 
 
 def is_memory(error: BaseException | None) -> bool:

@@ -9,6 +9,7 @@ folder. `python -m pipeline.runtime.environments NAME...` builds."""
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import os
 import shutil
@@ -20,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from pipeline.errors import SetupError
+from pipeline.errors import DiskFull, QuantgateError, SetupError
 from pipeline.runtime import installer
 
 PINS = Path(__file__).resolve().parents[2] / "environments"
@@ -150,7 +151,7 @@ def _build(name: str, target: Path) -> None:
 
 def _make(name: str, target: Path, output: TextIO) -> None:
     """Stubs first, then every pin without dependency resolution (the set is complete), then the
-    check that nothing is missing. Raises SetupError."""
+    check that nothing is missing. Raises SetupError, and DiskFull for a step that had no room."""
     try:
         uv = installer.ready(root())
     except subprocess.CalledProcessError as error:
@@ -173,7 +174,8 @@ def _make(name: str, target: Path, output: TextIO) -> None:
             output.flush()
             tail = _last_lines(Path(output.name).read_text(errors="replace"))
             remedy = CPU_TORCH if "torch==" in tail and "+cpu" in tail else ""
-            raise SetupError(
+            kind = DiskFull if os.strerror(errno.ENOSPC) in tail else SetupError
+            raise kind(
                 f"environment {name}: '{' '.join(step[-4:])}' failed; log:"
                 f" {output.name}\n{tail}{remedy}"
             )
@@ -262,7 +264,7 @@ def build(names: Sequence[str]) -> None:
 def main(names: list[str]) -> int:
     try:
         build(names)
-    except SetupError as error:
+    except QuantgateError as error:
         print(f"quantgate: {error}", file=sys.stderr)
         return error.exit_code
     return 0

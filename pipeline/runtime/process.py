@@ -23,17 +23,17 @@ from typing import Any, BinaryIO, NamedTuple
 import psutil
 
 from pipeline import errors, paths
-from pipeline.errors import StageError, WorkerCrashed
+from pipeline.errors import NoMemory, StageError, WorkerCrashed
 from pipeline.runtime import environments
 from pipeline.runtime.progress import Progress
 
 SAMPLE_S = 0.2  # a sample costs a millisecond or two
 LOG_LINES, LOG_WIDTH = 12, 300  # of a log, in an error
-INTERRUPTIONS = (
-    signal.SIGKILL,
-    signal.SIGTERM,
-    signal.SIGINT,
-)  # from outside, and no fault of what the worker ran
+KINDS: dict[int, type[NoMemory | StageError]] = {
+    signal.SIGKILL: NoMemory,
+    signal.SIGTERM: StageError,
+    signal.SIGINT: StageError,
+}  # of what comes from outside, and is no fault of what the worker ran
 SHADOWS = str(Path(__file__).with_name("untracked"))  # before the packages of a tool environment
 ENVIRONMENT = {
     **environments.UNTRACKED,
@@ -141,8 +141,8 @@ def last_words(log: Path) -> str:
 
 def _died(
     verb: str, environment: str, code: int, wall_s: float, log: Path
-) -> StageError | WorkerCrashed:
-    kind = StageError if -code in INTERRUPTIONS else WorkerCrashed
+) -> NoMemory | StageError | WorkerCrashed:
+    kind = KINDS.get(-code, WorkerCrashed)
     message = (
         f"{verb} in environment {environment!r} {_death(code)} without a result, after"
         f" {wall_s:.0f} s."
@@ -150,7 +150,7 @@ def _died(
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if most != resource.RLIM_INFINITY:
         message += f" A file may have {most:,} bytes at most here (ulimit -f)."
-    return kind(message if kind is StageError else f"{message} {last_words(log)}")
+    return kind(f"{message} {last_words(log)}" if kind is WorkerCrashed else message)
 
 
 class Session:

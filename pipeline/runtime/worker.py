@@ -74,14 +74,8 @@ def main(verb: str, request: str, response: str, parent: str) -> int:
 
 
 def _failure(stage: str, error: BaseException) -> dict[str, Any]:
-    if isinstance(error, QuantgateError):
-        return {"type": type(error).__name__, "error": str(error)}
-    if crash.is_full_disk(error):
-        return {
-            "type": "ArtifactError",
-            "error": f"the disk is full ({error}). Free some space and run again.",
-        }
-    return {"type": "WorkerCrashed", "error": crash.last(stage, error)}
+    last = error if isinstance(error, QuantgateError) else crash.last(stage, error)
+    return {"type": type(last).__name__, "error": str(last)}
 
 
 def _converse(function: Callable[..., Any], job: dict[str, Any], answers: int, stage: str) -> int:

@@ -2,7 +2,8 @@
 how they end.
 
 Ray carries our package to the nodes and runs `carry_out` there. A job whose node or worker died is
-tried again, elsewhere if there is an elsewhere; one that ends by itself is not."""
+tried again, elsewhere if there is an elsewhere. So is one whose node has too little disk or memory,
+on each node that may have more. One that ends by itself otherwise is not."""
 
 from __future__ import annotations
 
@@ -10,34 +11,26 @@ import os
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.errors import SetupError, StageError
+from pipeline.errors import DiskFull, NoMemory, QuantgateError, SetupError, StageError
 from pipeline.records import Needs, Order, Outcome
-from pipeline.runtime import environments
+from pipeline.runtime import crash, environments
 
 MOST_TRIES = 5
 ANSWER_S = 5
 LOCAL = "local"
 HOW_TO_JOIN = "set RAY_AUTH_MODE=token where the cluster asks for one"
 LEAST_OBJECTS_BYTES = 100_000_000  # Ray's own store, in which only orders and outcomes lie
+NICENESS = "RAY_worker_niceness"  # 15 unless said otherwise: stages would yield to all else
 SHARE = 0.001  # of a custom resource: it says what a node is for, and is not used up
-LOST = (
-    ray.exceptions.WorkerCrashedError,
-    ray.exceptions.NodeDiedError,
-    ray.exceptions.RaySystemError,
-    ray.exceptions.OutOfMemoryError,
-    ray.exceptions.TaskUnschedulableError,
-    ray.exceptions.LocalRayletDiedError,
-    ray.exceptions.ObjectLostError,
-    ray.exceptions.OutOfDiskError,
-)
+NODE_ID = "ray.io/node-id"  # a label that Ray gives each node
 
 
 def converse(job: dict[str, Any], questions: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -70,6 +63,7 @@ def _started(address: str, code: str) -> Any:
         "logging_level": "ERROR",
     }
     if address == LOCAL:
+        os.environ.setdefault(NICENESS, "0")
         options |= {
             "address": LOCAL,
             "num_cpus": len(os.sched_getaffinity(0)),
@@ -95,11 +89,23 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
 @dataclass
 class Job:
+    """`short`: the nodes that had too little disk or memory for it, Ray's ids and their names."""
+
     order: Order
     needs: Needs
     tries: int = 0
+    short: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Of its latest try."""
+        return f"{self.order.stage} {self.tries}"
 
 
 class Jobs:
@@ -111,7 +117,8 @@ class Jobs:
         self._board = ray.remote(Board).options(num_cpus=0, max_restarts=-1).remote()
 
     def submit(self, order: Order, needs: Needs) -> None:
-        self._begin(Job(order, needs))
+        if (refused := self._begun(Job(order, needs))) is not None:
+            self._refused.append(refused)
 
     def wait(self, seconds: float) -> list[Outcome]:
         """What ended until then, or a moment after the first did."""
@@ -122,23 +129,23 @@ class Jobs:
 
     def where(self) -> dict[str, str]:
         """The node of each job that runs, by its stage; what waits is not there."""
+        at = self._at()
+        return {job.order.stage: at[job.key][1] for job in self.running.values() if job.key in at}
+
+    def _at(self) -> dict[str, tuple[str, str]]:
         try:
-            at: dict[str, str] = ray.get(self._board.at.remote(), timeout=ANSWER_S)
+            at: dict[str, tuple[str, str]] = ray.get(self._board.at.remote(), timeout=ANSWER_S)
         except ray.exceptions.RayError:  # its node died; it begins anew, and later jobs tell it
             return {}
-        return {
-            job.order.stage: at[key]
-            for job in self.running.values()
-            if (key := f"{job.order.stage} {job.tries}") in at
-        }
+        return at
 
-    def _begin(self, job: Job) -> None:
+    def _begun(self, job: Job) -> Outcome | None:
+        """Hands a job to Ray; how it ended at once, where no node can run it."""
         job.tries += 1
         try:
-            count, options = _placed(job.needs)
+            count, options = placed(_nodes(), job.needs, job.short)
         except StageError as error:
-            self._refused.append(_failed(job, str(error)))
-            return
+            return _failed(job, error)
         task = ray.remote(carry_out).options(
             num_cpus=count,
             num_gpus=job.needs.gpus,
@@ -147,38 +154,59 @@ class Jobs:
             max_retries=0,
             **options,
         )
-        key = f"{job.order.stage} {job.tries}"
-        self.running[task.remote(job.order.dumps(), count, key, self._board)] = job
+        self.running[task.remote(job.order.dumps(), count, job.key, self._board)] = job
+        return None
 
     def _ended(self, ref: Any) -> Outcome | None:
         """None for a job that is tried again."""
         job = self.running.pop(ref)
         try:
-            return Outcome.model_validate_json(ray.get(ref))
-        except LOST as error:
-            if job.tries < MOST_TRIES:
-                self._begin(job)
-                return None
-            return _failed(job, f"lost {job.tries} times, the last time: {_first_line(error)}")
+            outcome = Outcome.model_validate_json(ray.get(ref))
+        except ray.exceptions.OutOfMemoryError as error:  # Ray ends a job before the kernel does
+            outcome = _failed(job, NoMemory(_first_line(error)))
+        except ray.exceptions.RayTaskError as error:  # in our own code, as when its node dies
+            return self._after_loss(job, _last_line(error))
         except ray.exceptions.RayError as error:
-            return _failed(job, _first_line(error))
+            return self._after_loss(job, _first_line(error))
+        return outcome if outcome.lacks is None else self._elsewhere(job, outcome)
+
+    def _after_loss(self, job: Job, said: str) -> Outcome | None:
+        lost = job.tries - len(job.short)
+        if lost < MOST_TRIES:
+            return self._begun(job)
+        why = f"lost {lost} times, the last time: {said}"
+        return _failed(job, StageError(why))
+
+    def _elsewhere(self, job: Job, outcome: Outcome) -> Outcome | None:
+        """Of a job that had too little room: None where another node is tried."""
+        at = self._at().get(job.key)
+        if at is None:  # the board died meanwhile: which node to avoid is not known
+            return self._after_loss(job, str(outcome.error))
+        before = ", ".join(job.short.values())
+        job.short[at[0]] = at[1]
+        if self._begun(job) is None:
+            return None
+        more = f" No node is left; before it, it was too much for {before}." if before else ""
+        return outcome.model_copy(update={"node": at[1], "error": f"{outcome.error}{more}"})
 
 
-def _failed(job: Job, why: str) -> Outcome:
+def _failed(job: Job, why: QuantgateError) -> Outcome:
     """Of a job that no node carried out."""
-    return Outcome(stage=job.order.stage, node="", error=f"{job.order.stage}: {why}", wall_s=0)
+    named = type(why)(f"{job.order.stage}: {why}")
+    return Outcome.of(job.order.stage, "", named, 0)
 
 
 class Board:
-    """Where each try of a job runs: told by the job itself when it begins."""
+    """Where each try of a job runs, by Ray's id of the node and by its name: told by the job itself
+    when it begins."""
 
     def __init__(self) -> None:
-        self._at: dict[str, str] = {}
+        self._at: dict[str, tuple[str, str]] = {}
 
-    def begun(self, key: str, node: str) -> None:
-        self._at[key] = node
+    def begun(self, key: str, node_id: str, name: str) -> None:
+        self._at[key] = node_id, name
 
-    def at(self) -> dict[str, str]:
+    def at(self) -> dict[str, tuple[str, str]]:
         return self._at
 
 
@@ -186,11 +214,15 @@ def _nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
-def _placed(needs: Needs) -> tuple[int, dict[str, Any]]:
-    """The cores of a job: all of the smallest node that can run it, since engines use every core
-    that they get; of one node for a job that wants it alone. Raises StageError where no node has
-    what it needs."""
-    able = [node for node in _nodes() if _can(node["Resources"], needs)]
+def placed(
+    nodes: list[dict[str, Any]], needs: Needs, short: Collection[str]
+) -> tuple[int, dict[str, Any]]:
+    """The cores of a job, and what else Ray is told of its place: all cores of the smallest node
+    that can run it, since engines use every core that they get; of one node for a job that wants it
+    alone. None of those that were `short` of something. Raises StageError where no node has what it
+    needs."""
+    left = [node for node in nodes if node["NodeID"] not in short]
+    able = [node for node in left if _can(node["Resources"], needs)]
     if not able:
         asked = [*needs.named, *(["a GPU"] if needs.gpus else [])]
         raise StageError(
@@ -202,7 +234,8 @@ def _placed(needs: Needs) -> tuple[int, dict[str, Any]]:
         node = max(able, key=lambda node: node["Resources"]["CPU"])
         strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         return int(node["Resources"]["CPU"]), {"scheduling_strategy": strategy}
-    return max(1, int(min(node["Resources"]["CPU"] for node in able))), {}
+    count = max(1, int(min(node["Resources"]["CPU"] for node in able)))
+    return count, {"label_selector": {NODE_ID: f"!in({','.join(short)})"}} if short else {}
 
 
 def _can(has: dict[str, float], needs: Needs) -> bool:
@@ -217,13 +250,24 @@ def carry_out(order: str, count: int, key: str, board: Any) -> str:
     """On the node, in a worker of Ray's: makes the environments that the job needs, then runs it in
     the control environment. Returns its outcome."""
     asked, node = Order.model_validate_json(order), socket.gethostname()
-    board.begun.remote(key, node)
+    # not waited for: Ray gives the cores of a job that waits for something of Ray's to another one
+    board.begun.remote(key, ray.get_runtime_context().get_node_id(), node)
     os.environ["QUANTGATE_DEVICE"] = asked.device  # which says what environment vLLM's is
+    error: QuantgateError
     try:
         for name in ("control", *asked.environments):
             environments.ensure(name)
-    except SetupError as error:
-        return Outcome(stage=asked.stage, node=node, error=str(error), wall_s=0).dumps()
+        return _carried_out(asked, order, count)
+    except QuantgateError as failed:
+        error = failed
+    except OSError as refused:
+        error = crash.last(asked.stage, refused)
+        if not isinstance(error, DiskFull):  # of a node that dies under it, for one
+            raise
+    return Outcome.of(asked.stage, node, error, wall_s=0).dumps()
+
+
+def _carried_out(asked: Order, order: str, count: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         given, outcome = Path(folder, "order.json"), Path(folder, "outcome.json")
         given.write_text(order)

@@ -138,7 +138,7 @@ class Spreading:
             name = outcome.stage
             if outcome.error is None and self._missing.finish(name, self._begun[name]):
                 table.set(name, DONE, outcome.node, f"{outcome.wall_s:.0f} s")
-            elif self._stages[name].verb == "gate" and name not in self._whole:
+            elif self._wants_whole(name) and outcome.lacks is None:
                 self._whole.add(name)
                 jobs.append(self._job(name))
             else:
@@ -147,6 +147,9 @@ class Spreading:
                 self._failed[name] = f"{error}{at}"
                 table.set(name, FAILED, outcome.node, error)
         return jobs
+
+    def _wants_whole(self, name: str) -> bool:
+        return self._stages[name].verb == "gate" and name not in self._whole
 
     def _left_s(self, nodes: int) -> float:
         left = [self._took.get(name, 0) for name in self._missing.left if name not in self._failed]

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline import records
-from pipeline.errors import QuantgateError, StageError
+from pipeline.errors import DiskFull, NoMemory, QuantgateError, StageError
 from pipeline.evidence import provenance
 from pipeline.records import Order, Outcome, artifact
 from pipeline.release.registries import shared
@@ -37,6 +37,11 @@ from pipeline.store.results import Store
 DVC = "[core]\n    analytics = false\n    check_update = false\n    no_scm = true\n"
 OWN = "quantgate: "  # before the line in which a command says why it ended
 LAST_LINES = 20
+LACKS: dict[int, type[QuantgateError]] = {
+    DiskFull.exit_code: DiskFull,
+    NoMemory.exit_code: NoMemory,
+    -signal.SIGKILL: NoMemory,  # as the kernel ends what takes too much
+}
 
 
 def main(order_file: str, outcome_file: str, count: str, parent: str) -> int:
@@ -44,16 +49,14 @@ def main(order_file: str, outcome_file: str, count: str, parent: str) -> int:
     if not leash.tie(int(parent), signal.SIGKILL):
         return 1
     order, start = records.read(Path(order_file), Order), time.monotonic()
+    error: QuantgateError | None = None
     try:
         _carry_out(order, int(count))
-        error = None
     except QuantgateError as failed:
-        error = str(failed)
+        error = failed
     except Exception as unforeseen:
         error = crash.last(order.stage, unforeseen)
-    outcome = Outcome(
-        stage=order.stage, node=platform.node(), error=error, wall_s=time.monotonic() - start
-    )
+    outcome = Outcome.of(order.stage, platform.node(), error, time.monotonic() - start)
     Path(outcome_file).write_text(outcome.dumps())
     return 0
 
@@ -64,7 +67,8 @@ def folder() -> Path:
 
 
 def _carry_out(order: Order, count: int) -> None:
-    """Raises what the store does, and StageError with the line of a stage that failed."""
+    """Raises what the store does, and with the line of a stage that failed StageError, DiskFull or
+    NoMemory."""
     store = Store(order.store)
     # nodes may share the folder, and no cores
     locks = folder() / "cores" / platform.node()
@@ -103,7 +107,8 @@ def _sweep(place: Path) -> None:
 
 
 def _run(order: Order, project: Path, ours: list[int]) -> str:
-    """The stage's command; returns its last line. Raises StageError where it fails."""
+    """The stage's command; returns its last line. Raises StageError where it fails, DiskFull or
+    NoMemory where that is for lack of something."""
     program, *words = shlex.split(order.command)
     if program != "quantgate":
         raise StageError(
@@ -140,7 +145,8 @@ def _run(order: Order, project: Path, ours: list[int]) -> str:
     if process.returncode == 0:
         return next((line for line in reversed(lines) if line), "")
     own = [line.removeprefix(OWN) for line in lines if line.startswith(OWN)]
-    raise StageError(own[-1] if own else _death(order, process.returncode, lines))
+    kind = LACKS.get(process.returncode, StageError)
+    raise kind(own[-1] if own else _death(order, process.returncode, lines))
 
 
 def _death(order: Order, code: int, lines: deque[str]) -> str:

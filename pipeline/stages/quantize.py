@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from pipeline import paths, quantizers, records
-from pipeline.errors import ArtifactError
+from pipeline.errors import DiskFull
 from pipeline.evidence import keeping, opened, provenance
 from pipeline.evidence.candidate import Candidate
 from pipeline.planning import estimate
@@ -24,7 +24,8 @@ def run(name: str, variant_name: str) -> None:
 
 
 def make(candidate: Candidate) -> records.Manifest:
-    """Makes the artifact and its manifest. Raises QuantizeError, RecipeError, ArtifactError."""
+    """Makes the artifact and its manifest. Raises QuantizeError, RecipeError, ArtifactError,
+    DiskFull."""
     name, variant_name, recipe, variant = (
         candidate.name,
         candidate.variant_name,
@@ -90,7 +91,7 @@ def _require_disk(folder: Path, pinned: records.Checkpoint) -> None:
     needed = int(SPARE_DISK * sum(file.size_bytes for file in pinned.files))
     free = machine.free_bytes(folder)
     if free < needed:
-        raise ArtifactError(
+        raise DiskFull(
             f"{folder.resolve()}: {free / 1e9:.1f} GB free, quantizing needs about"
             f" {needed / 1e9:.1f} GB. Free some space or put artifacts/ on a larger disk."
         )

@@ -28,6 +28,7 @@ WHERE = {
         "random_project",
         "scoring",
         "serving",
+        "spread_waiting",
         "three_ways",
         "two_servers",
     ),

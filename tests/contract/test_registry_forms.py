@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from pipeline import paths
-from pipeline.errors import RegistryError
+from pipeline.errors import DiskFull, RegistryError
 from pipeline.records.artifact import hash_files
 from pipeline.release.registries import Entry, open_registry
 from tests import registry_servers, token_server
@@ -51,7 +51,7 @@ def test_a_full_disk_is_no_fault_of_the_url(tmp_path: Path, bundle: Path, entry:
     incoming.mkdir(parents=True)
     (incoming / WEIGHTS).symlink_to("/dev/full")
     with pytest.raises(
-        RegistryError, match=r"registry: publishing .*: the disk is full\. Free some space"
+        DiskFull, match=r"registry: publishing .*: the disk is full\. Free some space"
     ) as refused:
         publish(open_registry(str(tmp_path / "registry")), entry, bundle)
     assert "credentials" not in str(refused.value)

@@ -1,4 +1,5 @@
-"""Ray for real, with a project whose stages only wait: jobs, deaths, and what Ctrl-C leaves."""
+"""Ray for real, with stages that only wait: jobs, deaths, nodes that are full, and what Ctrl-C
+leaves."""
 
 from __future__ import annotations
 
@@ -9,81 +10,26 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-from pipeline.records import Machine, Needs, Order, Outcome, Result, Revision
+from pipeline.records import Order, Outcome
 from pipeline.runtime import environments
 from pipeline.runtime.process import Session
 from pipeline.spread import command
-from pipeline.store import inputs
-from pipeline.store.results import Store
 from tests.conftest import ROOT
+from tests.ray_nodes import Job, Waiting, asked, ended, nodes
 
-CLI = """
-import os, pathlib, sys, time
-
-def main():
-    verb, note, seconds = sys.argv[1:]
-    with open(note, "a") as file:
-        file.write(f"{os.getpid()}\\n")
-    time.sleep(float(seconds))
-    if verb == "fail":
-        print("quantgate: it cannot be", file=sys.stderr)
-        return 2
-    return 0
-"""
-FILES = {"dvc.yaml": "stages: {}\n", "pipeline/__init__.py": "", "pipeline/cli.py": CLI}
 LONG_S = 300
 MARK = "QUANTGATE_TEST_OF_SPREAD"
 
-Job = dict[str, Any]
-
 
 @pytest.fixture
-def job(project: Path, tmp_path: Path) -> Callable[..., Job]:
-    """A job of a stage that writes its process id into a note, waits, and whose result the store
-    has."""
+def waiting(project: Path, tmp_path: Path) -> Waiting:
     if not environments.is_complete("ray"):
         pytest.skip("environment ray is not installed (quantgate setup ray)")
-    store = Store(str(tmp_path / "store"))
-    for name, text in FILES.items():
-        (tmp_path / "stub" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "stub" / name).write_text(text)
-    files = [inputs.artifact.hash_file(tmp_path / "stub" / name, name) for name in FILES]
-    for file in files:
-        store.objects.keep(file, tmp_path / "stub" / file.path)
-
-    def made(stage: str, verb: str = "wait", seconds: float = 0, **needs: Any) -> Job:
-        key = inputs.hashed([tmp_path / "stub" / "dvc.yaml"])[0].sha256[:-1] + stage[0]
-        machine = Machine(name="n", cpu="c", cores=1, memory_bytes=1)
-        store.put(
-            Result(
-                stage=stage,
-                key=key,
-                machine=machine,
-                machine_bound=False,
-                wall_s=1,
-                cost=None,
-                outs=[],
-            )
-        )
-        order = Order(
-            stage=stage,
-            command=f"quantgate {verb} {tmp_path / stage} {seconds}",
-            key=key,
-            store=str(tmp_path / "store"),
-            files=files,
-            revision=Revision(commit=None, changed=[]),
-            environments=[],
-            device="cpu",
-        )
-        asked = {"memory_bytes": 0, "gpus": 0, "named": [], "exclusive": False} | needs
-        return {"order": order.model_dump(), "needs": Needs(**asked).model_dump()}
-
-    return made
+    return Waiting(tmp_path)
 
 
 @contextlib.contextmanager
@@ -93,65 +39,53 @@ def cluster() -> Iterator[Session]:
         yield session
 
 
-def ended(session: Session, jobs: list[Job], count: int) -> dict[str, Outcome]:
-    """The outcomes of so many jobs."""
-    outcomes: dict[str, Outcome] = {}
-    while len(outcomes) < count:
-        answer = session.ask({"submit": jobs, "wait_s": 0.5})
-        jobs = []
-        outcomes |= {one["stage"]: Outcome.model_validate(one) for one in answer["ended"]}
+def until(session: Session, jobs: list[Job], done: Callable[[], bool]) -> dict[str, Outcome]:
+    """Hands over jobs and waits; the outcomes of those that ended meanwhile."""
+    outcomes = asked(session, jobs)
+    while not done():
+        outcomes |= asked(session, [])
     return outcomes
 
 
-def noted(session: Session, jobs: list[Job], note: Path, count: int = 1) -> list[int]:
-    """The process ids of a job's tries, once there are so many."""
-    while True:
-        assert session.ask({"submit": jobs, "wait_s": 0.5})["ended"] == []
-        jobs = []
-        tries = note.read_text().split() if note.is_file() else []
-        if len(tries) >= count:
-            return [int(pid) for pid in tries]
-
-
-def test_jobs_end_as_they_do(job: Callable[..., Job], tmp_path: Path) -> None:
+def test_jobs_end_as_they_do(waiting: Waiting) -> None:
     """One done, one that fails by itself and runs once, one that no node can run, one alone."""
     jobs = [
-        job("a@r"),
-        job("b@r", "fail"),
-        job("c@r", named=["nowhere"]),
-        job("d@r", exclusive=True),
+        waiting.job("a@r"),
+        waiting.job("b@r", "fail"),
+        waiting.job("c@r", named=["nowhere"]),
+        waiting.job("d@r", exclusive=True),
     ]
     with cluster() as session:
         outcomes = ended(session, jobs, 4)
     assert outcomes["a@r"].error is None and outcomes["d@r"].error is None
     assert outcomes["a@r"].node
     assert outcomes["b@r"].error == "it cannot be"
-    assert len((tmp_path / "b@r").read_text().split()) == 1
+    assert len(waiting.tries("b@r")) == 1
     assert "no node of the cluster has 0.0 GB of memory and nowhere" in str(outcomes["c@r"].error)
 
 
-def test_a_killed_worker_s_job_runs_again(job: Callable[..., Job], tmp_path: Path) -> None:
+def test_a_killed_worker_s_job_runs_again(waiting: Waiting) -> None:
     """And nothing of its first try goes on."""
     with cluster() as session:
-        (first,) = noted(session, [job("a@r", seconds=LONG_S)], tmp_path / "a@r")
+        until(session, [waiting.job("a@r", seconds=LONG_S)], lambda: bool(waiting.tries("a@r")))
+        first = waiting.tries("a@r")[0].pid
         node = psutil.Process(first).parent()
         assert node is not None
         worker = node.parent()
         assert worker is not None
         worker.kill()
-        tries = noted(session, [], tmp_path / "a@r", count=2)
-        assert len(tries) == 2
+        assert until(session, [], lambda: len(waiting.tries("a@r")) == 2) == {}
         until_none(lambda one: one.pid == first and one.status() != psutil.STATUS_ZOMBIE)
 
 
 def test_a_stopped_spread_leaves_no_process(
-    job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    waiting: Waiting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(MARK, str(tmp_path))  # what is started has it too
     # where the tests run in the background, a shell has them ignore it
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt), cluster() as session:
-        noted(session, [job("a@r", seconds=LONG_S)], tmp_path / "a@r")
+        until(session, [waiting.job("a@r", seconds=LONG_S)], lambda: bool(waiting.tries("a@r")))
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
     own, mark = os.getpid(), str(tmp_path)
@@ -162,15 +96,16 @@ ENSURE = """
 import sys, types
 from pipeline.runtime import environments
 from pipeline.spread import cluster
+cluster.ray.get_runtime_context = lambda: types.SimpleNamespace(get_node_id=lambda: "")
 environments.ensure = lambda name: sys.exit(environments.device())
 board = types.SimpleNamespace(begun=types.SimpleNamespace(remote=lambda *about: None))
 cluster.carry_out(sys.argv[1], 1, "key", board)
 """
 
 
-def test_a_node_makes_the_environments_of_the_job_s_device(job: Callable[..., Job]) -> None:
+def test_a_node_makes_the_environments_of_the_job_s_device(waiting: Waiting) -> None:
     """Whatever device the node itself was started for."""
-    order = Order.model_validate(job("a@r")["order"]).model_copy(update={"device": "cuda"})
+    order = Order.model_validate(waiting.job("a@r")["order"]).model_copy(update={"device": "cuda"})
     done = subprocess.run(
         [str(environments.python("ray")), "-c", ENSURE, order.dumps()],
         cwd=ROOT,
@@ -180,6 +115,71 @@ def test_a_node_makes_the_environments_of_the_job_s_device(job: Callable[..., Jo
         check=False,
     )
     assert done.stderr.strip() == "cuda"
+
+
+def test_every_job_runs_once(waiting: Waiting, tmp_path: Path) -> None:
+    names = [f"{number}@r" for number in range(9)]
+    with nodes(tmp_path, [1, 1, 1]) as address, command._session(address) as session:
+        assert session.ask()["nodes"] == 3
+        outcomes = ended(session, [waiting.job(name, seconds=1) for name in names], len(names))
+    assert [outcome.error for outcome in outcomes.values()] == [None] * len(names)
+    tries = [waiting.tries(name) for name in names]
+    assert [len(one) for one in tries] == [1] * len(names)
+    assert {one.node for (one,) in tries} == {"n0", "n1", "n2"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a small file system can only be mounted by root")
+def test_a_full_disk_is_that_node_s(waiting: Waiting, tmp_path: Path) -> None:
+    full = tmp_path / "n1" / "spread"
+    full.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "none", str(full)]
+    if subprocess.run(mount, check=False).returncode:
+        pytest.skip("this sandbox does not let tests mount a file system")
+    names = [f"{number}@r" for number in range(4)]
+    try:
+        (full / "filler").write_bytes(b"x" * 4096)
+        with nodes(tmp_path, [1, 1]) as address, command._session(address) as session:
+            session.ask()
+            outcomes = ended(session, [waiting.job(name, seconds=3) for name in names], 4)
+            assert (full / "jobs").is_dir()  # it was tried
+    finally:
+        subprocess.run(["umount", "--lazy", str(full)], check=True)
+    assert [outcome.error for outcome in outcomes.values()] == [None] * 4
+    assert [[one.node for one in waiting.tries(name)] for name in names] == [["n0"]] * 4
+
+
+def test_what_is_killed_for_memory_is_tried_on_each_other_node(
+    waiting: Waiting, tmp_path: Path
+) -> None:
+    """And fails where none is left, while others go on."""
+    jobs = [waiting.job("a@r", "killed"), waiting.job("b@r", seconds=1)]
+    with nodes(tmp_path, [1, 1, 1]) as address, command._session(address) as session:
+        session.ask()
+        outcomes = ended(session, jobs, 2)
+    assert outcomes["b@r"].error is None
+    assert sorted(one.node for one in waiting.tries("a@r")) == ["n0", "n1", "n2"]
+    lost = outcomes["a@r"]
+    assert lost.lacks == "memory" and lost.node
+    assert "a@r: ended with exit code -9" in str(lost.error)
+    assert f"before it, it was too much for {lost.node}, {lost.node}." in str(lost.error)
+
+
+def test_a_benchmark_has_its_node_alone(waiting: Waiting, tmp_path: Path) -> None:
+    """It waits until the larger node is free; the other one goes on."""
+    before, beside = ["a@r", "b@r", "c@r"], ["d@r", "e@r", "f@r"]
+    with nodes(tmp_path, [1, 2]) as address, command._session(address) as session:
+        session.ask()
+        jobs = [waiting.job(name, seconds=8) for name in before]
+        outcomes = until(session, jobs, lambda: all(map(waiting.tries, before)))
+        jobs = [waiting.job("alone@r", seconds=6, exclusive=True)]
+        outcomes |= until(session, jobs, lambda: bool(waiting.tries("alone@r")))
+        jobs = [waiting.job(name, seconds=1) for name in beside]
+        outcomes |= ended(session, jobs, 7 - len(outcomes))
+    assert [outcome.error for outcome in outcomes.values()] == [None] * 7
+    (alone,) = waiting.tries("alone@r")
+    others = [one for name in (*before, *beside) for one in waiting.tries(name)]
+    meanwhile = [one.node for one in others if one.begun < alone.ended and alone.begun < one.ended]
+    assert alone.node == "n1" and set(meanwhile) == {"n0"}
 
 
 def until_none(meant: Callable[[psutil.Process], bool]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline import paths
-from pipeline.errors import RegistryError
+from pipeline.errors import DiskFull, RegistryError
 from pipeline.records import File
 from pipeline.release.registries import Entry, Progress
 from pipeline.runtime import crash
@@ -44,16 +44,16 @@ def clean(text: str) -> str:
 
 @contextlib.contextmanager
 def asking(url: str, question: str, *errors: type[Exception]) -> Iterator[None]:
-    """Turns a library's errors into RegistryError: which URL, what was asked, what came back, what
-    to do."""
+    """Turns a library's errors into RegistryError, or DiskFull: which URL, what was asked, what
+    came back, what to do."""
     try:
         yield
-    except RegistryError:
+    except (DiskFull, RegistryError):
         raise
     except errors as error:
         if (full := _full_disk(error)) is not None:
             where = f" ({full.filename})" if full.filename else ""
-            raise RegistryError(
+            raise DiskFull(
                 f"{clean(url)}: {question}: the disk is full{where}. Free some space and run again;"
                 " what arrived is taken up."
             ) from None
