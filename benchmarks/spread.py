@@ -3,11 +3,12 @@
     python -m benchmarks.spread RECIPE [--data DATA] [--kills N] [--seed N] [--folder FOLDER]
     [--out FILE]
 
-Nodes are raylets on this machine, each pinned to a core of its own, and each run begins with an
-empty store. Without `--kills`: the ratio of the wall times (the aim is 0.55), and the share of the
-nodes' time in which no job ran. With it: the second node is killed N times at random moments and
-started again, then the head once; what is made is held against an undisturbed run's, file by file.
-DATA is the folder that tests.real.prepare reads, for a recipe of tests/real."""
+Nodes are raylets on this machine, each pinned to a core of its own, with folders of their own, and
+each run begins with an empty store. Without `--kills`: the ratio of the wall times (the aim is
+0.55), and the share of the nodes' time in which no job ran. With it: the second node is killed N
+times at random moments and started again, then the head once; what is made is held against an
+undisturbed run's, file by file. DATA is the folder that tests.real.prepare reads, for a recipe of
+tests/real."""
 
 from __future__ import annotations
 
@@ -59,19 +60,31 @@ class Cluster:
 
     def start(self, node: int) -> None:
         port = self._address.rpartition(":")[2]
-        own = ["--head", "--port", port, "--temp-dir", self._folder]
+        place = ["--head", "--port", port] if node == HEAD else ["--address", self._address]
+        own = Path(self._folder, str(node))
+        own.mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # of its life before
+            Path(own, "environments").symlink_to(environments.root())
         command = [
             *("taskset", "-c", str(node)),
             str(environments.python("ray").with_name("ray")),
-            *("start", *(own if node == HEAD else ["--address", self._address])),
-            *("--block", "--num-cpus", "1"),
+            *("start", *place, "--temp-dir", str(own / "ray"), "--block", "--num-cpus", "1"),
             *("--resources", '{"openvino": 1}', "--disable-usage-stats"),
             *("--memory", str(int(MEMORY_SHARE * psutil.virtual_memory().total))),
             *("--object-store-memory", str(OBJECTS_BYTES)),
         ]
         said = Path(f"node-{node}.log")
         with said.open("wb") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log)
+            process = subprocess.Popen(
+                command,
+                env={
+                    **os.environ,
+                    "QUANTGATE_ENVIRONMENTS": str(own / "environments"),
+                    "RAY_worker_niceness": "0",
+                },
+                stdout=log,
+                stderr=log,
+            )
         self._processes[node] = process
         while not below(process, "raylet"):
             if process.poll() is not None:
