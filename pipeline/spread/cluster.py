@@ -262,7 +262,7 @@ def carry_out(order: str, count: int, key: str, board: Any) -> str:
         error = failed
     except OSError as refused:
         error = crash.last(asked.stage, refused)
-        if not isinstance(error, DiskFull):  # of a node that dies under it, for one
+        if not isinstance(error, DiskFull | NoMemory):  # of a node that dies under it, for one
             raise
     return Outcome.of(asked.stage, node, error, wall_s=0).dumps()
 
