@@ -28,7 +28,7 @@ tests-of-engines:
 
 # nice: among the others are tests that time a server to a few milliseconds.
 other-tests:
-	@nice -n 5 python -m pytest -q --durations=12 -m "not engine and not tiny and not thorough"
+	@nice -n 3 python -m pytest -q --durations=12 -m "not engine and not tiny and not thorough"
 
 test-all: setup servers check
 	@python -m pytest -q -rA -m "" --hypothesis-profile=thorough
