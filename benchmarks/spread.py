@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import secrets
@@ -31,7 +30,7 @@ import psutil
 
 from pipeline import records
 from pipeline.engines.server import free_port
-from pipeline.records import Result
+from pipeline.records import Result, Verdict
 from pipeline.runtime import environments, machine
 from pipeline.store.objects import VARIABLE
 from tests.conftest import commit_all, make_project
@@ -168,7 +167,7 @@ def disturbed(recipe: str, kills: int, seed: int, about_s: float) -> tuple[Run, 
         process = spreading(recipe, store, running.address)
         for _ in range(kills):
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(drawn.uniform(0, 2 * about_s / (kills + 1)))
+                process.wait(drawn.uniform(0, about_s / (kills + 1)))
                 sys.exit(f"it ended after {len(moments)} kills: {process.returncode}")
             moments.append(time.monotonic() - start)
             running.kill(SECOND)
@@ -215,9 +214,9 @@ def verdicts(run: Run) -> dict[str, str]:
     gated = [result for stage, result in run.results.items() if stage.startswith("gate@")]
     files = [file for result in gated for file in result.files if "/verdicts/" in file.path]
     return {
-        Path(file.path).stem: json.loads(
-            (run.store / "objects" / file.sha256[:2] / file.sha256).read_text()
-        )["verdict"]
+        Path(file.path).stem: records.read(
+            run.store / "objects" / file.sha256[:2] / file.sha256, Verdict
+        ).status
         for file in files
     }
 
