@@ -236,7 +236,8 @@ def of_ratio(one: Run, two: Run) -> list[str]:
 
 def of_kills(calm: Run, killed: Run, moments: list[float]) -> list[str]:
     found = differences(calm, killed)
-    kinds = sorted({Path(path).parts[1] for path in found.other})
+    kinds = sorted({Path(path).parts[1] for path in found.other if path.endswith(".json")})
+    wrong = [path for path in found.other if not path.endswith(".json")]
     *second, head = (f"{moment:.0f}" for moment in moments)
     return [
         f"The second node was killed after {', '.join(second)} s, the head after {head} s; then"
@@ -244,7 +245,8 @@ def of_kills(calm: Run, killed: Run, moments: list[float]) -> list[str]:
         " undisturbed.",
         "",
         f"{len(killed.results)} results. {found.same} files are the same to the byte;"
-        f" {len(found.other)} are not (records, which hold times: {', '.join(kinds)}). Verdicts:"
+        f" {len(found.other) - len(wrong)} records are not, which hold times: {', '.join(kinds)}."
+        f" Other files that differ: {', '.join(wrong) or 'none'}. Verdicts:"
         f" {'the same' if found.same_verdicts else 'OTHERS'}.",
     ]
 

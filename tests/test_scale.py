@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import scale, schedule
-from benchmarks.scale import WAYS, WORLDS, Edges, Times, Way, World
+from benchmarks import scale, scale_model, schedule
+from benchmarks.scale_model import WAYS, WORLDS, Edges, Times, Way, World
 from benchmarks.schedule import Job
 from pipeline.recipe import Recipe
 from tests.conftest import ROOT
@@ -135,18 +135,18 @@ def test_a_stage_that_is_cut_waits_and_is_waited_for_as_a_whole() -> None:
 
 @pytest.fixture(scope="module")
 def project() -> Iterator[tuple[Recipe, Edges]]:
-    with contextlib.chdir(ROOT), scale.project() as recipe:
-        yield recipe, scale.edges()
+    with contextlib.chdir(ROOT), scale_model.project() as recipe:
+        yield recipe, scale_model.edges()
 
 
 def test_the_graph_is_dvcs(project: tuple[Recipe, Edges]) -> None:
     _, stages = project
     named = {stage.replace("@large", ""): before for stage, before in stages.items()}
-    assert len(named) == 4 + 3 * len(scale.VARIANTS) + 3
+    assert len(named) == 4 + 3 * len(scale_model.VARIANTS) + 3
     assert "reference@large" in named["evaluate--ov-int8"]
     assert "reference@large" not in named["quantize--ov-int8"]
     assert "evaluate@large--ov-bf16" in named["gate--ov-int8"]  # the noise floor
-    assert {f"gate@large--{name}" for name in scale.VARIANTS} <= {*named["benchmark"]}
+    assert {f"gate@large--{name}" for name in scale_model.VARIANTS} <= {*named["benchmark"]}
     assert "benchmark@large" in named["report"]
 
 
@@ -154,7 +154,7 @@ def test_the_graph_is_dvcs(project: tuple[Recipe, Edges]) -> None:
 def test_shards_do_the_same_work_and_load_again(
     project: tuple[Recipe, Edges], monkeypatch: pytest.MonkeyPatch, variant: str
 ) -> None:
-    monkeypatch.setattr(scale, "NETWORK_BYTES_PER_S", math.inf)
+    monkeypatch.setattr(scale_model, "NETWORK_BYTES_PER_S", math.inf)
     times, stage = Times(project[0], World()), f"evaluate@large--{variant}"
     [[whole]] = times.rounds(stage, WAYS[0])
     [shards] = times.rounds(stage, Way("", shards=8))
@@ -171,7 +171,7 @@ def test_looks_end_before_all_items(
     variant: str,
     looked: int,
 ) -> None:
-    monkeypatch.setattr(scale, "NETWORK_BYTES_PER_S", math.inf)
+    monkeypatch.setattr(scale_model, "NETWORK_BYTES_PER_S", math.inf)
     times, stage = Times(project[0], World(loading=0)), f"evaluate@large--{variant}"
     [[few]], [[every]] = (times.rounds(stage, Way("", looks=looks)) for looks in (True, False))
     assert few < every

@@ -15,7 +15,8 @@ class Silence:
             self._since = now
 
     def broken(self) -> None:
-        """The server has given some of an answer, whosever it is."""
+        """The server has given some of an answer, whosever it is; or an error, which tells more
+        than silence does."""
         self._since = None
 
     def seconds(self, now: float) -> float:

@@ -27,6 +27,7 @@ WHERE = {
         "quantizer_memory",
         "random_project",
         "scale",
+        "scale_model",
         "schedule",
         "scoring",
         "serving",
